@@ -1,0 +1,61 @@
+"""Diffusion models trained on one image or one video: `train`, `generate`, `extrapolate`, `upsample`, `retarget`, `edit`.
+
+    import sinfusion
+    run = sinfusion.train("fish.mp4", "runs/fish", minutes=5)
+    frames = sinfusion.generate(run, frames=100)
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# In a clone `kernels/` lies beside `sinfusion/`, installed inside it: let `sinfusion.kernels` be found in both.
+if (Path(__file__).parent.parent / "kernels" / "__init__.py").exists():
+    __path__.append(str(Path(__file__).parent.parent))
+
+if TYPE_CHECKING:
+    from .image_tasks import edit
+    from .media import read_image, read_video, write_video
+    from .rollout import extrapolate, generate, retarget, upsample
+    from .run import load
+    from .training import train
+
+_HOMES = {
+    "train": "training",
+    "load": "run",
+    "generate": "rollout",
+    "extrapolate": "rollout",
+    "upsample": "rollout",
+    "retarget": "rollout",
+    "edit": "image_tasks",
+    "read_image": "media",
+    "read_video": "media",
+    "write_video": "media",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported at first use, so that `import sinfusion` stays instant."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    if name in {"ops", "network", "media", "run", "recipe"}:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module 'sinfusion' has no attribute {name!r}")
+
+
+__all__ = [
+    "edit",
+    "extrapolate",
+    "generate",
+    "load",
+    "read_image",
+    "read_video",
+    "retarget",
+    "train",
+    "upsample",
+    "write_video",
+]

@@ -1,0 +1,106 @@
+"""What a user sees of a training: the bar, log.jsonl, the loss curve, previews, TensorBoard if installed.
+
+The only module that waits for the device in order to print.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+matplotlib.use("Agg")
+from matplotlib.figure import Figure
+
+
+class Progress:
+    """Collects losses on the device; reads, prints and logs them about once a second."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        done: int,
+        total: int,
+        preview: Callable[[], None] | None = None,  # writes a preview; called every `preview_seconds`
+        preview_seconds: float = 30.0,
+        quiet: bool = False,
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.preview, self.preview_seconds = folder, preview, preview_seconds
+        self.history = self._kept(folder / "log.jsonl", done)
+        (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        self.log = (folder / "log.jsonl").open("a")
+        self.bar = tqdm(total=total, initial=done, desc=f"{name:12}", unit="step", disable=quiet, mininterval=0.5)
+        self.losses: list[Tensor] = []
+        self.started = self.read_at = time.monotonic()
+        self.preview_at = self.started + min(10.0, preview_seconds)
+        self.board: Any = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _kept(path: Path, done: int) -> list[dict[str, float]]:
+        """The rows of an earlier session up to the checkpoint that is resumed."""
+        rows = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:  # a line cut short by a kill
+                continue
+            if isinstance(row, dict) and row.get("step", done + 1) <= done:
+                rows.append(row)
+        return rows
+
+    def step(self, step: int, loss: Tensor, rate: float) -> float | None:
+        """Record one step's loss (a scalar on the device); returns the mean loss when it was read, else None."""
+        self.losses.append(loss.detach())
+        self.bar.update()
+        now = time.monotonic()
+        if now - self.read_at < 1.0 and self.bar.n < (self.bar.total or 0):
+            return None
+        mean = float(torch.stack(self.losses).mean())
+        speed = len(self.losses) / max(now - self.read_at, 1e-9)
+        row = {"step": step + 1, "loss": mean, "learning_rate": rate, "steps_per_second": speed,
+               "seconds": now - self.started}  # fmt: skip
+        self.history.append(row)
+        self.log.write(json.dumps(row) + "\n")
+        self.log.flush()
+        self.bar.set_postfix_str(f"loss {mean:.4f}", refresh=False)
+        if self.board:
+            self.board.add_scalar("loss", mean, step + 1)
+        self.losses.clear()
+        if now >= self.preview_at:
+            self.picture()
+        self.read_at = time.monotonic()
+        return mean
+
+    def picture(self) -> None:
+        """Write loss.png and the preview."""
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([row["step"] for row in self.history], [row["loss"] for row in self.history], linewidth=0.8)
+        axes.set(xlabel="step", ylabel="loss", yscale="log")
+        figure.savefig(self.folder / "loss.png", dpi=110)
+        if self.preview:
+            self.preview()
+        self.preview_at = time.monotonic() + self.preview_seconds
+
+    def close(self, finished: bool) -> None:
+        """Last pictures, and everything closed."""
+        if finished and self.history:
+            self.picture()
+        self.log.close()
+        self.bar.close()
+        if self.board:
+            self.board.close()

@@ -1,0 +1,173 @@
+"""Every setting of a training and of the sampling that belongs to it, as one typed record; three presets.
+
+A comment above a field is its help on the command line. `paper` is the published method, `fast` the default on a
+GPU, `tiny` the default on a CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import SinfusionError
+from .roles import Role
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a run; the defaults are those of `paper`."""
+
+    # Name of the preset this recipe came from.
+    name: str = "paper"
+
+    # Channels of every block of the network (even, at least 4).
+    filters: int = 64
+    # Number of ConvNeXt blocks (at least 2); each widens the receptive field by 10 pixels.
+    depth: int = 16
+    # Kernel size of the dense convolutions: 3 as released, 1 as in ConvNeXt (9 times cheaper).
+    dense_kernel: Literal[1, 3] = 3
+
+    # What the network predicts; `published` is `noise` for the Predictor and `x0` for the others.
+    parameterization: Literal["published", "x0", "noise", "preconditioned"] = "published"
+    # Noise schedule of x0 and noise predictions.
+    schedule: Literal["linear", "cosine"] = "cosine"
+    # Number of timesteps of that schedule.
+    timesteps: int = 50
+    # preconditioned: training noise levels are log-normal around exp(mean) spreads, for models with a condition ...
+    level_mean: float = 0.0
+    # ... with this deviation of the logarithm.
+    level_std: float = 1.2
+    # The same for models without a condition.
+    free_level_mean: float = -0.8
+    # The same for models without a condition.
+    free_level_std: float = 1.4
+    # preconditioned: share of the batch trained at the highest sampling level, where the conditional mean is learned.
+    level_top_share: float = 0.0
+    # preconditioned: highest and lowest noise level of sampling, in spreads, for models with a condition.
+    level_top: float = 20.0
+    # The lowest level, in spreads.
+    level_bottom: float = 0.05
+    # The highest level for models without a condition.
+    free_level_top: float = 100.0
+    # The lowest level for models without a condition.
+    free_level_bottom: float = 0.01
+
+    # Sampler; ddpm and ancestral are the same method, so are ddim and euler.
+    sampler: Literal["ddpm", "ddim", "euler", "heun", "ancestral"] = "ddpm"
+    # Network evaluations for a frame, for models with a condition.
+    sampling_steps: int = 50
+    # Network evaluations for a picture, for models without a condition.
+    free_sampling_steps: int = 50
+    # Timesteps (of 50) of Projector correction after each predicted frame; 0 turns it off.
+    correction_timesteps: int = 3
+    # Network evaluations of that correction.
+    correction_steps: int = 3
+
+    # Examples a step.
+    batch_size: int = 1
+    # Peak learning rate of Adam.
+    learning_rate: float = 2e-4
+    # Fraction of the training over which the learning rate rises.
+    warmup: float = 0.0
+    # cosine: to zero at the end; step: a tenth after 100,000 steps (of the steps below).
+    decay: Literal["cosine", "step"] = "step"
+    # Length of the weight average used for sampling: larger is shorter; 0 samples from the raw weights.
+    ema_gamma: float = 0.0
+    # Deviation of noise on the condition in training, in spreads, drawn uniformly from 0 up to this.
+    condition_noise: float = 0.0
+    # Crop size as a fraction of the picture.
+    crop: float = 0.95
+    # Crop squares of the shorter side for all models but the Predictor, as published.
+    square_crops: bool = True
+    # The Interpolator learns from every three neighbouring frames, not only those with an odd one in the middle.
+    every_triple: bool = False
+    # Largest distance in frames between the Predictor's condition and target.
+    max_frame_offset: int = 3
+    # Steps (of the Predictor's below) at which offsets up to 2, 3, ... join in.
+    offset_milestones: tuple[int, ...] = (75_000, 150_000)
+
+    # Training steps of the image model.
+    image_steps: int = 50_000
+    # Training steps of the Predictor.
+    predictor_steps: int = 200_000
+    # Training steps of the Projector.
+    projector_steps: int = 100_000
+    # Training steps of the Interpolator.
+    interpolator_steps: int = 50_000
+
+    def __post_init__(self) -> None:
+        for name, least in (("filters", 4), ("depth", 2), ("timesteps", 2), ("sampling_steps", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise SinfusionError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        if self.filters % 2:
+            raise SinfusionError(f"filters must be even, not {self.filters}.")
+        if not 0 < self.crop <= 1:
+            raise SinfusionError(f"crop must be above 0 and at most 1, not {self.crop}.")
+
+    def parameterization_of(self, role: Role) -> str:
+        """x0, noise or preconditioned."""
+        if self.parameterization == "published":
+            return "noise" if role.name == "predictor" else "x0"
+        return self.parameterization
+
+    def steps(self, role: Role) -> int:
+        """Training steps of a role when no time budget is given."""
+        return int(getattr(self, f"{role.name}_steps"))
+
+    def offsets(self, progress: float) -> tuple[int, ...]:
+        """Frame offsets in play at `progress` in [0, 1] of the Predictor's training."""
+        largest = 1 + sum(progress * self.predictor_steps >= m for m in self.offset_milestones)
+        largest = min(largest, self.max_frame_offset)
+        return tuple(k for k in range(-largest, largest + 1) if k)
+
+    def crop_size(self, role: Role, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the training crops of a role."""
+        if self.square_crops and role.square_crop:
+            height = width = min(height, width)
+        return max(1, int(self.crop * height)), max(1, int(self.crop * width))
+
+    def replace(self, **settings: Any) -> Recipe:
+        """A copy with some settings changed."""
+        return dataclasses.replace(self, **settings)
+
+
+PAPER = Recipe()
+
+FAST = Recipe(
+    name="fast",
+    parameterization="preconditioned",
+    sampler="ancestral",
+    sampling_steps=10,
+    free_sampling_steps=25,
+    batch_size=4,
+    learning_rate=1e-3,
+    warmup=0.02,
+    decay="cosine",
+    ema_gamma=16.0,
+    square_crops=False,
+    every_triple=True,
+    offset_milestones=(4_000, 6_000),
+    image_steps=5_000,
+    predictor_steps=10_000,
+    projector_steps=4_000,
+    interpolator_steps=5_000,
+)
+
+TINY = FAST.replace(
+    name="tiny",
+    filters=32,
+    depth=8,
+    learning_rate=2e-3,
+)
+
+RECIPES = {"paper": PAPER, "fast": FAST, "tiny": TINY}
+
+
+def from_dict(settings: dict[str, Any]) -> Recipe:
+    """A recipe from its JSON form; unknown or missing settings are an error."""
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    if set(settings) != names:
+        odd = ", ".join(sorted(set(settings) ^ names))
+        raise SinfusionError(f"the recipe of this run belongs to another version of sinfusion (settings: {odd}).")
+    return Recipe(**{**settings, "offset_milestones": tuple(settings["offset_milestones"])})

@@ -1,0 +1,246 @@
+"""Videos from a trained run: generate, extrapolate, upsample, retarget. `generate` also serves image runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .crops import to_uint8, to_unit
+from .errors import SinfusionError
+from .reverse import check_size, reverse, sampling_levels
+from .roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, Role
+from .run import Run
+from .schedule import cosine_schedule
+
+Frames = np.ndarray  # (..., H, W, 3) uint8
+
+
+def generate(
+    run: Run,
+    frames: int | None = None,
+    count: int = 1,
+    size: tuple[int, int] | None = None,
+    start: int | Frames | None = None,
+    frame_offset: int = 1,
+    seed: int = 0,
+    steps: int | None = None,
+) -> Frames:
+    """New samples: (count, frames, H, W, 3) uint8 from a video run, (count, H, W, 3) from an image run.
+
+    frames: length of each video; None: as long as the training clip. size: (height, width); None: the training size.
+    start: the first frame, an index into the clip or a picture; None: the Projector makes one from noise.
+    frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i is made from seed + i, whatever `count`.
+    steps: network evaluations a picture; None: the recipe's.
+    """
+    if run.kind == "image":
+        if frames is not None or start is not None or frame_offset != 1:
+            raise SinfusionError(f"{run.path} is an image run: frames, start and frame offset are for video runs.")
+        return generate_images(run, count, size, seed, steps)
+    made = list(stream(run, frames or len(run.frames), count, size, start, frame_offset, seed, steps))
+    return np.stack(made, axis=1)
+
+
+def generate_images(
+    run: Run, count: int = 1, size: tuple[int, int] | None = None, seed: int = 0, steps: int | None = None
+) -> Frames:
+    """(count, H, W, 3) uint8: diverse samples of an image run at any size."""
+    pictures = _from_noise(run, IMAGE, _seeds(seed, count), check_size(size or run.size), steps)
+    return to_uint8(pictures).cpu().numpy()
+
+
+def stream(
+    run: Run,
+    frames: int,
+    count: int = 1,
+    size: tuple[int, int] | None = None,
+    start: int | Frames | None = None,
+    frame_offset: int = 1,
+    seed: int = 0,
+    steps: int | None = None,
+) -> Iterator[Frames]:
+    """`generate` for a video run, a frame at a time: yields (count, H, W, 3) uint8 as soon as each is made."""
+    require_video(run)
+    _check_offset(run, frame_offset)
+    if frames < 1:
+        raise SinfusionError(f"a video has at least 1 frame, not {frames}.")
+    size = check_size(size or run.size)
+    seeds = _seeds(seed, count)
+    run.denoiser(PREDICTOR)
+    if start is None:
+        picture = _from_noise(run, PROJECTOR, seeds, size, None)
+    else:
+        picture = _tensor(run, _resized(_start_frame(run, start), size)[None]).expand(count, -1, -1, -1)
+    yield to_uint8(picture).cpu().numpy()
+    for moment in range(1, frames):
+        picture = next_frame(run, picture, seeds, moment, frame_offset, steps)
+        yield to_uint8(picture).cpu().numpy()
+
+
+def next_frame(
+    run: Run,
+    previous: Tensor,  # (B, 3, H, W) in [-1, 1]
+    seeds: Tensor,
+    moment: int,
+    frame_offset: int = 1,
+    steps: int | None = None,
+    towards: Tensor | None = None,  # (B, 3, H, W): a picture to start from instead of noise around the previous one
+    enter: float | None = None,  # the noise level to start it at
+) -> Tensor:
+    """One predicted frame, corrected by the Projector if the recipe says so; (B, 3, H, W) in [-1, 1]."""
+    levels = sampling_levels(run, PREDICTOR, frame_offset, steps, enter)
+    picture = reverse(run, PREDICTOR, seeds, moment, levels, towards, None, previous, frame_offset)
+    return correct(run, picture, seeds, moment)
+
+
+def correct(run: Run, picture: Tensor, seeds: Tensor, moment: int) -> Tensor:
+    """Noise a frame a little and let the Projector remove it with its own artefacts (SinFusion, section 5)."""
+    recipe = run.recipe
+    if recipe.correction_timesteps == 0:
+        return picture
+    schedule = cosine_schedule(50)
+    entry = float(schedule.sigma_at(np.array(float(recipe.correction_timesteps))))
+    denoiser = run.denoiser(PROJECTOR)
+    if denoiser.parameterization == "preconditioned":
+        levels = sampling_levels(run, PROJECTOR, 1, recipe.correction_steps, entry)
+    else:
+        entry = float(denoiser.schedule.sigma[recipe.correction_timesteps])
+        levels = sampling_levels(run, PROJECTOR, 1, recipe.timesteps, entry)
+    return reverse(run, PROJECTOR, seeds, moment, levels, picture)
+
+
+def extrapolate(
+    run: Run, after: int = 0, before: int = 0, seed: int = 0, steps: int | None = None
+) -> tuple[Frames, np.ndarray]:
+    """The training clip with new frames after and/or before it.
+
+    Returns (before + T + after, H, W, 3) uint8 and a mask (before + T + after,) bool, True where a frame is new.
+    """
+    require_video(run)
+    if after < 0 or before < 0 or after + before == 0:
+        raise SinfusionError(f"extrapolate adds frames: after ({after}) or before ({before}) must be above 0.")
+    parts = [run.frames]
+    if after:
+        made = stream(run, after + 1, 1, None, len(run.frames) - 1, 1, seed, steps)
+        parts.append(np.stack([frame[0] for frame in made])[1:])
+    if before:
+        made = stream(run, before + 1, 1, None, 0, -1, seed, steps)
+        parts.insert(0, np.stack([frame[0] for frame in made])[:0:-1])
+    is_new = np.repeat([True, False, True], [before, len(run.frames), after])
+    return np.concatenate(parts), is_new
+
+
+def upsample(
+    run: Run,
+    factor: int = 2,
+    frames: Frames | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+) -> Frames:
+    """(factor (T - 1) + 1, H, W, 3) uint8: frames put between those of a clip, which stay untouched.
+
+    factor: 2, 4 or 8 (the Interpolator is used recursively). frames: (T, H, W, 3) uint8; None: the training clip.
+    """
+    require_video(run)
+    if factor not in (2, 4, 8):
+        raise SinfusionError(f"factor must be 2, 4 or 8, not {factor}.")
+    clip = run.frames if frames is None else frames
+    if len(clip) < 2:
+        raise SinfusionError(f"upsampling needs at least 2 frames, not {len(clip)}.")
+    check_size(clip.shape[1:3])
+    levels = sampling_levels(run, INTERPOLATOR, 1, steps)
+    moment = 0
+    while factor > 1:
+        between = []
+        for i in range(len(clip) - 1):  # a pair at a time bounds the memory
+            pair = _tensor(run, clip[i : i + 2]).flatten(0, 1)[None]
+            middle = reverse(run, INTERPOLATOR, _seeds(seed, 1), moment, levels, condition=pair)
+            between.append(to_uint8(middle).cpu().numpy()[0])
+            moment += 1
+        woven = np.empty((2 * len(clip) - 1, *clip.shape[1:]), np.uint8)
+        woven[::2], woven[1::2] = clip, np.stack(between)
+        clip, factor = woven, factor // 2
+    return clip
+
+
+def retarget(
+    run: Run,
+    size: tuple[int, int],
+    frames: Frames | None = None,
+    strength: float = 0.5,
+    seed: int = 0,
+    steps: int | None = None,
+) -> Frames:
+    """A picture or video at another size and aspect ratio, its details made by the trained models at their own scale.
+
+    size: (height, width). frames: what to retarget, (T, H, W, 3) or (H, W, 3) uint8; None: what the run was trained on.
+    strength: in (0, 1], how much of the plainly resized input is made anew.
+    Returns (T, *size, 3) uint8 for a video run, (*size, 3) for an image run.
+    """
+    size = check_size(size)
+    source = run.frames if frames is None else frames
+    source = source[None] if source.ndim == 3 else source
+    first = IMAGE if run.kind == "image" else PROJECTOR
+    seeds = _seeds(seed, 1)
+    stretched = _tensor(run, np.stack([_resized(frame, size) for frame in source]))
+    levels = sampling_levels(run, first, 1, steps, strength=strength)
+    picture = reverse(run, first, seeds, 0, levels, stretched[:1])
+    if run.kind == "image":
+        return to_uint8(picture)[0].cpu().numpy()
+    made = [picture]
+    # Where each frame goes is the resized clip's to say (the entry level is above the change between frames),
+    # how it looks is the Predictor's.
+    spread = run.denoiser(PREDICTOR).spreads[0]
+    for moment in range(1, len(stretched)):
+        target = stretched[moment : moment + 1]
+        picture = next_frame(run, picture, seeds, moment, 1, steps, target, 4 * strength * spread)
+        made.append(picture)
+    return to_uint8(torch.cat(made)).cpu().numpy()
+
+
+def require_video(run: Run) -> None:
+    """SinfusionError unless the run was trained on a video."""
+    if run.kind != "video":
+        raise SinfusionError(f"{run.path} is an image run; this needs a run trained on a video.")
+
+
+def _check_offset(run: Run, frame_offset: int) -> None:
+    known = run.recipe.offsets(1.0)
+    if frame_offset not in known:
+        choices = ", ".join(map(str, known))
+        raise SinfusionError(f"frame offset {frame_offset} was not trained; this run knows {choices}.")
+
+
+def _from_noise(run: Run, role: Role, seeds: Tensor, size: tuple[int, int], steps: int | None) -> Tensor:
+    return reverse(run, role, seeds, 0, sampling_levels(run, role, steps=steps), size=size)
+
+
+def _start_frame(run: Run, start: Any) -> Frames:
+    if isinstance(start, int | np.integer):
+        if not -len(run.frames) <= start < len(run.frames):
+            raise SinfusionError(f"start frame {start} does not exist: the clip has {len(run.frames)} frames.")
+        return np.asarray(run.frames[start])
+    picture = np.asarray(start)
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise SinfusionError(f"a start picture is (H, W, 3) uint8, not {picture.shape} {picture.dtype}.")
+    return picture
+
+
+def _resized(frame: Frames, size: tuple[int, int]) -> Frames:
+    if frame.shape[:2] == size:
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+
+def _tensor(run: Run, frames: Frames) -> Tensor:
+    return to_unit(torch.from_numpy(np.ascontiguousarray(frames)).to(run.device))
+
+
+def _seeds(seed: int, count: int) -> Tensor:
+    if count < 1:
+        raise SinfusionError(f"count must be at least 1, not {count}.")
+    return torch.arange(seed, seed + count, dtype=torch.int64)

@@ -1,0 +1,243 @@
+"""The run folder: everything that was trained and all that is needed to use it or to go on training.
+
+    run.json              format, kind, recipe, frames per second, seed, which models
+    input.safetensors     the training frames, uint8
+    predictor/            a model: step-00001500/ (weights.safetensors, optimizer.pt), log.jsonl, loss.png, preview.png
+
+A checkpoint is a folder written under another name and renamed when whole, so a kill at any moment leaves the last one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, safe_open, save_file
+from torch import Tensor
+
+from . import recipe as recipes
+from .errors import SinfusionError
+from .network import NextNet
+from .parameterization import Denoiser
+from .precision import choose_device, choose_dtype
+from .recipe import Recipe
+from .roles import ROLES, Role
+from .schedule import SCHEDULES
+
+FORMAT = 1  # raised when older code could not read what newer code writes
+
+
+@dataclass
+class Run:
+    """A trained, or half-trained, run."""
+
+    path: Path
+    kind: str  # "image" or "video"
+    recipe: Recipe
+    frames: np.ndarray  # (T, H, W, 3) uint8, what it was trained on
+    fps: float
+    seed: int
+    models: dict[str, dict[str, Any]]  # role name -> planned "steps" (0: not yet known), "minutes", "spreads"
+    source: str = ""
+    device: torch.device = field(default_factory=lambda: choose_device("auto"))
+    dtype: torch.dtype | None = None  # of the activations; None: what the device is fast at
+    _denoisers: dict[str, Denoiser] = field(default_factory=dict, repr=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the training frames."""
+        return self.frames.shape[1], self.frames.shape[2]
+
+    def has(self, role: Role) -> bool:
+        """Whether a checkpoint of the role exists."""
+        return last_checkpoint(self.path / role.name) is not None
+
+    def to(self, device: str = "auto", precision: str = "auto") -> Run:
+        """The same run computing elsewhere or otherwise."""
+        chosen = choose_device(device)
+        return dataclasses.replace(self, device=chosen, dtype=choose_dtype(precision, chosen), _denoisers={})
+
+    def build(self, role: Role) -> Denoiser:
+        """A role's denoiser with untrained weights, on the CPU's default generator seeded from the run's seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = NextNet(
+                role.in_channels,
+                filters=self.recipe.filters,
+                depth=self.recipe.depth,
+                dense_kernel=self.recipe.dense_kernel,
+                frame_offset=role.frame_offset,
+                dtype=self.dtype or choose_dtype("auto", self.device),
+            )
+        parameterization = self.recipe.parameterization_of(role)
+        if parameterization == "preconditioned":  # start from 'the centre is right'
+            torch.nn.init.zeros_(network.final.weight)
+            torch.nn.init.zeros_(network.final.bias)  # type: ignore[arg-type]  # this convolution has a bias
+        return Denoiser(
+            network.to(self.device),
+            parameterization,
+            SCHEDULES[self.recipe.schedule](self.recipe.timesteps),
+            role.continuous,
+            tuple(self.models[role.name]["spreads"]),
+            role.frame_offset,
+        )
+
+    def denoiser(self, role: Role) -> Denoiser:
+        """A role's trained denoiser, with the averaged weights, ready to sample from."""
+        if role.name not in self._denoisers:
+            checkpoint = last_checkpoint(self.path / role.name)
+            if role.name not in self.models or checkpoint is None:
+                trained = ", ".join(name for name in self.models if last_checkpoint(self.path / name)) or "nothing"
+                raise SinfusionError(
+                    f"{self.path} has no trained {role.name} (it has: {trained}); "
+                    + ("train with --tasks generate upsample." if role.name == "interpolator" else "train it first.")
+                )
+            weights, _ = load_weights(checkpoint / "weights.safetensors")
+            denoiser = self.build(role)
+            prefix = "average." if self.recipe.ema_gamma > 0 else "raw."
+            load_into(denoiser.network, weights, prefix, checkpoint)
+            self._denoisers[role.name] = denoiser
+        return self._denoisers[role.name]
+
+    def save(self) -> None:
+        """Write run.json and the frames (once)."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "input.safetensors").exists():
+            temporary = self.path / "input.safetensors.tmp"
+            save_file({"frames": torch.from_numpy(np.ascontiguousarray(self.frames))}, temporary)
+            os.replace(temporary, self.path / "input.safetensors")
+        temporary = self.path / "run.json.tmp"
+        temporary.write_text(json.dumps(self.description(), indent=1))
+        os.replace(temporary, self.path / "run.json")
+
+    def description(self) -> dict[str, Any]:
+        """What run.json holds, and what every weights file carries as metadata."""
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "recipe": dataclasses.asdict(self.recipe),
+            "fps": self.fps,
+            "seed": self.seed,
+            "models": self.models,
+            "source": self.source,
+        }
+
+
+def load_into(network: torch.nn.Module, weights: dict[str, Tensor], prefix: str, origin: Path) -> None:
+    """Copy the tensors named prefix + parameter into a network; all must be there, with the right shapes."""
+    picked = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    try:
+        network.load_state_dict(picked)
+    except RuntimeError:
+        raise SinfusionError(f"the weights in {origin} do not fit the network that run.json describes.") from None
+
+
+def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Run:
+    """Open a run folder.
+
+    Raises SinfusionError for a folder that is not a run, is damaged, or was written by a newer version.
+    """
+    folder = Path(path)
+    if not (folder / "run.json").is_file():
+        what = "is not a run folder (it has no run.json)" if folder.exists() else "does not exist"
+        raise SinfusionError(f"{folder} {what}; train one with: sinfusion train INPUT --out {folder}")
+    try:
+        description = json.loads((folder / "run.json").read_text())
+        if description["format"] != FORMAT:
+            raise SinfusionError(
+                f"{folder} has format {description['format']}, this sinfusion reads format {FORMAT}; "
+                "use the version that wrote it."
+            )
+        run = Run(
+            path=folder,
+            kind=str(description["kind"]),
+            recipe=recipes.from_dict(description["recipe"]),
+            frames=load_file(folder / "input.safetensors")["frames"].numpy(),
+            fps=float(description["fps"]),
+            seed=int(description["seed"]),
+            models={
+                ROLES[name].name: {
+                    "steps": int(model["steps"]),
+                    "minutes": model["minutes"],
+                    "spreads": [float(s) for s in model["spreads"]],
+                }
+                for name, model in description["models"].items()
+            },
+            source=str(description["source"]),
+        )
+        frames = run.frames
+        if run.kind not in ("image", "video") or frames.ndim != 4 or frames.dtype != np.uint8 or frames.shape[3] != 3:
+            raise ValueError("frames")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise SinfusionError(f"{folder} is damaged: {type(error).__name__}: {error}") from error
+    return run.to(device, precision)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a model, or None."""
+    found = sorted(p for p in folder.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdigit())
+    return found[-1] if found else None
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise SinfusionError(f"{path} is damaged or missing: {error}") from error
+
+
+def save_checkpoint(
+    run: Run,
+    role: Role,
+    step: int,  # steps done
+    raw: dict[str, Tensor],
+    average: dict[str, Tensor],
+    optimizer: dict[str, Any],
+) -> Path:
+    """Write a checkpoint beside the last one, rename it into place, then remove older ones."""
+    folder = run.path / role.name
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f"writing-{step:08d}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    tensors = {f"raw.{k}": v.detach().cpu().contiguous() for k, v in raw.items()}
+    tensors |= {f"average.{k}": v.detach().cpu().contiguous() for k, v in average.items()}
+    metadata = {"sinfusion": json.dumps({**run.description(), "role": role.name, "step": step})}
+    save_file(tensors, temporary / "weights.safetensors", metadata)
+    torch.save({"step": step, "optimizer": optimizer}, temporary / "optimizer.pt")
+    for file in temporary.iterdir():
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    for old in folder.iterdir():
+        if old != final and old.is_dir() and old.name.startswith(("step-", "writing-")):
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load_optimizer(checkpoint: Path) -> dict[str, Any]:
+    """{"step": steps done, "optimizer": state}, read without running code from the file."""
+    try:
+        state: dict[str, Any] = torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu")
+        if not isinstance(state["step"], int) or not isinstance(state["optimizer"], dict):
+            raise ValueError("unexpected content")
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError,
+            zipfile.BadZipFile) as error:  # fmt: skip
+        raise SinfusionError(f"{checkpoint / 'optimizer.pt'} is damaged: {error}") from error
+    return state

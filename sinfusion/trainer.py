@@ -1,0 +1,190 @@
+"""The training loop of one role. It receives frames as a tensor and knows nothing of files but the run's checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import ops
+from .crops import STREAM_CONDITION_NOISE, STREAM_LEVEL, STREAM_NOISE, Examples, draw, sample_seeds
+from .errors import SinfusionError
+from .optimizer import AdamEma, learning_rate
+from .parameterization import Denoiser
+from .progress import Progress
+from .recipe import Recipe
+from .roles import Role
+from .run import Run, last_checkpoint, load_into, load_optimizer, load_weights, save_checkpoint
+
+CHECKPOINT_SECONDS = 60.0
+
+
+class Stopped(Exception):
+    """The user asked to stop; the state has been saved."""
+
+
+def levels(
+    recipe: Recipe, role: Role, denoiser: Denoiser, spread: Tensor, seed: int, step: int, samples: range
+) -> Tensor:
+    """(B,) fp32 noise levels to train on.
+
+    preconditioned: log-normal around the spread. Otherwise a timestep of 1..T, or, for continuous roles, a level
+    sqrt(alphas_cumprod) uniform between two neighbouring timesteps (reference: the released code).
+    """
+    seeds = sample_seeds(seed, samples)
+    bits = ops.uniform_bits(seeds, STREAM_LEVEL, step, 2).double() / 2**32  # (B, 2) in [0, 1)
+    if denoiser.parameterization == "preconditioned":
+        free = role.conditions == 0
+        mean, std = (recipe.free_level_mean, recipe.free_level_std) if free else (recipe.level_mean, recipe.level_std)
+        logarithm = mean + std * ops.normal(seeds, STREAM_LEVEL, step, (1,))[:, 0].to(spread.device)
+        top = torch.full_like(logarithm, np.log(recipe.free_level_top if free else recipe.level_top))
+        at_top = (bits[:, 0] < recipe.level_top_share).to(spread.device)
+        return spread * torch.where(at_top, top, logarithm).exp()
+    schedule = denoiser.schedule
+    timestep = 1 + (bits[:, 0] * schedule.timesteps).long().numpy()
+    if not denoiser.continuous:
+        return torch.as_tensor(schedule.sigma[timestep], dtype=torch.float32, device=spread.device)
+    root = np.sqrt(schedule.alphas_cumprod)
+    level = root[timestep] + bits[:, 1].numpy() * (root[timestep - 1] - root[timestep])
+    sigma = np.sqrt(np.maximum(1 / level**2 - 1, 1e-8))
+    return torch.as_tensor(sigma, dtype=torch.float32, device=spread.device)
+
+
+class Trainer:
+    """One role in training: `step(n)` does step n, which is a pure function of the weights, the seed and n."""
+
+    def __init__(self, run: Run, role: Role, total: int, rank: int = 0, ranks: int = 1):
+        self.run, self.role, self.total = run, role, total
+        self.recipe = run.recipe
+        self.denoiser = run.build(role)
+        self.optimizer = AdamEma(self.denoiser.network, run.recipe.ema_gamma)  # type: ignore[arg-type]
+        self.frames = torch.from_numpy(run.frames).to(run.device)
+        self.crop = run.recipe.crop_size(role, *run.size)
+        share = run.recipe.batch_size // ranks
+        self.samples, self.ranks = range(rank * share, (rank + 1) * share), ranks
+        self.done = 0
+        # The roles of a run draw different numbers from one seed.
+        self.seed = run.seed * 16 + list("image predictor projector interpolator".split()).index(role.name)
+
+    def examples(self, step: int) -> Examples:
+        """The crops of a step, noise already on the condition."""
+        examples = draw(
+            self.frames,
+            self.role.conditions,
+            self.crop,
+            self.seed,
+            step,
+            self.samples,
+            self.recipe.offsets(step / self.total),
+            self.recipe.every_triple,
+        )
+        if self.recipe.condition_noise > 0 and examples.condition is not None:
+            seeds = sample_seeds(self.seed, self.samples)
+            noise = ops.normal(seeds, STREAM_CONDITION_NOISE, step, examples.condition.shape[1:], self.frames.device)
+            share = ops.uniform_bits(seeds, STREAM_CONDITION_NOISE, step, 1)[:, 0].to(noise) / 2**32
+            spread = self.denoiser.spread(examples.frame_offset, len(share), noise.device)
+            deviation = (self.recipe.condition_noise * share * spread)[:, None, None, None]
+            return Examples(examples.clean, examples.condition + deviation * noise, examples.frame_offset)
+        return examples
+
+    def step(self, step: int) -> tuple[Tensor, float]:
+        """One step of training; returns the loss (a scalar on the device) and the learning rate."""
+        examples = self.examples(step)
+        seeds = sample_seeds(self.seed, self.samples)
+        spread = self.denoiser.spread(examples.frame_offset, len(seeds), self.frames.device)
+        sigma = levels(self.recipe, self.role, self.denoiser, spread, self.seed, step, self.samples)
+        noise = ops.normal(seeds, STREAM_NOISE, step, examples.clean.shape[1:], self.frames.device)
+        loss = self.denoiser.loss(examples.clean, noise, sigma, examples.condition, examples.frame_offset)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.ranks > 1:
+            self._average_gradients(loss)
+        nominal = self.recipe.steps(self.role)
+        rate = learning_rate(
+            step / self.total,
+            self.total,
+            self.recipe.learning_rate,
+            self.recipe.decay,
+            self.recipe.warmup,
+            100_000 / nominal,
+        )
+        self.optimizer.step(rate, step)
+        return loss.detach(), rate
+
+    def _average_gradients(self, loss: Tensor) -> None:
+        """The mean over processes of all gradients and of the loss, in one message."""
+        gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
+        message = torch.cat([g.flatten() for g in gradients] + [loss.detach().flatten()])
+        dist.all_reduce(message)
+        message /= self.ranks
+        parts = message.split([g.numel() for g in gradients] + [1])
+        for gradient, part in zip(gradients, parts[:-1], strict=True):
+            gradient.copy_(part.view_as(gradient))
+        loss.data.copy_(parts[-1][0])
+
+    def save(self) -> None:
+        """Write a checkpoint of the steps done."""
+        raw = {name: p.detach() for name, p in self.optimizer.parameters.items()}
+        save_checkpoint(self.run, self.role, self.done, raw, self.optimizer.average, self.optimizer.state())
+
+    def restore(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        checkpoint = last_checkpoint(self.run.path / self.role.name)
+        if checkpoint is None:
+            return
+        weights, _ = load_weights(checkpoint / "weights.safetensors")
+        load_into(self.denoiser.network, weights, "raw.", checkpoint)  # type: ignore[arg-type]
+        state = load_optimizer(checkpoint)
+        average = {name.removeprefix("average."): v for name, v in weights.items() if name.startswith("average.")}
+        self.optimizer.load(state["optimizer"], average)
+        self.done = state["step"]
+
+    def measure_speed(self, seconds: float) -> float:
+        """Seconds a step, the median of as many as fit into `seconds`; leaves no trace in the weights."""
+        spare = Trainer(self.run, self.role, self.total, self.samples.start // max(len(self.samples), 1), self.ranks)
+        times: list[float] = []
+        started = time.monotonic()
+        while len(times) < 4 or (time.monotonic() - started < seconds and len(times) < 200):
+            before = time.monotonic()
+            loss, _ = spare.step(len(times))
+            loss.item()
+            times.append(time.monotonic() - before)
+            if self.ranks > 1 and len(times) >= 8:  # every process makes the same number of steps
+                break
+        median = torch.tensor(float(np.median(times[2:])))
+        if self.ranks > 1:
+            dist.all_reduce(median, op=dist.ReduceOp.MAX)
+        return float(median)
+
+    def train(self, progress: Progress | None, stop: Callable[[], bool] = lambda: False) -> None:
+        """Train to the end. Raises Stopped after a save when `stop()`; SinfusionError on a non-finite loss."""
+        saved_at = time.monotonic()
+        while self.done < self.total:
+            loss, rate = self.step(self.done)
+            mean = progress.step(self.done, loss, rate) if progress else None
+            if mean is not None and not np.isfinite(mean):
+                raise SinfusionError(
+                    f"the loss of the {self.role.name} became {mean} at step {self.done + 1}; the last good checkpoint "
+                    f"is kept: lower --learning-rate (now {self.recipe.learning_rate}) or use --precision fp32."
+                )
+            self.done += 1
+            if self._all_agree(stop()):
+                if progress:
+                    self.save()
+                raise Stopped
+            if progress and mean is not None and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                self.save()
+                saved_at = time.monotonic()
+        if progress:
+            self.save()
+
+    def _all_agree(self, stop: bool) -> bool:
+        """Whether any process was asked to stop, so that all stop at the same step."""
+        if self.ranks == 1:
+            return stop
+        flag = torch.tensor(float(stop))
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag)

@@ -1,0 +1,342 @@
+"""`train`: from a file to a run. Reads the input, chooses models and recipe, and trains one model after another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from .errors import SinfusionError
+from .media import Clip, contact_sheet, read_media, write_image
+from .network import NextNet
+from .parameterization import rms_change
+from .precision import choose_device, choose_dtype
+from .progress import Progress
+from .recipe import FAST, RECIPES, TINY, Recipe
+from .reverse import check_size
+from .roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, TASKS, Role
+from .rollout import generate_images, stream, upsample
+from .run import Run, last_checkpoint, load
+from .trainer import Stopped, Trainer
+
+# How a time budget is divided between the models of a run, in relative shares.
+SHARES = {"image": 1.0, "predictor": 0.6, "projector": 0.25, "interpolator": 0.35}
+
+TINY_MINUTES = 10.0  # the budget of `tiny` where none is given
+
+
+def train(
+    input: str | Path | np.ndarray | Clip,
+    out: str | Path | None = None,
+    recipe: str | Recipe | None = None,
+    minutes: float | None = None,
+    tasks: tuple[str, ...] = ("generate",),
+    size: tuple[int, int] | None = None,
+    max_side: int | None = None,
+    start: int | None = None,
+    stop: int | None = None,
+    stride: int = 1,
+    fps: float = 20.0,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Train on one image or one video and return the run.
+
+    input: a file or frame folder, frames (T, H, W, 3) uint8, a picture (H, W, 3) uint8, or the folder of an unfinished
+    run, which is then taken to its end exactly as it would have gone. out: the run folder; None: runs/<name of input>.
+    recipe: paper, fast, tiny or a Recipe; None: fast on a GPU, tiny on a CPU. minutes: a time budget for all models;
+    schedule, decay and curriculum scale to it. tasks: `generate` (Predictor and Projector) and `upsample`
+    (Interpolator); an image always trains the image model. size: (height, width) of the training frames.
+    max_side: larger inputs are scaled down to this longer side. start, stop, stride: frames of the video to use.
+    fps: of frames that come without it. device: auto, cpu, cuda. precision: auto, bf16, fp32.
+
+    Raises SinfusionError for anything wrong with these, before any work starts.
+    """
+    rank, ranks = _join_processes(device)
+    say: Callable[[str], None] = (lambda _: None) if quiet or rank else (lambda text: print(text, file=sys.stderr))
+    if isinstance(input, str | Path) and (Path(input) / "run.json").is_file():
+        run = load(input, device, precision)
+        say(f"continuing {run.path}")
+    else:
+        chosen = choose_device(device)
+        settings = _recipe(recipe, chosen)
+        clip, settings, minutes = _read(input, settings, minutes, size, max_side, start, stop, stride, fps, say)
+        roles = _roles(clip, tasks)
+        run = _new_run(input, clip, out, settings, roles, minutes, seed, overwrite, rank)
+        run = run.to(str(chosen), precision)
+    if run.recipe.batch_size % ranks:
+        raise SinfusionError(
+            f"batch size {run.recipe.batch_size} cannot be split over {ranks} processes; choose a multiple."
+        )
+    _say_what(run, say)
+    with _stop_signals() as stopping:
+        try:
+            for name in run.models:
+                _train_role(run, _role(name), rank, ranks, stopping, say, quiet)
+        except Stopped:
+            say(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
+            raise KeyboardInterrupt from None
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise _out_of_memory(run) from error
+        except RuntimeError as error:
+            if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+                raise _out_of_memory(run) from error
+            raise
+    run._denoisers.clear()
+    return run
+
+
+def _train_role(
+    run: Run, role: Role, rank: int, ranks: int, stopping: Callable[[], bool], say: Callable[[str], None], quiet: bool
+) -> None:
+    """Train one model to its planned end, planning it first if only a time budget is known."""
+    plan = run.models[role.name]
+    if not plan["steps"]:
+        seconds = plan["minutes"] * 60
+        probe = Trainer(run, role, 1, rank, ranks).measure_speed(min(10.0, 0.04 * seconds))
+        plan["steps"] = max(20, int(0.94 * seconds / probe))
+        say(f"{role.name}: {plan['minutes']:.1f} minutes at {1 / probe:.1f} steps/s: {plan['steps']} steps")
+        if rank == 0:
+            run.save()
+    trainer = Trainer(run, role, plan["steps"], rank, ranks)
+    trainer.restore()
+    if trainer.done >= trainer.total:
+        return
+    progress = None
+    if rank == 0:
+        preview = _previewer(run, role, trainer)
+        progress = Progress(run.path / role.name, role.name, trainer.done, trainer.total, preview, quiet=quiet)
+    try:
+        trainer.train(progress, stopping)
+    finally:
+        if progress:
+            progress.close(trainer.done == trainer.total)
+
+
+def _previewer(run: Run, role: Role, trainer: Trainer) -> Callable[[], None]:
+    """Writes preview.png: what the model makes with the averaged weights it has so far."""
+
+    def preview() -> None:
+        averaged = run.build(role)
+        assert isinstance(averaged.network, NextNet)
+        weights = trainer.optimizer.average if run.recipe.ema_gamma > 0 else trainer.optimizer.parameters
+        averaged.network.load_state_dict(weights)
+        # A run of its own, so that sampling finds this denoiser and never the checkpoint's.
+        now = run.to(run.device.type)
+        now.dtype = run.dtype
+        now.recipe = run.recipe.replace(correction_timesteps=0)
+        now._denoisers[role.name] = averaged
+        if role is PREDICTOR:
+            made = np.stack([frames[0] for frames in stream(now, 8, start=0)])
+        elif role is INTERPOLATOR:
+            made = upsample(now, 2, now.frames[:3])
+        elif role is IMAGE:
+            made = generate_images(now, 4)
+        else:
+            now._denoisers[IMAGE.name] = averaged
+            made = generate_images(now, 2)
+        write_image(run.path / role.name / "preview.png", contact_sheet(made), overwrite=True)
+
+    return preview
+
+
+def _read(
+    input: Any,
+    recipe: Recipe,
+    minutes: float | None,
+    size: tuple[int, int] | None,
+    max_side: int | None,
+    start: int | None,
+    stop: int | None,
+    stride: int,
+    fps: float,
+    say: Callable[[str], None],
+) -> tuple[Clip, Recipe, float | None]:
+    """The clip to train on, and the recipe fitted to a CPU's budget if it is `tiny`."""
+    if minutes is not None and minutes <= 0:
+        raise SinfusionError(f"minutes must be above 0, not {minutes}.")
+    side = 256
+    if recipe.name == "tiny":
+        minutes = minutes or TINY_MINUTES
+        side, recipe = _fit(recipe, minutes)
+    if isinstance(input, Clip):
+        return input, recipe, minutes
+    if isinstance(input, np.ndarray):
+        frames = input[None] if input.ndim == 3 else input
+        if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
+            raise SinfusionError(f"frames are (T, H, W, 3) uint8, not {input.shape} {input.dtype}.")
+        return Clip(frames, fps, "image" if len(frames) == 1 else "video", frames.shape[1:3]), recipe, minutes
+    if size is not None:
+        check_size(size)
+    clip = read_media(
+        input, start=start, stop=stop, stride=stride, size=size,
+        max_side=side if max_side is None else max_side, say=say,
+    )  # fmt: skip
+    return clip, recipe, minutes
+
+
+def _fit(recipe: Recipe, minutes: float) -> tuple[int, Recipe]:
+    """The longer side of the frames and the network that a budget on a CPU allows; settings the user made stay."""
+    for most, side, depth, filters in ((6, 64, 8, 32), (20, 96, 8, 32), (60, 128, 12, 32)):
+        if minutes <= most:
+            break
+    else:
+        side, depth, filters = 160, 12, 48
+    fitted = recipe.replace(
+        depth=depth if recipe.depth == TINY.depth else recipe.depth,
+        filters=filters if recipe.filters == TINY.filters else recipe.filters,
+    )
+    return side, fitted
+
+
+def _recipe(recipe: str | Recipe | None, device: torch.device) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe is None:
+        return FAST if device.type == "cuda" else TINY
+    if recipe not in RECIPES:
+        raise SinfusionError(f"recipe must be one of {', '.join(RECIPES)}, not {recipe!r}.")
+    return RECIPES[recipe]
+
+
+def _roles(clip: Clip, tasks: tuple[str, ...]) -> list[Role]:
+    """The models that a clip and the tasks ask for."""
+    if clip.kind == "image":
+        return [IMAGE]
+    unknown = [task for task in tasks if task not in TASKS]
+    if unknown or not tasks:
+        raise SinfusionError(f"tasks are {' and '.join(TASKS)}, not {' '.join(unknown) or 'none'}.")
+    roles = [role for task in TASKS if task in tasks for role in TASKS[task]]
+    for role in roles:
+        if len(clip.frames) < role.least_frames:
+            raise SinfusionError(
+                f"the video has {len(clip.frames)} frame(s), the {role.name} needs at least {role.least_frames}."
+            )
+    return roles
+
+
+def _role(name: str) -> Role:
+    return next(role for role in (IMAGE, PREDICTOR, PROJECTOR, INTERPOLATOR) if role.name == name)
+
+
+def _new_run(
+    input: Any,
+    clip: Clip,
+    out: str | Path | None,
+    recipe: Recipe,
+    roles: list[Role],
+    minutes: float | None,
+    seed: int,
+    overwrite: bool,
+    rank: int,
+) -> Run:
+    """A run folder with run.json and the frames, no weights yet."""
+    check_size(clip.frames.shape[1:3])
+    recipe = recipe.replace(max_frame_offset=min(recipe.max_frame_offset, max(1, len(clip.frames) - 1)))
+    source = str(input) if isinstance(input, str | Path) else "frames"
+    path = Path(out) if out is not None else Path("runs") / (Path(source).stem or "run")
+    if rank == 0:
+        _make_room(path, overwrite)
+    total = sum(SHARES[role.name] for role in roles)
+    models: dict[str, dict[str, Any]] = {}
+    for role in roles:
+        models[role.name] = {
+            "steps": 0 if minutes else recipe.steps(role),
+            "minutes": minutes * SHARES[role.name] / total if minutes else None,
+            "spreads": _spreads(clip.frames, role, recipe),
+        }
+    run = Run(path, clip.kind, recipe, clip.frames, clip.fps, seed, models, source)
+    if rank == 0:
+        run.save()
+    return run
+
+
+def _make_room(path: Path, overwrite: bool) -> None:
+    """Refuse to write over anything unless asked to; then remove an earlier run, and nothing else."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
+        hint = f"; to go on training it: sinfusion train {path}" if (path / "run.json").exists() else ""
+        raise SinfusionError(f"{path} exists; pass --overwrite or choose another --out{hint}")
+    if not (path / "run.json").exists():
+        raise SinfusionError(f"{path} exists and is not a run folder, so it is not overwritten; choose another --out.")
+    for name in ("run.json", "input.safetensors"):
+        (path / name).unlink(missing_ok=True)
+    for role in (IMAGE, PREDICTOR, PROJECTOR, INTERPOLATOR):
+        while (checkpoint := last_checkpoint(path / role.name)) is not None:
+            for file in checkpoint.iterdir():
+                file.unlink()
+            checkpoint.rmdir()
+
+
+def _spreads(frames: np.ndarray, role: Role, recipe: Recipe) -> list[float]:
+    """RMS of clean - centre: one entry for each frame offset, or one."""
+    if role is PREDICTOR:
+        return [rms_change(frames, k) for k in range(1, recipe.max_frame_offset + 1)]
+    values = frames.astype(np.float32) / 127.5 - 1
+    if role is INTERPOLATOR:
+        values = values[1:-1] - (values[:-2] + values[2:]) / 2
+    return [max(float(np.sqrt(np.mean(values**2))), 1e-3)]
+
+
+def _say_what(run: Run, say: Callable[[str], None]) -> None:
+    height, width = run.size
+    dtype = str(run.dtype).removeprefix("torch.")
+    what = "an image" if run.kind == "image" else f"{len(run.frames)} frames"
+    say(
+        f"{run.path}: {' and '.join(run.models)} on {what} of {width}x{height}, recipe {run.recipe.name} "
+        f"(depth {run.recipe.depth}, {run.recipe.filters} filters), {run.device}, {dtype}"
+    )
+
+
+def _out_of_memory(run: Run) -> SinfusionError:
+    return SinfusionError(
+        f"out of memory at {run.size[1]}x{run.size[0]}, batch size {run.recipe.batch_size}, {run.recipe.filters} "
+        "filters; lower --max-side first, then --batch-size, --filters or --depth."
+    )
+
+
+def _join_processes(device: str) -> tuple[int, int]:
+    """(rank, number of processes), joining the others if torchrun started this one."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        on_gpu = choose_device(device).type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turns Ctrl-C and SIGTERM into a wish to stop that the loop asks for; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def handle(number: int, _: Any) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: the caller handles its signals
+        with nullcontext():
+            yield lambda: False
+        return
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
