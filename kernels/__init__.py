@@ -1,0 +1,1 @@
+"""Triton kernels; importing this imports no triton."""

@@ -1,0 +1,20 @@
+"""The door to native code: operators defined in plain PyTorch, with C++ and CUDA behind them where those can run.
+
+    ops.depthwise_norm(x, weight, bias, shift, gain, offset)
+    with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: is it the kernel?
+"""
+
+from ._choice import backend
+from ._native import status
+from .depthwise_norm import depthwise_norm
+from .philox import normal, uniform_bits
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bf16 (AVX512-BF16, and AMX with it)."""
+    from ._native import cpu
+
+    return cpu.loaded and bool(cpu.has_bf16())
+
+
+__all__ = ["backend", "cpu_has_bf16", "depthwise_norm", "normal", "status", "uniform_bits"]

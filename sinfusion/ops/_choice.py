@@ -1,0 +1,36 @@
+"""Which implementation of an operator runs: the native one where it can, unless a backend is forced."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from ..errors import SinfusionError
+
+BACKENDS = ("auto", "native", "reference")
+
+_forced: ContextVar[str | None] = ContextVar("sinfusion_backend", default=None)
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Force `reference` or `native` inside a with block; `auto` undoes SINFUSION_BACKEND."""
+    if name not in BACKENDS:
+        raise SinfusionError(f"backend must be one of {', '.join(BACKENDS)}, not {name!r}.")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def use_native(operator: str, reasons: list[str]) -> bool:
+    """Whether the native implementation runs; `reasons` say why it cannot. Raises if it is forced and cannot."""
+    wanted = _forced.get() or os.environ.get("SINFUSION_BACKEND", "auto")
+    if wanted not in BACKENDS:
+        raise SinfusionError(f"SINFUSION_BACKEND must be one of {', '.join(BACKENDS)}, not {wanted!r}.")
+    if wanted == "native" and reasons:
+        raise SinfusionError(f"the native {operator} cannot run here: {'; '.join(reasons)}.")
+    return wanted != "reference" and not reasons

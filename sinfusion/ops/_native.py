@@ -1,0 +1,74 @@
+"""Loads the native libraries; passes them tensors as addresses that stay alive until the call returns.
+
+A library that is missing is a stand-in that says why when it is called; the references serve instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch  # before the libraries: they use the OpenMP runtime that it loads
+from torch import Tensor
+
+from ..errors import SinfusionError
+
+
+class _Library:
+    """A native module, or the reason why there is none."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.why_not = ""
+        self._module: Any = None
+        try:
+            self._module = importlib.import_module(f"sinfusion.{name}")
+        except ImportError as error:
+            self.why_not = f"sinfusion.{name} is not there ({error}); install with: pip install ."
+
+    @property
+    def loaded(self) -> bool:
+        return self._module is not None
+
+    def __getattr__(self, function: str) -> Any:
+        if self._module is None:
+            raise SinfusionError(f"{function} is not available: {self.why_not}")
+        return getattr(self._module, function)
+
+    def call(self, function: str, *arguments: Any) -> Any:
+        """Call with tensors replaced by their addresses, None by 0; `arguments` keeps every tensor alive meanwhile."""
+        return getattr(self, function)(*[_address(value) for value in arguments])
+
+
+def _address(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.data_ptr()
+    return 0 if value is None else value
+
+
+cpu = _Library("_cpu")
+cuda = _Library("_cuda")
+
+
+def stream_of(tensor: Tensor) -> int:
+    """The CUDA stream that work on a tensor must go to."""
+    return torch.cuda.current_stream(tensor.device).cuda_stream
+
+
+def openmp_runtimes() -> list[str]:
+    """Names of the OpenMP runtimes loaded into this process (Linux); one is as it should be."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return []
+    files = {line.split()[-1] for line in maps.read_text().splitlines() if ".so" in line}
+    return sorted(Path(file).name for file in files if any(n in file for n in ("libgomp", "libiomp", "libomp")))
+
+
+def status() -> dict[str, str]:
+    """What native code is active, and why not, in words."""
+    return {
+        "cpu": f"{cpu.isa()} kernels" if cpu.loaded else cpu.why_not,
+        "cuda": "library loaded" if cuda.loaded else cuda.why_not,
+        "openmp": ", ".join(openmp_runtimes()) or "unknown",
+    }

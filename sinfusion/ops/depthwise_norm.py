@@ -1,0 +1,266 @@
+"""The operator `depthwise_norm`: 7x7 depthwise convolution + bias + shift + LayerNorm over channels, differentiable.
+
+Half of a ConvNeXt block in one pass over the activation. The reference is the definition; csrc/cpu/depthwise_norm.cpp is
+the fast way on a CPU (PyTorch's own bf16 depthwise weight gradient takes 30 times as long).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._choice import use_native
+from ._native import cpu
+
+# Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
+TOLERANCE = 2.0
+
+_library = torch.library.Library("sinfusion", "DEF")  # noqa: TOR901  # lives as long as the process
+_library.define(
+    "depthwise_norm(Tensor x, Tensor weight, Tensor bias, Tensor? shift, Tensor? gain, Tensor? offset, float eps, "
+    "bool save) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "depthwise_norm_backward(Tensor grad_out, Tensor x, Tensor u, Tensor mean, Tensor rstd, Tensor weight, "
+    "Tensor? gain, bool shift) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def depthwise_norm(
+    x: Tensor,  # (B, C, H, W) fp32 or bf16 (fp64: reference only), channels-last
+    weight: Tensor,  # (C, 1, 7, 7) fp32
+    bias: Tensor,  # (C,) fp32
+    shift: Tensor | None = None,  # (B, C) fp32
+    gain: Tensor | None = None,  # (C,) fp32; None: no norm
+    offset: Tensor | None = None,  # (C,) fp32, with gain
+    eps: float = 1e-5,
+) -> Tensor:  # as x
+    """u = depthwise(x) + bias + shift; LayerNorm over the channels of u if there is a gain, else u itself."""
+    save = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    out: Tensor = torch.ops.sinfusion.depthwise_norm(x, weight, bias, shift, gain, offset, eps, save)[0]
+    return out
+
+
+def unsupported(x: Tensor, weight: Tensor) -> list[str]:
+    """Why the native CPU kernel cannot run."""
+    reasons = []
+    if not cpu.loaded:
+        reasons.append(cpu.why_not)
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        reasons.append(f"x is {x.dtype}, not float32 or bfloat16")
+    if weight.dtype != torch.float32:
+        reasons.append(f"the weight is {weight.dtype}, not float32")
+    return reasons
+
+
+def _reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shift: Tensor | None,
+    gain: Tensor | None,
+    offset: Tensor | None,
+    eps: float,
+    save: bool,
+) -> Four:
+    _check(x, weight, gain, offset)
+    u = F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=3, groups=x.shape[1])
+    if shift is not None:
+        u = u + shift[:, :, None, None].to(u.dtype)
+    u = u.contiguous(memory_format=torch.channels_last)
+    if gain is None or offset is None:
+        # An operator's outputs may not be one tensor twice: nothing needs u where there is no norm.
+        return u, x.new_empty(0), x.new_empty(0, dtype=torch.float32), x.new_empty(0, dtype=torch.float32)
+    wide = u if u.dtype == torch.float64 else u.float()
+    mean = wide.mean(1)
+    rstd = (wide.var(1, unbiased=False) + eps).rsqrt()
+    out = (wide - mean[:, None]) * rstd[:, None] * gain[:, None, None] + offset[:, None, None]
+    out = out.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    return (out, u, mean, rstd) if save else (out, x.new_empty(0), mean.new_empty(0), mean.new_empty(0))
+
+
+def _reference_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    u: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    gain: Tensor | None,
+    shift: bool,
+) -> Six:
+    statistics = torch.float64 if x.dtype == torch.float64 else torch.float32
+    grad = grad_out.to(statistics)
+    grad_gain = grad_offset = grad.new_empty(0)
+    if gain is not None:
+        normed = (u.to(statistics) - mean[:, None]) * rstd[:, None]
+        grad_gain, grad_offset = (grad * normed).sum((0, 2, 3)), grad.sum((0, 2, 3))
+        scaled = grad * gain[:, None, None]
+        parallel = (scaled * normed).mean(1, keepdim=True)
+        grad = (scaled - scaled.mean(1, keepdim=True) - normed * parallel) * rstd[:, None]
+    grad_shift = grad.sum((2, 3))  # (B, C)
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad.to(x.dtype), x, weight.to(x.dtype), None, [1, 1], [3, 3], [1, 1], False, [0, 0], x.shape[1],
+        [True, True, False],
+    )  # fmt: skip
+    # Outputs may not alias each other or an input.
+    return (
+        grad_x.contiguous(memory_format=torch.channels_last),
+        grad_weight.to(weight.dtype),
+        grad_shift.sum(0),
+        grad_shift if shift else grad_shift.new_empty(0),
+        grad_gain,
+        grad_offset if gain is not None else grad.new_empty(0),
+    )
+
+
+def _check(x: Tensor, weight: Tensor, gain: Tensor | None, offset: Tensor | None) -> None:
+    channels = x.shape[1]
+    torch._check(weight.shape == (channels, 1, 7, 7), lambda: f"weight is {tuple(weight.shape)}, not ({channels}, 1, 7, 7)")
+    torch._check((gain is None) == (offset is None), lambda: "gain and offset come together")
+
+
+def _cpu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shift: Tensor | None,
+    gain: Tensor | None,
+    offset: Tensor | None,
+    eps: float,
+    save: bool,
+) -> Four:
+    if not use_native("depthwise_norm", unsupported(x, weight)):
+        return _reference(x, weight, bias, shift, gain, offset, eps, save)
+    _check(x, weight, gain, offset)
+    batch, channels, height, width = x.shape
+    x = x.contiguous(memory_format=torch.channels_last)
+    out = torch.empty_like(x)
+    keep = save and gain is not None
+    u = torch.empty_like(x) if keep else x.new_empty(0)
+    mean, rstd = torch.empty((2, batch, height, width) if keep else (2, 0)).unbind(0)
+    cpu.call(
+        "depthwise_norm_forward", batch, height, width, channels, x.dtype == torch.bfloat16, x, _taps(weight),
+        _fp32(bias), _fp32(shift), _fp32(gain), _fp32(offset), eps, out,
+        u if keep else None, mean if keep else None, rstd if keep else None,
+    )  # fmt: skip
+    return out, u, mean.clone() if not keep else mean, rstd.clone()
+
+
+def _cpu_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    u: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    gain: Tensor | None,
+    shift: bool,
+) -> Six:
+    if not use_native("depthwise_norm", unsupported(x, weight)):
+        return _reference_backward(grad_out, x, u, mean, rstd, weight, gain, shift)
+    batch, channels, height, width = x.shape
+    x = x.contiguous(memory_format=torch.channels_last)
+    grad_out = grad_out.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    grad_x = torch.empty_like(x)
+    taps, grad_shift = torch.empty(49, channels), torch.empty(batch, channels)
+    norm = channels if gain is not None else 0
+    grad_gain, grad_offset = torch.empty(norm), torch.empty(norm)
+    cpu.call(
+        "depthwise_norm_backward", batch, height, width, channels, x.dtype == torch.bfloat16, x, _taps(weight),
+        _fp32(gain), grad_out, u.contiguous(memory_format=torch.channels_last) if norm else None, mean, rstd,
+        grad_x, taps, grad_shift, grad_gain if norm else None, grad_offset if norm else None,
+    )  # fmt: skip
+    grad_weight = taps.t().contiguous().view(channels, 1, 7, 7)
+    return grad_x, grad_weight, grad_shift.sum(0), grad_shift if shift else torch.empty(0), grad_gain, grad_offset
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """(C, 1, 7, 7) -> (49, C), channels innermost as the kernel reads them."""
+    return weight.detach().view(-1, 49).t().contiguous()
+
+
+def _fp32(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.detach().float().contiguous()
+
+
+def _fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shift: Tensor | None,
+    gain: Tensor | None,
+    offset: Tensor | None,
+    eps: float,
+    save: bool,
+) -> Four:
+    _check(x, weight, gain, offset)
+    out = torch.empty_like(x, memory_format=torch.channels_last)
+    keep = save and gain is not None
+    statistics = torch.float64 if x.dtype == torch.float64 else torch.float32
+    shape = (x.shape[0], x.shape[2], x.shape[3]) if keep else (0,)
+    mean, rstd = x.new_empty(shape, dtype=statistics), x.new_empty(shape, dtype=statistics)
+    return out, torch.empty_like(out) if keep else x.new_empty(0), mean, rstd
+
+
+def _fake_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    u: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    gain: Tensor | None,
+    shift: bool,
+) -> Six:
+    statistics = torch.float64 if x.dtype == torch.float64 else torch.float32
+    batch, channels = x.shape[:2]
+
+    def empty(*shape: int) -> Tensor:
+        return x.new_empty(shape, dtype=statistics)
+
+    norm = channels if gain is not None else 0
+    return (
+        torch.empty_like(x, memory_format=torch.channels_last),
+        torch.empty_like(weight),
+        empty(channels),
+        empty(batch, channels) if shift else empty(0),
+        empty(norm),
+        empty(norm),
+    )
+
+
+def _setup_context(ctx: Any, inputs: Any, output: Four) -> None:
+    x, weight, _, shift, gain, _, _, save = inputs
+    _, u, mean, rstd = output
+    if save:
+        ctx.save_for_backward(x, u, mean, rstd, weight, gain)
+    ctx.saved, ctx.with_shift = save, shift is not None
+    ctx.mark_non_differentiable(u, mean, rstd)
+
+
+def _backward(ctx: Any, grad_out: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    if not ctx.saved:
+        raise RuntimeError("depthwise_norm ran with save=False: nothing was kept for its backward")
+    x, u, mean, rstd, weight, gain = ctx.saved_tensors
+    gx, gweight, gbias, gshift, ggain, goffset = torch.ops.sinfusion.depthwise_norm_backward(
+        grad_out, x, u, mean, rstd, weight, gain, ctx.with_shift
+    )
+    norm = gain is not None
+    return (gx, gweight, gbias, gshift if ctx.with_shift else None, ggain if norm else None,
+            goffset if norm else None, None, None)  # fmt: skip
+
+
+_library.impl("depthwise_norm", _reference, "CompositeExplicitAutograd")
+_library.impl("depthwise_norm_backward", _reference_backward, "CompositeExplicitAutograd")
+_library.impl("depthwise_norm", _cpu, "CPU")
+_library.impl("depthwise_norm_backward", _cpu_backward, "CPU")
+torch.library.register_fake("sinfusion::depthwise_norm", _fake, lib=_library)
+torch.library.register_fake("sinfusion::depthwise_norm_backward", _fake_backward, lib=_library)
+torch.library.register_autograd("sinfusion::depthwise_norm", _backward, setup_context=_setup_context, lib=_library)

@@ -1,0 +1,76 @@
+"""Random numbers that are a function of (seed, stream, step, index): Philox 4x32-10 (Salmon et al. 2011).
+
+The same on every backend: bits exactly; normals are computed in float64 and rounded once, so they agree except where
+two libms differ in the last place right at a rounding boundary (never seen in 10 million).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ._choice import use_native
+from ._native import cpu, cuda, stream_of
+
+_MASK = 0xFFFFFFFF
+
+
+def uniform_bits(seeds: Tensor | Sequence[int], stream: int, step: int, count: int) -> Tensor:
+    """(B, count) int64 on the CPU: uniform whole numbers in [0, 2^32), one row for each seed (B,) int64."""
+    keys = torch.as_tensor(seeds, dtype=torch.int64).cpu().contiguous()
+    if not use_native("uniform_bits", [] if cpu.loaded else [cpu.why_not]):
+        return _reference_bits(keys, stream, step, count)
+    out = torch.empty(len(keys), count, dtype=torch.int64)
+    cpu.call("uniform_bits", keys, len(keys), stream, step, count, out)
+    return out
+
+
+def normal(
+    seeds: Tensor | Sequence[int],  # (B,) int64
+    stream: int,  # what the numbers are for, below 2^32
+    step: int,  # when, below 2^63
+    shape: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """(B, *shape) fp32 standard normals; row b depends on seeds[b], stream, step and the flat index alone."""
+    keys = torch.as_tensor(seeds, dtype=torch.int64)
+    count = math.prod(shape)
+    device = torch.device(device)
+    library = {"cpu": cpu, "cuda": cuda}.get(device.type)
+    reasons = [f"no native library for {device.type}"] if library is None else [library.why_not] * (not library.loaded)
+    if library is None or not use_native("normal", reasons):
+        return _reference_normal(keys.to(device), stream, step, count).view(len(keys), *shape)
+    keys = keys.to(device).contiguous()
+    out = torch.empty(len(keys), count, device=device)
+    if device.type == "cpu":
+        library.call("normal", keys, len(keys), stream, step, count, out)
+    else:
+        with torch.cuda.device(out.device):
+            error = library.call("normal", keys, len(keys), stream, step, count, out, stream_of(out))
+        if error:
+            raise RuntimeError(f"CUDA error {error} in normal")
+    return out.view(len(keys), *shape)
+
+
+def _reference_bits(keys: Tensor, stream: int, step: int, count: int) -> Tensor:
+    """Ten rounds on int64 tensors that hold 32-bit words; products wrap, which leaves their 64 bits intact."""
+    blocks = torch.arange((count + 3) // 4, device=keys.device)
+    c0, c1, c2, c3 = torch.broadcast_tensors(
+        blocks[None], *(torch.full((len(keys), 1), w, device=keys.device) for w in (stream, step & _MASK, step >> 32))
+    )
+    k0, k1 = (keys & _MASK)[:, None], (keys >> 32 & _MASK)[:, None]
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (p1 >> 32 & _MASK) ^ c1 ^ k0, p1 & _MASK, (p0 >> 32 & _MASK) ^ c3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
+    return torch.stack((c0, c1, c2, c3), -1).flatten(1)[:, :count]
+
+
+def _reference_normal(keys: Tensor, stream: int, step: int, count: int) -> Tensor:
+    """Box-Muller on pairs of words."""
+    even, odd = _reference_bits(keys, stream, step, (count + 3) // 4 * 4).double().unflatten(1, (-1, 2)).unbind(-1)
+    radius, angle = (-2 * ((even + 0.5) * 2.0**-32).log()).sqrt(), 2 * math.pi * (odd * 2.0**-32)
+    return torch.stack((radius * angle.cos(), radius * angle.sin()), -1).flatten(1)[:, :count].float()
