@@ -1,0 +1,51 @@
+"""`sinfusion demo`: no input needed. Renders a scene, trains on it, generates, and leaves videos to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from .errors import SinfusionError
+from .media import contact_sheet, refuse_existing, side_by_side, write_image, write_video
+from .rollout import generate
+from .run import Run
+from .scene import render
+from .training import train
+
+FPS = 16.0
+
+
+def demo(
+    out: str | Path = "sinfusion-demo",
+    minutes: float = 3.5,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Train on a rendered scene for `minutes` and write, under `out`: original.mp4, generated.mp4 (from a real first
+    frame), diverse.mp4 (from a first frame of its own), original-beside-generated.mp4, contact-sheet.png and the run.
+    """
+    out = Path(out)
+    names = ("original.mp4", "generated.mp4", "diverse.mp4", "original-beside-generated.mp4", "contact-sheet.png")
+    for name in names:
+        refuse_existing(out / name, overwrite)
+    if minutes <= 0:
+        raise SinfusionError(f"minutes must be above 0, not {minutes}.")
+    original = render(seed=seed)
+    write_video(out / names[0], original, fps=FPS, overwrite=overwrite)
+    say(f"rendered {out / names[0]}: {len(original)} frames of {original.shape[2]}x{original.shape[1]}")
+    run = train(original, out / "run", minutes=minutes, fps=FPS, seed=seed, overwrite=overwrite)
+    made = generate(run, len(original), start=0, seed=seed)[0]
+    diverse = generate(run, len(original), seed=seed + 1)[0]
+    write_video(out / names[1], made, fps=FPS, overwrite=overwrite)
+    write_video(out / names[2], diverse, fps=FPS, overwrite=overwrite)
+    both = side_by_side(original, made, ("original", "generated"))
+    write_video(out / names[3], both, fps=FPS, overwrite=overwrite)
+    rows = [video[np.linspace(0, len(video) - 1, 5).round().astype(int)] for video in (original, made, diverse)]
+    labels = [f"{name} {i}" for name in ("original", "generated", "diverse") for i in range(5)]
+    write_image(out / names[4], contact_sheet(np.concatenate(rows), 5, 15, labels), overwrite)
+    say(f"look at {out / names[3]} and {out / names[4]}")
+    say(f"make more of it: sinfusion generate {out / 'run'} --frames 200 --count 2")
+    return run

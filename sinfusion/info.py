@@ -1,0 +1,46 @@
+"""What runs where and why: the ten lines of `sinfusion info`."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+
+import av
+import torch
+
+from . import __version__, ops
+from .precision import choose_device, choose_dtype
+from .run import Run, last_checkpoint
+
+
+def describe() -> list[str]:
+    """Versions, device and native code, at most ten lines."""
+    device = choose_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    native = ops.status()
+    h264 = "with H.264" if "libx264" in av.codecs_available else "without H.264: MP4 cannot be written"
+    triton = "installed" if importlib.util.find_spec("triton") else "not installed (used on a GPU only)"
+    return [
+        f"sinfusion   {__version__}, Python {platform.python_version()}, PyTorch {torch.__version__}",
+        f"device      {device} ({name}), {torch.get_num_threads()} threads",
+        f"precision   {str(choose_dtype('auto', device)).removeprefix('torch.')} activations",
+        f"C++         {native['cpu']}",
+        f"CUDA        {native['cuda']}" + ("" if torch.cuda.is_available() else "; PyTorch sees no GPU"),
+        f"Triton      {triton}",
+        f"OpenMP      {native['openmp']}",
+        f"video       PyAV {av.__version__} {h264}",
+    ]
+
+
+def describe_run(run: Run) -> list[str]:
+    """What a run is and how far it is."""
+    height, width = run.size
+    lines = [
+        f"{run.path}: {run.kind} run of {run.source}, {len(run.frames)} frame(s) of {width}x{height}, {run.fps:g} fps",
+        f"recipe {run.recipe.name}: depth {run.recipe.depth}, {run.recipe.filters} filters, seed {run.seed}",
+    ]
+    for name, model in run.models.items():
+        checkpoint = last_checkpoint(run.path / name)
+        done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+        lines.append(f"{name}: {done} of {model['steps'] or '?'} steps")
+    return lines
