@@ -1,8 +1,8 @@
-"""Diffusion models trained on one image or one video: `train`, `generate`, `extrapolate`, `upsample`, `retarget`, `edit`.
+"""Models trained on one image or one video: `train`, `generate`, `extrapolate`, `upsample`, `retarget`, `edit`.
 
-    import sinfusion
-    run = sinfusion.train("fish.mp4", "runs/fish", minutes=5)
-    frames = sinfusion.generate(run, frames=100)
+import sinfusion
+run = sinfusion.train("fish.mp4", "runs/fish", minutes=5)
+frames = sinfusion.generate(run, frames=100)
 """
 
 from __future__ import annotations

@@ -1,446 +1,584 @@
-"""The command line: words to functions. Catches SinfusionError only; anything else that escapes is a bug.
+"""The command line. A command is a dataclass, its comments are its help, calling it does the work.
 
-Each command is a dataclass whose field comments are its help.
+`main` alone turns errors into sentences and exit codes; torch is imported only when there is work.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import inspect
+import itertools
 import json
+import os
+import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
-import numpy as np
-import torch
 import tyro
-from tqdm import tqdm
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
 from . import __version__
 from .errors import SinfusionError
-from .image_tasks import edit
-from .info import describe, describe_run
-from .media import VideoWriter, contact_sheet, mark_new, read_image, read_mask, read_media, refuse_existing, write_image
-from .precision import choose_device
-from .recipe import FAST, RECIPES, TINY, Recipe
-from .rollout import extrapolate, generate_images, require_video, retarget, stream, upsample
-from .run import Run, load
-from .training import train
+from .recipe import RECIPES, Recipe
+from .roles import ROLES
 
-Size = str  # WIDTHxHEIGHT
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .run import Run
+
+# Options that may be left out: the comment says what then happens.
+_OPTIONAL = tyro.conf.arg(help_behavior_hint="")
+Whole = Annotated[int | None, _OPTIONAL]
+Number = Annotated[float | None, _OPTIONAL]
+File = Annotated[Path | None, _OPTIONAL]
+Size = Annotated[str | None, tyro.conf.arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")]
+
+SHEET_FRAMES = 24  # frames of one video on its contact sheet
+SHEET_COLUMNS = 8  # frames a row where the sheet shows several videos, a row each
 
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """'256x144' -> (144, 256), height first."""
-    if text is None:
+def parse_size(word: str | None) -> tuple[int, int] | None:
+    """(height, width) from WIDTHxHEIGHT."""
+    if word is None:
         return None
-    width, cross, height = text.lower().partition("x")
-    if not cross or not width.isdigit() or not height.isdigit():
-        raise SinfusionError(f"a size is WIDTHxHEIGHT, like 256x144, not {text!r}.")
-    return int(height), int(width)
+    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", word)
+    if not match:
+        raise SinfusionError(f"a size is WIDTHxHEIGHT in pixels, such as 256x144, not {word!r}.")
+    return int(match[2]), int(match[1])
 
 
-@dataclass
+def _overrides() -> type:
+    """A dataclass with every setting of a recipe, all left out by default; help from the comments in recipe.py."""
+    comments = dict(
+        (name, " ".join(re.findall(r"# (.*)", comment)))
+        for comment, name in re.findall(r"((?: {4}# .*\n)+) {4}(\w+):", inspect.getsource(Recipe))
+    )
+    options: list[tuple[str, Any, Any]] = []
+    for name, kind in get_type_hints(Recipe).items():
+        if name == "name":
+            continue
+        values = [getattr(recipe, name) for recipe in RECIPES.values()]
+        words = [" ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in values]
+        hint = f"({words[0] if len(set(words)) == 1 else ', '.join(words)})"
+        # A setting that can be switched on must also be one that can be switched off.
+        kind = Literal[True, False] if kind is bool else kind
+        about = tyro.conf.arg(help=comments[name], help_behavior_hint=hint)
+        options.append((name, Annotated[kind | None, about], None))
+    return dataclasses.make_dataclass("Overrides", options, kw_only=True)
+
+
+Overrides = _overrides()
+
+
+@dataclass(kw_only=True)
 class Train:
-    """Train on one image or one video.
+    """Train on one image or one video. The kind of input decides which models."""
 
-    Example: sinfusion train fish.mp4 --minutes 10
-    """
+    example: ClassVar[str] = "sinfusion train fish.mp4 --out runs/fish --minutes 5 --tasks generate upsample"
+    lower: ClassVar[str] = "--max-side first, then --batch-size, --filters or --depth"
 
-    # A video, a picture, a folder of frames; or the folder of an unfinished run, to go on with it.
+    # A video, GIF, folder of frames or picture; or the folder of an unfinished run, to go on with it.
     input: Positional[Path]
-    # The run folder; by default runs/<name of the input>.
-    out: Path | None = None
-    # Time budget for all models together; without it the recipe's steps count (tiny: 10 minutes).
-    minutes: float | None = None
-    # What a video run will be used for: generate (Predictor, Projector), upsample (Interpolator).
+    # Folder of the run; left out: runs/ and the name of the input.
+    out: File = None
+    # Settings to begin with; left out: fast on a GPU, tiny on a CPU.
+    recipe: Annotated[Literal["paper", "fast", "tiny"] | None, _OPTIONAL] = None
+    # Time for all models together; left out: the recipe's steps (tiny: 10 minutes).
+    minutes: Number = None
+    # What a video run will be used for: generate (also extrapolates, retargets), upsample.
     tasks: tuple[Literal["generate", "upsample"], ...] = ("generate",)
-    # Size of the training frames, WIDTHxHEIGHT; by default that of the input, scaled down to --max-side.
-    size: Size | None = None
-    # Longer side to which larger inputs are scaled down (fast and paper 256, tiny by the budget); 0 keeps.
-    max_side: int | None = None
-    # First frame to use, counted from 0.
-    start: int | None = None
-    # Frame to stop before.
-    stop: int | None = None
+    # Size of the training frames, such as 256x144; left out: that of the input, scaled down to --max-side.
+    size: Size = None
+    # The longer side that larger inputs are scaled down to; 0 keeps; left out: 256 (tiny: by the time given).
+    max_side: Whole = None
+    # First frame to use; left out: 0.
+    start: Whole = None
+    # Frame to stop before; left out: the end.
+    stop: Whole = None
     # Use every n-th frame.
     stride: int = 1
-    # Seed of everything random.
+    # Seed of all random numbers.
     seed: int = 0
-    # auto, cpu or cuda.
+    # Where to compute: auto, cpu, cuda.
     device: str = "auto"
-    # auto, bf16 or fp32 activations.
-    precision: str = "auto"
-    # Replace an existing run.
+    # Arithmetic: auto is bf16 where the hardware is fast at it.
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    # Write over a run that exists.
     overwrite: bool = False
-    # Settings of the recipe; defaults are those of the one named by --recipe (paper, fast or tiny).
-    recipe: OmitArgPrefixes[Recipe] = field(default_factory=lambda: TINY)
 
-    def run(self) -> None:
-        made = train(
-            self.input, self.out, self.recipe, self.minutes, self.tasks, parse_size(self.size), self.max_side,
-            self.start, self.stop, self.stride, seed=self.seed, device=self.device, precision=self.precision,
+    recipe_settings: Annotated[
+        OmitArgPrefixes[Overrides],  # type: ignore[valid-type]  # made at run time
+        tyro.conf.arg(help=f"Changes to the recipe. In brackets: {', '.join(RECIPES)}; or one value where all agree."),
+    ] = field(default_factory=Overrides)
+
+    def __call__(self) -> None:
+        settings = {name: value for name, value in vars(self.recipe_settings).items() if value is not None}
+        self._check_continuing(settings)
+        for steps in (f"{role}_steps" for role in ROLES):
+            if self.minutes is not None and steps in settings:
+                raise SinfusionError(f"--minutes and {_option(steps)} both say how long to train; give one of them.")
+        from .precision import choose_device
+        from .training import train
+
+        recipe: str | Recipe | None = self.recipe
+        if settings:
+            default = "fast" if choose_device(self.device).type == "cuda" else "tiny"
+            recipe = RECIPES[self.recipe or default].replace(**settings)
+        run = train(
+            self.input, self.out, recipe, self.minutes, self.tasks, parse_size(self.size), self.max_side, self.start,
+            self.stop, self.stride, seed=self.seed, device=self.device, precision=self.precision,
             overwrite=self.overwrite,
         )  # fmt: skip
-        command = "generate" if made.kind == "image" else "generate --frames 100"
-        print(f"trained {made.path}; next: sinfusion {command.replace('generate', f'generate {made.path}', 1)}")
+        if os.environ.get("RANK", "0") == "0":
+            print(f"trained {run.path}; next: sinfusion generate {run.path}")
+
+    def _check_continuing(self, settings: dict[str, Any]) -> None:
+        """A run that is continued has its settings; others would be ignored in silence."""
+        if not (self.input / "run.json").is_file():
+            return
+        free = ("input", "device", "precision", "recipe_settings")
+        changed = [
+            f.name for f in dataclasses.fields(self) if f.name not in free and getattr(self, f.name) != f.default
+        ]
+        if changed := [*changed, *settings]:
+            raise SinfusionError(
+                f"{self.input} is a run and goes on with its own settings; leave out {_option(changed[0])}."
+            )
 
 
-@dataclass
-class _Make:
-    # A trained run.
-    run_path: Annotated[Positional[Path], arg(metavar="RUN")]
-    # File to write; by default RUN/made/<command>-<number>.
-    out: Path | None = None
-    # Seed; the same seed makes the same result.
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(kw_only=True)
+class _Making:
+    """What all commands that make something have in common."""
+
+    lower: ClassVar[str] = "the size: train the run again with a smaller --max-side"
+
+    # A run made by `sinfusion train`.
+    run: Positional[Path]
+    # File to write; left out: made/<command>-<number> in the run folder.
+    out: File = None
+    # Videos: mp4, gif or png (a folder of numbered pictures); pictures: png. Left out: by --out, else mp4.
+    format: Annotated[Literal["mp4", "gif", "png"] | None, _OPTIONAL] = None
+    # Seed of all random numbers.
     seed: int = 0
-    # Network evaluations a picture; by default the recipe's.
-    steps: int | None = None
-    # auto, cpu or cuda.
+    # Network evaluations for a picture; left out: the recipe's.
+    steps: Whole = None
+    # Where to compute: auto, cpu, cuda.
     device: str = "auto"
-    # auto, bf16 or fp32.
-    precision: str = "auto"
-    # Replace existing files.
+    # Arithmetic: auto is bf16 where the hardware is fast at it.
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    # Write over files that exist.
     overwrite: bool = False
 
     def load(self) -> Run:
-        return load(self.run_path, self.device, self.precision)
+        if self.steps is not None and self.steps < 1:
+            raise SinfusionError(f"--steps must be at least 1, not {self.steps}.")
+        from .run import load
+
+        return load(self.run, self.device, self.precision)
 
 
-@dataclass
-class Generate(_Make):
-    """Make new videos from a video run, new images from an image run.
+class _Made:
+    """The files of one making command: named, and refused where they exist, before any work; written at its end."""
 
-    Example: sinfusion generate runs/fish --frames 100 --count 4
-    """
+    def __init__(self, command: _Making, run: Run, count: int = 1, variants: tuple[str, ...] = ()):
+        from .media import refuse_existing
 
-    # Frames of each video; by default as many as the training clip has.
-    frames: int | None = None
-    # How many.
+        self.command, self.run, self.started = command, run, time.monotonic()
+        self.name = type(command).__name__.lower()
+        base, ending = self._base(), self._ending()
+        tails = [f"-{i + 1}" for i in range(count)] if count > 1 else [""]
+        self.files = [base.with_name(base.name + tail + ending) for tail in tails]
+        self.variants = [base.with_name(f"{base.name}-{variant}{ending}") for variant in variants]
+        self.sheet = base.with_name(f"{base.name}-sheet.png")
+        self.record = base.with_name(f"{base.name}.json")
+        for path in (*self.files, *self.variants, self.sheet, self.record):
+            refuse_existing(path, command.overwrite)
+        nearest = next(folder for folder in base.absolute().parents if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise SinfusionError(f"{nearest} is not a folder that can be written to; choose another --out.")
+
+    def _base(self) -> Path:
+        """Where the results go, without tail and ending."""
+        out = self.command.out
+        if out is not None:
+            if not out.name:
+                raise SinfusionError(f"--out must name a file, not {str(out)!r}.")
+            return out.with_suffix("") if out.suffix.lower() in (".mp4", ".gif", ".png") else out
+        folder = self.run.path / "made"
+        numbers = [re.match(rf"{self.name}-(\d+)", path.name) for path in folder.glob(f"{self.name}-*")]
+        number = 1 + max((int(match[1]) for match in numbers if match), default=0)
+        return folder / f"{self.name}-{number}"
+
+    def _ending(self) -> str:
+        """.mp4, .gif or .png; none for a folder of pictures."""
+        out, wanted = self.command.out, self.command.format
+        given = out.suffix.lower().removeprefix(".") if out is not None else ""
+        if given and given not in ("mp4", "gif", "png"):
+            raise SinfusionError(f"--out must end in .mp4, .gif or .png, not .{given}.")
+        if given and wanted and given != wanted:
+            raise SinfusionError(f"--out {out} and --format {wanted} do not agree; leave one of them out.")
+        chosen = wanted or given or ("png" if self.run.kind == "image" else "mp4")
+        if self.run.kind == "image":
+            if chosen != "png":
+                raise SinfusionError(f"{self.run.path} is an image run: it makes png pictures, not {chosen}.")
+            return ".png"
+        return "" if chosen == "png" else f".{chosen}"
+
+    def pictures(self, pictures: np.ndarray) -> None:
+        """Write (count, H, W, 3) uint8 as one picture each, and all that goes with them."""
+        from .media import write_image
+
+        for path, picture in zip(self.files, pictures, strict=True):
+            write_image(path, picture, overwrite=self.command.overwrite)
+        self.finish(pictures[:SHEET_FRAMES])
+
+    def video(self, frames: np.ndarray, fps: float) -> None:
+        """Write (T, H, W, 3) uint8 as a video, and all that goes with it."""
+        from .media import write_video
+
+        write_video(self.files[0], frames, fps=fps, overwrite=self.command.overwrite)
+        self.finish(frames[_spread(len(frames), SHEET_FRAMES)], fps=fps, frames=len(frames))
+
+    def finish(self, shown: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, **facts: Any) -> None:
+        """Write the contact sheet and the record; say what there is."""
+        from .media import contact_sheet, write_image
+
+        write_image(self.sheet, contact_sheet(shown, columns, len(shown)), overwrite=self.command.overwrite)
+        files = [*self.files, *self.variants]
+        height, width = shown[0].shape[:2]
+        record = {
+            "command": self.name,
+            "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.command).items()},
+            "run": str(self.run.path.resolve()),
+            "files": [path.name for path in files],
+            "seed": self.command.seed,
+            "size": f"{width}x{height}",
+            **facts,
+            "version": __version__,
+            "seconds": round(time.monotonic() - self.started, 2),
+        }
+        beside = self.record.with_name(self.record.name + ".tmp")
+        beside.write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(beside, self.record)
+        print(*files, self.sheet, self.record, sep="\n")
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` indices spread evenly over range(count), first and last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+@dataclass(kw_only=True)
+class Generate(_Making):
+    """New videos from a video run, new pictures from an image run."""
+
+    example: ClassVar[str] = "sinfusion generate runs/fish --frames 200 --count 4 --size 384x144 --start 0"
+    lower: ClassVar[str] = "--size or --count"
+
+    # Length of each video in frames; left out: that of the training video.
+    frames: Whole = None
+    # How many; sample i is made from seed + i.
     count: int = 1
-    # WIDTHxHEIGHT; by default the training size.
-    size: Size | None = None
-    # First frame: a number counts the clip's frames from 0, else a picture file; `noise` lets the Projector make one.
+    # Size of what is made, such as 384x144; left out: that of the training frames.
+    size: Size = None
+    # First frame: a number of a training frame, a picture file, or noise (the Projector makes one).
     start: str = "noise"
-    # Frames per step: 2 is double speed, -1 backward in time.
+    # Frames of the training video a step: 2 is double speed, -1 backward.
     frame_offset: int = 1
-    # Format of videos.
-    format: Literal["mp4", "gif", "png"] = "mp4"
 
-    def run(self) -> None:
+    def __call__(self) -> None:
+        from . import rollout
+        from .media import VideoWriter
+
         run, size = self.load(), parse_size(self.size)
+        start = self._start(size or run.size)
+        if self.count < 1:
+            raise SinfusionError(f"--count must be at least 1, not {self.count}.")
+        made = _Made(self, run, self.count)
         if run.kind == "image":
-            if self.frames is not None or self.start != "noise" or self.frame_offset != 1:
-                raise SinfusionError(f"{run.path} is an image run: --frames, --start, --frame-offset are for videos.")
-            outputs = _Outputs(self, run, "generate", ".png", self.count)
-            pictures = generate_images(run, self.count, size, self.seed, self.steps)
-            outputs.pictures(pictures)
+            made.pictures(
+                rollout.generate(run, self.frames, self.count, size, start, self.frame_offset, self.seed, self.steps)
+            )
             return
-        length = self.frames if self.frames is not None else len(run.frames)
-        suffix = "" if self.format == "png" else f".{self.format}"
-        outputs = _Outputs(self, run, "generate", suffix, self.count)
-        made = stream(run, length, self.count, size, self._start(), self.frame_offset, self.seed, self.steps)
-        outputs.videos(tqdm(made, total=length, unit="frame", desc="generate"), run.fps)
+        length = len(run.frames) if self.frames is None else self.frames
+        stream = rollout.stream(run, length, self.count, size, start, self.frame_offset, self.seed, self.steps)
+        first = next(stream)  # raises what is wrong with the request before a file is opened
+        columns = None if self.count == 1 else SHEET_COLUMNS
+        picked = _spread(length, columns or SHEET_FRAMES)
+        shown = []
+        with ExitStack() as stack:
+            writers = [stack.enter_context(VideoWriter(path, run.fps, self.overwrite)) for path in made.files]
+            for moment, pictures in enumerate(_bar(itertools.chain([first], stream), length)):  # (count, H, W, 3)
+                for writer, picture in zip(writers, pictures, strict=True):
+                    writer.write(picture)
+                if moment in picked:
+                    shown.append(pictures[: SHEET_FRAMES // 3])
+        rows = [pictures[i] for i in range(len(shown[0])) for pictures in shown]
+        made.finish(rows, len(picked) if columns else None, fps=run.fps, frames=length)
 
-    def _start(self) -> int | np.ndarray | None:
+    def _start(self, size: tuple[int, int]) -> int | np.ndarray | None:
+        from .media import read_image
+
         if self.start == "noise":
             return None
-        if self.start.lstrip("-").isdigit():
-            return int(self.start)
-        return read_image(self.start)
+        return int(self.start) if re.fullmatch(r"-?\d+", self.start) else read_image(self.start, size=size)
 
 
-@dataclass
-class Extrapolate(_Make):
-    """Continue the training clip forward and/or backward in time.
+def _bar(items: Any, total: int) -> Any:
+    from tqdm import tqdm
 
-    Example: sinfusion extrapolate runs/fish --after 60 --mark
-    """
+    return tqdm(items, total=total, unit="frame")
 
-    # Frames to add at the end.
+
+@dataclass(kw_only=True)
+class Extrapolate(_Making):
+    """The training video with new frames after and/or before it, as one video."""
+
+    example: ClassVar[str] = "sinfusion extrapolate runs/fish --after 60 --mark"
+
+    # Number of new frames after the last one.
     after: int = 0
-    # Frames to add before the beginning.
+    # Number of new frames before the first one.
     before: int = 0
-    # Put a border around the new frames.
+    # Write a second video in which the new frames are marked.
     mark: bool = False
 
-    def run(self) -> None:
+    def __call__(self) -> None:
+        from .media import mark_new, write_video
+        from .rollout import extrapolate
+
         run = self.load()
-        require_video(run)
-        outputs = _Outputs(self, run, "extrapolate", ".mp4")
+        made = _Made(self, run, variants=("marked",) if self.mark else ())
         frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps)
-        outputs.videos((frame[None] for frame in (mark_new(frames, is_new) if self.mark else frames)), run.fps)
+        if self.mark:
+            write_video(made.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
+        made.video(frames, run.fps)
 
 
-@dataclass
-class Upsample(_Make):
-    """Put new frames between those of a video (train with --tasks generate upsample).
+@dataclass(kw_only=True)
+class Upsample(_Making):
+    """New frames between those of a video, which stay as they are. Plays as long as before."""
 
-    Example: sinfusion upsample runs/fish --factor 4
-    """
+    example: ClassVar[str] = "sinfusion upsample runs/fish --factor 4"
 
-    # 2, 4 or 8 times the frames, shown at as many times the rate.
-    factor: int = 2
-    # A video to upsample; by default the training clip.
-    input: Path | None = None
+    # How many times as many frames: 2, 4 or 8.
+    factor: Literal[2, 4, 8] = 2
+    # Another video to upsample, such as a generated one; left out: the training video.
+    input: File = None
 
-    def run(self) -> None:
+    def __call__(self) -> None:
+        from .rollout import upsample
+
         run = self.load()
-        require_video(run)
-        outputs = _Outputs(self, run, "upsample", ".mp4")
-        clip = _clip(self.input, run)
-        frames = upsample(run, self.factor, clip, self.seed, self.steps)
-        outputs.videos((frame[None] for frame in frames), run.fps * self.factor)
+        made = _Made(self, run)
+        frames, fps = _frames(run, self.input, None)
+        made.video(upsample(run, self.factor, frames, self.seed, self.steps), fps * self.factor)
 
 
-@dataclass
-class Retarget(_Make):
-    """A video or picture at another size and aspect ratio, details kept at their own scale.
+@dataclass(kw_only=True)
+class Retarget(_Making):
+    """A video or picture at another size and aspect ratio, its details at their own scale."""
 
-    Example: sinfusion retarget runs/fish --size 384x144
-    """
+    example: ClassVar[str] = "sinfusion retarget runs/fish --size 384x144"
+    lower: ClassVar[str] = "--size"
 
-    # WIDTHxHEIGHT of the result.
-    size: Annotated[Size, arg(metavar="WxH")] = ""
-    # What to retarget; by default what the run was trained on.
-    input: Path | None = None
-    # In (0, 1]: how much of the plainly resized input is made anew.
+    # Size to bring it to, such as 384x144.
+    size: Annotated[str, tyro.conf.arg(metavar="WIDTHxHEIGHT")]
+    # Another video or picture to retarget; left out: the one the run was trained on.
+    input: File = None
+    # How much is made anew, above 0 and up to 1.
     strength: float = 0.5
 
-    def run(self) -> None:
-        run, size = self.load(), parse_size(self.size)
+    def __call__(self) -> None:
+        from .rollout import retarget
+
+        run = self.load()
+        made = _Made(self, run)
+        size = parse_size(self.size)
         assert size is not None
-        outputs = _Outputs(self, run, "retarget", ".png" if run.kind == "image" else ".mp4")
-        made = retarget(run, size, _clip(self.input, run), self.strength, self.seed, self.steps)
+        frames, fps = _frames(run, self.input, size)
+        result = retarget(run, size, frames, self.strength, self.seed, self.steps)
         if run.kind == "image":
-            outputs.pictures(made[None])
+            made.pictures(result[None])
         else:
-            outputs.videos((frame[None] for frame in made), run.fps)
+            made.video(result, fps)
 
 
-@dataclass
-class Edit(_Make):
-    """Make an edited picture, a sketch of colour blobs or a masked picture look like the training image.
+def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[np.ndarray | None, float]:
+    """Frames and frames per second of another video or picture, at a size or its own; None is what the run holds."""
+    from .media import read_image, read_media
 
-    Example: sinfusion edit runs/balloons sketch.png --strength 0.6
-    """
+    if path is None:
+        return None, run.fps
+    if run.kind == "image":
+        return read_image(path, size=size), run.fps
+    clip = read_media(path, size=size, max_side=None, say=lambda _: None)
+    return clip.frames, clip.fps
 
-    # The edited picture or sketch.
-    picture: Annotated[Path, arg(aliases=["--input"])] = Path()
-    # A picture of the same size, white where the result may differ (inpainting).
-    mask: Path | None = None
-    # In (0, 1]: small keeps the picture, 1 makes it anew.
+
+@dataclass(kw_only=True)
+class Edit(_Making):
+    """An edited picture, a sketch or a masked picture, made to look like the training image."""
+
+    example: ClassVar[str] = "sinfusion edit runs/balloons sketch.png --strength 0.6 --count 4"
+    lower: ClassVar[str] = "--count or --canvas"
+
+    # The edited picture or a sketch of colour blobs; scaled down if it is larger than the training image.
+    picture: Positional[Path]
+    # A picture of the same size, white where the picture may change (inpainting); left out: everywhere.
+    mask: File = None
+    # Where in the reverse process the picture enters: small keeps it, 1 makes it anew.
     strength: float = 0.5
-    # WIDTHxHEIGHT of a larger canvas around the picture (outpainting).
-    canvas: Size | None = None
-    # How many.
+    # A larger size, such as 256x128, to continue the picture to on all sides (outpainting).
+    canvas: Size = None
+    # How many; sample i is made from seed + i.
     count: int = 1
 
-    def run(self) -> None:
-        run = self.load()
-        outputs = _Outputs(self, run, "edit", ".png", self.count)
+    def __call__(self) -> None:
+        from .image_tasks import edit
+        from .media import read_image, read_mask
+
+        run, canvas = self.load(), parse_size(self.canvas)
+        if self.count < 1:
+            raise SinfusionError(f"--count must be at least 1, not {self.count}.")
         picture = read_image(self.picture, max_side=max(run.size))
-        mask = read_mask(self.mask, picture.shape[:2]) if self.mask else None
-        canvas = parse_size(self.canvas)
-        outputs.pictures(edit(run, picture, mask, self.strength, canvas, self.count, self.seed, self.steps))
+        mask = None if self.mask is None else read_mask(self.mask, picture.shape[:2])
+        made = _Made(self, run, self.count)
+        made.pictures(edit(run, picture, mask, self.strength, canvas, self.count, self.seed, self.steps))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Info:
-    """What runs where and why; with a run, what it holds.
+    """Versions, device, which native code is active and why not; and what a run is."""
 
-    Example: sinfusion info
-    """
+    example: ClassVar[str] = "sinfusion info runs/fish"
+    lower: ClassVar[str] = "nothing here"
 
     # A run to describe.
-    run_path: Annotated[Positional[Path | None], arg(metavar="RUN")] = None
+    run: Positional[File] = None
 
-    def run(self) -> None:
-        print("\n".join(describe() if self.run_path is None else describe_run(load(self.run_path))))
+    def __call__(self) -> None:
+        from .info import describe, describe_run
+        from .run import load
+
+        lines = describe() if self.run is None else [*describe(), *describe_run(load(self.run))]
+        print(*lines, sep="\n")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Demo:
-    """Render a scene, train on it, generate, and leave videos to look at; no input needed.
+    """Render a small lively scene, train on it and generate. Needs no input."""
 
-    Example: sinfusion demo
-    """
+    example: ClassVar[str] = "sinfusion demo --out my-demo"
+    lower: ClassVar[str] = "--minutes"
 
-    # Folder for everything.
+    # Folder to write.
     out: Path = Path("sinfusion-demo")
-    # Training time.
+    # Time for training; the rest takes about a minute on two CPU cores.
     minutes: float = 3.5
-    # Seed of everything random.
+    # Seed of all random numbers.
     seed: int = 0
-    # Replace an earlier demo.
+    # Write over an earlier demo.
     overwrite: bool = False
 
-    def run(self) -> None:
+    def __call__(self) -> None:
         from .demo import demo
 
         demo(self.out, self.minutes, self.seed, self.overwrite)
 
 
-COMMANDS: dict[str, type[Any]] = {
-    command.__name__.lower(): command for command in (Train, Generate, Extrapolate, Upsample, Retarget, Edit, Info, Demo)
+Command = Train | Generate | Extrapolate | Upsample | Retarget | Edit | Info | Demo
+COMMANDS: dict[str, Any] = {
+    kind.__name__.lower(): kind for kind in (Train, Generate, Extrapolate, Upsample, Retarget, Edit, Info, Demo)
 }
 
 
-class _Outputs:
-    """Where a command writes: the result, a contact sheet and a JSON that says how it was made."""
-
-    def __init__(self, command: _Make, run: Run, name: str, suffix: str, count: int = 1):
-        if count < 1:
-            raise SinfusionError(f"count must be at least 1, not {count}.")
-        self.command, self.run, self.name, self.started = command, run, name, time.monotonic()
-        base = command.out or self._free(run.path / "made", name)
-        suffix = base.suffix if command.out and base.suffix else suffix
-        stem = base.with_suffix("") if base.suffix else base
-        self.files = [
-            (stem if count == 1 else stem.with_name(f"{stem.name}-{i + 1}")).with_suffix(suffix) for i in range(count)
-        ]
-        self.sheet, self.json = stem.with_name(f"{stem.name}-sheet.png"), stem.with_suffix(".json")
-        for path in (*self.files, self.sheet, self.json):
-            refuse_existing(path, command.overwrite)
-
-    @staticmethod
-    def _free(folder: Path, name: str) -> Path:
-        n = 1
-        while any(folder.glob(f"{name}-{n}[.-]*")) or (folder / f"{name}-{n}").exists():
-            n += 1
-        return folder / f"{name}-{n}"
-
-    def videos(self, frames: Iterable[np.ndarray], fps: float) -> None:
-        """Write (count, H, W, 3) frames as they come, one video a sample."""
-        writers = [VideoWriter(path, fps, self.command.overwrite) for path in self.files]
-        shown: list[np.ndarray] = []
-        failure: BaseException | None = None
-        try:
-            for made in frames:
-                for writer, frame in zip(writers, made, strict=True):
-                    writer.write(frame)
-                shown.append(made[0])
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            for writer in writers:
-                writer.__exit__(type(failure) if failure else None, failure, None)
-        self._finish(shown, fps)
-
-    def pictures(self, pictures: np.ndarray) -> None:
-        for path, picture in zip(self.files, pictures, strict=True):
-            write_image(path, picture, self.command.overwrite)
-        self._finish(list(pictures), None)
-
-    def _finish(self, shown: list[np.ndarray], fps: float | None) -> None:
-        write_image(self.sheet, contact_sheet(shown), self.command.overwrite)
-        arguments = {k: v for k, v in dataclasses.asdict(self.command).items() if k not in ("overwrite", "out")}
-        facts = {
-            "command": self.name,
-            "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()},
-            "run": str(self.run.path),
-            "source": self.run.source,
-            "files": [path.name for path in self.files],
-            "size": f"{shown[0].shape[1]}x{shown[0].shape[0]}",
-            "frames": len(shown) if fps else None,
-            "fps": fps,
-            "seconds": round(time.monotonic() - self.started, 2),
-            "version": __version__,
-        }
-        self.json.write_text(json.dumps(facts, indent=1))
-        print("wrote " + ", ".join(map(str, (*self.files, self.sheet, self.json))))
-
-
-def _clip(path: Path | None, run: Run) -> np.ndarray | None:
-    """A given video at the longer side of the training frames, or None for the training clip."""
-    return None if path is None else read_media(path, max_side=max(run.size)).frames
-
-
-def _train_defaults(arguments: list[str]) -> tuple[Train, list[str]]:
-    """Take --recipe NAME (and --device, to choose the default) off the line: the preset is the default of all fields."""
-    rest, name, device = [], None, "auto"
-    words = iter(arguments)
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key == "--recipe":
-            name = value if equals else next(words, "")
-            continue
-        rest.append(word)
-        if key == "--device":
-            device = value if equals else arguments[min(arguments.index(word) + 1, len(arguments) - 1)]
-    if name is None:
-        try:
-            name = (FAST if choose_device(device).type == "cuda" else TINY).name
-        except SinfusionError:
-            name = "tiny"  # the device's own sentence comes later
-    if name not in RECIPES:
-        raise SinfusionError(f"recipe must be one of {', '.join(RECIPES)}, not {name!r}.")
-    return Train(input=tyro.MISSING, recipe=RECIPES[name]), rest
-
-
-USAGE = "usage: sinfusion " + "{" + ",".join(COMMANDS) + "} ... [--debug]"
-
-
-def _parse(arguments: list[str]) -> Any:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE + "\n\nNew images and videos from one image or one video.\n")
-        for name, command in COMMANDS.items():
-            print(f"  {name:12}{(command.__doc__ or '').splitlines()[0]}")
-        print("\nsinfusion COMMAND --help tells more. First time: sinfusion demo")
-        raise SystemExit(0 if arguments else 2)
-    if arguments[0] == "--version":
-        print(f"sinfusion {__version__}")
-        raise SystemExit(0)
-    name, rest = arguments[0], arguments[1:]
-    if name not in COMMANDS:
-        raise SinfusionError(f"there is no command {name!r}; commands are {', '.join(COMMANDS)}.")
-    command: Any = COMMANDS[name]
-    default = None
-    if command is Train:
-        default, rest = _train_defaults(rest)
-    if command is Edit and len(rest) > 1 and not rest[0].startswith("-") and not rest[1].startswith("-"):
-        rest = [rest[0], "--picture", *rest[1:]]
-    parsed = tyro.cli(command, args=rest, default=default, prog=f"sinfusion {name}", description=command.__doc__)
-    if isinstance(parsed, Retarget) and not parsed.size:
-        raise SinfusionError("retarget needs --size WIDTHxHEIGHT.")
-    return parsed
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for a SinfusionError, 130 for Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    arguments = [word for word in arguments if word != "--debug"]
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for anything wrong with the request, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    lower = ""
     try:
-        _parse(arguments).run()
-        return 0
+        command = _parse(words)
+        if command is None:
+            return 0
+        lower = command.lower
+        command()
+    except SystemExit as stop:  # tyro has said what it had to say
+        return int(stop.code or 0)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted.", file=sys.stderr)
         return 130
-    except (SinfusionError, MemoryError, torch.OutOfMemoryError, OSError, RuntimeError) as error:
-        sentence = _sentence(error)
+    except Exception as error:
+        sentence = _sentence(error, lower)
         if debug or sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         return 2
+    return 0
 
 
-def _sentence(error: BaseException) -> str | None:
-    """What to tell a user, or None if it is a bug."""
+def _parse(words: list[str]) -> Command | None:
+    """The command that the words ask for, or None where help or the version was printed instead."""
+    name = words[0] if words else "--help"
+    if name == "--version":
+        print(f"sinfusion {__version__}")
+        return None
+    if name in ("--help", "-h"):
+        print(_overview())
+        return None
+    if name not in COMMANDS:
+        raise SinfusionError(f"there is no command {name!r}; there are {', '.join(COMMANDS)}.")
+    settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    try:
+        command: Command = tyro.cli(COMMANDS[name], prog=f"sinfusion {name}", args=words[1:], config=settings)
+    except SystemExit as stop:
+        if not stop.code:
+            print(f"example:\n  {COMMANDS[name].example}")
+        raise
+    return command
+
+
+def _overview() -> str:
+    lines = ["usage: sinfusion COMMAND ... [--debug]", "", "New images and videos from one image or one video.", ""]
+    for name, kind in COMMANDS.items():
+        about = (kind.__doc__ or "").split("\n")[0].split(". ")[0].rstrip(".")
+        lines.append(f"  {name:13}{about}.")
+    lines += ["", "sinfusion COMMAND --help tells the rest; --debug shows where an error comes from.", ""]
+    return "\n".join([*lines, "example:", f"  {Train.example}", f"  {Generate.example}"])
+
+
+def _sentence(error: Exception, lower: str) -> str | None:
+    """What a user can do something about, as a sentence; None for everything else."""
+    text = str(error)
     if isinstance(error, SinfusionError):
-        return str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
-        return "out of memory; lower --size, --count or --frames."
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"disk full while writing {error.filename or 'the result'}."
-    if isinstance(error, PermissionError):
-        return f"{error.filename} cannot be used: permission denied."
-    if "PytorchStreamWriter" in str(error) or "file write" in str(error):
-        return "disk full while writing a checkpoint; the last one is kept."
+        return text
+    # By name, so that reporting an error never imports torch; the CPU's allocator raises a plain RuntimeError.
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or "not enough memory" in text or "can't allocate memory" in text:
+        return f"out of memory; lower {lower}."
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # safetensors and torch report a failed write with errors of their own.
+    if full or any(sign in text for sign in ("os error 28", "os error 27", "No space left", "file write failed")):
+        return "the disk is full; free some space or choose another --out."
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}."
     return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

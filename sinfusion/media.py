@@ -1,7 +1,7 @@
 """Reading any video or picture into uint8 frames, and writing videos, pictures and contact sheets.
 
-    clip = read_media("fish.mp4")          # Clip: frames (T, H, W, 3) uint8, fps, kind
-    write_video("out.mp4", frames, fps=20)
+clip = read_media("fish.mp4")          # Clip: frames (T, H, W, 3) uint8, fps, kind
+write_video("out.mp4", frames, fps=20)
 """
 
 from __future__ import annotations
@@ -55,14 +55,16 @@ def read_media(
 ) -> Clip:
     """Read a video, an animation, a folder of frames or a picture.
 
-    start, stop, stride: frames to keep, counted as in a slice. size: exact (height, width). max_side: otherwise, a larger
-    input is scaled down, antialiased, to this longer side; 0 or None keeps it. say: told about scaling.
+    start, stop, stride: frames to keep, counted as in a slice. size: exact (height, width). max_side: otherwise, a
+    larger input is scaled down, antialiased, to this longer side; 0 or None keeps it. say: told about scaling.
     Transparency is laid over white; 16-bit, grey, palette and CMYK pictures become 8-bit sRGB; EXIF and video rotation
     are applied. Raises SinfusionError, with what is wrong, for anything that cannot be read whole.
     """
     first = start or 0
     if first < 0 or (stop is not None and stop <= first) or stride < 1:
-        raise SinfusionError(f"frames {first} to {stop} by {stride} select nothing: use 0 <= start < stop, stride >= 1.")
+        raise SinfusionError(
+            f"frames {first} to {stop} by {stride} select nothing: use 0 <= start < stop, stride >= 1."
+        )
     if size is not None and min(size) < 1:
         raise SinfusionError(f"size {size[1]}x{size[0]} must be at least 1x1.")
     path = Path(path)
@@ -89,7 +91,9 @@ def read_media(
                 )
             kept.append(_resize(frame, target))  # type: ignore[arg-type]  # set with the first frame
             if len(kept) * kept[0].nbytes > MOST_BYTES:
-                raise SinfusionError(f"{path} is too long ({len(kept)} frames fill 4 GB); use --stop, --stride or --size.")
+                raise SinfusionError(
+                    f"{path} is too long ({len(kept)} frames fill 4 GB); use --stop, --stride or --size."
+                )
     except _BROKEN as error:
         raise SinfusionError(
             f"{path} is damaged or truncated: {len(kept)} frame(s) could be read ({_short(error)})."
@@ -114,8 +118,8 @@ def read_image(path: str | Path, *, size: tuple[int, int] | None = None, max_sid
 
 
 def read_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool, True where the picture is lighter than half grey: there an edit may change."""
-    picture = read_image(path, max_side=None)
+    """(H, W) bool, True where the picture is light: there an edit may change. One larger than `size` is scaled down."""
+    picture = read_image(path, max_side=max(size))
     if picture.shape[:2] != size:
         raise SinfusionError(f"the mask {path} is {picture.shape[1]}x{picture.shape[0]}, not {size[1]}x{size[0]}.")
     return picture.mean(2) > 127.5
@@ -303,7 +307,9 @@ class VideoWriter:
             try:
                 self._stream = self._container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1000))
             except (ValueError, av.error.FFmpegError):
-                raise SinfusionError("this PyAV has no H.264 encoder (libx264); install PyAV from its wheels.") from None
+                raise SinfusionError(
+                    "this PyAV has no H.264 encoder (libx264); install PyAV from its wheels."
+                ) from None
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
             self._stream.options = {"crf": "12", "preset": "medium"}

@@ -37,13 +37,16 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, in_channels, H, W), embedding (B, E) fp32 -> (B, out_channels, H, W)."""
         shift = self.shift(F.gelu(embedding))  # (B, in_channels)
-        h = ops.depthwise_norm(x, self.depthwise.weight, self.depthwise.bias, shift, self.gain, self.offset)
+        bias: Tensor = self.depthwise.bias  # type: ignore[assignment]  # this convolution has one
+        h = ops.depthwise_norm(x, self.depthwise.weight, bias, shift, self.gain, self.offset)
         h = _convolve(F.gelu(_convolve(h, self.expand)), self.project)
         return h + (x if self.residual is None else _convolve(x, self.residual))
 
 
 class _Sinusoid(nn.Module):
     """A number as `channels` sines and cosines, then a two-layer MLP."""
+
+    frequencies: Tensor
 
     def __init__(self, channels: int):
         super().__init__()

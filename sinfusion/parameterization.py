@@ -6,19 +6,18 @@ calling it denoises. All states are x = clean + sigma * noise, pictures in [-1, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .schedule import Schedule
 
 
 class Parameterization(Protocol):
-    """How to read a network's output F. `centre` (B, 3, H, W) is the expected picture, `spread` (B, 1, 1, 1) its error."""
+    """How to read a network's output F. `centre` (B, 3, H, W): the expected picture; `spread` (B, 1, 1, 1): its error."""
 
     def scale_input(self, x: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
         """The picture the network sees, of about unit variance."""
@@ -79,7 +78,7 @@ PARAMETERIZATIONS: dict[str, Parameterization] = {"x0": X0(), "noise": Noise(), 
 class Denoiser:
     """A network with all that is needed to train it and to denoise with it."""
 
-    network: Callable[..., Tensor]  # (B, C, H, W), (B,), (B,) or None -> (B, 3, H, W)
+    network: nn.Module  # (B, C, H, W), (B,), (B,) or None -> (B, 3, H, W)
     parameterization: str  # a key of PARAMETERIZATIONS
     schedule: Schedule
     continuous: bool  # the network is told the noise level itself, not the whole timestep (x0 and noise only)
@@ -102,7 +101,10 @@ class Denoiser:
         timestep = self.schedule.timestep_at(sigma.double().cpu().numpy())
         return torch.as_tensor(timestep, dtype=torch.float32, device=sigma.device)
 
-    def _parts(self, x: Tensor, sigma: Tensor, condition: Tensor | None, frame_offset: Tensor | None):
+    def _parts(
+        self, x: Tensor, sigma: Tensor, condition: Tensor | None, frame_offset: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Centre (B, 3, H, W), sigma and spread (B, 1, 1, 1), time (B,)."""
         spread = self.spread(frame_offset, len(x), x.device)
         centre = torch.zeros_like(x) if condition is None else condition.unflatten(1, (-1, 3)).mean(1)
         time = self.time(sigma, spread)
@@ -110,7 +112,8 @@ class Denoiser:
 
     def _network(self, x: Tensor, time: Tensor, condition: Tensor | None, frame_offset: Tensor | None) -> Tensor:
         inputs = x if condition is None else torch.cat((condition, x), 1)
-        return self.network(inputs, time, frame_offset if self.frame_offset else None).float()
+        output: Tensor = self.network(inputs, time, frame_offset if self.frame_offset else None)
+        return output.float()
 
     def __call__(
         self,

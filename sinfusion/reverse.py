@@ -1,4 +1,4 @@
-"""A role's reverse process as its recipe has it: which levels, which noise, which sampler. Used by everything that makes.
+"""A role's reverse process as its recipe has it: which levels, which noise, which sampler. For everything that makes.
 
 Noise comes from the counter-based generator, keyed by each sample's own seed and by the moment (frame) it is for, so
 a sample is the same alone or in a batch.

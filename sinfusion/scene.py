@@ -6,7 +6,7 @@ import numpy as np
 
 
 def render(frames: int = 48, size: tuple[int, int] = (40, 64), seed: int = 0) -> np.ndarray:
-    """(frames, H, W, 3) uint8, drawn at three times the size and averaged down. Everything moves a little each frame."""
+    """(frames, H, W, 3) uint8, drawn at three times the size and averaged down. All moves a little each frame."""
     height, width = 3 * size[0], 3 * size[1]
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / height  # both in units of the height

@@ -1,4 +1,4 @@
-"""The training loop of one role. It receives frames as a tensor and knows nothing of files but the run's checkpoints."""
+"""The training loop of one role. It receives frames as a tensor; of files it knows only the run's checkpoints."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Trainer:
         self.run, self.role, self.total = run, role, total
         self.recipe = run.recipe
         self.denoiser = run.build(role)
-        self.optimizer = AdamEma(self.denoiser.network, run.recipe.ema_gamma)  # type: ignore[arg-type]
+        self.optimizer = AdamEma(self.denoiser.network, run.recipe.ema_gamma)
         self.frames = torch.from_numpy(run.frames).to(run.device)
         self.crop = run.recipe.crop_size(role, *run.size)
         share = run.recipe.batch_size // ranks
@@ -126,8 +126,10 @@ class Trainer:
         loss.data.copy_(parts[-1][0])
 
     def save(self) -> None:
-        """Write a checkpoint of the steps done."""
+        """Write a checkpoint of the steps done; never one that is not finite."""
         raw = {name: p.detach() for name, p in self.optimizer.parameters.items()}
+        if not all(bool(p.isfinite().all()) for p in raw.values()):
+            raise self._not_finite("weights", self.done)
         save_checkpoint(self.run, self.role, self.done, raw, self.optimizer.average, self.optimizer.state())
 
     def restore(self) -> None:
@@ -136,7 +138,7 @@ class Trainer:
         if checkpoint is None:
             return
         weights, _ = load_weights(checkpoint / "weights.safetensors")
-        load_into(self.denoiser.network, weights, "raw.", checkpoint)  # type: ignore[arg-type]
+        load_into(self.denoiser.network, weights, "raw.", checkpoint)
         state = load_optimizer(checkpoint)
         average = {name.removeprefix("average."): v for name, v in weights.items() if name.startswith("average.")}
         self.optimizer.load(state["optimizer"], average)
@@ -166,10 +168,7 @@ class Trainer:
             loss, rate = self.step(self.done)
             mean = progress.step(self.done, loss, rate) if progress else None
             if mean is not None and not np.isfinite(mean):
-                raise SinfusionError(
-                    f"the loss of the {self.role.name} became {mean} at step {self.done + 1}; the last good checkpoint "
-                    f"is kept: lower --learning-rate (now {self.recipe.learning_rate}) or use --precision fp32."
-                )
+                raise self._not_finite("loss", self.done + 1)
             self.done += 1
             if self._all_agree(stop()):
                 if progress:
@@ -180,6 +179,12 @@ class Trainer:
                 saved_at = time.monotonic()
         if progress:
             self.save()
+
+    def _not_finite(self, what: str, step: int) -> SinfusionError:
+        return SinfusionError(
+            f"the {what} of the {self.role.name} stopped being finite by step {step}; the last good checkpoint is "
+            f"kept: lower --learning-rate (now {self.recipe.learning_rate}) or use --precision fp32."
+        )
 
     def _all_agree(self, stop: bool) -> bool:
         """Whether any process was asked to stop, so that all stop at the same step."""

@@ -18,7 +18,7 @@ from .errors import SinfusionError
 from .media import Clip, contact_sheet, read_media, write_image
 from .network import NextNet
 from .parameterization import rms_change
-from .precision import choose_device, choose_dtype
+from .precision import choose_device
 from .progress import Progress
 from .recipe import FAST, RECIPES, TINY, Recipe
 from .reverse import check_size
@@ -188,11 +188,8 @@ def _read(
 
 def _fit(recipe: Recipe, minutes: float) -> tuple[int, Recipe]:
     """The longer side of the frames and the network that a budget on a CPU allows; settings the user made stay."""
-    for most, side, depth, filters in ((6, 64, 8, 32), (20, 96, 8, 32), (60, 128, 12, 32)):
-        if minutes <= most:
-            break
-    else:
-        side, depth, filters = 160, 12, 48
+    table = ((6, 64, 8, 32), (20, 96, 8, 32), (60, 128, 12, 32), (float("inf"), 160, 12, 48))
+    _, side, depth, filters = next(row for row in table if minutes <= row[0])
     fitted = recipe.replace(
         depth=depth if recipe.depth == TINY.depth else recipe.depth,
         filters=filters if recipe.filters == TINY.filters else recipe.filters,

@@ -1,7 +1,7 @@
 """The door to native code: operators defined in plain PyTorch, with C++ and CUDA behind them where those can run.
 
-    ops.depthwise_norm(x, weight, bias, shift, gain, offset)
-    with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: is it the kernel?
+ops.depthwise_norm(x, weight, bias, shift, gain, offset)
+with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: is it the kernel?
 """
 
 from ._choice import backend

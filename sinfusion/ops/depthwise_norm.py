@@ -1,7 +1,7 @@
 """The operator `depthwise_norm`: 7x7 depthwise convolution + bias + shift + LayerNorm over channels, differentiable.
 
-Half of a ConvNeXt block in one pass over the activation. The reference is the definition; csrc/cpu/depthwise_norm.cpp is
-the fast way on a CPU (PyTorch's own bf16 depthwise weight gradient takes 30 times as long).
+Half of a ConvNeXt block in one pass over the activation. The reference is the definition; csrc/cpu/depthwise_norm.cpp
+is the fast way on a CPU (PyTorch's own bf16 depthwise weight gradient takes 30 times as long).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ._native import cpu
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
 TOLERANCE = 2.0
 
-_library = torch.library.Library("sinfusion", "DEF")  # noqa: TOR901  # lives as long as the process
+_library = torch.library.Library("sinfusion", "DEF")  # lives as long as the process
 _library.define(
     "depthwise_norm(Tensor x, Tensor weight, Tensor bias, Tensor? shift, Tensor? gain, Tensor? offset, float eps, "
     "bool save) -> (Tensor, Tensor, Tensor, Tensor)"
@@ -122,7 +122,9 @@ def _reference_backward(
 
 def _check(x: Tensor, weight: Tensor, gain: Tensor | None, offset: Tensor | None) -> None:
     channels = x.shape[1]
-    torch._check(weight.shape == (channels, 1, 7, 7), lambda: f"weight is {tuple(weight.shape)}, not ({channels}, 1, 7, 7)")
+    torch._check(
+        weight.shape == (channels, 1, 7, 7), lambda: f"weight is {tuple(weight.shape)}, not ({channels}, 1, 7, 7)"
+    )
     torch._check((gain is None) == (offset is None), lambda: "gain and offset come together")
 
 

@@ -1,0 +1,69 @@
+"""Fixtures shared by all tests: the GPU gate, random state, a moving clip, tiny trained runs."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+import sinfusion
+from sinfusion.recipe import TINY
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords and not os.environ.get("SINFUSION_FAIL_WITHOUT_CUDA"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and PyTorch sees none"))
+
+
+@pytest.fixture(autouse=True)
+def _random_state_is_restored():
+    state, numpy_state = torch.random.get_rng_state(), np.random.get_state()
+    yield
+    torch.random.set_rng_state(state)
+    np.random.set_state(numpy_state)
+
+
+def moving_texture(frames=12, size=(16, 24), step=1, seed=0):
+    """(frames, H, W, 3) uint8: a smooth texture that slides sideways by `step` pixels a frame."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    spectrum = np.fft.fft2(rng.normal(size=(3, height, width)))
+    fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
+    smooth = np.fft.ifft2(spectrum * np.exp(-90 * (fy**2 + fx**2))).real
+    smooth = (smooth - smooth.min()) / (smooth.max() - smooth.min())
+    return np.stack([(np.roll(smooth, t * step, 2).transpose(1, 2, 0) * 255).astype(np.uint8) for t in range(frames)])
+
+
+SMALL = TINY.replace(filters=8, depth=2, sampling_steps=3, free_sampling_steps=3, predictor_steps=20,
+                     projector_steps=20, interpolator_steps=20, image_steps=20)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def clip():
+    return moving_texture()
+
+
+@pytest.fixture(scope="session")
+def small():
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def texture():
+    return moving_texture
+
+
+@pytest.fixture(scope="session")
+def video_run(tmp_path_factory, clip):
+    path = tmp_path_factory.mktemp("runs") / "video"
+    return sinfusion.train(clip, path, SMALL, minutes=0.02, tasks=("generate", "upsample"), quiet=True)
+
+
+@pytest.fixture(scope="session")
+def image_run(tmp_path_factory, clip):
+    return sinfusion.train(clip[0], tmp_path_factory.mktemp("runs") / "image", SMALL, minutes=0.01, quiet=True)

@@ -1,0 +1,48 @@
+"""The counter-based generator: known answers, the same numbers on every backend."""
+
+import pytest
+import torch
+
+from sinfusion import ops
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_known_answer_of_philox_4x32_10(backend):
+    with ops.backend(backend):
+        assert ops.uniform_bits([0], 0, 0, 4)[0].tolist() == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+
+
+def test_backends_agree_on_bits_and_normals():
+    seeds = [0, 1, 2**40 + 7, 2**62]
+    with ops.backend("reference"):
+        bits, normals = ops.uniform_bits(seeds, 3, 2**33 + 5, 1001), ops.normal(seeds, 3, 2**33 + 5, (7, 11, 13))
+    with ops.backend("native"):
+        assert torch.equal(bits, ops.uniform_bits(seeds, 3, 2**33 + 5, 1001))
+        assert torch.equal(normals, ops.normal(seeds, 3, 2**33 + 5, (7, 11, 13)))
+
+
+def test_a_sample_is_the_same_alone_and_in_a_batch():
+    together = ops.normal([4, 5, 6], 1, 2, (3, 5, 5))
+    assert torch.equal(together[1:2], ops.normal([5], 1, 2, (3, 5, 5)))
+
+
+def test_streams_steps_and_seeds_draw_different_numbers():
+    draws = [ops.normal([s], a, b, (50,)) for s, a, b in ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2))]
+    for i, first in enumerate(draws):
+        assert all(not torch.equal(first, second) for second in draws[i + 1 :])
+
+
+def test_normals_are_normal():
+    x = ops.normal([7], 0, 0, (400_000,))[0].double()
+    assert abs(x.mean()) < 0.01 and abs(x.std() - 1) < 0.01
+    assert abs((x**3).mean()) < 0.02 and abs((x**4).mean() - 3) < 0.05
+    assert x.isfinite().all()
+    assert abs(float((x[::2] * x[1::2]).mean())) < 0.01
+
+
+@pytest.mark.gpu
+def test_the_gpu_draws_the_numbers_of_the_cpu():
+    seeds = [0, 1, 2**40 + 7]
+    on_gpu = ops.normal(seeds, 3, 5, (1001,), "cuda").cpu()
+    assert (on_gpu != ops.normal(seeds, 3, 5, (1001,))).float().mean() < 1e-3
+    torch.testing.assert_close(on_gpu, ops.normal(seeds, 3, 5, (1001,)), rtol=1e-6, atol=1e-7)
