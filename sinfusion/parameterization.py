@@ -17,7 +17,7 @@ from .schedule import Schedule
 
 
 class Parameterization(Protocol):
-    """How to read a network's output F. `centre` (B, 3, H, W): the expected picture; `spread` (B, 1, 1, 1): its error."""
+    """How to read a network's output F. `centre` (B, 3, H, W): the expected picture, `spread`: its RMS error."""
 
     def scale_input(self, x: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
         """The picture the network sees, of about unit variance."""
