@@ -21,8 +21,8 @@ from .parameterization import rms_change
 from .precision import choose_device
 from .progress import Progress
 from .recipe import FAST, RECIPES, TINY, Recipe
-from .reverse import check_size
-from .roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, TASKS, Role
+from .reverse import LEAST_SIDE, check_size
+from .roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, TASKS, Role
 from .rollout import generate_images, stream, upsample
 from .run import Run, last_checkpoint, load
 from .trainer import Stopped, Trainer
@@ -83,7 +83,7 @@ def train(
     with _stop_signals() as stopping:
         try:
             for name in run.models:
-                _train_role(run, _role(name), rank, ranks, stopping, say, quiet)
+                _train_role(run, ROLES[name], rank, ranks, stopping, say, quiet)
         except Stopped:
             say(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
             raise KeyboardInterrupt from None
@@ -168,8 +168,9 @@ def _read(
         raise SinfusionError(f"minutes must be above 0, not {minutes}.")
     side = 256
     if recipe.name == "tiny":
-        minutes = minutes or TINY_MINUTES
-        side, recipe = _fit(recipe, minutes)
+        if minutes is None and all(recipe.steps(role) == TINY.steps(role) for role in ROLES.values()):
+            minutes = TINY_MINUTES
+        side, recipe = _fit(recipe, minutes or TINY_MINUTES)
     if isinstance(input, Clip):
         return input, recipe, minutes
     if isinstance(input, np.ndarray):
@@ -223,10 +224,6 @@ def _roles(clip: Clip, tasks: tuple[str, ...]) -> list[Role]:
     return roles
 
 
-def _role(name: str) -> Role:
-    return next(role for role in (IMAGE, PREDICTOR, PROJECTOR, INTERPOLATOR) if role.name == name)
-
-
 def _new_run(
     input: Any,
     clip: Clip,
@@ -239,7 +236,14 @@ def _new_run(
     rank: int,
 ) -> Run:
     """A run folder with run.json and the frames, no weights yet."""
-    check_size(clip.frames.shape[1:3])
+    height, width = check_size(clip.frames.shape[1:3])
+    for role in roles:
+        crop = recipe.crop_size(role, height, width)
+        if min(crop) < LEAST_SIDE:
+            raise SinfusionError(
+                f"crop {recipe.crop} of {width}x{height} is {crop[1]}x{crop[0]}; a crop needs {LEAST_SIDE} pixels "
+                "a side."
+            )
     recipe = recipe.replace(max_frame_offset=min(recipe.max_frame_offset, max(1, len(clip.frames) - 1)))
     source = str(input) if isinstance(input, str | Path) else "frames"
     path = Path(out) if out is not None else Path("runs") / (Path(source).stem or "run")
@@ -270,7 +274,7 @@ def _make_room(path: Path, overwrite: bool) -> None:
         raise SinfusionError(f"{path} exists and is not a run folder, so it is not overwritten; choose another --out.")
     for name in ("run.json", "input.safetensors"):
         (path / name).unlink(missing_ok=True)
-    for role in (IMAGE, PREDICTOR, PROJECTOR, INTERPOLATOR):
+    for role in ROLES.values():
         while (checkpoint := last_checkpoint(path / role.name)) is not None:
             for file in checkpoint.iterdir():
                 file.unlink()
