@@ -38,11 +38,33 @@ inline void store(uint16_t* p, vf v) {  // round to nearest even; NaN stays NaN
   const vu chosen = ((vu)nan & 0x7fc0u) | (~(vu)nan & rounded);
   *reinterpret_cast<vh*>(p) = __builtin_convertvector(chosen, vh);
 }
-inline float sum(vf v) {
-  float s = 0;
-  for (int i = 0; i < L; ++i) s += v[i];
-  return s;
+inline float sum(vf v) {  // by halves
+  for (int half = L / 2; half > 0; half /= 2) {
+    vi other{};
+    for (int i = 0; i < L; ++i) other[i] = i ^ half;
+    v += __builtin_shuffle(v, other);
+  }
+  return v[0];
 }
+
+// Working memory of a thread, kept between calls: fresh pages would cost more than the arithmetic.
+class Scratch {
+ public:
+  explicit Scratch(size_t floats) {
+    if (arena().size() < floats) arena().resize(floats);
+  }
+  float* take(size_t floats) {
+    used_ += floats;
+    return arena().data() + used_ - floats;
+  }
+
+ private:
+  static std::vector<float>& arena() {
+    thread_local std::vector<float> memory;
+    return memory;
+  }
+  size_t used_ = 0;
+};
 
 // One row of C channels a pixel to fp32 with channels padded to Cp with zeros.
 template <class T>
@@ -79,7 +101,15 @@ void narrow(const float* from, T* to, int64_t pixels, int64_t C, int64_t Cp) {
 // The padded fp32 rows y-3 .. y+3 of one image, for y moving down.
 class Rows {
  public:
-  Rows(int64_t W, int64_t Cp) : stride_((W + 2 * R) * Cp), inset_(R * Cp), data_(stride_ * K), zero_(stride_) {}
+  static size_t floats(int64_t W, int64_t Cp) { return (W + 2 * R) * Cp * (K + 1); }
+  Rows(Scratch& scratch, int64_t W, int64_t Cp)
+      : stride_((W + 2 * R) * Cp), inset_(R * Cp), data_(scratch.take(stride_ * K)), zero_(scratch.take(stride_)) {
+    std::fill_n(zero_, stride_, 0.0f);
+    for (int k = 0; k < K; ++k) {
+      std::fill_n(data_ + k * stride_, inset_, 0.0f);
+      std::fill_n(data_ + (k + 1) * stride_ - inset_, inset_, 0.0f);
+    }
+  }
   void reset() { std::fill(held_, held_ + K, int64_t(-1)); }
   // `fill(row, to)` writes row `row` (W pixels, Cp channels, fp32).
   template <class Fill>
@@ -87,11 +117,11 @@ class Rows {
     for (int k = 0; k < K; ++k) {
       const int64_t row = y + k - R;
       if (row < 0 || row >= H) {
-        rows_[k] = zero_.data();
+        rows_[k] = zero_;
         continue;
       }
       const int slot = int(row % K);
-      float* to = data_.data() + slot * stride_;
+      float* to = data_ + slot * stride_;
       if (held_[slot] != row) fill(row, to + inset_), held_[slot] = row;
       rows_[k] = to;
     }
@@ -99,7 +129,7 @@ class Rows {
   const float* operator[](int k) const { return rows_[k]; }  // its pixel 0 is at column -3
  private:
   int64_t stride_, inset_;
-  std::vector<float> data_, zero_;
+  float *data_, *zero_;
   const float* rows_[K];
   int64_t held_[K];
 };
@@ -159,8 +189,9 @@ void forward_of(const DepthwiseNormForward& a) {
   const T* x = static_cast<const T*>(a.x);
 #pragma omp parallel for schedule(dynamic)
   for (int64_t band = 0; band < BANDS; ++band) {
-    Rows rows(W, Cp);
-    std::vector<float> u(W * Cp), start(Cp);
+    Scratch scratch(Rows::floats(W, Cp) + (W + 1) * Cp);
+    Rows rows(scratch, W, Cp);
+    float *u = scratch.take(W * Cp), *start = scratch.take(Cp);
     each_row(a, band, [&](int64_t b, int64_t y, bool first) {
       if (first) {
         rows.reset();
@@ -168,9 +199,9 @@ void forward_of(const DepthwiseNormForward& a) {
       }
       const T* image = x + b * H * W * C;
       rows.move(y, H, [&](int64_t row, float* to) { widen(image + row * W * C, to, W, C, Cp); });
-      convolve_row(rows, weight.data(), start.data(), u.data(), W, Cp);
+      convolve_row(rows, weight.data(), start, u, W, Cp);
       const int64_t pixel = (b * H + y) * W;
-      if (a.u) narrow(u.data(), static_cast<T*>(a.u) + pixel * C, W, C, Cp);
+      if (a.u) narrow(u, static_cast<T*>(a.u) + pixel * C, W, C, Cp);
       if (a.gain) {
         for (int64_t p = 0; p < W; ++p) {
           float* v = &u[p * Cp];
@@ -190,7 +221,7 @@ void forward_of(const DepthwiseNormForward& a) {
           if (a.mean) a.mean[pixel + p] = mean, a.rstd[pixel + p] = rstd;
         }
       }
-      narrow(u.data(), static_cast<T*>(a.out) + pixel * C, W, C, Cp);
+      narrow(u, static_cast<T*>(a.out) + pixel * C, W, C, Cp);
     });
   }
 }
@@ -263,26 +294,27 @@ void backward_of(const DepthwiseNormBackward& a) {
   for (int64_t band = 0; band < BANDS; ++band) {
     float* grad_weight = &partial[band * per_band];
     float *grad_gain = grad_weight + K * K * Cp, *grad_offset = grad_gain + Cp, *grad_shift = grad_offset + Cp;
-    Rows inputs(W, Cp), grads(W, Cp);
-    std::vector<float> u(W * Cp), row_out(W * Cp), raw(W * Cp);
+    Scratch scratch(2 * Rows::floats(W, Cp) + 3 * W * Cp);
+    Rows inputs(scratch, W, Cp), grads(scratch, W, Cp);
+    float *u = scratch.take(W * Cp), *row_out = scratch.take(W * Cp), *raw = scratch.take(W * Cp);
     each_row(a, band, [&](int64_t b, int64_t y, bool first) {
       if (first) inputs.reset(), grads.reset();
       const T* image = x + b * H * W * C;
       inputs.move(y, H, [&](int64_t row, float* to) { widen(image + row * W * C, to, W, C, Cp); });
       grads.move(y, H, [&](int64_t row, float* to) {
-        norm_backward_row<T>(a, (b * H + row) * W, gain.data(), u.data(), to, Cp);
+        norm_backward_row<T>(a, (b * H + row) * W, gain.data(), u, to, Cp);
       });
       const float* du = grads[R] + R * Cp;
-      convolve_row(grads, flipped.data(), nothing.data(), row_out.data(), W, Cp);
+      convolve_row(grads, flipped.data(), nothing.data(), row_out, W, Cp);
       const int64_t pixel = (b * H + y) * W;
-      narrow(row_out.data(), static_cast<T*>(a.grad_x) + pixel * C, W, C, Cp);
+      narrow(row_out, static_cast<T*>(a.grad_x) + pixel * C, W, C, Cp);
       weight_gradient_row(inputs, du, grad_weight, W, Cp);
       for (int64_t p = 0; p < W; ++p)
         for (int64_t c = 0; c < Cp; c += L)
           store(grad_shift + b * Cp + c, load(grad_shift + b * Cp + c) + load(du + p * Cp + c));
       if (!a.gain) return;
-      widen(static_cast<const T*>(a.grad_out) + pixel * C, raw.data(), W, C, Cp);
-      widen(static_cast<const T*>(a.u) + pixel * C, u.data(), W, C, Cp);
+      widen(static_cast<const T*>(a.grad_out) + pixel * C, raw, W, C, Cp);
+      widen(static_cast<const T*>(a.u) + pixel * C, u, W, C, Cp);
       for (int64_t p = 0; p < W; ++p) {
         const float mean = a.mean[pixel + p], rstd = a.rstd[pixel + p];
         for (int64_t c = 0; c < Cp; c += L) {

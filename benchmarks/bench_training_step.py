@@ -1,0 +1,65 @@
+"""The Predictor's training step and forward pass, beside the released network in fp32, interleaved in one process.
+
+pytest benchmarks/bench_training_step.py --released PATH --benchmark-json=OUT.json
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+
+import pytest
+import torch
+
+from sinfusion import ops
+from sinfusion.network import NextNet
+
+
+def stepper(network, height, width, batch=1):
+    """A training step without the optimizer, which is the same for both: forward, loss, backward."""
+    x, target = torch.randn(batch, 6, height, width), torch.randn(batch, 3, height, width)
+    time_, offset = torch.rand(batch), torch.ones(batch, dtype=torch.int64)
+
+    def step():
+        for p in network.parameters():
+            p.grad = None
+        (network(x, time_, offset) - target).square().mean().backward()
+
+    def forward():
+        with torch.no_grad():
+            network(x, time_, offset)
+
+    return step, forward
+
+
+@pytest.mark.parametrize("what", ["step", "forward"])
+@pytest.mark.parametrize(
+    "height, width, filters, depth, rounds", [(136, 243, 64, 16, 5), (64, 114, 32, 8, 15)], ids=["136x243", "64x114"]
+)
+def test_network_against_released(benchmark, released, what, height, width, filters, depth, rounds):
+    dtype = torch.bfloat16 if ops.cpu_has_bf16() else torch.float32
+    ours = NextNet(6, 3, filters, depth, frame_offset=True, dtype=dtype)
+    theirs = released(in_channels=6, depth=depth, filters_per_layer=filters, frame_conditioned=True)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    which = ["step", "forward"].index(what)
+    our, their = stepper(ours, height, width)[which], stepper(theirs, height, width)[which]
+    our(), their()
+    times = {"ours": [], "theirs": []}
+
+    def round_of_both():
+        for name, run in (("ours", our), ("theirs", their)):
+            before = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - before)
+
+    benchmark.pedantic(round_of_both, rounds=rounds)
+    medians = {name: float(torch.tensor(values).median()) for name, values in times.items()}
+    benchmark.extra_info.update(
+        ours_seconds=medians["ours"],
+        released_seconds=medians["theirs"],
+        ratio=medians["theirs"] / medians["ours"],
+        dtype=str(dtype),
+        process_peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    )
+    print(f"\n{what} {height}x{width}: ours {medians['ours'] * 1e3:.1f} ms, released {medians['theirs'] * 1e3:.1f} ms, "
+          f"{benchmark.extra_info['ratio']:.1f} times as fast")  # fmt: skip

@@ -1,0 +1,51 @@
+"""What every benchmark needs: the machine's facts, a checkout of the released code, no reference runs."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sinfusion import ops
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--released", type=Path, default=None, help="checkout of the authors' sinfusion-code to compare with"
+    )
+
+
+@pytest.fixture
+def released(request):
+    """The authors' NextNet class, from --released PATH (needs einops)."""
+    path = request.config.getoption("--released")
+    if path is None:
+        pytest.skip("compares with the released code: pass --released PATH to a checkout of it")
+    sys.path.insert(0, str(path))
+    try:
+        return importlib.import_module("models.nextnet").NextNet
+    finally:
+        sys.path.remove(str(path))
+
+
+@pytest.fixture(autouse=True)
+def _native_or_nothing():
+    """A benchmark of the reference would pass for one of the kernels."""
+    with ops.backend("native"):
+        yield
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    machine_info.clear()
+    machine_info.update(
+        cpu=cpu or platform.processor(), threads=torch.get_num_threads(), native=ops.status()["cpu"],
+        python=platform.python_version(), torch=torch.__version__, commit=commit,
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    )  # fmt: skip
