@@ -98,7 +98,7 @@ class Denoiser:
             return 4.0 * (sigma / spread).log()  # about -16 .. 16: spans the sinusoids like 32 timesteps
         if self.continuous:
             return (1 + sigma**2).rsqrt()  # sqrt(alphas_cumprod)
-        timestep = self.schedule.timestep_at(sigma.double().cpu().numpy())
+        timestep = self.schedule.timestep_at(sigma.double().cpu().numpy()) - 1  # the released code counts from 0
         return torch.as_tensor(timestep, dtype=torch.float32, device=sigma.device)
 
     def _parts(

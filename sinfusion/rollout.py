@@ -41,7 +41,9 @@ def generate(
         if frames is not None or start is not None or frame_offset != 1:
             raise SinfusionError(f"{run.path} is an image run: frames, start and frame offset are for video runs.")
         return generate_images(run, count, size, seed, steps)
-    made = list(stream(run, frames or len(run.frames), count, size, start, frame_offset, seed, steps))
+    made = list(
+        stream(run, len(run.frames) if frames is None else frames, count, size, start, frame_offset, seed, steps)
+    )
     return np.stack(made, axis=1)
 
 
@@ -233,7 +235,7 @@ def _start_frame(run: Run, start: Any) -> Frames:
 def _resized(frame: Frames, size: tuple[int, int]) -> Frames:
     if frame.shape[:2] == size:
         return frame
-    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
 
 
 def _tensor(run: Run, frames: Frames) -> Tensor:

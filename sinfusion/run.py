@@ -15,6 +15,8 @@ import os
 import pickle
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from torch import Tensor
 from . import recipe as recipes
 from .errors import SinfusionError
 from .network import NextNet
-from .parameterization import Denoiser
+from .parameterization import PARAMETERIZATIONS, Denoiser
 from .precision import choose_device, choose_dtype
 from .recipe import Recipe
 from .roles import ROLES, Role
@@ -47,7 +49,8 @@ class Run:
     frames: np.ndarray  # (T, H, W, 3) uint8, what it was trained on
     fps: float
     seed: int
-    models: dict[str, dict[str, Any]]  # role name -> planned "steps" (0: not yet known), "minutes", "spreads"
+    # role name -> planned "steps" (0: not yet known), "minutes", "spreads"; "parameterization" if not the recipe's
+    models: dict[str, dict[str, Any]]
     source: str = ""
     device: torch.device = field(default_factory=lambda: choose_device("auto"))
     dtype: torch.dtype | None = None  # of the activations; None: what the device is fast at
@@ -79,7 +82,7 @@ class Run:
                 frame_offset=role.frame_offset,
                 dtype=self.dtype or choose_dtype("auto", self.device),
             )
-        parameterization = self.recipe.parameterization_of(role)
+        parameterization = self.models[role.name].get("parameterization") or self.recipe.parameterization_of(role)
         if parameterization == "preconditioned":  # start from 'the centre is right'
             torch.nn.init.zeros_(network.final.weight)
             torch.nn.init.zeros_(network.final.bias)  # type: ignore[arg-type]  # this convolution has a bias
@@ -113,12 +116,10 @@ class Run:
         """Write run.json and the frames (once)."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "input.safetensors").exists():
-            temporary = self.path / "input.safetensors.tmp"
-            save_file({"frames": torch.from_numpy(np.ascontiguousarray(self.frames))}, temporary)
-            os.replace(temporary, self.path / "input.safetensors")
-        temporary = self.path / "run.json.tmp"
-        temporary.write_text(json.dumps(self.description(), indent=1))
-        os.replace(temporary, self.path / "run.json")
+            with _beside(self.path / "input.safetensors") as temporary:
+                save_file({"frames": torch.from_numpy(np.ascontiguousarray(self.frames))}, temporary)
+        with _beside(self.path / "run.json") as temporary:
+            temporary.write_text(json.dumps(self.description(), indent=1))
 
     def description(self) -> dict[str, Any]:
         """What run.json holds, and what every weights file carries as metadata."""
@@ -131,6 +132,18 @@ class Run:
             "models": self.models,
             "source": self.source,
         }
+
+
+@contextmanager
+def _beside(final: Path) -> Iterator[Path]:
+    """Another name to write under; renamed when whole, removed after an error."""
+    temporary = final.with_name(f"writing-{final.name}")
+    try:
+        yield temporary
+        os.replace(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+        raise
 
 
 def load_into(network: torch.nn.Module, weights: dict[str, Tensor], prefix: str, origin: Path) -> None:
@@ -170,6 +183,7 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Run
                     "steps": int(model["steps"]),
                     "minutes": model["minutes"],
                     "spreads": [float(s) for s in model["spreads"]],
+                    **_imported(model),
                 }
                 for name, model in description["models"].items()
             },
@@ -181,6 +195,15 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Run
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise SinfusionError(f"{folder} is damaged: {type(error).__name__}: {error}") from error
     return run.to(device, precision)
+
+
+def _imported(model: dict[str, Any]) -> dict[str, str]:
+    """The parameterization of a model that was not trained by the run's recipe."""
+    if "parameterization" not in model:
+        return {}
+    if model["parameterization"] not in PARAMETERIZATIONS:
+        raise ValueError(f"parameterization {model['parameterization']!r}")
+    return {"parameterization": model["parameterization"]}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -210,21 +233,20 @@ def save_checkpoint(
     folder = run.path / role.name
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:08d}"
-    temporary = folder / f"writing-{step:08d}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    if final.exists():  # the state after a step is always the same
+        return final
     tensors = {f"raw.{k}": v.detach().cpu().contiguous() for k, v in raw.items()}
     tensors |= {f"average.{k}": v.detach().cpu().contiguous() for k, v in average.items()}
     metadata = {"sinfusion": json.dumps({**run.description(), "role": role.name, "step": step})}
-    save_file(tensors, temporary / "weights.safetensors", metadata)
-    torch.save({"step": step, "optimizer": optimizer}, temporary / "optimizer.pt")
-    for file in temporary.iterdir():
-        descriptor = os.open(file, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
+    with _beside(final) as temporary:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        save_file(tensors, temporary / "weights.safetensors", metadata)
+        torch.save({"step": step, "optimizer": optimizer}, temporary / "optimizer.pt")
+        for file in temporary.iterdir():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
     for old in folder.iterdir():
         if old != final and old.is_dir() and old.name.startswith(("step-", "writing-")):
             shutil.rmtree(old, ignore_errors=True)

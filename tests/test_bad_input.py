@@ -1,0 +1,369 @@
+"""Whatever is wrong with a request: one sentence, exit code 2, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sinfusion
+from sinfusion.cli import main
+from sinfusion.media import write_image, write_video
+
+QUICK = "--recipe fast --depth 2 --filters 4 --predictor-steps 4 --projector-steps 4 --image-steps 4".split()
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Runs a command that must be refused and returns the sentence; what is in tmp_path must stay as it is."""
+
+    def run(*words):
+        before = _contents(tmp_path)
+        assert main([str(word) for word in words]) == 2
+        said = capsys.readouterr()
+        _one_sentence(said.err)
+        assert "Traceback" not in said.err + said.out
+        assert _contents(tmp_path) == before
+        return said.err.strip().split("\n")[-1].removeprefix("error: ")
+
+    return run
+
+
+def _one_sentence(text):
+    lines = text.strip().split("\n")
+    assert [line.startswith("error: ") for line in lines].count(True) == 1 and lines[-1].startswith("error: "), text
+    assert 15 < len(lines[-1]) < 300
+
+
+def _contents(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def video_file(tmp_path, clip):
+    write_video(tmp_path / "fish.mp4", clip, fps=10)
+    return tmp_path / "fish.mp4"
+
+
+@pytest.fixture
+def copy_of_video_run(video_run, tmp_path):
+    shutil.copytree(video_run.path, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# Inputs --------------------------------------------------------------------------------------------------------------
+
+
+def test_no_such_file(refused, video_run, image_run, tmp_path, video_file):
+    missing, out = tmp_path / "missing.mp4", tmp_path / "out"
+    for words in (
+        ("train", missing),
+        ("generate", video_run.path, "--start", missing),
+        ("upsample", video_run.path, "--input", missing),
+        ("retarget", video_run.path, "--size", "32x16", "--input", missing),
+        ("edit", image_run.path, missing),
+        ("edit", image_run.path, video_file, "--mask", missing),
+    ):
+        assert f"{missing} does not exist" in refused(*words, "--out", out)
+
+
+@pytest.mark.parametrize("name", ["noise.mp4", "text.png", "text.mp4", "noise.gif"])
+def test_something_that_is_no_video_and_no_picture(refused, tmp_path, name):
+    bad = tmp_path / name
+    bad.write_bytes(b"just some words\n" * 40 if "text" in name else np.random.default_rng(0).bytes(5000))
+    assert str(bad) in refused("train", bad, "--out", tmp_path / "run")
+
+
+def test_an_empty_file_and_an_empty_folder(refused, tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "folder").mkdir()
+    assert "is empty" in refused("train", tmp_path / "empty.mp4", "--out", tmp_path / "run")
+    assert "no pictures" in refused("train", tmp_path / "folder", "--out", tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["fish.mp4", "fish.gif", "fish.png"])
+def test_a_truncated_file(refused, tmp_path, texture, name):
+    whole, bad = tmp_path / name, tmp_path / f"half-{name}"
+    frames = texture(24, (64, 96))
+    write_image(whole, frames[0]) if whole.suffix == ".png" else write_video(whole, frames, fps=10)
+    bad.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert str(bad) in refused("train", bad, "--out", tmp_path / "run")
+
+
+def test_fewer_frames_than_the_model_needs(refused, tmp_path, clip):
+    write_video(tmp_path / "one.mp4", clip[:1], fps=10)
+    write_video(tmp_path / "two.mp4", clip[:2], fps=10)
+    assert "needs at least 2" in refused("train", tmp_path / "one.mp4", "--out", tmp_path / "run")
+    sentence = refused("train", tmp_path / "two.mp4", "--out", tmp_path / "run", "--tasks", "generate", "upsample")
+    assert "interpolator needs at least 3" in sentence
+
+
+def test_frames_of_different_sizes(refused, tmp_path, clip):
+    write_image(tmp_path / "frames/1.png", clip[0])
+    write_image(tmp_path / "frames/2.png", clip[0][:-2])
+    assert "different sizes: 24x16 and 24x14" in refused("train", tmp_path / "frames", "--out", tmp_path / "run")
+
+
+def test_sizes_and_crops_too_small_for_the_network(refused, tmp_path, video_file, video_run, image_run):
+    out = ("--out", tmp_path / "out")
+    assert "at least 8" in refused("train", video_file, "--size", "7x30", *out)
+    assert "at least 8" in refused("train", video_file, "--max-side", "8", *out)
+    assert "crop" in refused("train", video_file, "--crop", "0.1", *QUICK, *out)
+    assert "at least 8" in refused("generate", video_run.path, "--size", "30x7", *out)
+    assert "at least 8" in refused("generate", image_run.path, "--size", "0x0", *out)
+    assert "at least 8" in refused("retarget", video_run.path, "--size", "4x4", *out)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--frames 0", "--frames -3", "--count 0", "--steps 0", "--size 24", "--size 16:24", "--start 12",
+        "--start -13", "--frame-offset 0", "--frame-offset 100", "--device abacus",
+    ],
+)  # fmt: skip
+def test_values_that_make_no_sense_for_generate(refused, video_run, tmp_path, words):
+    option, value = words.split()
+    assert value.lstrip("-") in refused("generate", video_run.path, option, value, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "words", ["--minutes 0", "--stride 0", "--start -1", "--start 99", "--filters 5", "--depth 1", "--batch-size 0"]
+)
+def test_values_that_make_no_sense_for_train(refused, video_file, tmp_path, words):
+    option, value = words.split()
+    assert value.lstrip("-") in refused("train", video_file, option, value, "--out", tmp_path / "out")
+
+
+def test_two_settings_that_contradict_each_other(refused, video_file, video_run, tmp_path):
+    sentence = refused("train", video_file, "--minutes", 1, "--predictor-steps", 9, "--out", tmp_path / "run")
+    assert "--predictor-steps" in sentence
+    assert "agree" in refused("generate", video_run.path, "--out", tmp_path / "x.gif", "--format", "mp4")
+    assert ".avi" in refused("generate", video_run.path, "--out", tmp_path / "x.avi")
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence(video_file, tmp_path, capsys):
+    words = ["train", str(video_file), "--out", str(tmp_path / "run"), *QUICK, "--learning-rate", "nan"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "lower --learning-rate" in said and "Traceback" not in said
+    assert not list((tmp_path / "run").rglob("step-*"))
+
+
+# Runs ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["generate", "extrapolate --after 2", "upsample", "retarget --size 32x16", "info"])
+def test_an_unknown_run(refused, tmp_path, command):
+    name, *rest = command.split()
+    assert "does not exist" in refused(name, tmp_path / "nothing", *rest)
+    (tmp_path / "folder").mkdir()
+    assert "is not a run folder" in refused(name, tmp_path / "folder", *rest)
+
+
+def test_a_run_of_another_kind(refused, video_run, image_run, video_file, tmp_path):
+    out = ("--out", tmp_path / "out")
+    for words in (
+        ("extrapolate", image_run.path, "--after", 2),
+        ("upsample", image_run.path),
+        ("generate", image_run.path, "--frames", 3),
+        ("generate", image_run.path, "--start", 3),
+        ("generate", image_run.path, "--frame-offset", 2),
+        ("generate", image_run.path, "--format", "mp4"),
+    ):
+        assert "image run" in refused(*words, *out)
+    assert "video run" in refused("edit", video_run.path, video_file, *out)
+
+
+def test_a_run_without_the_model_that_is_needed(refused, copy_of_video_run, tmp_path):
+    out = ("--out", tmp_path / "out")
+    shutil.rmtree(copy_of_video_run / "interpolator")
+    sentence = refused("upsample", copy_of_video_run, *out)
+    assert "no trained interpolator" in sentence and "--tasks generate upsample" in sentence
+    shutil.rmtree(copy_of_video_run / "projector")
+    assert "no trained projector" in refused("generate", copy_of_video_run, *out)
+    assert "no trained projector" in refused("retarget", copy_of_video_run, "--size", "32x16", *out)
+    shutil.rmtree(copy_of_video_run / "predictor")
+    assert "no trained predictor" in refused("extrapolate", copy_of_video_run, "--after", 1, *out)
+
+
+@pytest.mark.parametrize("name", ["run.json", "input.safetensors", "weights.safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "noise", "missing"])
+def test_a_damaged_run(refused, copy_of_video_run, tmp_path, name, damage):
+    for path in copy_of_video_run.rglob(name):
+        whole = path.read_bytes()
+        path.write_bytes({"truncated": whole[: len(whole) // 2], "noise": whole[::-1]}.get(damage, b""))
+        if damage == "missing":
+            path.unlink()
+    assert str(copy_of_video_run) in refused("generate", copy_of_video_run, "--out", tmp_path / "out")
+
+
+def test_a_damaged_optimizer_state_is_told_when_training_goes_on(copy_of_video_run, capsys):
+    run = json.loads((copy_of_video_run / "run.json").read_text())
+    run["models"]["predictor"]["steps"] += 5
+    (copy_of_video_run / "run.json").write_text(json.dumps(run))
+    state = next(copy_of_video_run.glob("predictor/step-*/optimizer.pt"))
+    state.write_bytes(state.read_bytes()[:-200])
+    assert main(["train", str(copy_of_video_run)]) == 2
+    said = capsys.readouterr().err
+    _one_sentence(said)
+    assert "optimizer.pt is damaged" in said
+
+
+def test_a_run_of_another_version(refused, copy_of_video_run, tmp_path):
+    path = copy_of_video_run / "run.json"
+    run = json.loads(path.read_text())
+    path.write_text(json.dumps({**run, "format": 99}))
+    assert "format 99" in refused("generate", copy_of_video_run, "--out", tmp_path / "out")
+    path.write_text(json.dumps({**run, "recipe": {**run["recipe"], "new_setting": 1}}))
+    sentence = refused("generate", copy_of_video_run, "--out", tmp_path / "out")
+    assert "another version" in sentence and "new_setting" in sentence
+
+
+# Outputs -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_output_that_exists_is_refused_before_any_work(refused, video_run, image_run, video_file, tmp_path, monkeypatch):
+    def no_work(*_, **__):
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr("sinfusion.reverse.reverse", no_work)
+    for name in ("x.mp4", "x-sheet.png", "x.json"):
+        (tmp_path / name).write_text("precious")
+        for words in (("generate",), ("extrapolate", "--after", 1), ("upsample",), ("retarget", "--size", "32x16")):
+            assert "exists" in refused(words[0], video_run.path, *words[1:], "--out", tmp_path / "x.mp4")
+        (tmp_path / name).unlink()
+    (tmp_path / "x-2.png").write_text("precious")
+    assert "x-2.png exists" in refused("generate", image_run.path, "--count", 3, "--out", tmp_path / "x.png")
+    assert "x-2.png exists" in refused("edit", image_run.path, video_file, "--count", 3, "--out", tmp_path / "x.png")
+
+
+def test_train_never_writes_over_a_run_unasked_nor_over_anything_else(refused, copy_of_video_run, video_file, tmp_path):
+    sentence = refused("train", video_file, "--out", copy_of_video_run)
+    assert "--overwrite" in sentence and f"sinfusion train {copy_of_video_run}" in sentence
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("precious")
+    assert "exists" in refused("train", video_file, "--out", tmp_path / "thesis")
+    assert "not a run folder" in refused("train", video_file, "--out", tmp_path / "thesis", "--overwrite")
+    assert "exists" in refused("demo", "--out", copy_of_video_run)
+
+
+def test_a_place_that_cannot_be_written_to(refused, video_run, video_file, tmp_path):
+    assert "not a folder" in refused("generate", video_run.path, "--out", video_file / "x.mp4")
+    assert str(video_file) in refused("train", video_file, "--out", video_file / "run", *QUICK)
+
+
+def _limited(bytes_, *words):
+    """A process in which no file can grow beyond a number of bytes: what it sees is what a full disk gives it."""
+    import resource
+
+    return subprocess.run(
+        [sys.executable, "-m", "sinfusion", *map(str, words)],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_)),
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
+def test_a_disk_that_fills_up_while_generating_leaves_nothing(image_run, tmp_path):
+    done = _limited(3000, "generate", image_run.path, "--size", "160x120", "--out", tmp_path / "x.png")
+    assert done.returncode == 2 and "disk" in done.stderr and "full" in done.stderr
+    _one_sentence(done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
+def test_a_disk_that_fills_up_while_training_leaves_no_half_checkpoint(tmp_path, video_file):
+    out = tmp_path / "run"
+    done = _limited(30_000, "train", video_file, "--out", out, *QUICK)
+    assert done.returncode == 2 and "disk is full" in done.stderr and "Traceback" not in done.stderr
+    assert not [path for path in out.rglob("*") if path.name.startswith(("step-", "writing-")) or path.suffix == ".tmp"]
+    done = _limited(1000, "train", video_file, "--out", tmp_path / "other", *QUICK)
+    assert done.returncode == 2 and "disk is full" in done.stderr
+    assert not [path for path in tmp_path.glob("other/*")]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_sentence_whatever_call_it_hits(refused, video_run, tmp_path, monkeypatch, code):
+    def full(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    for call in ("sinfusion.media.VideoWriter.write", "sinfusion.media.contact_sheet", "sinfusion.rollout.reverse"):
+        with monkeypatch.context() as patch:
+            patch.setattr(call, full)
+            if "sheet" not in call:
+                sentence = refused("generate", video_run.path, "--frames", 2, "--out", tmp_path / "x.mp4")
+                assert "disk is full" in sentence
+            else:
+                assert main(["generate", str(video_run.path), "--frames", "2", "--out", str(tmp_path / "y.mp4")]) == 2
+
+
+# Machine -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_asked_for_and_absent(refused, video_run, video_file, tmp_path):
+    for words in (("train", video_file), ("generate", video_run.path), ("upsample", video_run.path)):
+        assert "no GPU" in refused(*words, "--device", "cuda", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you tried to"),
+    ],
+    ids=["python", "cuda", "cpu"],
+)
+def test_out_of_memory_says_which_setting_to_lower(
+    refused, capsys, error, video_run, image_run, video_file, tmp_path, monkeypatch
+):
+    def greedy(*_, **__):
+        raise error
+
+    monkeypatch.setattr("sinfusion.network.NextNet.forward", greedy)
+    out = tmp_path / "out"
+    for words, setting in (
+        (("generate", video_run.path), "--size or --count"),
+        (("retarget", video_run.path, "--size", "32x16"), "--size"),
+        (("upsample", video_run.path), "--max-side"),
+        (("edit", image_run.path, video_file), "--count or --canvas"),
+    ):
+        sentence = refused(*words, "--out", out)
+        assert "out of memory" in sentence and setting in sentence
+    assert main(["train", str(video_file), "--out", str(tmp_path / "run"), *QUICK]) == 2
+    said = capsys.readouterr().err
+    assert "out of memory" in said and "--max-side" in said and "--batch-size" in said and "Traceback" not in said
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(tmp_path):
+    for words in (["--debug", "generate", str(tmp_path / "nothing")], ["generate", str(tmp_path / "nothing"), "--debug"]):
+        with pytest.raises(sinfusion.errors.SinfusionError):
+            main(words)
+
+
+def test_what_is_nobodys_fault_but_ours_keeps_its_traceback(video_run, tmp_path, monkeypatch):
+    def bug(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sinfusion.rollout.stream", bug)
+    with pytest.raises(ZeroDivisionError):
+        main(["generate", str(video_run.path), "--out", str(tmp_path / "x.mp4")])
+
+
+def test_ctrl_c_ends_with_130_and_one_line(video_run, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sinfusion.rollout.stream", interrupted)
+    assert main(["generate", str(video_run.path), "--out", str(tmp_path / "x.mp4")]) == 130
+    assert capsys.readouterr().err == "interrupted.\n"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,149 @@
+"""Targets and estimates of each parameterization, and the Denoiser around them."""
+
+import numpy as np
+import pytest
+import torch
+
+from sinfusion.parameterization import PARAMETERIZATIONS, Denoiser, rms_change
+from sinfusion.schedule import cosine_schedule
+
+EVERY = pytest.mark.parametrize("name", PARAMETERIZATIONS)
+
+
+def column(*values):
+    return torch.tensor(values, dtype=torch.float64)[:, None, None, None]
+
+
+@pytest.fixture
+def parts():
+    """clean, noise, sigma, centre, spread: float64, five samples from hardly any noise to almost nothing else."""
+    torch.manual_seed(0)
+    clean, noise, centre = torch.randn(3, 5, 3, 4, 6, dtype=torch.float64)
+    return clean, noise, column(1e-3, 0.1, 1, 10, 1e3), centre, column(0.05, 0.2, 1, 0.02, 0.5)
+
+
+@EVERY
+def test_the_estimate_undoes_the_target(name, parts):
+    clean, noise, sigma, centre, spread = parts
+    form = PARAMETERIZATIONS[name]
+    x = clean + sigma * noise
+    output = form.target(clean, noise, sigma, centre, spread)
+    torch.testing.assert_close(form.estimate(output, x, sigma, centre, spread), clean, rtol=1e-9, atol=1e-9)
+
+
+def test_x0_and_noise_see_and_mean_what_they_do_in_variance_preserving_coordinates(parts):
+    clean, noise, sigma, centre, spread = parts
+    a = 1 / (1 + sigma**2).sqrt()
+    s = (1 - a**2).sqrt()
+    x_t = a * clean + s * noise
+    for name in ("x0", "noise"):
+        seen = PARAMETERIZATIONS[name].scale_input(clean + sigma * noise, sigma, centre, spread)
+        torch.testing.assert_close(seen, x_t, rtol=1e-6, atol=1e-9)
+    output = torch.randn_like(clean)
+    estimate = PARAMETERIZATIONS["noise"].estimate(output, x_t / a, sigma, centre, spread)
+    torch.testing.assert_close(estimate, (x_t - s * output) / a, rtol=1e-6, atol=1e-6)
+
+
+def test_preconditioned_with_no_output_is_the_best_linear_guess_around_the_centre(parts):
+    clean, noise, sigma, centre, spread = parts
+    x = clean + sigma * noise
+    guess = PARAMETERIZATIONS["preconditioned"].estimate(torch.zeros_like(x), x, sigma, centre, spread)
+    # Two measurements of one picture, weighed by their inverse variances.
+    torch.testing.assert_close(guess, (centre / spread**2 + x / sigma**2) / (1 / spread**2 + 1 / sigma**2))
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.3, 5.0])
+def test_preconditioned_inputs_and_targets_have_unit_variance(sigma):
+    torch.manual_seed(1)
+    centre, change, noise = torch.randn(3, 1, 3, 200, 200, dtype=torch.float64)
+    spread, level = column(0.3), column(sigma)
+    clean = centre + spread * change
+    form = PARAMETERIZATIONS["preconditioned"]
+    for value in (
+        form.scale_input(clean + level * noise, level, centre, spread),
+        form.target(clean, noise, level, centre, spread),
+    ):
+        assert value.std().item() == pytest.approx(1, abs=0.02)
+
+
+class Recorder(torch.nn.Module):
+    """Stands for a network: keeps what it is told, answers with a fixed picture."""
+
+    def __init__(self, answer=None):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x, time, frame_offset=None):
+        self.x, self.time, self.frame_offset = x, time, frame_offset
+        return torch.zeros_like(x[:, -3:]) if self.answer is None else self.answer
+
+
+def denoiser(name, network=None, continuous=False, spreads=(0.1, 0.2), frame_offset=False):
+    return Denoiser(network or Recorder(), name, cosine_schedule(), continuous, spreads, frame_offset)
+
+
+def test_the_network_is_told_the_timestep_counted_from_0_or_the_level_itself():
+    schedule = cosine_schedule()
+    timesteps = np.array([1, 2, 27, 50])
+    sigma = torch.tensor(schedule.sigma[timesteps], dtype=torch.float32)
+    x = torch.zeros(4, 3, 8, 8)
+    whole = denoiser("x0")
+    whole(x, sigma)
+    torch.testing.assert_close(whole.network.time, torch.tensor([0.0, 1.0, 26.0, 49.0]), rtol=1e-5, atol=1e-5)
+    level = denoiser("noise", continuous=True)
+    level(x, sigma)
+    expected = torch.tensor(np.sqrt(schedule.alphas_cumprod[timesteps]), dtype=torch.float32)
+    torch.testing.assert_close(level.network.time, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_preconditioned_time_depends_on_the_level_in_spreads_alone():
+    model = denoiser("preconditioned")
+    first = model.time(torch.tensor([0.1, 2.0]), torch.tensor([0.1, 0.1]))
+    second = model.time(torch.tensor([0.7, 14.0]), torch.tensor([0.7, 0.7]))
+    torch.testing.assert_close(first, second)
+    assert first[0] == 0
+
+
+def test_each_sample_has_the_spread_of_its_frame_offset():
+    model = denoiser("preconditioned", spreads=(0.1, 0.2, 0.3))
+    offsets = torch.tensor([1, -1, 2, -3, 9])
+    expected = torch.tensor([0.1, 0.1, 0.2, 0.3, 0.3])
+    torch.testing.assert_close(model.spread(offsets, 5, torch.device("cpu")), expected)
+    torch.testing.assert_close(model.spread(None, 2, torch.device("cpu")), torch.tensor([0.1, 0.1]))
+
+
+def test_the_network_sees_the_conditions_first_and_the_noisy_picture_last():
+    model = denoiser("noise", continuous=True, frame_offset=True)
+    condition, x = torch.rand(2, 6, 8, 8), torch.randn(2, 3, 8, 8)
+    offset = torch.tensor([1, -1])
+    model(x, torch.tensor([0.5, 2.0]), condition, offset)
+    assert torch.equal(model.network.x[:, :6], condition)
+    torch.testing.assert_close(model.network.x[1, 6:], x[1] / 5**0.5)
+    assert model.network.frame_offset is offset
+
+
+def test_two_conditions_are_centred_on_their_mean():
+    before, after = torch.full((1, 3, 8, 8), -0.5), torch.full((1, 3, 8, 8), 0.3)
+    model = denoiser("preconditioned", spreads=(0.01,))
+    far_above = model(torch.zeros(1, 3, 8, 8), torch.tensor([1e4]), torch.cat((before, after), 1))
+    torch.testing.assert_close(far_above, torch.full_like(before, -0.1))
+
+
+@EVERY
+def test_the_loss_is_zero_for_a_network_that_hits_its_target_and_its_variance_above_it(name):
+    torch.manual_seed(2)
+    clean, noise, condition = torch.rand(3, 2, 3, 8, 8) * 2 - 1
+    sigma, spread = torch.tensor([0.1, 3.0]), torch.tensor([0.1, 0.1])
+    target = PARAMETERIZATIONS[name].target(
+        clean, noise, sigma[:, None, None, None], condition, spread[:, None, None, None]
+    )
+    arguments = (clean, noise, sigma, condition)
+    assert denoiser(name, Recorder(target)).loss(*arguments).item() == pytest.approx(0, abs=1e-10)
+    assert denoiser(name, Recorder(target + 2)).loss(*arguments).item() == pytest.approx(4, rel=1e-5)
+
+
+def test_rms_change_is_measured_on_the_unit_scale_and_never_zero():
+    frames = np.zeros((4, 8, 8, 3), np.uint8)
+    frames[1::2] = 51  # a fifth of the range, which is 2 wide
+    assert rms_change(frames, 1) == pytest.approx(0.4)
+    assert rms_change(frames, 2) == 1e-3

@@ -1,0 +1,147 @@
+"""Samplers against textbook loops and against a distribution whose perfect denoiser is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sinfusion.sampler import SAMPLERS, ddim, ddpm, heun, posterior
+from sinfusion.schedule import SCHEDULES, karras_sigmas, truncated
+
+
+class Gaussian:
+    """Pixels are N(mean, deviation^2): E[clean | x] is linear in x. Counts its evaluations."""
+
+    def __init__(self, mean=0.1, deviation=0.2):
+        self.mean, self.variance, self.levels = mean, deviation**2, []
+
+    def __call__(self, x, sigma):
+        self.levels.append(sigma[0].item())
+        s = sigma[:, None, None, None].to(x) ** 2
+        return (self.variance * x + s * self.mean) / (self.variance + s)
+
+
+class Noises:
+    """Fresh standard normals, the same for every instance; keeps those it gave."""
+
+    def __init__(self, shape, dtype=torch.float32):
+        self.shape, self.dtype, self.given = shape, dtype, {}
+
+    def __call__(self, step):
+        generator = torch.Generator().manual_seed(step + 1)
+        self.given[step] = torch.randn(self.shape, generator=generator, dtype=self.dtype)
+        return self.given[step]
+
+
+SHAPE = (4, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "levels", "tolerance"),
+    [
+        ("ddpm", SCHEDULES["cosine"](1000).sigmas(1000), 0.02),
+        ("ddpm", SCHEDULES["linear"](1000).sigmas(250), 0.04),
+        ("ancestral", karras_sigmas(400, 20, 0.002), 0.04),
+        ("ddim", SCHEDULES["cosine"](1000).sigmas(1000), 0.02),
+        ("euler", karras_sigmas(400, 20, 0.002), 0.03),
+        ("heun", karras_sigmas(30, 20, 0.002), 0.02),
+    ],
+)
+def test_a_perfect_denoiser_of_gaussian_pixels_gives_their_mean_and_deviation(sampler, levels, tolerance):
+    torch.manual_seed(0)
+    start = levels[0] * torch.randn(SHAPE)
+    made = SAMPLERS[sampler](Gaussian(), start, levels, Noises(SHAPE))
+    assert made.mean().item() == pytest.approx(0.1, abs=0.01)
+    assert made.std().item() == pytest.approx(0.2, rel=tolerance)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_fifty_ddpm_steps_are_the_textbook_loop(schedule):
+    """Ho et al. 2020, algorithm 2, in variance-preserving coordinates and with its own coefficients."""
+    torch.manual_seed(0)
+    shape = (2, 3, 8, 8)
+    schedule = SCHEDULES[schedule](50)
+    denoise, noises = Gaussian(0.2, 0.4), Noises(shape, torch.float64)
+    start = torch.randn(shape, dtype=torch.float64)
+    top_signal = math.sqrt(schedule.alphas_cumprod[-1])
+    made = ddpm(denoise, start / top_signal, schedule.sigmas(50), noises)
+
+    abar, beta = schedule.alphas_cumprod, np.append(0.0, schedule.betas)
+    x = start
+    for i, t in enumerate(range(50, 0, -1)):
+        level = math.sqrt((1 - abar[t]) / abar[t])
+        clean = Gaussian(0.2, 0.4)(x / math.sqrt(abar[t]), torch.full((2,), level, dtype=torch.float32)).clamp(-1, 1)
+        x = (
+            beta[t] * math.sqrt(abar[t - 1]) / (1 - abar[t]) * clean
+            + (1 - abar[t - 1]) * math.sqrt(1 - beta[t]) / (1 - abar[t]) * x
+        )
+        if t > 1:
+            x = x + math.sqrt(beta[t] * (1 - abar[t - 1]) / (1 - abar[t])) * noises.given[i]
+    torch.testing.assert_close(made, x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_posterior_has_the_textbook_coefficients(schedule):
+    schedule = SCHEDULES[schedule](50)
+    abar, beta = schedule.alphas_cumprod, np.append(0.0, schedule.betas)
+    clean, x_t = torch.randn(2, 5, dtype=torch.float64)
+    for t in (1, 2, 25, 49, 50):
+        a_t, a_before = math.sqrt(abar[t]), math.sqrt(abar[t - 1])
+        mean, deviation = posterior(x_t / a_t, clean, schedule.sigma[t], schedule.sigma[t - 1])
+        by_hand = (
+            a_before * beta[t] / (1 - abar[t]) * clean
+            + math.sqrt(1 - beta[t]) * (1 - abar[t - 1]) / (1 - abar[t]) * x_t
+        )
+        torch.testing.assert_close(mean * a_before, by_hand, rtol=1e-9, atol=1e-11)
+        variance = (1 - abar[t - 1]) / (1 - abar[t]) * beta[t]
+        assert (deviation * a_before) ** 2 == pytest.approx(variance, rel=1e-8, abs=1e-15)
+
+
+def test_ddim_is_the_textbook_loop():
+    """Song et al. 2021, equation 12 with eta = 0."""
+    torch.manual_seed(0)
+    schedule = SCHEDULES["cosine"](50)
+    levels = schedule.sigmas(10)
+    a = 1 / np.sqrt(1 + levels**2)
+    start = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    made = ddim(Gaussian(), start / a[0], levels, None)
+    x = start
+    for i in range(10):
+        clean = Gaussian()(x / a[i], torch.full((2,), levels[i], dtype=torch.float32)).clamp(-1, 1)
+        direction = (x - a[i] * clean) / math.sqrt(1 - a[i] ** 2)
+        x = a[i + 1] * clean + math.sqrt(1 - a[i + 1] ** 2) * direction
+    torch.testing.assert_close(made, x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("sampler", "evaluations"), [("ddpm", 9), ("ddim", 9), ("heun", 17)])
+def test_samplers_evaluate_the_network_as_often_as_they_say(sampler, evaluations):
+    shape = (1, 3, 8, 8)
+    denoise, noises = Gaussian(), Noises(shape)
+    SAMPLERS[sampler](denoise, torch.zeros(shape), karras_sigmas(9, 5, 0.1), noises)
+    assert len(denoise.levels) == evaluations
+    assert sorted(noises.given) == (list(range(8)) if sampler == "ddpm" else [])  # none at the last step
+
+
+def test_heun_is_more_accurate_than_euler_at_equal_levels():
+    torch.manual_seed(0)
+    start = 20 * torch.randn(SHAPE)
+    levels = karras_sigmas(12, 20, 0.02)
+    errors = [abs(method(Gaussian(), start, levels, None).std().item() - 0.2) for method in (ddim, heun)]
+    assert errors[1] < errors[0] / 3
+
+
+def test_a_truncated_start_visits_only_the_levels_below_it():
+    schedule = SCHEDULES["cosine"](50)
+    shape = (1, 3, 8, 8)
+    denoise = Gaussian()
+    ddpm(denoise, torch.zeros(shape), truncated(schedule.sigmas(50), schedule.sigma[3]), Noises(shape))
+    np.testing.assert_allclose(denoise.levels, schedule.sigma[[3, 2, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_estimates_are_clamped_to_the_range_of_pictures(sampler):
+    shape = (1, 3, 4, 4)
+    made = SAMPLERS[sampler](lambda x, s: torch.full_like(x, 7), torch.zeros(shape), karras_sigmas(5, 3, 0.1),
+                             Noises(shape))  # fmt: skip
+    torch.testing.assert_close(made, torch.ones(shape), rtol=0, atol=1e-5)
