@@ -37,11 +37,12 @@ void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_
 
 void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64_t channels, bool bf16, Address x,
                              Address weight, Address gain, Address grad_out, Address u, Address mean, Address rstd,
-                             Address grad_x, Address grad_weight, Address grad_shift, Address grad_gain,
-                             Address grad_offset) {
+                             Address grad_u, Address grad_x, Address grad_weight, Address grad_shift,
+                             Address grad_gain, Address grad_offset) {
   DepthwiseNormBackward a{{batch, height, width, channels, bf16, at<void>(x), at<float>(weight), at<float>(gain)},
-                          at<void>(grad_out), at<void>(u), at<float>(mean), at<float>(rstd), at<void>(grad_x),
-                          at<float>(grad_weight), at<float>(grad_shift), at<float>(grad_gain), at<float>(grad_offset)};
+                          at<void>(grad_out), at<void>(u), at<float>(mean), at<float>(rstd), at<void>(grad_u),
+                          at<void>(grad_x), at<float>(grad_weight), at<float>(grad_shift), at<float>(grad_gain),
+                          at<float>(grad_offset)};
   py::gil_scoped_release release;
 #if defined(__x86_64__)
   if (isa() == Isa::avx512) return avx512::backward(a);

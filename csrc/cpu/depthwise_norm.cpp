@@ -1,14 +1,20 @@
 // Compiled once for each instruction set (SINFUSION_ISA_NAMESPACE, SINFUSION_LANES).
 //
-// A thread owns a band of rows. It keeps the seven input rows that one output row needs as zero-padded fp32, converting
-// one new row as it moves down, and writes each activation once. Bands are fixed by the shape, not by the number of
-// threads, and partial sums are added in order, so results do not depend on threads.
+// Channels are worked on in planes of L, the lanes of one vector. A task owns a band of rows (and, in the backward
+// convolutions, a group of planes that stays in cache). It keeps the seven zero-padded fp32 rows that one output row
+// needs, converting one new row as it moves down. Bands are fixed by the shape, not by the number of threads, and
+// partial sums are added in order, so results do not depend on threads.
+//
+// The C++ library stays out of this file: its inline functions, compiled here for one instruction set, could be the
+// copies that the linker keeps for every machine.
 #include "depthwise_norm.h"
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <vector>
+#include <string.h>
+
+#include "scratch.h"
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
@@ -16,15 +22,15 @@ namespace {
 
 constexpr int L = SINFUSION_LANES;
 constexpr int K = 7, R = 3;
-constexpr int P = 8;       // output pixels held in registers at once
-constexpr int BANDS = 16;  // of rows, over the whole batch
+constexpr int P = 8;           // output pixels held in registers at once
+constexpr int BANDS = 16;      // of rows, over the whole batch
+constexpr int GROUP = 32 / L;  // planes of a backward task: 64 bytes of bf16 a pixel
 
+// Unaligned: tensors are aligned to their elements only.
 typedef float vf __attribute__((vector_size(L * 4), aligned(4), may_alias));
 typedef uint32_t vu __attribute__((vector_size(L * 4), aligned(4), may_alias));
-typedef int32_t vi __attribute__((vector_size(L * 4), aligned(4), may_alias));
 typedef uint16_t vh __attribute__((vector_size(L * 2), aligned(2), may_alias));
 
-inline vf splat(float s) { return vf{} + s; }
 inline vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
 inline vf load(const uint16_t* p) {
@@ -33,310 +39,356 @@ inline vf load(const uint16_t* p) {
 }
 inline void store(uint16_t* p, vf v) {  // round to nearest even; NaN stays NaN
   const vu bits = (vu)v;
-  const vi nan = (vi)((bits & 0x7fffffffu) > 0x7f800000u);
+  const vu nan = (vu)((bits & 0x7fffffffu) > 0x7f800000u);
   const vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const vu chosen = ((vu)nan & 0x7fc0u) | (~(vu)nan & rounded);
-  *reinterpret_cast<vh*>(p) = __builtin_convertvector(chosen, vh);
+  *reinterpret_cast<vh*>(p) = __builtin_convertvector((nan & 0x7fc0u) | (~nan & rounded), vh);
+}
+// The first n of L lanes; the others are zero, or left alone in memory.
+template <class T>
+inline vf load(const T* p, int n) {
+  if (n == L) return load(p);
+  T part[L];
+  memset(part, 0, sizeof part);
+  memcpy(part, p, n * sizeof(T));
+  return load(part);
+}
+template <class T>
+inline void store(T* p, vf v, int n) {
+  if (n == L) return store(p, v);
+  T part[L];
+  store(part, v);
+  memcpy(p, part, n * sizeof(T));
 }
 inline float sum(vf v) {  // by halves
-  for (int half = L / 2; half > 0; half /= 2) {
-    vi other{};
-    for (int i = 0; i < L; ++i) other[i] = i ^ half;
-    v += __builtin_shuffle(v, other);
-  }
-  return v[0];
+  float part[L];
+  store(part, v);
+  for (int half = L / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
 }
 
-// Working memory of a thread, kept between calls: fresh pages would cost more than the arithmetic.
-class Scratch {
- public:
-  explicit Scratch(size_t floats) {
-    if (arena().size() < floats) arena().resize(floats);
-  }
-  float* take(size_t floats) {
-    used_ += floats;
-    return arena().data() + used_ - floats;
-  }
+inline int64_t planes_of(int64_t channels) { return (channels + L - 1) / L; }
+inline int lanes_of(int64_t channels, int64_t plane) {
+  return channels - plane * L < L ? int(channels - plane * L) : L;
+}
 
- private:
-  static std::vector<float>& arena() {
-    thread_local std::vector<float> memory;
-    return memory;
+inline int max_threads() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+inline int thread() {
+#ifdef _OPENMP
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+// Hands out parts of the memory of one call.
+struct Memory {
+  float* next;
+  float* take(int64_t floats) {
+    float* part = next;
+    next += (floats + 15) / 16 * 16;
+    return part;
   }
-  size_t used_ = 0;
+  static int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 };
 
-// One row of C channels a pixel to fp32 with channels padded to Cp with zeros.
-template <class T>
-void widen(const T* from, float* to, int64_t pixels, int64_t C, int64_t Cp) {
-  if (C == Cp) {
-    for (int64_t i = 0; i < pixels * C; i += L) store(to + i, load(from + i));
-    return;
-  }
-  T tail[L];
-  for (int64_t p = 0; p < pixels; ++p) {
-    int64_t c = 0;
-    for (; c + L <= C; c += L) store(to + p * Cp + c, load(from + p * C + c));
-    std::memset(tail, 0, sizeof tail);
-    std::memcpy(tail, from + p * C + c, (C - c) * sizeof(T));
-    store(to + p * Cp + c, load(tail));
-  }
+// (rows, C) -> (planes, rows, L), zeros in the lanes left over and for null.
+void to_planes(const float* from, float* to, int64_t rows, int64_t C) {
+  for (int64_t plane = 0; plane < planes_of(C); ++plane)
+    for (int64_t r = 0; r < rows; ++r, to += L)
+      store(to, from ? load(from + r * C + plane * L, lanes_of(C, plane)) : vf{});
 }
 
+// The padded fp32 rows y-3 .. y+3 of one image, for y moving down, as (planes, W + 6, L) each.
 template <class T>
-void narrow(const float* from, T* to, int64_t pixels, int64_t C, int64_t Cp) {
-  if (C == Cp) {
-    for (int64_t i = 0; i < pixels * C; i += L) store(to + i, load(from + i));
-    return;
-  }
-  T tail[L];
-  for (int64_t p = 0; p < pixels; ++p) {
-    int64_t c = 0;
-    for (; c + L <= C; c += L) store(to + p * C + c, load(from + p * Cp + c));
-    store(tail, load(from + p * Cp + c));
-    std::memcpy(to + p * C + c, tail, (C - c) * sizeof(T));
-  }
-}
-
-// The padded fp32 rows y-3 .. y+3 of one image, for y moving down.
 class Rows {
  public:
-  static size_t floats(int64_t W, int64_t Cp) { return (W + 2 * R) * Cp * (K + 1); }
-  Rows(Scratch& scratch, int64_t W, int64_t Cp)
-      : stride_((W + 2 * R) * Cp), inset_(R * Cp), data_(scratch.take(stride_ * K)), zero_(scratch.take(stride_)) {
-    std::fill_n(zero_, stride_, 0.0f);
-    for (int k = 0; k < K; ++k) {
-      std::fill_n(data_ + k * stride_, inset_, 0.0f);
-      std::fill_n(data_ + (k + 1) * stride_ - inset_, inset_, 0.0f);
+  static int64_t floats(int64_t W, int64_t planes) { return Memory::rounded(planes * (W + 2 * R) * L) * (K + 1); }
+  // Planes first .. first + planes of images with C channels.
+  Rows(Memory& memory, int64_t H, int64_t W, int64_t C, int64_t first, int64_t planes)
+      : H_(H), W_(W), C_(C), first_(first), planes_(planes), plane_((W + 2 * R) * L) {
+    for (int k = 0; k <= K; ++k) {
+      data_[k] = memory.take(planes * plane_);
+      memset(data_[k], 0, planes * plane_ * sizeof(float));
     }
   }
-  void reset() { std::fill(held_, held_ + K, int64_t(-1)); }
-  // `fill(row, to)` writes row `row` (W pixels, Cp channels, fp32).
-  template <class Fill>
-  void move(int64_t y, int64_t H, Fill&& fill) {
+  void move(const T* image, int64_t y) {
+    if (image != image_)
+      for (int k = 0; k < K; ++k) held_[k] = -1;
+    image_ = image;
     for (int k = 0; k < K; ++k) {
       const int64_t row = y + k - R;
-      if (row < 0 || row >= H) {
-        rows_[k] = zero_;
+      if (row < 0 || row >= H_) {
+        rows_[k] = data_[K];  // zeros
         continue;
       }
       const int slot = int(row % K);
-      float* to = data_ + slot * stride_;
-      if (held_[slot] != row) fill(row, to + inset_), held_[slot] = row;
-      rows_[k] = to;
+      if (held_[slot] != row) fill(row, data_[slot]), held_[slot] = row;
+      rows_[k] = data_[slot];
     }
   }
-  const float* operator[](int k) const { return rows_[k]; }  // its pixel 0 is at column -3
+  const float* row(int k, int64_t plane) const { return rows_[k] + plane * plane_; }  // begins at column -3
+
  private:
-  int64_t stride_, inset_;
-  float *data_, *zero_;
+  void fill(int64_t row, float* to) {
+    const T* from = image_ + row * W_ * C_ + first_ * L;
+    to += R * L;
+    for (int64_t x = 0; x < W_; ++x, from += C_, to += L)
+      for (int64_t plane = 0; plane < planes_; ++plane)
+        store(to + plane * plane_, load(from + plane * L, lanes_of(C_, first_ + plane)));
+  }
+  int64_t H_, W_, C_, first_, planes_, plane_;
+  const T* image_ = nullptr;
+  float* data_[K + 1];
   const float* rows_[K];
   int64_t held_[K];
 };
 
+// N pixels of one plane: out (N, L) = start + correlation of seven rows with weight (49, L).
 template <int N>
-inline void convolve_pixels(const Rows& rows, int64_t c, const float* weight, vf start, float* out, int64_t x,
-                            int64_t Cp) {
+inline void convolve_pixels(const float* const* rows, const float* weight, vf start, float* out, int64_t x) {
   vf a[N];
   for (int p = 0; p < N; ++p) a[p] = start;
   for (int i = 0; i < K; ++i) {
-    const float* row = rows[i] + x * Cp + c;
-    const float* w = weight + i * K * Cp;
+    const float *row = rows[i] + x * L, *w = weight + i * K * L;
     vf taps[K];
-    for (int j = 0; j < K; ++j) taps[j] = load(w + j * Cp);
+    for (int j = 0; j < K; ++j) taps[j] = load(w + j * L);
 #pragma GCC unroll 16
     for (int q = 0; q < N + K - 1; ++q) {
-      const vf in = load(row + q * Cp);
+      const vf in = load(row + q * L);
 #pragma GCC unroll 8
       for (int j = 0; j < K; ++j)
         if (q - j >= 0 && q - j < N) a[q - j] += in * taps[j];
     }
   }
-  for (int p = 0; p < N; ++p) store(out + (x + p) * Cp, a[p]);
+  for (int p = 0; p < N; ++p) store(out + (x + p) * L, a[p]);
 }
 
-// out (W, Cp) = start + correlation of seven rows with weight (49, Cp).
-void convolve_row(const Rows& rows, const float* weight, const float* start, float* out, int64_t W, int64_t Cp) {
-  for (int64_t c = 0; c < Cp; c += L) {
+// One row of one plane: out (W, L).
+template <class T>
+void convolve_row(const Rows<T>& inputs, int64_t plane, const float* weight, vf start, float* out, int64_t W) {
+  const float* rows[K];
+  for (int k = 0; k < K; ++k) rows[k] = inputs.row(k, plane);
+  int64_t x = 0;
+  for (; x + P <= W; x += P) convolve_pixels<P>(rows, weight, start, out, x);
+  for (; x < W; ++x) convolve_pixels<1>(rows, weight, start, out, x);
+}
+
+// grad_weight (49, L) of one plane += correlation of one row of gradients with seven rows of inputs.
+template <class T>
+void weight_gradient_row(const Rows<T>& inputs, int64_t plane, const float* grad, float* grad_weight, int64_t W) {
+  for (int i = 0; i < K; ++i, grad_weight += K * L) {
+    const float* row = inputs.row(i, plane);
+    vf s[K];
+    for (int j = 0; j < K; ++j) s[j] = load(grad_weight + j * L);
     int64_t x = 0;
-    for (; x + P <= W; x += P) convolve_pixels<P>(rows, c, weight + c, load(start + c), out + c, x, Cp);
-    for (; x < W; ++x) convolve_pixels<1>(rows, c, weight + c, load(start + c), out + c, x, Cp);
+    for (; x + P <= W; x += P) {
+      vf g[P];
+      for (int p = 0; p < P; ++p) g[p] = load(grad + (x + p) * L);
+#pragma GCC unroll 16
+      for (int q = 0; q < P + K - 1; ++q) {
+        const vf in = load(row + (x + q) * L);
+#pragma GCC unroll 8
+        for (int j = 0; j < K; ++j)
+          if (q - j >= 0 && q - j < P) s[j] += in * g[q - j];
+      }
+    }
+    for (; x < W; ++x) {
+      const vf g = load(grad + x * L);
+      for (int j = 0; j < K; ++j) s[j] += load(row + (x + j) * L) * g;
+    }
+    for (int j = 0; j < K; ++j) store(grad_weight + j * L, s[j]);
   }
 }
 
-struct Padded {  // channel vectors with zeros up to Cp
-  std::vector<float> v;
-  Padded(const float* from, int64_t rows, int64_t C, int64_t Cp) : v(rows * Cp) {
-    for (int64_t r = 0; from && r < rows; ++r) std::memcpy(&v[r * Cp], from + r * C, C * sizeof(float));
-  }
-  const float* data() const { return v.data(); }
-};
-
-inline int64_t padded(int64_t C) { return (C + L - 1) / L * L; }
-
-// Calls `row(b, y, first)` for every row of band `band`; `first` where the rows held so far are of no use.
+// Calls `row(b, y)` for every row of band `band`.
 template <class Row>
 void each_row(const DepthwiseNorm& a, int64_t band, Row&& row) {
   const int64_t all = a.batch * a.height, begin = all * band / BANDS, end = all * (band + 1) / BANDS;
-  for (int64_t r = begin; r < end; ++r) row(r / a.height, r % a.height, r == begin || r % a.height == 0);
+  for (int64_t r = begin; r < end; ++r) row(r / a.height, r % a.height);
 }
 
 template <class T>
 void forward_of(const DepthwiseNormForward& a) {
-  const int64_t H = a.height, W = a.width, C = a.channels, Cp = padded(C);
-  const Padded weight(a.weight, K * K, C, Cp), bias(a.bias, 1, C, Cp), shift(a.shift, a.batch, C, Cp),
-      gain(a.gain, 1, C, Cp), offset(a.offset, 1, C, Cp);
-  const T* x = static_cast<const T*>(a.x);
+  const int64_t H = a.height, W = a.width, C = a.channels, planes = planes_of(C), Cp = planes * L;
+  const int64_t per_thread = Rows<T>::floats(W, planes) + Memory::rounded(planes * W * L);
+  Memory memory{scratch((K * K + 3 + a.batch) * Cp + max_threads() * per_thread + 16 * 8)};
+  float *weight = memory.take(K * K * Cp), *bias = memory.take(Cp), *shift = memory.take(a.batch * Cp),
+        *gain = memory.take(Cp), *offset = memory.take(Cp), *own = memory.take(0);
+  to_planes(a.weight, weight, K * K, C);
+  to_planes(a.bias, bias, 1, C);
+  for (int64_t b = 0; b < a.batch; ++b) to_planes(a.shift ? a.shift + b * C : nullptr, shift + b * Cp, 1, C);
+  to_planes(a.gain, gain, 1, C);
+  to_planes(a.offset, offset, 1, C);
+  float ones[L];
+  for (int i = 0; i < L; ++i) ones[i] = 1;
+  const vf last = load(ones, lanes_of(C, planes - 1));  // 1 in the lanes of the last plane that are channels
+
 #pragma omp parallel for schedule(dynamic)
   for (int64_t band = 0; band < BANDS; ++band) {
-    Scratch scratch(Rows::floats(W, Cp) + (W + 1) * Cp);
-    Rows rows(scratch, W, Cp);
-    float *u = scratch.take(W * Cp), *start = scratch.take(Cp);
-    each_row(a, band, [&](int64_t b, int64_t y, bool first) {
-      if (first) {
-        rows.reset();
-        for (int64_t c = 0; c < Cp; c += L) store(&start[c], load(bias.data() + c) + load(shift.data() + b * Cp + c));
+    Memory mine{own + thread() * per_thread};
+    Rows<T> rows(mine, H, W, C, 0, planes);
+    float* u = mine.take(planes * W * L);
+    each_row(a, band, [&](int64_t b, int64_t y) {
+      rows.move(static_cast<const T*>(a.x) + b * H * W * C, y);
+      for (int64_t plane = 0; plane < planes; ++plane) {
+        const vf start = load(bias + plane * L) + load(shift + b * Cp + plane * L);
+        convolve_row(rows, plane, weight + plane * K * K * L, start, u + plane * W * L, W);
       }
-      const T* image = x + b * H * W * C;
-      rows.move(y, H, [&](int64_t row, float* to) { widen(image + row * W * C, to, W, C, Cp); });
-      convolve_row(rows, weight.data(), start, u, W, Cp);
-      const int64_t pixel = (b * H + y) * W;
-      if (a.u) narrow(u, static_cast<T*>(a.u) + pixel * C, W, C, Cp);
-      if (a.gain) {
-        for (int64_t p = 0; p < W; ++p) {
-          float* v = &u[p * Cp];
+      const int64_t first = (b * H + y) * W;
+      for (int64_t x = 0; x < W; ++x) {
+        float* v = u + x * L;
+        const auto write = [&](void* to) {
+          T* pixel = static_cast<T*>(to) + (first + x) * C;
+          for (int64_t plane = 0; plane < planes; ++plane)
+            store(pixel + plane * L, load(v + plane * W * L), lanes_of(C, plane));
+        };
+        if (a.u) write(a.u);
+        if (a.gain) {
           vf total{};
-          for (int64_t c = 0; c < Cp; c += L) total += load(v + c);
+          for (int64_t plane = 0; plane < planes; ++plane) total += load(v + plane * W * L);
           const float mean = sum(total) / float(C);
           vf square{};
-          for (int64_t c = 0; c < Cp; c += L) {
-            const vf d = load(v + c) - mean;
+          for (int64_t plane = 0; plane < planes; ++plane) {
+            vf d = load(v + plane * W * L) - mean;
+            if (plane == planes - 1) d *= last;
             square += d * d;
           }
-          // The padding channels are zero, so each adds mean^2 to the sum of squares.
-          const float variance = (sum(square) - float(Cp - C) * mean * mean) / float(C);
-          const float rstd = 1.0f / std::sqrt(std::max(variance, 0.0f) + a.eps);
-          for (int64_t c = 0; c < Cp; c += L)
-            store(v + c, (load(v + c) - mean) * rstd * load(gain.data() + c) + load(offset.data() + c));
-          if (a.mean) a.mean[pixel + p] = mean, a.rstd[pixel + p] = rstd;
+          const float rstd = 1.0f / __builtin_sqrtf(sum(square) / float(C) + a.eps);
+          for (int64_t plane = 0; plane < planes; ++plane) {
+            float* to = v + plane * W * L;
+            store(to, (load(to) - mean) * rstd * load(gain + plane * L) + load(offset + plane * L));
+          }
+          if (a.mean) a.mean[first + x] = mean, a.rstd[first + x] = rstd;
         }
+        write(a.out);
       }
-      narrow(u, static_cast<T*>(a.out) + pixel * C, W, C, Cp);
     });
   }
 }
 
-// The gradient at the norm's input for one row, fp32 (W, Cp), from saved u and statistics.
+// Backward through the norm for one row: grad_u = the gradient at the convolution's output, in the dtype of the
+// activations; adds to grad_gain, grad_offset and grad_shift, (Cp) each. means: 2 W floats to work with.
 template <class T>
-void norm_backward_row(const DepthwiseNormBackward& a, int64_t pixel, const float* gain, float* u, float* to,
-                       int64_t Cp) {
-  const int64_t W = a.width, C = a.channels;
-  widen(static_cast<const T*>(a.grad_out) + pixel * C, to, W, C, Cp);
-  if (!a.gain) return;
-  widen(static_cast<const T*>(a.u) + pixel * C, u, W, C, Cp);
-  for (int64_t p = 0; p < W; ++p) {
-    const float mean = a.mean[pixel + p], rstd = a.rstd[pixel + p];
-    float *g = to + p * Cp, *v = u + p * Cp;
+void norm_backward_row(const DepthwiseNormBackward& a, int64_t first, const float* gain, float* means,
+                       float* grad_gain, float* grad_offset, float* grad_shift) {
+  const int64_t W = a.width, C = a.channels, planes = planes_of(C);
+  const T *grad = static_cast<const T*>(a.grad_out) + first * C, *u = static_cast<const T*>(a.u) + first * C;
+  T* out = static_cast<T*>(a.grad_u) + first * C;
+  for (int64_t x = 0; x < W; ++x) {
     vf s1{}, s2{};
-    for (int64_t c = 0; c < Cp; c += L) {
-      const vf gg = load(g + c) * load(gain + c), xhat = (load(v + c) - mean) * rstd;
-      s1 += gg;
-      s2 += gg * xhat;
-      store(v + c, xhat);
+    for (int64_t plane = 0; plane < planes; ++plane) {
+      const int n = lanes_of(C, plane);
+      const vf g = load(grad + x * C + plane * L, n) * load(gain + plane * L);  // gain is 0 in lanes left over
+      s1 += g;
+      s2 += g * (load(u + x * C + plane * L, n) - a.mean[first + x]);
     }
-    const float m1 = sum(s1) / float(C), m2 = sum(s2) / float(C);
-    for (int64_t c = 0; c < Cp; c += L)
-      store(g + c, (load(g + c) * load(gain + c) - m1 - load(v + c) * m2) * rstd);
-    for (int64_t c = C; c < Cp; ++c) g[c] = 0;
+    means[2 * x] = sum(s1) / float(C);
+    means[2 * x + 1] = sum(s2) * a.rstd[first + x] / float(C);
   }
-}
-
-// grad_weight (49, Cp) += correlation of one row of gradients with seven input rows.
-void weight_gradient_row(const Rows& rows, const float* grad, float* grad_weight, int64_t W, int64_t Cp) {
-  for (int64_t c = 0; c < Cp; c += L)
-    for (int i = 0; i < K; ++i) {
-      const float *row = rows[i] + c, *g = grad + c;
-      float* w = grad_weight + i * K * Cp + c;
-      vf s[K];
-      for (int j = 0; j < K; ++j) s[j] = load(w + j * Cp);
-      int64_t x = 0;
-      for (; x + P <= W; x += P) {
-        vf gs[P];
-        for (int p = 0; p < P; ++p) gs[p] = load(g + (x + p) * Cp);
-#pragma GCC unroll 16
-        for (int q = 0; q < P + K - 1; ++q) {
-          const vf in = load(row + (x + q) * Cp);
-#pragma GCC unroll 8
-          for (int j = 0; j < K; ++j)
-            if (q - j >= 0 && q - j < P) s[j] += in * gs[q - j];
-        }
-      }
-      for (; x < W; ++x) {
-        const vf gv = load(g + x * Cp);
-        for (int j = 0; j < K; ++j) s[j] += load(row + (x + j) * Cp) * gv;
-      }
-      for (int j = 0; j < K; ++j) store(w + j * Cp, s[j]);
+  for (int64_t plane = 0; plane < planes; ++plane) {
+    const int n = lanes_of(C, plane);
+    const int64_t c = plane * L;
+    const vf scale = load(gain + c);
+    vf sum_gain = load(grad_gain + c), sum_offset = load(grad_offset + c), sum_shift = load(grad_shift + c);
+    for (int64_t x = 0; x < W; ++x) {
+      const float mean = a.mean[first + x], rstd = a.rstd[first + x];
+      const vf g = load(grad + x * C + c, n), normed = (load(u + x * C + c, n) - mean) * rstd;
+      const vf back = (g * scale - means[2 * x] - normed * means[2 * x + 1]) * rstd;
+      sum_gain += g * normed;
+      sum_offset += g;
+      sum_shift += back;
+      store(out + x * C + c, back, n);
     }
+    store(grad_gain + c, sum_gain);
+    store(grad_offset + c, sum_offset);
+    store(grad_shift + c, sum_shift);
+  }
 }
 
 template <class T>
 void backward_of(const DepthwiseNormBackward& a) {
-  const int64_t H = a.height, W = a.width, C = a.channels, Cp = padded(C);
-  const Padded weight(a.weight, K * K, C, Cp), gain(a.gain, 1, C, Cp);
-  std::vector<float> flipped(K * K * Cp);
-  for (int t = 0; t < K * K; ++t) std::copy_n(weight.data() + t * Cp, Cp, &flipped[(K * K - 1 - t) * Cp]);
-  const std::vector<float> nothing(Cp);
-  // Partial sums of each band: weight (49), gain, offset; and shift for each image.
-  const int64_t per_band = (K * K + 2 + a.batch) * Cp;
-  std::vector<float> partial(BANDS * per_band);
-  const T* x = static_cast<const T*>(a.x);
+  const int64_t H = a.height, W = a.width, C = a.channels, planes = planes_of(C), Cp = planes * L;
+  const int64_t per_band = (K * K + 2 + a.batch) * Cp;  // partial sums: weight, gain, offset, shift
+  const int64_t per_thread = 2 * Rows<T>::floats(W, GROUP) + Memory::rounded(W * L > 2 * W ? W * L : 2 * W);
+  Memory memory{scratch((K * K + 1) * Cp + BANDS * per_band + max_threads() * per_thread + 16 * 4)};
+  float *flipped = memory.take(K * K * Cp), *gain = memory.take(Cp), *partial = memory.take(BANDS * per_band),
+        *own = memory.take(0);
+  to_planes(a.weight, flipped, K * K, C);
+  for (int64_t plane = 0; plane < planes; ++plane)
+    for (int t = 0; t < K * K / 2; ++t) {
+      float *one = flipped + (plane * K * K + t) * L, *other = flipped + (plane * K * K + K * K - 1 - t) * L;
+      const vf kept = load(one);
+      store(one, load(other));
+      store(other, kept);
+    }
+  to_planes(a.gain, gain, 1, C);
+  memset(partial, 0, BANDS * per_band * sizeof(float));
+
 #pragma omp parallel for schedule(dynamic)
   for (int64_t band = 0; band < BANDS; ++band) {
-    float* grad_weight = &partial[band * per_band];
-    float *grad_gain = grad_weight + K * K * Cp, *grad_offset = grad_gain + Cp, *grad_shift = grad_offset + Cp;
-    Scratch scratch(2 * Rows::floats(W, Cp) + 3 * W * Cp);
-    Rows inputs(scratch, W, Cp), grads(scratch, W, Cp);
-    float *u = scratch.take(W * Cp), *row_out = scratch.take(W * Cp), *raw = scratch.take(W * Cp);
-    each_row(a, band, [&](int64_t b, int64_t y, bool first) {
-      if (first) inputs.reset(), grads.reset();
-      const T* image = x + b * H * W * C;
-      inputs.move(y, H, [&](int64_t row, float* to) { widen(image + row * W * C, to, W, C, Cp); });
-      grads.move(y, H, [&](int64_t row, float* to) {
-        norm_backward_row<T>(a, (b * H + row) * W, gain.data(), u, to, Cp);
-      });
-      const float* du = grads[R] + R * Cp;
-      convolve_row(grads, flipped.data(), nothing.data(), row_out, W, Cp);
-      const int64_t pixel = (b * H + y) * W;
-      narrow(row_out, static_cast<T*>(a.grad_x) + pixel * C, W, C, Cp);
-      weight_gradient_row(inputs, du, grad_weight, W, Cp);
-      for (int64_t p = 0; p < W; ++p)
-        for (int64_t c = 0; c < Cp; c += L)
-          store(grad_shift + b * Cp + c, load(grad_shift + b * Cp + c) + load(du + p * Cp + c));
-      if (!a.gain) return;
-      widen(static_cast<const T*>(a.grad_out) + pixel * C, raw, W, C, Cp);
-      widen(static_cast<const T*>(a.u) + pixel * C, u, W, C, Cp);
-      for (int64_t p = 0; p < W; ++p) {
-        const float mean = a.mean[pixel + p], rstd = a.rstd[pixel + p];
-        for (int64_t c = 0; c < Cp; c += L) {
-          const vf g = load(&raw[p * Cp + c]);
-          store(grad_gain + c, load(grad_gain + c) + g * (load(&u[p * Cp + c]) - mean) * rstd);
-          store(grad_offset + c, load(grad_offset + c) + g);
-        }
+    float *grad_gain = partial + band * per_band + K * K * Cp, *grad_offset = grad_gain + Cp,
+          *grad_shift = grad_offset + Cp;
+    each_row(a, band, [&](int64_t b, int64_t y) {
+      const int64_t first = (b * H + y) * W;
+      if (a.gain) {
+        float* means = own + thread() * per_thread;
+        norm_backward_row<T>(a, first, gain, means, grad_gain, grad_offset, grad_shift + b * Cp);
+        return;
+      }
+      const T* grad = static_cast<const T*>(a.grad_out) + first * C;
+      for (int64_t plane = 0; plane < planes; ++plane) {
+        float* to = grad_shift + b * Cp + plane * L;
+        vf total = load(to);
+        for (int64_t x = 0; x < W; ++x) total += load(grad + x * C + plane * L, lanes_of(C, plane));
+        store(to, total);
       }
     });
   }
+
+  const T *inputs = static_cast<const T*>(a.x), *grads = static_cast<const T*>(a.gain ? a.grad_u : a.grad_out);
+  const int64_t groups = (planes + GROUP - 1) / GROUP;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t task = 0; task < BANDS * groups; ++task) {
+    const int64_t band = task / groups, begin = task % groups * GROUP;
+    const int64_t count = planes - begin < GROUP ? planes - begin : GROUP;
+    Memory mine{own + thread() * per_thread};
+    Rows<T> x_rows(mine, H, W, C, begin, count), g_rows(mine, H, W, C, begin, count);
+    float* row_out = mine.take(W * L);
+    each_row(a, band, [&](int64_t b, int64_t y) {
+      x_rows.move(inputs + b * H * W * C, y);
+      g_rows.move(grads + b * H * W * C, y);
+      T* grad_x = static_cast<T*>(a.grad_x) + (b * H + y) * W * C;
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t plane = begin + k;
+        convolve_row(g_rows, k, flipped + plane * K * K * L, vf{}, row_out, W);
+        for (int64_t x = 0; x < W; ++x)
+          store(grad_x + x * C + plane * L, load(row_out + x * L), lanes_of(C, plane));
+        float* grad_weight = partial + band * per_band + plane * K * K * L;
+        weight_gradient_row(x_rows, k, g_rows.row(R, k) + R * L, grad_weight, W);
+      }
+    });
+  }
+
+  // (planes, rows, L) of every band, added in order -> (rows, C).
   const auto total = [&](float* to, int64_t at, int64_t rows) {
-    for (int64_t r = 0; to && r < rows; ++r)
-      for (int64_t c = 0; c < C; ++c) {
-        float s = 0;
-        for (int64_t band = 0; band < BANDS; ++band) s += partial[band * per_band + at + r * Cp + c];
-        to[r * C + c] = s;
+    for (int64_t plane = 0; to && plane < planes; ++plane)
+      for (int64_t r = 0; r < rows; ++r) {
+        vf s{};
+        for (int64_t band = 0; band < BANDS; ++band) s += load(partial + band * per_band + at + (plane * rows + r) * L);
+        store(to + r * C + plane * L, s, lanes_of(C, plane));
       }
   };
   total(a.grad_weight, 0, K * K);
   total(a.grad_gain, K * K * Cp, 1);
   total(a.grad_offset, (K * K + 1) * Cp, 1);
-  total(a.grad_shift, (K * K + 2) * Cp, a.batch);
+  for (int64_t b = 0; b < a.batch; ++b) total(a.grad_shift + b * C, (K * K + 2 + b) * Cp, 1);
 }
 
 }  // namespace

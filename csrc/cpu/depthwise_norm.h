@@ -29,6 +29,7 @@ struct DepthwiseNormBackward : DepthwiseNorm {
   const void* u;         // as saved, with gain
   const float* mean;     // (B, H, W), with gain
   const float* rstd;
+  void* grad_u;          // (B, H, W, C), with gain: the gradient at the norm's input, to work with
   void* grad_x;          // (B, H, W, C)
   float* grad_weight;    // (49, C)
   float* grad_shift;     // (B, C): its sum over B is the gradient of the bias

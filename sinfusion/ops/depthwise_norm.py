@@ -42,8 +42,9 @@ def depthwise_norm(
     eps: float = 1e-5,
 ) -> Tensor:  # as x
     """u = depthwise(x) + bias + shift; LayerNorm over the channels of u if there is a gain, else u itself."""
-    save = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    out: Tensor = torch.ops.sinfusion.depthwise_norm(x, weight, bias, shift, gain, offset, eps, save)[0]
+    inputs = (x, weight, bias, shift, gain, offset)
+    save = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs)
+    out: Tensor = torch.ops.sinfusion.depthwise_norm(*inputs, eps, save)[0]
     return out
 
 
@@ -69,7 +70,7 @@ def _reference(
     eps: float,
     save: bool,
 ) -> Four:
-    _check(x, weight, gain, offset)
+    _check(x, weight, bias, shift, gain, offset)
     u = F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=3, groups=x.shape[1])
     if shift is not None:
         u = u + shift[:, :, None, None].to(u.dtype)
@@ -120,12 +121,26 @@ def _reference_backward(
     )
 
 
-def _check(x: Tensor, weight: Tensor, gain: Tensor | None, offset: Tensor | None) -> None:
-    channels = x.shape[1]
-    torch._check(
-        weight.shape == (channels, 1, 7, 7), lambda: f"weight is {tuple(weight.shape)}, not ({channels}, 1, 7, 7)"
-    )
+def _check(
+    x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, gain: Tensor | None, offset: Tensor | None
+) -> None:
+    torch._check(x.ndim == 4, lambda: f"x is (B, C, H, W), not {tuple(x.shape)}")
+    batch, channels = x.shape[:2]
     torch._check((gain is None) == (offset is None), lambda: "gain and offset come together")
+    for name, value, shape in (
+        ("weight", weight, (channels, 1, 7, 7)),
+        ("bias", bias, (channels,)),
+        ("shift", shift, (batch, channels)),
+        ("gain", gain, (channels,)),
+        ("offset", offset, (channels,)),
+    ):
+        if value is not None:
+            found = tuple(value.shape)
+            torch._check(found == shape, lambda n=name, f=found, s=shape: f"{n} is {f}, not {s}")  # type: ignore[misc]
+            torch._check(
+                value.device == x.device,
+                lambda n=name, d=value.device: f"{n} is on {d}, x on {x.device}",  # type: ignore[misc]
+            )
 
 
 def _cpu(
@@ -140,7 +155,7 @@ def _cpu(
 ) -> Four:
     if not use_native("depthwise_norm", unsupported(x, weight)):
         return _reference(x, weight, bias, shift, gain, offset, eps, save)
-    _check(x, weight, gain, offset)
+    _check(x, weight, bias, shift, gain, offset)
     batch, channels, height, width = x.shape
     x = x.contiguous(memory_format=torch.channels_last)
     out = torch.empty_like(x)
@@ -170,14 +185,14 @@ def _cpu_backward(
     batch, channels, height, width = x.shape
     x = x.contiguous(memory_format=torch.channels_last)
     grad_out = grad_out.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    grad_x = torch.empty_like(x)
+    grad_x, grad_u = torch.empty_like(x), torch.empty_like(x) if gain is not None else None
     taps, grad_shift = torch.empty(49, channels), torch.empty(batch, channels)
     norm = channels if gain is not None else 0
     grad_gain, grad_offset = torch.empty(norm), torch.empty(norm)
     cpu.call(
         "depthwise_norm_backward", batch, height, width, channels, x.dtype == torch.bfloat16, x, _taps(weight),
         _fp32(gain), grad_out, u.contiguous(memory_format=torch.channels_last) if norm else None, mean, rstd,
-        grad_x, taps, grad_shift, grad_gain if norm else None, grad_offset if norm else None,
+        grad_u, grad_x, taps, grad_shift, grad_gain if norm else None, grad_offset if norm else None,
     )  # fmt: skip
     grad_weight = taps.t().contiguous().view(channels, 1, 7, 7)
     return grad_x, grad_weight, grad_shift.sum(0), grad_shift if shift else torch.empty(0), grad_gain, grad_offset
@@ -202,7 +217,7 @@ def _fake(
     eps: float,
     save: bool,
 ) -> Four:
-    _check(x, weight, gain, offset)
+    _check(x, weight, bias, shift, gain, offset)
     out = torch.empty_like(x, memory_format=torch.channels_last)
     keep = save and gain is not None
     statistics = torch.float64 if x.dtype == torch.float64 else torch.float32
