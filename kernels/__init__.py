@@ -1,1 +1,27 @@
-"""Triton kernels; importing this imports no triton."""
+"""Triton kernels; importing this imports no triton.
+
+depthwise_norm: depthwise 7x7 + shift + LayerNorm, forward and backward
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+
+@functools.cache
+def why_not() -> str:
+    """Why Triton's kernels cannot run on this machine's GPU; empty where nothing speaks against it."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    if sys.platform == "linux":  # Triton compiles a small C extension at the first launch
+        if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+            return "Triton needs a C compiler (install gcc, or name one in CC)"
+        if not Path(sysconfig.get_path("include"), "Python.h").exists():
+            return "Triton needs Python.h (install the package python3-dev)"
+    return ""

@@ -20,6 +20,7 @@ if (Path(__file__).parent.parent / "kernels" / "__init__.py").exists():
 if TYPE_CHECKING:
     from .image_tasks import edit
     from .media import read_image, read_video, write_video
+    from .released import import_released
     from .rollout import extrapolate, generate, retarget, upsample
     from .run import load
     from .training import train
@@ -32,6 +33,7 @@ _HOMES = {
     "upsample": "rollout",
     "retarget": "rollout",
     "edit": "image_tasks",
+    "import_released": "released",
     "read_image": "media",
     "read_video": "media",
     "write_video": "media",
@@ -51,6 +53,7 @@ __all__ = [
     "edit",
     "extrapolate",
     "generate",
+    "import_released",
     "load",
     "read_image",
     "read_video",

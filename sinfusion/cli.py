@@ -14,11 +14,11 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -39,6 +39,7 @@ Whole = Annotated[int | None, _OPTIONAL]
 Number = Annotated[float | None, _OPTIONAL]
 File = Annotated[Path | None, _OPTIONAL]
 Size = Annotated[str | None, tyro.conf.arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")]
+Trained = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 SHEET_FRAMES = 24  # frames of one video on its contact sheet
 SHEET_COLUMNS = 8  # frames a row where the sheet shows several videos, a row each
@@ -52,6 +53,11 @@ def parse_size(word: str | None) -> tuple[int, int] | None:
     if not match:
         raise SinfusionError(f"a size is WIDTHxHEIGHT in pixels, such as 256x144, not {word!r}.")
     return int(match[2]), int(match[1])
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise SinfusionError(f"--seed must be from 0 to {2**32 - 1}, not {seed}.")
 
 
 def _overrides() -> type:
@@ -71,21 +77,26 @@ def _overrides() -> type:
         kind = Literal[True, False] if kind is bool else kind
         about = tyro.conf.arg(help=comments[name], help_behavior_hint=hint)
         options.append((name, Annotated[kind | None, about], None))
-    return dataclasses.make_dataclass("Overrides", options, kw_only=True)
+    overrides = dataclasses.make_dataclass("Overrides", options, kw_only=True)
+    overrides.__doc__ = (
+        f"Settings of the recipe. In brackets: {', '.join(RECIPES)}; or one value where all agree.\n\n"
+        "They stand beside the options of sinfusion train --help."
+    )
+    return overrides
 
 
 Overrides = _overrides()
 
 
 @dataclass(kw_only=True)
-class Train:
-    """Train on one image or one video. The kind of input decides which models."""
+class TrainOptions:
+    """Train on one image or one video. The kind of input decides which models.
 
-    example: ClassVar[str] = "sinfusion train fish.mp4 --out runs/fish --minutes 5 --tasks generate upsample"
-    lower: ClassVar[str] = "--max-side first, then --batch-size, --filters or --depth"
+    Every setting of the recipe is an option too: sinfusion train --help-recipe
+    """
 
     # A video, GIF, folder of frames or picture; or the folder of an unfinished run, to go on with it.
-    input: Positional[Path]
+    input: Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
     # Folder of the run; left out: runs/ and the name of the input.
     out: File = None
     # Settings to begin with; left out: fast on a GPU, tiny on a CPU.
@@ -113,12 +124,18 @@ class Train:
     # Write over a run that exists.
     overwrite: bool = False
 
-    recipe_settings: Annotated[
-        OmitArgPrefixes[Overrides],  # type: ignore[valid-type]  # made at run time
-        tyro.conf.arg(help=f"Changes to the recipe. In brackets: {', '.join(RECIPES)}; or one value where all agree."),
-    ] = field(default_factory=Overrides)
+
+@dataclass(kw_only=True)
+class Train(TrainOptions):
+    __doc__ = TrainOptions.__doc__
+
+    example: ClassVar[str] = "sinfusion train fish.mp4 --out runs/fish --minutes 5 --tasks generate upsample"
+    lower: ClassVar[str] = "--max-side first, then --batch-size, --filters or --depth"
+
+    recipe_settings: OmitArgPrefixes[Overrides] = field(default_factory=Overrides)  # type: ignore[valid-type]
 
     def __call__(self) -> None:
+        _check_seed(self.seed)
         settings = {name: value for name, value in vars(self.recipe_settings).items() if value is not None}
         self._check_continuing(settings)
         for steps in (f"{role}_steps" for role in ROLES):
@@ -137,7 +154,8 @@ class Train:
             overwrite=self.overwrite,
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":
-            print(f"trained {run.path}; next: sinfusion generate {run.path}")
+            command = "upsample" if list(run.models) == ["interpolator"] else "generate"
+            print(f"trained {run.path}; next: sinfusion {command} {run.path}")
 
     def _check_continuing(self, settings: dict[str, Any]) -> None:
         """A run that is continued has its settings; others would be ignored in silence."""
@@ -164,7 +182,7 @@ class _Making:
     lower: ClassVar[str] = "the size: train the run again with a smaller --max-side"
 
     # A run made by `sinfusion train`.
-    run: Positional[Path]
+    run: Trained
     # File to write; left out: made/<command>-<number> in the run folder.
     out: File = None
     # Videos: mp4, gif or png (a folder of numbered pictures); pictures: png. Left out: by --out, else mp4.
@@ -181,8 +199,9 @@ class _Making:
     overwrite: bool = False
 
     def load(self) -> Run:
-        if self.steps is not None and self.steps < 1:
-            raise SinfusionError(f"--steps must be at least 1, not {self.steps}.")
+        if self.steps is not None and not 1 <= self.steps <= 4000:
+            raise SinfusionError(f"--steps must be from 1 to 4000, not {self.steps}.")
+        _check_seed(self.seed)
         from .run import load
 
         return load(self.run, self.device, self.precision)
@@ -253,6 +272,7 @@ class _Made:
     def finish(self, shown: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, **facts: Any) -> None:
         """Write the contact sheet and the record; say what there is."""
         from .media import contact_sheet, write_image
+        from .run import beside
 
         write_image(self.sheet, contact_sheet(shown, columns, len(shown)), overwrite=self.command.overwrite)
         files = [*self.files, *self.variants]
@@ -268,9 +288,8 @@ class _Made:
             "version": __version__,
             "seconds": round(time.monotonic() - self.started, 2),
         }
-        beside = self.record.with_name(self.record.name + ".tmp")
-        beside.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(beside, self.record)
+        with beside(self.record) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
         print(*files, self.sheet, self.record, sep="\n")
 
 
@@ -320,12 +339,14 @@ class Generate(_Making):
         picked = _spread(length, columns or SHEET_FRAMES)
         shown = []
         with ExitStack() as stack:
+            told = stack.enter_context(_bar(length))
             writers = [stack.enter_context(VideoWriter(path, run.fps, self.overwrite)) for path in made.files]
-            for moment, pictures in enumerate(_bar(itertools.chain([first], stream), length)):  # (count, H, W, 3)
+            for moment, pictures in enumerate(itertools.chain([first], stream)):  # (count, H, W, 3)
                 for writer, picture in zip(writers, pictures, strict=True):
                     writer.write(picture)
                 if moment in picked:
                     shown.append(pictures[: SHEET_FRAMES // 3])
+                told()
         rows = [pictures[i] for i in range(len(shown[0])) for pictures in shown]
         made.finish(rows, len(picked) if columns else None, fps=run.fps, frames=length)
 
@@ -337,10 +358,13 @@ class Generate(_Making):
         return int(self.start) if re.fullmatch(r"-?\d+", self.start) else read_image(self.start, size=size)
 
 
-def _bar(items: Any, total: int) -> Any:
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[], object]]:
+    """A progress bar and the function that moves it on by a frame."""
     from tqdm import tqdm
 
-    return tqdm(items, total=total, unit="frame")
+    with tqdm(total=total, unit="frame", delay=0.5) as bar:
+        yield bar.update
 
 
 @dataclass(kw_only=True)
@@ -362,7 +386,8 @@ class Extrapolate(_Making):
 
         run = self.load()
         made = _Made(self, run, variants=("marked",) if self.mark else ())
-        frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps)
+        with _bar(self.after + self.before) as told:
+            frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, told)
         if self.mark:
             write_video(made.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
         made.video(frames, run.fps)
@@ -385,7 +410,10 @@ class Upsample(_Making):
         run = self.load()
         made = _Made(self, run)
         frames, fps = _frames(run, self.input, None)
-        made.video(upsample(run, self.factor, frames, self.seed, self.steps), fps * self.factor)
+        pairs = len(run.frames if frames is None else frames) - 1
+        with _bar(pairs * (self.factor - 1)) as told:
+            result = upsample(run, self.factor, frames, self.seed, self.steps, told)
+        made.video(result, fps * self.factor)
 
 
 @dataclass(kw_only=True)
@@ -410,7 +438,8 @@ class Retarget(_Making):
         size = parse_size(self.size)
         assert size is not None
         frames, fps = _frames(run, self.input, size)
-        result = retarget(run, size, frames, self.strength, self.seed, self.steps)
+        with _bar(len(run.frames if frames is None else frames) - 1) as told:
+            result = retarget(run, size, frames, self.strength, self.seed, self.steps, told)
         if run.kind == "image":
             made.pictures(result[None])
         else:
@@ -437,7 +466,7 @@ class Edit(_Making):
     lower: ClassVar[str] = "--count or --canvas"
 
     # The edited picture or a sketch of colour blobs; scaled down if it is larger than the training image.
-    picture: Positional[Path]
+    picture: Annotated[Positional[Path], tyro.conf.arg(metavar="PICTURE")]
     # A picture of the same size, white where the picture may change (inpainting); left out: everywhere.
     mask: File = None
     # Where in the reverse process the picture enters: small keeps it, 1 makes it anew.
@@ -468,7 +497,7 @@ class Info:
     lower: ClassVar[str] = "nothing here"
 
     # A run to describe.
-    run: Positional[File] = None
+    run: Annotated[Positional[Path | None], tyro.conf.arg(metavar="[RUN]", help_behavior_hint="")] = None
 
     def __call__(self) -> None:
         from .info import describe, describe_run
@@ -476,6 +505,29 @@ class Info:
 
         lines = describe() if self.run is None else [*describe(), *describe_run(load(self.run))]
         print(*lines, sep="\n")
+
+
+@dataclass(kw_only=True)
+class Import:
+    """Make a checkpoint of the authors' released code a run, or add it to one."""
+
+    example: ClassVar[str] = "sinfusion import projector.ckpt --out runs/fish --frames fish.mp4"
+    lower: ClassVar[str] = "the size of --frames"
+
+    # A .ckpt file; nothing in it is executed.
+    checkpoint: Annotated[Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
+    # Folder of the run: a new one, or one to add the model to.
+    out: Path
+    # The video or picture that the checkpoint was trained on; left out: what the run holds.
+    frames: File = None
+    # Which model it is; left out: told by its weights and the frames.
+    role: Annotated[Literal["image", "predictor", "projector", "interpolator"] | None, _OPTIONAL] = None
+
+    def __call__(self) -> None:
+        from .released import import_released
+
+        run = import_released(self.checkpoint, self.out, self.frames, self.role)
+        print(f"{run.path} is a run with {' and '.join(run.models)}; see: sinfusion info {run.path}")
 
 
 @dataclass(kw_only=True)
@@ -495,15 +547,14 @@ class Demo:
     overwrite: bool = False
 
     def __call__(self) -> None:
+        _check_seed(self.seed)
         from .demo import demo
 
         demo(self.out, self.minutes, self.seed, self.overwrite)
 
 
-Command = Train | Generate | Extrapolate | Upsample | Retarget | Edit | Info | Demo
-COMMANDS: dict[str, Any] = {
-    kind.__name__.lower(): kind for kind in (Train, Generate, Extrapolate, Upsample, Retarget, Edit, Info, Demo)
-}
+Command = Train | Generate | Extrapolate | Upsample | Retarget | Edit | Import | Info | Demo
+COMMANDS: dict[str, Any] = {kind.__name__.lower(): kind for kind in get_args(Command)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -518,6 +569,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         lower = command.lower
         command()
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as after `sinfusion ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except SystemExit as stop:  # tyro has said what it had to say
         return int(stop.code or 0)
     except KeyboardInterrupt:
@@ -543,9 +598,14 @@ def _parse(words: list[str]) -> Command | None:
         return None
     if name not in COMMANDS:
         raise SinfusionError(f"there is no command {name!r}; there are {', '.join(COMMANDS)}.")
+    kind, options = COMMANDS[name], words[1:]
+    if kind is Train and "--help-recipe" in options:
+        kind, options = Overrides, ["--help"]
+    elif kind is Train and ("--help" in options or "-h" in options):
+        kind = TrainOptions
     settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     try:
-        command: Command = tyro.cli(COMMANDS[name], prog=f"sinfusion {name}", args=words[1:], config=settings)
+        command: Command = tyro.cli(kind, prog=f"sinfusion {name}", args=options, config=settings)
     except SystemExit as stop:
         if not stop.code:
             print(f"example:\n  {COMMANDS[name].example}")
@@ -569,12 +629,12 @@ def _sentence(error: Exception, lower: str) -> str | None:
         return text
     # By name, so that reporting an error never imports torch; the CPU's allocator raises a plain RuntimeError.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or "not enough memory" in text or "can't allocate memory" in text:
+    if out_of_memory or any(sign in text for sign in ("not enough memory", "can't allocate memory", "out of memory")):
         return f"out of memory; lower {lower}."
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     # safetensors and torch report a failed write with errors of their own.
     if full or any(sign in text for sign in ("os error 28", "os error 27", "No space left", "file write failed")):
-        return "the disk is full; free some space or choose another --out."
+        return "the disk is full, or allows no file of this size; free some space or choose another --out."
     if isinstance(error, OSError) and error.filename is not None:
         return f"cannot use {error.filename}: {error.strerror}."
     return None

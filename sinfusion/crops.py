@@ -14,7 +14,7 @@ from torch import Tensor
 from . import ops
 
 # Streams of the generator: one a purpose, so that no two draws share numbers.
-STREAM_CROP, STREAM_LEVEL, STREAM_NOISE, STREAM_CONDITION_NOISE = 1, 2, 3, 4
+STREAM_CROP, STREAM_LEVEL, STREAM_NOISE, STREAM_CONDITION_NOISE, STREAM_CONDITION_SHARE, STREAM_TOP = range(1, 7)
 
 
 @dataclass(frozen=True)

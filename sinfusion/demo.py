@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import SinfusionError
-from .media import contact_sheet, refuse_existing, side_by_side, write_image, write_video
+from .media import contact_sheet, side_by_side, write_image, write_video
 from .rollout import generate
 from .run import Run
 from .scene import render
@@ -29,14 +29,16 @@ def demo(
     """
     out = Path(out)
     names = ("original.mp4", "generated.mp4", "diverse.mp4", "original-beside-generated.mp4", "contact-sheet.png")
-    for name in names:
-        refuse_existing(out / name, overwrite)
+    if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
+        hint = "pass --overwrite or choose" if out.is_dir() else "choose"
+        raise SinfusionError(f"{out} exists; {hint} another --out.")
     if minutes <= 0:
         raise SinfusionError(f"minutes must be above 0, not {minutes}.")
     original = render(seed=seed)
     write_video(out / names[0], original, fps=FPS, overwrite=overwrite)
     say(f"rendered {out / names[0]}: {len(original)} frames of {original.shape[2]}x{original.shape[1]}")
     run = train(original, out / "run", minutes=minutes, fps=FPS, seed=seed, overwrite=overwrite)
+    say(f"generating two videos of {len(original)} frames")
     made = generate(run, len(original), start=0, seed=seed)[0]
     diverse = generate(run, len(original), seed=seed + 1)[0]
     write_video(out / names[1], made, fps=FPS, overwrite=overwrite)

@@ -39,7 +39,7 @@ def edit(
         raise SinfusionError(f"the mask is {mask.shape[1]}x{mask.shape[0]}, the picture {width}x{height}.")
     if count < 1:
         raise SinfusionError(f"count must be at least 1, not {count}.")
-    change = mask if mask is not None else np.full((height, width), canvas is None)
+    change = mask.astype(bool) if mask is not None else np.full((height, width), canvas is None)
     if canvas is not None:
         image, change = _on_canvas(image, change, canvas)
     picture = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(run.device))[None]

@@ -1,4 +1,4 @@
-"""What runs where and why: the ten lines of `sinfusion info`."""
+"""What runs where and why, and what a run is: the ten lines of `sinfusion info`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .run import Run, last_checkpoint
 
 
 def describe() -> list[str]:
-    """Versions, device and native code, at most ten lines."""
+    """Versions, device and native code, in seven lines."""
     device = choose_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
     native = ops.status()
     h264 = "with H.264" if "libx264" in av.codecs_available else "without H.264: MP4 cannot be written"
     triton = "installed" if importlib.util.find_spec("triton") else "not installed (used on a GPU only)"
     return [
         f"sinfusion   {__version__}, Python {platform.python_version()}, PyTorch {torch.__version__}",
-        f"device      {device} ({name}), {torch.get_num_threads()} threads",
-        f"precision   {str(choose_dtype('auto', device)).removeprefix('torch.')} activations",
+        f"device      {device} ({name}), {torch.get_num_threads()} thread(s), {dtype} activations",
         f"C++         {native['cpu']}",
         f"CUDA        {native['cuda']}" + ("" if torch.cuda.is_available() else "; PyTorch sees no GPU"),
         f"Triton      {triton}",
@@ -33,14 +33,16 @@ def describe() -> list[str]:
 
 
 def describe_run(run: Run) -> list[str]:
-    """What a run is and how far it is."""
+    """What a run is and how far it is, in three lines."""
     height, width = run.size
-    lines = [
-        f"{run.path}: {run.kind} run of {run.source}, {len(run.frames)} frame(s) of {width}x{height}, {run.fps:g} fps",
-        f"recipe {run.recipe.name}: depth {run.recipe.depth}, {run.recipe.filters} filters, seed {run.seed}",
-    ]
+    what = "a picture" if run.kind == "image" else f"{len(run.frames)} frames, {run.fps:g} a second,"
+    models = []
     for name, model in run.models.items():
         checkpoint = last_checkpoint(run.path / name)
         done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
-        lines.append(f"{name}: {done} of {model['steps'] or '?'} steps")
-    return lines
+        models.append(f"{name} {done} of {model['steps'] or '?'} steps")
+    return [
+        f"run         {run.path}: {run.kind} run of {run.source}, {what} {width}x{height}",
+        f"recipe      {run.recipe.name}: depth {run.recipe.depth}, {run.recipe.filters} filters, seed {run.seed}",
+        f"trained     {', '.join(models)}",
+    ]

@@ -194,6 +194,8 @@ def _folder(path: Path, wanted: range) -> _Source:
     def frames() -> Iterator[np.ndarray]:
         first: tuple[Path, tuple[int, ...]] | None = None
         for file in files[wanted.start : wanted.stop : wanted.step]:
+            if not file.is_file():  # a pipe would block
+                raise SinfusionError(f"{file} is not a file.")
             try:
                 with Image.open(file, formats=PICTURE_FORMATS) as picture:
                     frame = _rgb(ImageOps.exif_transpose(picture))
@@ -221,8 +223,10 @@ def _picture(picture: Image.Image, wanted: range) -> _Source:
     def frames() -> Iterator[np.ndarray]:
         with picture:
             count = getattr(picture, "n_frames", 1) if picture.format in ANIMATED_FORMATS else 1
-            for index in range(min(count, wanted.stop)):
-                picture.seek(index)
+            # An APNG may begin with a still, for programs that do not animate.
+            before = 1 if count > 1 and picture.info.get("default_image") else 0
+            for index in range(min(count - before, wanted.stop)):
+                picture.seek(before + index)
                 picture.load()
                 seconds.append((picture.info.get("duration") or 100) / 1000)
                 if index in wanted:
@@ -239,7 +243,7 @@ def _rgb(picture: Image.Image) -> np.ndarray:
         white = 65535 if picture.mode != "F" or peak > 255 else 255 if peak > 1 else 1
         grey = np.clip(np.round(values * (255 / white)), 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, 2)
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+    if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         white_layer = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return np.asarray(Image.alpha_composite(white_layer, layer).convert("RGB"))
@@ -253,10 +257,10 @@ def _video(path: Path, wanted: range) -> _Source:
         container = av.open(str(path.absolute()), options=options, metadata_errors="ignore")
     except Exception as error:  # FFmpegError, and what PyAV raises on headers that make no sense
         raise SinfusionError(f"{path} is not a video or picture that can be read ({_short(error)}).") from error
-    if not container.streams.video:
+    stream = next(iter(container.streams.video), None)
+    if stream is None or stream.codec_context is None:
         container.close()
-        raise SinfusionError(f"{path} has no video in it.")
-    stream = container.streams.video[0]
+        raise SinfusionError(f"{path} has no video in it that this FFmpeg decodes.")
     stream.thread_type = "AUTO"
     rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
     times: list[float] = []  # seconds
@@ -268,10 +272,11 @@ def _video(path: Path, wanted: range) -> _Source:
             for frame in islice(container.decode(stream), wanted.stop):
                 if frame.time is not None:
                     times.append(frame.time)
-                    lasts = (getattr(frame, "duration", None) or 0) * float(frame.time_base or 0)
-                    end = frame.time - times[0] + max(1 / rate, lasts)
+                    lasts = (frame.duration or 0) * float(frame.time_base or 0)
+                    # Matroska counts its length from 0 also where its first frame comes later.
+                    end = frame.time - min(times[0], 0) + max(1 / rate, lasts)
                 if count in wanted:
-                    yield _turned(frame.to_ndarray(format="rgb24"), getattr(frame, "rotation", 0))
+                    yield _turned(_decoded(frame), frame.rotation)
                 count += 1
         if times and count < wanted.stop and promised - end > max(3 / rate, 0.05 * promised):
             raise SinfusionError(f"{path} is truncated: {count} frame(s) read, {end:.2f} of {promised:.2f} seconds.")
@@ -283,6 +288,14 @@ def _video(path: Path, wanted: range) -> _Source:
         return rate if abs(measured / rate - 1) < 0.05 else measured
 
     return _Source(frames(), fps, still=False)
+
+
+def _decoded(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8. Straight from yuv420p FFmpeg would repeat each chroma sample, and round downwards."""
+    whole_chroma = {"yuv420p": "yuv444p", "yuvj420p": "yuvj444p"}.get(frame.format.name)
+    if whole_chroma:
+        frame = frame.reformat(format=whole_chroma, interpolation="BICUBIC")
+    return frame.to_ndarray(format="rgb24")
 
 
 def _promised_seconds(container: Any, stream: Any, rate: float) -> float:
@@ -350,11 +363,12 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, fps: float, overwrite: bool = False):
-        self.path, self.fps = Path(path), fps
+        self.path = Path(path)
         encoders: dict[str, Any] = {".mp4": _Mp4, ".gif": _Gif, "": _Folder}
         if self.path.suffix.lower() not in encoders:
             raise SinfusionError(f"{path}: write .mp4, .gif, or a name without a suffix for a folder of PNGs.")
         _check_fps(fps)
+        self.fps = float(fps)
         refuse_existing(self.path, overwrite)
         self.temporary = self.path.with_name(f".{os.getpid()}-{self.path.name}")
         self._new_encoder = encoders[self.path.suffix.lower()]
@@ -401,8 +415,8 @@ class _Mp4:
         self.stream = stream
         stream.height, stream.width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
         stream.pix_fmt = "yuv420p"
-        # Players guess the colours of a file that does not name them.
-        colours = "colorprim=bt709:transfer=bt709:colormatrix=bt709"
+        # Players guess the colours of a file that does not name them. chromaloc=1: chroma lies between the pixels.
+        colours = "colorprim=bt709:transfer=bt709:colormatrix=bt709:chromaloc=1"
         stream.options = {"crf": "12", "x264-params": colours}
 
     def write(self, frame: np.ndarray) -> None:
@@ -491,17 +505,17 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _move(temporary: Path, path: Path) -> None:
     """Give a finished file or folder its name."""
-    if path.is_dir():  # a folder cannot be renamed over another
+    if path.exists() and (path.is_dir() or temporary.is_dir()):  # a folder is not renamed over something
         old = temporary.with_name(f"{temporary.name}-old")
         os.replace(path, old)
         os.replace(temporary, path)
-        shutil.rmtree(old)
+        _remove(old)
     else:
         os.replace(temporary, path)
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):
@@ -516,7 +530,7 @@ def contact_sheet(
 ) -> np.ndarray:
     """(H, W, 3) uint8: evenly picked frames in a grid, small ones enlarged so that they can be looked at."""
     picks = np.unique(np.linspace(0, len(frames) - 1, min(max_frames, len(frames))).round().astype(int))
-    columns = columns or min(6, max(1, int(np.ceil(np.sqrt(len(picks) * 1.2)))))
+    columns = min(len(picks), columns or min(6, int(np.ceil(np.sqrt(len(picks) * 1.2)))))
     shown = [enlarged(frames[i]) for i in picks]
     height, width = shown[0].shape[:2]
     gap, rows = 4, -(-len(shown) // columns)

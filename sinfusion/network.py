@@ -35,8 +35,8 @@ class ConvNeXtBlock(nn.Module):
         self.residual = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, in_channels, H, W), embedding (B, E) fp32 -> (B, out_channels, H, W)."""
-        shift = self.shift(F.gelu(embedding))  # (B, in_channels)
+        """x (B, in_channels, H, W), embedding (B or 1, E) fp32 -> (B, out_channels, H, W)."""
+        shift = self.shift(F.gelu(embedding)).expand(len(x), -1)  # (B, in_channels)
         bias: Tensor = self.depthwise.bias  # type: ignore[assignment]  # this convolution has one
         h = ops.depthwise_norm(x, self.depthwise.weight, bias, shift, self.gain, self.offset)
         h = _convolve(F.gelu(_convolve(h, self.expand)), self.project)
@@ -98,8 +98,8 @@ class NextNet(nn.Module):
     def forward(
         self,
         x: Tensor,  # (B, in_channels, H, W)
-        time: Tensor,  # (B,)
-        frame_offset: Tensor | None = None,  # (B,) integer
+        time: Tensor,  # (B or 1,)
+        frame_offset: Tensor | None = None,  # (B or 1,) integer
     ) -> Tensor:  # (B, out_channels, H, W) fp32
         embedding = self.time(time)
         if self.frame_offset is not None:

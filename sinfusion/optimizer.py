@@ -41,7 +41,7 @@ class AdamEma:
     def load(self, state: dict[str, Any], average: dict[str, Tensor]) -> None:
         """Continue from `state` and `average`."""
         for name, p in self.parameters.items():
-            self.adam.state[p] = {key: value.clone() for key, value in state[name].items()}
+            self.adam.state[p] = {key: value.to(p.device, copy=True) for key, value in state[name].items()}
             self.average[name].copy_(average[name])
 
 

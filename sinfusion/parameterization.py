@@ -104,8 +104,8 @@ class Denoiser:
     def _parts(
         self, x: Tensor, sigma: Tensor, condition: Tensor | None, frame_offset: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Centre (B, 3, H, W), sigma and spread (B, 1, 1, 1), time (B,)."""
-        spread = self.spread(frame_offset, len(x), x.device)
+        """Centre (B, 3, H, W), sigma and spread (B or 1, 1, 1, 1), time (B or 1,)."""
+        spread = self.spread(frame_offset, len(sigma), x.device)
         centre = torch.zeros_like(x) if condition is None else condition.unflatten(1, (-1, 3)).mean(1)
         time = self.time(sigma, spread)
         return centre, sigma[:, None, None, None], spread[:, None, None, None], time
@@ -118,9 +118,9 @@ class Denoiser:
     def __call__(
         self,
         x: Tensor,  # (B, 3, H, W) fp32, clean + sigma * noise
-        sigma: Tensor,  # (B,) fp32, > 0
+        sigma: Tensor,  # (B,) fp32, > 0; or (1,), the same for all, as is then frame_offset
         condition: Tensor | None = None,  # (B, 3 n, H, W) fp32 in [-1, 1]: n neighbouring frames
-        frame_offset: Tensor | None = None,  # (B,) int64
+        frame_offset: Tensor | None = None,  # (B or 1,) int64
     ) -> Tensor:
         """The expected clean picture, (B, 3, H, W) fp32."""
         centre, s, spread, time = self._parts(x, sigma, condition, frame_offset)

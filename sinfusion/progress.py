@@ -20,6 +20,9 @@ from tqdm import tqdm
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
+READ_SECONDS = 1.0  # between two looks at the loss
+PREVIEW_SHARE = 0.05  # of the time at most goes into pictures
+
 
 class Progress:
     """Collects losses on the device; reads, prints and logs them about once a second."""
@@ -31,11 +34,11 @@ class Progress:
         done: int,
         total: int,
         preview: Callable[[], None] | None = None,  # writes a preview; called every `preview_seconds`
-        preview_seconds: float = 30.0,
+        preview_seconds: float = 30.0,  # longer where the pictures take long to make
         quiet: bool = False,
     ):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.preview, self.preview_seconds = folder, preview, preview_seconds
+        self.folder, self.total, self.preview, self.preview_seconds = folder, total, preview, preview_seconds
         self.history = self._kept(folder / "log.jsonl", done)
         (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.history))
         self.log = (folder / "log.jsonl").open("a")
@@ -47,13 +50,13 @@ class Progress:
         if importlib.util.find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+            self.board = SummaryWriter(str(folder), purge_step=done)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _kept(path: Path, done: int) -> list[dict[str, float]]:
         """The rows of an earlier session up to the checkpoint that is resumed."""
         rows = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:  # a line cut short by a kill
@@ -67,7 +70,7 @@ class Progress:
         self.losses.append(loss.detach())
         self.bar.update()
         now = time.monotonic()
-        if now - self.read_at < 1.0 and self.bar.n < (self.bar.total or 0):
+        if now - self.read_at < READ_SECONDS and step + 1 < self.total:
             return None
         mean = float(torch.stack(self.losses).mean())
         speed = len(self.losses) / max(now - self.read_at, 1e-9)
@@ -80,13 +83,14 @@ class Progress:
         if self.board:
             self.board.add_scalar("loss", mean, step + 1)
         self.losses.clear()
-        if now >= self.preview_at:
+        if now >= self.preview_at and step + 1 < self.total:  # the last picture is made by `close`
             self.picture()
         self.read_at = time.monotonic()
         return mean
 
     def picture(self) -> None:
         """Write loss.png and the preview."""
+        started = time.monotonic()
         figure = Figure(figsize=(6, 3.5), layout="constrained")
         axes = figure.subplots()
         axes.plot([row["step"] for row in self.history], [row["loss"] for row in self.history], linewidth=0.8)
@@ -94,7 +98,8 @@ class Progress:
         figure.savefig(self.folder / "loss.png", dpi=110)
         if self.preview:
             self.preview()
-        self.preview_at = time.monotonic() + self.preview_seconds
+        now = time.monotonic()
+        self.preview_at = now + max(self.preview_seconds, (now - started) / PREVIEW_SHARE)
 
     def close(self, finished: bool) -> None:
         """Last pictures, and everything closed."""

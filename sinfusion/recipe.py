@@ -7,8 +7,9 @@ GPU, `tiny` the default on a CPU.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .errors import SinfusionError
 from .roles import Role
@@ -97,9 +98,17 @@ class Recipe:
     interpolator_steps: int = 50_000
 
     def __post_init__(self) -> None:
-        for name, least in (("filters", 4), ("depth", 2), ("timesteps", 2), ("sampling_steps", 1), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise SinfusionError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        for name, kind in get_type_hints(Recipe).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise SinfusionError(f"{name} must be one of {', '.join(map(str, get_args(kind)))}, not {value!r:.40}.")
+            if not _is(value, kind):
+                what = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+                raise SinfusionError(f"{name} must be {what.get(kind, 'whole numbers')}, not {value!r:.40}.")
+            least, most = _LIMITS.get(name, (-math.inf, math.inf))
+            if kind in (int, float) and not least <= value <= most:
+                bound = f"at least {least:g}" if value < least else f"at most {most:g}"
+                raise SinfusionError(f"{name} must be {bound}, not {value!r:.40}.")
         if self.filters % 2:
             raise SinfusionError(f"filters must be even, not {self.filters}.")
         if not 0 < self.crop <= 1:
@@ -130,6 +139,50 @@ class Recipe:
     def replace(self, **settings: Any) -> Recipe:
         """A copy with some settings changed."""
         return dataclasses.replace(self, **settings)
+
+
+# Smallest and largest value of a setting; what lies beyond is a typing error or a damaged file.
+_LIMITS: dict[str, tuple[float, float]] = {
+    "filters": (4, 4096),
+    "depth": (2, 256),
+    "timesteps": (2, 100_000),
+    "level_std": (0, 20),
+    "free_level_std": (0, 20),
+    "level_mean": (-20, 20),
+    "free_level_mean": (-20, 20),
+    "level_top_share": (0, 1),
+    "level_top": (1e-6, 1e6),
+    "level_bottom": (1e-6, 1e6),
+    "free_level_top": (1e-6, 1e6),
+    "free_level_bottom": (1e-6, 1e6),
+    "sampling_steps": (1, 4000),
+    "free_sampling_steps": (1, 4000),
+    "correction_timesteps": (0, 50),
+    "correction_steps": (1, 4000),
+    "batch_size": (1, 1_000_000),
+    "learning_rate": (0, 1e9),
+    "warmup": (0, 1),
+    "ema_gamma": (0, 1e6),
+    "condition_noise": (0, 1000),
+    "crop": (0, 1),
+    "max_frame_offset": (1, 1000),
+    "image_steps": (1, 99_999_999),
+    "predictor_steps": (1, 99_999_999),
+    "projector_steps": (1, 99_999_999),
+    "interpolator_steps": (1, 99_999_999),
+}
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value, perhaps from a damaged file, is of the kind that a setting declares."""
+    if kind in (int, float):
+        number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+        return number and -math.inf < value < math.inf
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is(item, int) for item in value)
+    return True
 
 
 PAPER = Recipe()

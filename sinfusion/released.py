@@ -132,14 +132,15 @@ def _parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
 
+_DTYPES = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
+
+
 class _Reader(pickle.Unpickler):
     """Reads torch.save's zip format: a pickle in which every storage stands by reference, as a file of its own."""
-
-    _DTYPES = {
-        "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-        "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-        "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-    }  # fmt: skip
 
     def __init__(self, file: Any, archive: zipfile.ZipFile, root: str):
         super().__init__(file)
@@ -151,8 +152,8 @@ class _Reader(pickle.Unpickler):
             ("torch._utils", "_rebuild_tensor_v2"): _view,
             ("torch._utils", "_rebuild_parameter"): _parameter,
         }
-        if module == "torch" and name in self._DTYPES:
-            return self._DTYPES[name]
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
         return known.get((module, name), _Inert)
 
     def persistent_load(self, reference: Any) -> Tensor:
@@ -190,7 +191,7 @@ def _clip(frames: np.ndarray | str | Path | None, joined: Run | None) -> tuple[n
     """(T, H, W, 3) uint8, image or video, and frames per second."""
     if frames is None:
         if joined is None:
-            raise SinfusionError("a new run needs the video or picture that the checkpoint was trained on.")
+            raise SinfusionError("a new run needs the video or picture that the checkpoint was trained on: --frames.")
         return joined.frames, joined.kind, joined.fps
     if isinstance(frames, np.ndarray):
         clip, fps = frames[None] if frames.ndim == 3 else frames, 20.0
@@ -237,9 +238,7 @@ def _schedule(state: dict[str, Any], path: Path) -> tuple[str, int]:
 def _check_network(weights: dict[str, Tensor], recipe: Recipe, role: Role, path: Path) -> None:
     """SinfusionError unless the weights are finite and just those of the network."""
     with torch.device("meta"):
-        network = NextNet(
-            role.in_channels, filters=recipe.filters, depth=recipe.depth, frame_offset=role.frame_offset
-        )
+        network = NextNet(role.in_channels, filters=recipe.filters, depth=recipe.depth, frame_offset=role.frame_offset)
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if shapes != {name: tuple(value.shape) for name, value in weights.items()}:
         raise SinfusionError(f"{path} holds a network of another shape than the released code's.")
@@ -249,7 +248,7 @@ def _check_network(weights: dict[str, Tensor], recipe: Recipe, role: Role, path:
 
 def _check_fits(run: Run, recipe: Recipe, role: Role) -> None:
     """SinfusionError unless the model can join the run."""
-    if role.name in run.models:
+    if run.has(role):
         raise SinfusionError(f"{run.path} has a {role.name} already; choose another --out.")
     for name in ("filters", "depth", "dense_kernel", "schedule", "timesteps"):
         ours, new = getattr(run.recipe, name), getattr(recipe, name)

@@ -42,14 +42,15 @@ def sampling_levels(
 ) -> np.ndarray:
     """(n + 1,) float64 levels to visit, from the entry down to 0."""
     recipe, denoiser = run.recipe, run.denoiser(role)
-    steps = steps or (recipe.sampling_steps if role.conditions else recipe.free_sampling_steps)
+    if steps is None:
+        steps = recipe.sampling_steps if role.conditions else recipe.free_sampling_steps
     if not 0 < strength <= 1:
         raise SinfusionError(f"strength must be above 0 and at most 1, not {strength}.")
     if denoiser.parameterization == "preconditioned":
         spread = denoiser.spreads[min(abs(frame_offset), len(denoiser.spreads)) - 1]
         top, bottom = _range(recipe, role)
         ladder = karras_sigmas(64, top * spread, bottom * spread)[:-1]
-        entry = enter or float(np.interp((1 - strength) * 63, np.arange(64), ladder))
+        entry = enter if enter is not None else float(np.interp((1 - strength) * 63, np.arange(64), ladder))
         return karras_sigmas(steps, min(entry, top * spread), min(bottom * spread, entry / 2))
     sigmas = denoiser.schedule.sigmas(steps)
     if enter is None and strength < 1:
@@ -80,7 +81,7 @@ def reverse(
 ) -> Tensor:
     """One picture for each seed, (B, 3, H, W) fp32 in [-1, 1]."""
     denoiser = run.denoiser(role)
-    offset = None if frame_offset is None else torch.full((len(seeds),), frame_offset, device=run.device)
+    offset = None if frame_offset is None else torch.tensor([frame_offset], device=run.device)
     if start is None:
         start = (
             torch.zeros(len(seeds), 3, *size, device=run.device)  # type: ignore[misc]  # size is given here
@@ -93,7 +94,8 @@ def reverse(
         return ops.normal(seeds, STREAM_SAMPLE + role.conditions, counter, start.shape[1:], run.device)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        clean = denoiser(x, sigma, condition, offset)
+        # One level for all: matrix products over one row and over several round differently.
+        clean = denoiser(x, sigma[:1], condition, offset)
         return clean if keep is None else torch.where(keep[0], keep[1], clean)
 
     x = start + float(levels[0]) * noise(STEPS_A_MOMENT - 1)

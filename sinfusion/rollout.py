@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from .run import Run
 from .schedule import cosine_schedule
 
 Frames = np.ndarray  # (..., H, W, 3) uint8
+Told = Callable[[], object]  # called after each new frame
 
 
 def generate(
@@ -110,13 +111,13 @@ def correct(run: Run, picture: Tensor, seeds: Tensor, moment: int) -> Tensor:
     if denoiser.parameterization == "preconditioned":
         levels = sampling_levels(run, PROJECTOR, 1, recipe.correction_steps, entry)
     else:
-        entry = float(denoiser.schedule.sigma[recipe.correction_timesteps])
+        entry = float(denoiser.schedule.sigma[min(recipe.correction_timesteps, recipe.timesteps)])
         levels = sampling_levels(run, PROJECTOR, 1, recipe.timesteps, entry)
     return reverse(run, PROJECTOR, seeds, moment, levels, picture)
 
 
 def extrapolate(
-    run: Run, after: int = 0, before: int = 0, seed: int = 0, steps: int | None = None
+    run: Run, after: int = 0, before: int = 0, seed: int = 0, steps: int | None = None, told: Told = lambda: None
 ) -> tuple[Frames, np.ndarray]:
     """The training clip with new frames after and/or before it.
 
@@ -127,13 +128,21 @@ def extrapolate(
         raise SinfusionError(f"extrapolate adds frames: after ({after}) or before ({before}) must be above 0.")
     parts = [run.frames]
     if after:
-        made = stream(run, after + 1, 1, None, len(run.frames) - 1, 1, seed, steps)
-        parts.append(np.stack([frame[0] for frame in made])[1:])
+        parts.append(_new_frames(stream(run, after + 1, 1, None, len(run.frames) - 1, 1, seed, steps), told))
     if before:
-        made = stream(run, before + 1, 1, None, 0, -1, seed, steps)
-        parts.insert(0, np.stack([frame[0] for frame in made])[:0:-1])
+        parts.insert(0, _new_frames(stream(run, before + 1, 1, None, 0, -1, seed, steps), told)[::-1])
     is_new = np.repeat([True, False, True], [before, len(run.frames), after])
     return np.concatenate(parts), is_new
+
+
+def _new_frames(made: Iterator[Frames], told: Told) -> Frames:
+    """(T, H, W, 3) uint8: all but the first frame of a stream of one sample."""
+    next(made)
+    frames = []
+    for pictures in made:
+        frames.append(pictures[0])
+        told()
+    return np.stack(frames)
 
 
 def upsample(
@@ -142,6 +151,7 @@ def upsample(
     frames: Frames | None = None,
     seed: int = 0,
     steps: int | None = None,
+    told: Told = lambda: None,
 ) -> Frames:
     """(factor (T - 1) + 1, H, W, 3) uint8: frames put between those of a clip, which stay untouched.
 
@@ -163,6 +173,7 @@ def upsample(
             middle = reverse(run, INTERPOLATOR, _seeds(seed, 1), moment, levels, condition=pair)
             between.append(to_uint8(middle).cpu().numpy()[0])
             moment += 1
+            told()
         woven = np.empty((2 * len(clip) - 1, *clip.shape[1:]), np.uint8)
         woven[::2], woven[1::2] = clip, np.stack(between)
         clip, factor = woven, factor // 2
@@ -176,6 +187,7 @@ def retarget(
     strength: float = 0.5,
     seed: int = 0,
     steps: int | None = None,
+    told: Told = lambda: None,
 ) -> Frames:
     """A picture or video at another size and aspect ratio, its details made by the trained models at their own scale.
 
@@ -201,6 +213,7 @@ def retarget(
         target = stretched[moment : moment + 1]
         picture = next_frame(run, picture, seeds, moment, 1, steps, target, 4 * strength * spread)
         made.append(picture)
+        told()
     return to_uint8(torch.cat(made)).cpu().numpy()
 
 

@@ -101,9 +101,9 @@ class Run:
             checkpoint = last_checkpoint(self.path / role.name)
             if role.name not in self.models or checkpoint is None:
                 trained = ", ".join(name for name in self.models if last_checkpoint(self.path / name)) or "nothing"
+                tasks = "generate upsample" if role.name == "interpolator" else "generate"
                 raise SinfusionError(
-                    f"{self.path} has no trained {role.name} (it has: {trained}); "
-                    + ("train with --tasks generate upsample." if role.name == "interpolator" else "train it first.")
+                    f"{self.path} has no trained {role.name} (it has: {trained}); train with --tasks {tasks}."
                 )
             weights, _ = load_weights(checkpoint / "weights.safetensors")
             denoiser = self.build(role)
@@ -116,9 +116,9 @@ class Run:
         """Write run.json and the frames (once)."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "input.safetensors").exists():
-            with _beside(self.path / "input.safetensors") as temporary:
+            with beside(self.path / "input.safetensors") as temporary:
                 save_file({"frames": torch.from_numpy(np.ascontiguousarray(self.frames))}, temporary)
-        with _beside(self.path / "run.json") as temporary:
+        with beside(self.path / "run.json") as temporary:
             temporary.write_text(json.dumps(self.description(), indent=1))
 
     def description(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Run:
 
 
 @contextmanager
-def _beside(final: Path) -> Iterator[Path]:
+def beside(final: Path) -> Iterator[Path]:
     """Another name to write under; renamed when whole, removed after an error."""
     temporary = final.with_name(f"writing-{final.name}")
     try:
@@ -165,10 +165,10 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Run
         what = "is not a run folder (it has no run.json)" if folder.exists() else "does not exist"
         raise SinfusionError(f"{folder} {what}; train one with: sinfusion train INPUT --out {folder}")
     try:
-        description = json.loads((folder / "run.json").read_text())
+        description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if description["format"] != FORMAT:
             raise SinfusionError(
-                f"{folder} has format {description['format']}, this sinfusion reads format {FORMAT}; "
+                f"it has format {description['format']!r:.40}, this sinfusion reads format {FORMAT}; "
                 "use the version that wrote it."
             )
         run = Run(
@@ -178,32 +178,39 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Run
             frames=load_file(folder / "input.safetensors")["frames"].numpy(),
             fps=float(description["fps"]),
             seed=int(description["seed"]),
-            models={
-                ROLES[name].name: {
-                    "steps": int(model["steps"]),
-                    "minutes": model["minutes"],
-                    "spreads": [float(s) for s in model["spreads"]],
-                    **_imported(model),
-                }
-                for name, model in description["models"].items()
-            },
+            models={ROLES[name].name: _model(model) for name, model in description["models"].items()},
             source=str(description["source"]),
         )
         frames = run.frames
-        if run.kind not in ("image", "video") or frames.ndim != 4 or frames.dtype != np.uint8 or frames.shape[3] != 3:
-            raise ValueError("frames")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise SinfusionError(f"{folder} is damaged: {type(error).__name__}: {error}") from error
+        if run.kind not in ("image", "video"):
+            raise ValueError(f"kind {run.kind:.40}")
+        if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape or frames.dtype != np.uint8:
+            raise ValueError(f"frames {frames.shape} {frames.dtype}")
+        if not 0 < run.fps < 1e6 or abs(run.seed) >= 2**58:
+            raise ValueError(f"fps {run.fps} or seed {run.seed}")
+    except SinfusionError as error:
+        raise SinfusionError(f"{folder} cannot be used: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+            SafetensorError) as error:  # fmt: skip
+        raise SinfusionError(f"{folder} is damaged: {type(error).__name__}: {error!s:.100}") from error
     return run.to(device, precision)
 
 
-def _imported(model: dict[str, Any]) -> dict[str, str]:
-    """The parameterization of a model that was not trained by the run's recipe."""
-    if "parameterization" not in model:
-        return {}
-    if model["parameterization"] not in PARAMETERIZATIONS:
-        raise ValueError(f"parameterization {model['parameterization']!r}")
-    return {"parameterization": model["parameterization"]}
+def _model(stored: dict[str, Any]) -> dict[str, Any]:
+    """A model's entry in run.json, checked."""
+    model = {"steps": stored["steps"], "minutes": stored["minutes"], "spreads": [float(s) for s in stored["spreads"]]}
+    steps, minutes = model["steps"], model["minutes"]
+    if not isinstance(steps, int) or not 0 <= steps < 10**8:
+        raise ValueError(f"steps {steps}")
+    if not (steps > 0 if minutes is None else 0 < minutes < 1e9):
+        raise ValueError(f"minutes {minutes}")
+    if not model["spreads"] or not all(0 < s < 1e3 for s in model["spreads"]):
+        raise ValueError(f"spreads {model['spreads']}")
+    if "parameterization" in stored:  # of a model that was not trained by the run's recipe
+        if stored["parameterization"] not in PARAMETERIZATIONS:
+            raise ValueError(f"parameterization {stored['parameterization']}")
+        model["parameterization"] = stored["parameterization"]
+    return model
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -213,12 +220,19 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
+    """Tensors and metadata of a safetensors file: every weight as raw.<name> and as average.<name>."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            weights, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise SinfusionError(f"{path} is damaged or missing: {error}") from error
+        raise SinfusionError(f"{path} is damaged or missing: {error!s:.100}") from error
+    raw, average = (
+        {name.removeprefix(prefix): value.shape for name, value in weights.items() if name.startswith(prefix)}
+        for prefix in ("raw.", "average.")
+    )
+    if raw != average or len(weights) != 2 * len(raw):
+        raise SinfusionError(f"{path} is damaged: raw and average weights differ.")
+    return weights, metadata
 
 
 def save_checkpoint(
@@ -238,7 +252,7 @@ def save_checkpoint(
     tensors = {f"raw.{k}": v.detach().cpu().contiguous() for k, v in raw.items()}
     tensors |= {f"average.{k}": v.detach().cpu().contiguous() for k, v in average.items()}
     metadata = {"sinfusion": json.dumps({**run.description(), "role": role.name, "step": step})}
-    with _beside(final) as temporary:
+    with beside(final) as temporary:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         save_file(tensors, temporary / "weights.safetensors", metadata)
@@ -255,11 +269,22 @@ def save_checkpoint(
 
 def load_optimizer(checkpoint: Path) -> dict[str, Any]:
     """{"step": steps done, "optimizer": state}, read without running code from the file."""
+    weights, _ = load_weights(checkpoint / "weights.safetensors")
     try:
         state: dict[str, Any] = torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu")
-        if not isinstance(state["step"], int) or not isinstance(state["optimizer"], dict):
-            raise ValueError("unexpected content")
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError,
-            zipfile.BadZipFile) as error:  # fmt: skip
-        raise SinfusionError(f"{checkpoint / 'optimizer.pt'} is damaged: {error}") from error
+        if f"step-{state['step']:08d}" != checkpoint.name:
+            raise ValueError(f"step {state['step']}")
+        for name, moments in state["optimizer"].items():
+            shape = weights[f"raw.{name}"].shape
+            # An imported model has none.
+            expected = {"step": (), "exp_avg": shape, "exp_avg_sq": shape} if moments else {}
+            if expected != {key: value.shape for key, value in moments.items() if value.dtype == torch.float32}:
+                raise ValueError(name)
+        if len(state["optimizer"]) * 2 != len(weights):
+            raise ValueError("weights without state")
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError,
+            pickle.UnpicklingError, zipfile.BadZipFile) as error:  # fmt: skip
+        raise SinfusionError(
+            f"{checkpoint / 'optimizer.pt'} is damaged or missing: the run can be used, but not trained further."
+        ) from error
     return state

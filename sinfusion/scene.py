@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
 
 
 def render(frames: int = 48, size: tuple[int, int] = (40, 64), seed: int = 0) -> np.ndarray:
@@ -18,7 +21,8 @@ def render(frames: int = 48, size: tuple[int, int] = (40, 64), seed: int = 0) ->
     for t in range(frames):
         sky = _mix((0.30, 0.36, 0.62), (0.98, 0.72, 0.48), np.clip(y / 0.7, 0, 1)[..., None])
         drift = np.roll(cloud, -2 * t, axis=1)[:, :width]
-        picture = _mix(sky, (1.0, 0.93, 0.88), (np.clip(drift * 2.4 - 1.1, 0, 0.8) * (y < 0.62))[..., None])
+        thickness = np.clip(drift * 2.4 - 0.9, 0, 0.8) * np.clip((0.8 - y) / 0.3, 0, 1)
+        picture = _mix(sky, (1.0, 0.93, 0.88), thickness[..., None])
         for n, (speed, top, size_, colours) in enumerate(_BALLOONS):
             cx = (0.25 + 0.55 * n + speed * t) % (wide + 0.5) - 0.25
             cy = top + 0.03 * np.sin(0.23 * t + 2 * n)
@@ -30,7 +34,8 @@ def render(frames: int = 48, size: tuple[int, int] = (40, 64), seed: int = 0) ->
             wing = np.abs(x - bx)
             bird = (wing < 0.05) & (np.abs(y - by + flap * wing / 0.05) < 0.009)
             picture = np.where(bird[..., None], (0.12, 0.1, 0.16), picture)
-        land = _mix((0.16, 0.30, 0.17), (0.45, 0.52, 0.24), ground[..., None])
+        wind = 0.5 + 0.5 * np.sin(9 * x - 7 * y + 6 * ground - 0.35 * t)
+        land = _mix((0.16, 0.30, 0.17), (0.50, 0.56, 0.24), (0.65 * ground + 0.35 * wind)[..., None])
         picture = np.where((y > hill)[..., None], land, picture)
         picture = _windmill(picture, x, y, wide * 0.74, 0.60, 0.11 * t)
         ripple = np.sin(70 * y + 9 * x - 0.55 * t) * np.sin(23 * x + 31 * y + 0.41 * t)
@@ -49,7 +54,15 @@ _BALLOONS = (
 )
 
 
-def _balloon(picture, x, y, cx, cy, radius, colours):  # type: ignore[no-untyped-def]  # arrays and floats
+def _balloon(
+    picture: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    cx: float,
+    cy: float,
+    radius: float,
+    colours: tuple[Colour, Colour],
+) -> np.ndarray:
     dx, dy = (x - cx) / radius, (y - cy) / (radius * 1.15)
     # Narrower below, like an envelope.
     inside = dx**2 * (1 + 0.45 * np.clip(dy, 0, 1)) + dy**2 < 1
@@ -62,7 +75,7 @@ def _balloon(picture, x, y, cx, cy, radius, colours):  # type: ignore[no-untyped
     return np.where(inside[..., None], body, picture)
 
 
-def _windmill(picture, x, y, cx, cy, angle):  # type: ignore[no-untyped-def]  # arrays and floats
+def _windmill(picture: np.ndarray, x: np.ndarray, y: np.ndarray, cx: float, cy: float, angle: float) -> np.ndarray:
     tower = (np.abs(x - cx) < 0.022 + 0.06 * (y - cy)) & (y > cy) & (y < cy + 0.2)
     picture = np.where(tower[..., None], (0.86, 0.80, 0.72), picture)
     for blade in range(4):
@@ -75,7 +88,8 @@ def _windmill(picture, x, y, cx, cy, angle):  # type: ignore[no-untyped-def]  # 
     return picture
 
 
-def _mix(a, b, share):  # type: ignore[no-untyped-def]  # colours or pictures
+def _mix(a: ArrayLike, b: ArrayLike, share: np.ndarray) -> np.ndarray:
+    """Of two colours or pictures."""
     return np.asarray(a) * (1 - share) + np.asarray(b) * share
 
 

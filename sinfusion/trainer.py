@@ -11,7 +11,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import ops
-from .crops import STREAM_CONDITION_NOISE, STREAM_LEVEL, STREAM_NOISE, Examples, draw, sample_seeds
+from .crops import (
+    STREAM_CONDITION_NOISE,
+    STREAM_CONDITION_SHARE,
+    STREAM_LEVEL,
+    STREAM_NOISE,
+    STREAM_TOP,
+    Examples,
+    draw,
+    sample_seeds,
+)
 from .errors import SinfusionError
 from .optimizer import AdamEma, learning_rate
 from .parameterization import Denoiser
@@ -36,15 +45,15 @@ def levels(
     sqrt(alphas_cumprod) uniform between two neighbouring timesteps (reference: the released code).
     """
     seeds = sample_seeds(seed, samples)
-    bits = ops.uniform_bits(seeds, STREAM_LEVEL, step, 2).double() / 2**32  # (B, 2) in [0, 1)
     if denoiser.parameterization == "preconditioned":
         free = role.conditions == 0
         mean, std = (recipe.free_level_mean, recipe.free_level_std) if free else (recipe.level_mean, recipe.level_std)
         logarithm = mean + std * ops.normal(seeds, STREAM_LEVEL, step, (1,))[:, 0].to(spread.device)
         top = torch.full_like(logarithm, np.log(recipe.free_level_top if free else recipe.level_top))
-        at_top = (bits[:, 0] < recipe.level_top_share).to(spread.device)
-        return spread * torch.where(at_top, top, logarithm).exp()
+        at_top = ops.uniform_bits(seeds, STREAM_TOP, step, 1)[:, 0] < recipe.level_top_share * 2**32
+        return spread * torch.where(at_top.to(spread.device), top, logarithm).exp()
     schedule = denoiser.schedule
+    bits = ops.uniform_bits(seeds, STREAM_LEVEL, step, 2).double() / 2**32  # (B, 2) in [0, 1)
     timestep = 1 + (bits[:, 0] * schedule.timesteps).long().numpy()
     if not denoiser.continuous:
         return torch.as_tensor(schedule.sigma[timestep], dtype=torch.float32, device=spread.device)
@@ -62,7 +71,7 @@ class Trainer:
         self.recipe = run.recipe
         self.denoiser = run.build(role)
         self.optimizer = AdamEma(self.denoiser.network, run.recipe.ema_gamma)
-        self.frames = torch.from_numpy(run.frames).to(run.device)
+        self.frames = torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device)
         self.crop = run.recipe.crop_size(role, *run.size)
         share = run.recipe.batch_size // ranks
         self.samples, self.ranks = range(rank * share, (rank + 1) * share), ranks
@@ -85,7 +94,7 @@ class Trainer:
         if self.recipe.condition_noise > 0 and examples.condition is not None:
             seeds = sample_seeds(self.seed, self.samples)
             noise = ops.normal(seeds, STREAM_CONDITION_NOISE, step, examples.condition.shape[1:], self.frames.device)
-            share = ops.uniform_bits(seeds, STREAM_CONDITION_NOISE, step, 1)[:, 0].to(noise) / 2**32
+            share = ops.uniform_bits(seeds, STREAM_CONDITION_SHARE, step, 1)[:, 0].to(noise) / 2**32
             spread = self.denoiser.spread(examples.frame_offset, len(share), noise.device)
             deviation = (self.recipe.condition_noise * share * spread)[:, None, None, None]
             return Examples(examples.clean, examples.condition + deviation * noise, examples.frame_offset)
@@ -141,25 +150,11 @@ class Trainer:
         load_into(self.denoiser.network, weights, "raw.", checkpoint)
         state = load_optimizer(checkpoint)
         average = {name.removeprefix("average."): v for name, v in weights.items() if name.startswith("average.")}
-        self.optimizer.load(state["optimizer"], average)
+        try:
+            self.optimizer.load(state["optimizer"], average)
+        except (KeyError, RuntimeError, AttributeError) as error:
+            raise SinfusionError(f"{checkpoint} is damaged: {type(error).__name__}: {error}") from error
         self.done = state["step"]
-
-    def measure_speed(self, seconds: float) -> float:
-        """Seconds a step, the median of as many as fit into `seconds`; leaves no trace in the weights."""
-        spare = Trainer(self.run, self.role, self.total, self.samples.start // max(len(self.samples), 1), self.ranks)
-        times: list[float] = []
-        started = time.monotonic()
-        while len(times) < 4 or (time.monotonic() - started < seconds and len(times) < 200):
-            before = time.monotonic()
-            loss, _ = spare.step(len(times))
-            loss.item()
-            times.append(time.monotonic() - before)
-            if self.ranks > 1 and len(times) >= 8:  # every process makes the same number of steps
-                break
-        median = torch.tensor(float(np.median(times[2:])))
-        if self.ranks > 1:
-            dist.all_reduce(median, op=dist.ReduceOp.MAX)
-        return float(median)
 
     def train(self, progress: Progress | None, stop: Callable[[], bool] = lambda: False) -> None:
         """Train to the end. Raises Stopped after a save when `stop()`; SinfusionError on a non-finite loss."""
@@ -190,6 +185,28 @@ class Trainer:
         """Whether any process was asked to stop, so that all stop at the same step."""
         if self.ranks == 1:
             return stop
-        flag = torch.tensor(float(stop))
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag)
+        return bool(_largest(float(stop), self.run.device))
+
+
+def measure_speed(run: Run, role: Role, seconds: float, rank: int = 0, ranks: int = 1) -> float:
+    """Seconds a step takes: the median of as many as fit into `seconds`, of a trainer that is then thrown away."""
+    trainer = Trainer(run, role, 200, rank, ranks)
+    times: list[float] = []
+    started = time.monotonic()
+    # Several processes meet in every step, so all must make the same number of them.
+    while len(times) < (8 if ranks > 1 else 4) or (
+        ranks == 1 and time.monotonic() - started < seconds and len(times) < trainer.total
+    ):
+        before = time.monotonic()
+        loss, _ = trainer.step(len(times))
+        loss.item()
+        times.append(time.monotonic() - before)
+    median = float(np.median(times[2:]))
+    return median if ranks == 1 else _largest(median, run.device)
+
+
+def _largest(value: float, device: torch.device) -> float:
+    """The largest of the values that the processes hold."""
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return float(tensor)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from .reverse import LEAST_SIDE, check_size
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, TASKS, Role
 from .rollout import generate_images, stream, upsample
 from .run import Run, last_checkpoint, load
-from .trainer import Stopped, Trainer
+from .trainer import Stopped, Trainer, measure_speed
 
 # How a time budget is divided between the models of a run, in relative shares.
 SHARES = {"image": 1.0, "predictor": 0.6, "projector": 0.25, "interpolator": 0.35}
@@ -67,18 +67,16 @@ def train(
     say: Callable[[str], None] = (lambda _: None) if quiet or rank else (lambda text: print(text, file=sys.stderr))
     if isinstance(input, str | Path) and (Path(input) / "run.json").is_file():
         run = load(input, device, precision)
+        _check_batch(run.recipe, ranks)
         say(f"continuing {run.path}")
     else:
         chosen = choose_device(device)
         settings = _recipe(recipe, chosen)
         clip, settings, minutes = _read(input, settings, minutes, size, max_side, start, stop, stride, fps, say)
         roles = _roles(clip, tasks)
+        _check_batch(settings, ranks)
         run = _new_run(input, clip, out, settings, roles, minutes, seed, overwrite, rank)
         run = run.to(str(chosen), precision)
-    if run.recipe.batch_size % ranks:
-        raise SinfusionError(
-            f"batch size {run.recipe.batch_size} cannot be split over {ranks} processes; choose a multiple."
-        )
     _say_what(run, say)
     with _stop_signals() as stopping:
         try:
@@ -104,7 +102,7 @@ def _train_role(
     plan = run.models[role.name]
     if not plan["steps"]:
         seconds = plan["minutes"] * 60
-        probe = Trainer(run, role, 1, rank, ranks).measure_speed(min(10.0, 0.04 * seconds))
+        probe = measure_speed(run, role, min(10.0, 0.04 * seconds), rank, ranks)
         plan["steps"] = max(20, int(0.94 * seconds / probe))
         say(f"{role.name}: {plan['minutes']:.1f} minutes at {1 / probe:.1f} steps/s: {plan['steps']} steps")
         if rank == 0:
@@ -224,6 +222,13 @@ def _roles(clip: Clip, tasks: tuple[str, ...]) -> list[Role]:
     return roles
 
 
+def _check_batch(recipe: Recipe, ranks: int) -> None:
+    if recipe.batch_size % ranks:
+        raise SinfusionError(
+            f"batch size {recipe.batch_size} cannot be split over {ranks} processes; choose a multiple of {ranks}."
+        )
+
+
 def _new_run(
     input: Any,
     clip: Clip,
@@ -260,6 +265,8 @@ def _new_run(
     run = Run(path, clip.kind, recipe, clip.frames, clip.fps, seed, models, source)
     if rank == 0:
         run.save()
+    if dist.is_initialized():  # the others look for checkpoints only after old ones are gone
+        dist.barrier()
     return run
 
 
@@ -333,8 +340,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     try:
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread: the caller handles its signals
-        with nullcontext():
-            yield lambda: False
+        yield lambda: False
         return
     try:
         yield lambda: bool(asked)

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import sinfusion
 from sinfusion.cli import main
-from sinfusion.media import write_image, write_video
+from sinfusion.media import read_media, write_image, write_video
 
 QUICK = "--recipe fast --depth 2 --filters 4 --predictor-steps 4 --projector-steps 4 --image-steps 4".split()
 
@@ -109,7 +110,8 @@ def test_fewer_frames_than_the_model_needs(refused, tmp_path, clip):
 def test_frames_of_different_sizes(refused, tmp_path, clip):
     write_image(tmp_path / "frames/1.png", clip[0])
     write_image(tmp_path / "frames/2.png", clip[0][:-2])
-    assert "different sizes: 24x16 and 24x14" in refused("train", tmp_path / "frames", "--out", tmp_path / "run")
+    sentence = refused("train", tmp_path / "frames", "--out", tmp_path / "run")
+    assert "different sizes: 1.png is 24x16, 2.png is 24x14" in sentence
 
 
 def test_sizes_and_crops_too_small_for_the_network(refused, tmp_path, video_file, video_run, image_run):
@@ -127,6 +129,7 @@ def test_sizes_and_crops_too_small_for_the_network(refused, tmp_path, video_file
     [
         "--frames 0", "--frames -3", "--count 0", "--steps 0", "--size 24", "--size 16:24", "--start 12",
         "--start -13", "--frame-offset 0", "--frame-offset 100", "--device abacus",
+        "--steps 5000", "--seed -1", "--seed 99999999999999999999",
     ],
 )  # fmt: skip
 def test_values_that_make_no_sense_for_generate(refused, video_run, tmp_path, words):
@@ -135,7 +138,21 @@ def test_values_that_make_no_sense_for_generate(refused, video_run, tmp_path, wo
 
 
 @pytest.mark.parametrize(
-    "words", ["--minutes 0", "--stride 0", "--start -1", "--start 99", "--filters 5", "--depth 1", "--batch-size 0"]
+    "words",
+    [
+        "--minutes 0",
+        "--stride 0",
+        "--start -1",
+        "--start 99",
+        "--filters 5",
+        "--depth 1",
+        "--batch-size 0",
+        "--seed -1",
+        "--sampling-steps 0",
+        "--learning-rate nan",
+        "--warmup 2",
+        "--predictor-steps 0",
+    ],
 )
 def test_values_that_make_no_sense_for_train(refused, video_file, tmp_path, words):
     option, value = words.split()
@@ -150,7 +167,7 @@ def test_two_settings_that_contradict_each_other(refused, video_file, video_run,
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence(video_file, tmp_path, capsys):
-    words = ["train", str(video_file), "--out", str(tmp_path / "run"), *QUICK, "--learning-rate", "nan"]
+    words = ["train", str(video_file), "--out", str(tmp_path / "run"), *QUICK, "--learning-rate", "1e9"]
     assert main(words) == 2
     said = capsys.readouterr().err
     assert "lower --learning-rate" in said and "Traceback" not in said
@@ -214,7 +231,7 @@ def test_a_damaged_optimizer_state_is_told_when_training_goes_on(copy_of_video_r
     assert main(["train", str(copy_of_video_run)]) == 2
     said = capsys.readouterr().err
     _one_sentence(said)
-    assert "optimizer.pt is damaged" in said
+    assert "optimizer.pt is damaged" in said and "not trained further" in said
 
 
 def test_a_run_of_another_version(refused, copy_of_video_run, tmp_path):
@@ -224,13 +241,23 @@ def test_a_run_of_another_version(refused, copy_of_video_run, tmp_path):
     assert "format 99" in refused("generate", copy_of_video_run, "--out", tmp_path / "out")
     path.write_text(json.dumps({**run, "recipe": {**run["recipe"], "new_setting": 1}}))
     sentence = refused("generate", copy_of_video_run, "--out", tmp_path / "out")
-    assert "another version" in sentence and "new_setting" in sentence
+    assert str(copy_of_video_run) in sentence and "another version" in sentence and "new_setting" in sentence
+
+
+def test_a_file_that_is_no_released_checkpoint(refused, video_run, video_file, tmp_path):
+    out = ("--out", tmp_path / "run")
+    assert f"{tmp_path / 'no.ckpt'} does not exist" in refused("import", tmp_path / "no.ckpt", *out)
+    assert "is not a PyTorch checkpoint" in refused("import", video_file, *out, "--frames", video_file)
+    weights = next(video_run.path.glob("predictor/step-*/optimizer.pt"))
+    assert "not a PyTorch Lightning checkpoint" in refused("import", weights, *out, "--frames", video_file)
 
 
 # Outputs -------------------------------------------------------------------------------------------------------------
 
 
-def test_an_output_that_exists_is_refused_before_any_work(refused, video_run, image_run, video_file, tmp_path, monkeypatch):
+def test_an_output_that_exists_is_refused_before_any_work(
+    refused, video_run, image_run, video_file, tmp_path, monkeypatch
+):
     def no_work(*_, **__):
         raise AssertionError("work was begun")
 
@@ -261,7 +288,7 @@ def test_a_place_that_cannot_be_written_to(refused, video_run, video_file, tmp_p
 
 
 def _limited(bytes_, *words):
-    """A process in which no file can grow beyond a number of bytes: what it sees is what a full disk gives it."""
+    """A process in which no file can grow beyond a number of bytes: writing fails halfway, as on a full disk."""
     import resource
 
     return subprocess.run(
@@ -272,37 +299,54 @@ def _limited(bytes_, *words):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
-def test_a_disk_that_fills_up_while_generating_leaves_nothing(image_run, tmp_path):
+def test_a_picture_that_cannot_be_written_to_its_end_leaves_nothing(image_run, tmp_path):
     done = _limited(3000, "generate", image_run.path, "--size", "160x120", "--out", tmp_path / "x.png")
-    assert done.returncode == 2 and "disk" in done.stderr and "full" in done.stderr
+    assert done.returncode == 2 and f"{tmp_path / 'x.png'} cannot be written: File too large" in done.stderr
     _one_sentence(done.stderr)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
-def test_a_disk_that_fills_up_while_training_leaves_no_half_checkpoint(tmp_path, video_file):
+def test_a_checkpoint_that_cannot_be_written_to_its_end_leaves_nothing(tmp_path, video_file):
     out = tmp_path / "run"
     done = _limited(30_000, "train", video_file, "--out", out, *QUICK)
     assert done.returncode == 2 and "disk is full" in done.stderr and "Traceback" not in done.stderr
     assert not [path for path in out.rglob("*") if path.name.startswith(("step-", "writing-")) or path.suffix == ".tmp"]
-    done = _limited(1000, "train", video_file, "--out", tmp_path / "other", *QUICK)
-    assert done.returncode == 2 and "disk is full" in done.stderr
-    assert not [path for path in tmp_path.glob("other/*")]
+
+
+def test_a_disk_that_fills_up_while_a_run_is_begun(tmp_path, video_file, monkeypatch, capsys):
+    error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr("sinfusion.run.save_file", _raises(error))
+    assert main(["train", str(video_file), "--out", str(tmp_path / "run"), *QUICK]) == 2
+    assert "disk is full" in capsys.readouterr().err
+    assert not list((tmp_path / "run").iterdir())
+
+
+def _raises(error):
+    def call(*_, **__):
+        raise error
+
+    return call
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_a_sentence_whatever_call_it_hits(refused, video_run, tmp_path, monkeypatch, code):
-    def full(*_, **__):
-        raise OSError(code, os.strerror(code))
+@pytest.mark.parametrize(
+    "call", ["sinfusion.media._Mp4.write", "sinfusion.media._Mp4.close", "sinfusion.rollout.reverse"]
+)
+def test_a_disk_that_fills_up_while_generating_leaves_nothing(refused, video_run, tmp_path, monkeypatch, call, code):
+    monkeypatch.setattr(call, _raises(OSError(code, os.strerror(code))))
+    sentence = refused("generate", video_run.path, "--frames", 2, "--out", tmp_path / "x.mp4")
+    assert "disk" in sentence and "full" in sentence
 
-    for call in ("sinfusion.media.VideoWriter.write", "sinfusion.media.contact_sheet", "sinfusion.rollout.reverse"):
-        with monkeypatch.context() as patch:
-            patch.setattr(call, full)
-            if "sheet" not in call:
-                sentence = refused("generate", video_run.path, "--frames", 2, "--out", tmp_path / "x.mp4")
-                assert "disk is full" in sentence
-            else:
-                assert main(["generate", str(video_run.path), "--frames", "2", "--out", str(tmp_path / "y.mp4")]) == 2
+
+@pytest.mark.parametrize("call", ["PIL.Image.Image.save", "sinfusion.cli.json.dumps"])
+def test_a_disk_that_fills_up_after_the_video_keeps_it_whole(video_run, tmp_path, monkeypatch, capsys, call):
+    monkeypatch.setattr(call, _raises(OSError(errno.ENOSPC, "No space left on device")))
+    assert main(["generate", str(video_run.path), "--frames", "2", "--out", str(tmp_path / "x.mp4")]) == 2
+    said = capsys.readouterr().err
+    assert "disk" in said and "full" in said and "Traceback" not in said
+    assert {path.name for path in tmp_path.iterdir()} <= {"x.mp4", "x-sheet.png"}
+    assert len(read_media(tmp_path / "x.mp4").frames) == 2
 
 
 # Machine -------------------------------------------------------------------------------------------------------------
@@ -345,7 +389,10 @@ def test_out_of_memory_says_which_setting_to_lower(
 
 
 def test_debug_shows_the_traceback_wherever_it_stands(tmp_path):
-    for words in (["--debug", "generate", str(tmp_path / "nothing")], ["generate", str(tmp_path / "nothing"), "--debug"]):
+    for words in (
+        ["--debug", "generate", str(tmp_path / "nothing")],
+        ["generate", str(tmp_path / "nothing"), "--debug"],
+    ):
         with pytest.raises(sinfusion.errors.SinfusionError):
             main(words)
 
@@ -359,11 +406,29 @@ def test_what_is_nobodys_fault_but_ours_keeps_its_traceback(video_run, tmp_path,
         main(["generate", str(video_run.path), "--out", str(tmp_path / "x.mp4")])
 
 
-def test_ctrl_c_ends_with_130_and_one_line(video_run, tmp_path, monkeypatch, capsys):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    "command", ["generate --frames 5 --count 2", "extrapolate --after 3 --mark", "upsample", "retarget --size 32x16"]
+)
+def test_ctrl_c_ends_with_130_and_one_line_and_leaves_nothing(video_run, tmp_path, monkeypatch, capsys, command):
+    from sinfusion.reverse import reverse
 
-    monkeypatch.setattr("sinfusion.rollout.stream", interrupted)
-    assert main(["generate", str(video_run.path), "--out", str(tmp_path / "x.mp4")]) == 130
-    assert capsys.readouterr().err == "interrupted.\n"
+    calls = []
+
+    def interrupted(*given, **named):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return reverse(*given, **named)
+
+    monkeypatch.setattr("sinfusion.rollout.reverse", interrupted)
+    name, *rest = command.split()
+    assert main([name, str(video_run.path), *rest, "--out", str(tmp_path / "x.mp4")]) == 130
+    assert capsys.readouterr().err.endswith("interrupted.\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("call", ["sinfusion.media._Mp4.write", "sinfusion.media._Mp4.close", "PIL.Image.Image.save"])
+def test_ctrl_c_while_writing_leaves_nothing_half_written(video_run, tmp_path, monkeypatch, call):
+    monkeypatch.setattr(call, _raises(KeyboardInterrupt()))
+    assert main(["generate", str(video_run.path), "--frames", "2", "--out", str(tmp_path / "x.mp4")]) == 130
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["x.mp4"])

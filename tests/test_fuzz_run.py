@@ -11,11 +11,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import sinfusion
 from sinfusion.errors import SinfusionError
 from sinfusion.roles import PREDICTOR
-from sinfusion.run import last_checkpoint, load, load_optimizer
+from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights
 from sinfusion.trainer import Trainer
 
 ROUNDS = 40  # damaged versions of each file
@@ -107,6 +108,7 @@ class Bomb:
         return os.mkdir, (self.target,)
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's about the pickle it refuses
 def test_a_pickle_bomb_in_the_optimizer_state_is_not_executed(copy, tmp_path):
     checkpoint, target = last_checkpoint(copy / "predictor"), tmp_path / "executed"
     torch.save({"step": 20, "optimizer": {"x": Bomb(target)}}, checkpoint / "optimizer.pt")
@@ -137,3 +139,51 @@ def test_an_archive_of_something_else_is_refused(copy):
     torch.save([1, 2, 3], checkpoint / "optimizer.pt")
     with pytest.raises(SinfusionError, match="damaged"):
         load_optimizer(checkpoint)
+
+
+def _another_step(state):
+    state["step"] += 1
+
+
+def _no_such_weight(state):
+    state["optimizer"]["nothing"] = {}
+
+
+def _without_a_weight(state):
+    state["optimizer"].popitem()
+
+
+def _without_a_moment(state):
+    next(iter(state["optimizer"].values())).pop("exp_avg")
+
+
+def _of_another_shape(state):
+    moments = next(iter(state["optimizer"].values()))
+    moments["exp_avg"] = moments["exp_avg"].flatten()[:-1]
+
+
+@pytest.mark.parametrize(
+    "change", [_another_step, _no_such_weight, _without_a_weight, _without_a_moment, _of_another_shape]
+)
+def test_an_optimizer_state_that_does_not_fit_its_weights_is_refused(copy, change):
+    checkpoint = last_checkpoint(copy / "predictor")
+    state = load_optimizer(checkpoint)
+    change(state)
+    torch.save(state, checkpoint / "optimizer.pt")
+    with pytest.raises(SinfusionError, match="damaged"):
+        load_optimizer(checkpoint)
+
+
+@pytest.mark.parametrize("change", ["average.missing", "average.shape", "both.missing"])
+def test_weights_that_are_not_those_of_the_network_are_refused(copy, change):
+    checkpoint = last_checkpoint(copy / "predictor")
+    weights, metadata = load_weights(checkpoint / "weights.safetensors")
+    if change == "average.shape":
+        weights["average.final.bias"] = weights["average.final.bias"][:-1].clone()
+    else:
+        del weights["average.final.bias"]
+        if change == "both.missing":
+            del weights["raw.final.bias"]
+    save_file(weights, checkpoint / "weights.safetensors", metadata)
+    with pytest.raises(SinfusionError, match="weights"):
+        use(copy)

@@ -1,12 +1,13 @@
 """Samplers against textbook loops and against a distribution whose perfect denoiser is known."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from sinfusion.sampler import SAMPLERS, ddim, ddpm, heun, posterior
+from sinfusion.sampler import SAMPLERS, ddim, ddpm, posterior
 from sinfusion.schedule import SCHEDULES, karras_sigmas, truncated
 
 
@@ -37,22 +38,49 @@ class Noises:
 SHAPE = (4, 3, 64, 64)
 
 
+def ancestral_deviation(levels, deviation=0.2):
+    """What ancestral sampling with the perfect denoiser of N(m, deviation^2) makes of it at just these levels.
+
+    Each step is x' = a x + const + b noise, with a and b known; it falls short of `deviation` to first order.
+    """
+    variance = levels[0] ** 2
+    for sigma, lower in itertools.pairwise(levels):
+        share, keep = deviation**2 / (deviation**2 + sigma**2), (lower / sigma) ** 2
+        variance = (share + keep * (1 - share)) ** 2 * variance + lower**2 * (1 - keep)
+    return math.sqrt(variance)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "levels"),
+    [
+        ("ddpm", SCHEDULES["cosine"](1000).sigmas(1000)),
+        ("ddpm", SCHEDULES["linear"](1000).sigmas(250)),
+        ("ancestral", karras_sigmas(400, 20, 0.002)),
+        ("ddpm", SCHEDULES["cosine"](50).sigmas(50)),
+    ],
+)
+def test_ancestral_sampling_of_gaussian_pixels_has_their_mean_and_the_deviation_that_theory_says(sampler, levels):
+    torch.manual_seed(0)
+    made = SAMPLERS[sampler](Gaussian(), levels[0] * torch.randn(SHAPE), levels, Noises(SHAPE))
+    # 49152 pixels: the standard error of the mean is 0.5%, that of the deviation 0.3%, of the deviation.
+    assert made.mean().item() == pytest.approx(0.1, abs=0.005)
+    assert made.std().item() == pytest.approx(ancestral_deviation(levels), rel=0.015)
+
+
 @pytest.mark.parametrize(
     ("sampler", "levels", "tolerance"),
     [
         ("ddpm", SCHEDULES["cosine"](1000).sigmas(1000), 0.02),
-        ("ddpm", SCHEDULES["linear"](1000).sigmas(250), 0.04),
-        ("ancestral", karras_sigmas(400, 20, 0.002), 0.04),
+        ("ancestral", karras_sigmas(400, 20, 0.002), 0.03),
         ("ddim", SCHEDULES["cosine"](1000).sigmas(1000), 0.02),
-        ("euler", karras_sigmas(400, 20, 0.002), 0.03),
-        ("heun", karras_sigmas(30, 20, 0.002), 0.02),
+        ("euler", karras_sigmas(400, 20, 0.002), 0.02),
+        ("heun", karras_sigmas(40, 20, 0.002), 0.02),
     ],
 )
-def test_a_perfect_denoiser_of_gaussian_pixels_gives_their_mean_and_deviation(sampler, levels, tolerance):
+def test_with_enough_steps_every_sampler_gives_the_deviation_of_gaussian_pixels(sampler, levels, tolerance):
     torch.manual_seed(0)
-    start = levels[0] * torch.randn(SHAPE)
-    made = SAMPLERS[sampler](Gaussian(), start, levels, Noises(SHAPE))
-    assert made.mean().item() == pytest.approx(0.1, abs=0.01)
+    made = SAMPLERS[sampler](Gaussian(), levels[0] * torch.randn(SHAPE), levels, Noises(SHAPE))
+    assert made.mean().item() == pytest.approx(0.1, abs=0.005)
     assert made.std().item() == pytest.approx(0.2, rel=tolerance)
 
 
@@ -123,12 +151,20 @@ def test_samplers_evaluate_the_network_as_often_as_they_say(sampler, evaluations
     assert sorted(noises.given) == (list(range(8)) if sampler == "ddpm" else [])  # none at the last step
 
 
-def test_heun_is_more_accurate_than_euler_at_equal_levels():
-    torch.manual_seed(0)
-    start = 20 * torch.randn(SHAPE)
-    levels = karras_sigmas(12, 20, 0.02)
-    errors = [abs(method(Gaussian(), start, levels, None).std().item() - 0.2) for method in (ddim, heun)]
-    assert errors[1] < errors[0] / 3
+def test_euler_is_first_and_heun_second_order():
+    """Doubling the steps halves Euler's error and quarters Heun's. With this denoiser the exact flow scales x."""
+    variance, top = 0.04, 20.0
+    exact = math.sqrt(variance / (variance + top**2))
+    x = torch.full((1, 3, 1, 1), top, dtype=torch.float64)
+    for sampler, ratio in (("euler", 2), ("heun", 4)):
+        errors = []
+        for steps in (40, 80, 160):
+            # The bottom is so low that the last step, which is Euler's in both, adds nothing that shows.
+            made = SAMPLERS[sampler](Gaussian(mean=0), x, karras_sigmas(steps, top, 0.0005), None)
+            errors.append(abs(made.mean().item() / (exact * top) - 1))
+        assert errors[0] / errors[1] == pytest.approx(ratio, rel=0.1)
+        assert errors[1] / errors[2] == pytest.approx(ratio, rel=0.1)
+    assert errors[-1] < 1e-3
 
 
 def test_a_truncated_start_visits_only_the_levels_below_it():

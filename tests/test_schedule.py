@@ -78,7 +78,7 @@ def test_karras_levels_are_equally_spaced_in_the_seventh_root():
     assert levels[0] == pytest.approx(20) and levels[-2] == pytest.approx(0.05) and levels[-1] == 0
     gaps = np.diff(levels[:-1] ** (1 / 7))
     np.testing.assert_allclose(gaps, gaps[0], rtol=1e-9)
-    assert karras_sigmas(1, 20.0, 0.05).tolist() == [20.0, 0.0]
+    assert karras_sigmas(1, 20.0, 0.05).tolist() == pytest.approx([20.0, 0.0])
 
 
 def test_no_steps_at_all_is_refused():

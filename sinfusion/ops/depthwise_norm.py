@@ -1,7 +1,8 @@
 """The operator `depthwise_norm`: 7x7 depthwise convolution + bias + shift + LayerNorm over channels, differentiable.
 
 Half of a ConvNeXt block in one pass over the activation. The reference is the definition; csrc/cpu/depthwise_norm.cpp
-is the fast way on a CPU (PyTorch's own bf16 depthwise weight gradient takes 30 times as long).
+is the fast way on a CPU (PyTorch's own bf16 depthwise weight gradient takes 30 times as long), and
+kernels/depthwise_norm.py on a GPU.
 """
 
 from __future__ import annotations
@@ -50,14 +51,32 @@ def depthwise_norm(
 
 def unsupported(x: Tensor, weight: Tensor) -> list[str]:
     """Why the native CPU kernel cannot run."""
+    return ([] if cpu.loaded else [cpu.why_not]) + _wrong_dtypes(x, weight)
+
+
+def _wrong_dtypes(x: Tensor, weight: Tensor) -> list[str]:
     reasons = []
-    if not cpu.loaded:
-        reasons.append(cpu.why_not)
     if x.dtype not in (torch.float32, torch.bfloat16):
         reasons.append(f"x is {x.dtype}, not float32 or bfloat16")
     if weight.dtype != torch.float32:
         reasons.append(f"the weight is {weight.dtype}, not float32")
     return reasons
+
+
+def unsupported_on_gpu(x: Tensor, weight: Tensor) -> list[str]:
+    """Why the Triton kernels cannot run."""
+    from .. import kernels
+
+    reasons = [kernels.why_not()] if kernels.why_not() else []
+    if torch.cuda.get_device_capability(x.device) < (8, 0):
+        reasons.append("the GPU's compute capability is below 8.0")
+    if x.shape[1] > 1024:
+        reasons.append(f"x has {x.shape[1]} channels, more than 1024")
+    if x.shape[1:].numel() >= 2**31 or x.shape[0] >= 2**12:
+        reasons.append(f"x is {tuple(x.shape)}: an image has to be below 2^31 numbers, a batch below 2^12 images")
+    if not x.numel():
+        reasons.append("x is empty")
+    return reasons + _wrong_dtypes(x, weight)
 
 
 def _reference(
@@ -198,6 +217,58 @@ def _cpu_backward(
     return grad_x, grad_weight, grad_shift.sum(0), grad_shift if shift else torch.empty(0), grad_gain, grad_offset
 
 
+def _cuda(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shift: Tensor | None,
+    gain: Tensor | None,
+    offset: Tensor | None,
+    eps: float,
+    save: bool,
+) -> Four:
+    _check(x, weight, bias, shift, gain, offset)
+    if not use_native("depthwise_norm", unsupported_on_gpu(x, weight)):
+        return _reference(x, weight, bias, shift, gain, offset, eps, save)
+    from ..kernels import depthwise_norm as triton_kernels
+
+    x = x.contiguous(memory_format=torch.channels_last)
+    out, u, mean, rstd = triton_kernels.forward(
+        x, _taps(weight), _fp32(bias), _fp32(shift), _fp32(gain), _fp32(offset), eps, save
+    )
+    if u is None:
+        return out, x.new_empty(0), x.new_empty(0, dtype=torch.float32), x.new_empty(0, dtype=torch.float32)
+    return out, u, mean, rstd
+
+
+def _cuda_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    u: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    gain: Tensor | None,
+    shift: bool,
+) -> Six:
+    if not use_native("depthwise_norm", unsupported_on_gpu(x, weight)):
+        return _reference_backward(grad_out, x, u, mean, rstd, weight, gain, shift)
+    from ..kernels import depthwise_norm as triton_kernels
+
+    x = x.contiguous(memory_format=torch.channels_last)
+    grad_out = grad_out.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    if gain is not None:
+        u = u.contiguous(memory_format=torch.channels_last)
+    grad_x, taps, grad_shift, grad_gain, grad_offset = triton_kernels.backward(
+        grad_out, x, u, mean, rstd, _taps(weight), _fp32(gain)
+    )
+    grad_bias, grad_weight = grad_shift.sum(0), taps.t().contiguous().view(weight.shape)
+    empty = [taps.new_empty(0) for _ in range(3)]
+    if gain is None:
+        grad_gain, grad_offset = empty[:2]
+    return grad_x, grad_weight, grad_bias, grad_shift if shift else empty[2], grad_gain, grad_offset
+
+
 def _taps(weight: Tensor) -> Tensor:
     """(C, 1, 7, 7) -> (49, C), channels innermost as the kernel reads them."""
     return weight.detach().view(-1, 49).t().contiguous()
@@ -278,6 +349,8 @@ _library.impl("depthwise_norm", _reference, "CompositeExplicitAutograd")
 _library.impl("depthwise_norm_backward", _reference_backward, "CompositeExplicitAutograd")
 _library.impl("depthwise_norm", _cpu, "CPU")
 _library.impl("depthwise_norm_backward", _cpu_backward, "CPU")
+_library.impl("depthwise_norm", _cuda, "CUDA")
+_library.impl("depthwise_norm_backward", _cuda_backward, "CUDA")
 torch.library.register_fake("sinfusion::depthwise_norm", _fake, lib=_library)
 torch.library.register_fake("sinfusion::depthwise_norm_backward", _fake_backward, lib=_library)
 torch.library.register_autograd("sinfusion::depthwise_norm", _backward, setup_context=_setup_context, lib=_library)

@@ -1,0 +1,164 @@
+"""What each ingredient of a recipe does to a Predictor's rollouts: trains variants on one clip and measures them.
+
+python benchmarks/compare_recipes.py ../shared/data/tornado --size 64x36 --stop 28 --steps 1500 --out OUT.json
+
+For each variant: PSNR of the conditional mean (one evaluation at the highest noise level) on trained transitions and
+on the frames after them, beside repeating the last frame; and of a 60-frame rollout, relative to the clip's own, the
+mean frame-to-frame RMS change and the high-frequency RMS (frame minus its 3x3 mean), whole and of its last 15 frames.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from sinfusion.cli import parse_size
+from sinfusion.crops import to_unit
+from sinfusion.media import contact_sheet, read_video, write_image
+from sinfusion.recipe import TINY, Recipe
+from sinfusion.roles import PREDICTOR, PROJECTOR
+from sinfusion.rollout import generate
+from sinfusion.run import Run
+from sinfusion.trainer import Trainer
+from sinfusion.training import _new_run
+
+# Name of a variant -> what it changes in `tiny` (projector: steps for a Projector, which then corrects each frame).
+VARIANTS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "plain preconditioned": {"level_top_share": 0.0, "condition_noise": 0.0},
+    "no top level": {"level_top_share": 0.0},
+    "no condition noise": {"condition_noise": 0.0},
+    "condition noise 2": {"condition_noise": 2.0},
+    "half at the top level": {"level_top_share": 0.5},
+    "offsets 1 only": {"max_frame_offset": 1},
+    "Projector correction": {"projector": 1.0},
+    "dense 1x1": {"dense_kernel": 1, "depth": 12, "filters": 48},
+    "x0, 50 DDPM steps": {"parameterization": "x0", "sampler": "ddpm", "sampling_steps": 50},
+}
+
+
+@dataclass
+class Settings:
+    clip: tyro.conf.Positional[Path]
+    size: str = "64x36"
+    stop: int = 28  # frames 0 .. stop - 1 are trained on, the others held out
+    steps: int = 1500
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    seed: int = 0
+    out: Path | None = None
+    sheets: Path | None = None  # folder for contact sheets of the rollouts
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def train(frames: np.ndarray, recipe: Recipe, steps: int, projector: float, seed: int, folder: Path) -> tuple[Run, float]:
+    """A run with a Predictor (and a Projector of `projector` times as many steps), and seconds a Predictor step."""
+    roles = [PREDICTOR, PROJECTOR] if projector else [PREDICTOR]
+    correction = recipe.correction_timesteps if projector else 0
+    recipe = recipe.replace(predictor_steps=steps, correction_timesteps=correction)
+    scale = steps / TINY.predictor_steps  # the curriculum keeps its place
+    recipe = recipe.replace(offset_milestones=tuple(int(m * scale) for m in recipe.offset_milestones))
+    run = _new_run("clip", _clip(frames), folder, recipe, roles, None, seed, True, 0)
+    seconds = 0.0
+    for role in roles:
+        trainer = Trainer(run, role, max(1, int(steps * (projector if role is PROJECTOR else 1))))
+        started = time.perf_counter()
+        for step in range(trainer.total):
+            trainer.step(step)
+        if role is PREDICTOR:
+            seconds = (time.perf_counter() - started) / trainer.total
+        trainer.done = trainer.total
+        trainer.save()
+    return run, seconds
+
+
+def _clip(frames: np.ndarray) -> Any:
+    from sinfusion.media import Clip
+
+    return Clip(frames, 20.0, "video", frames.shape[1:3])
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean over frames, uint8 scale."""
+    error = np.mean((a.astype(np.float64) - b) ** 2, axis=(1, 2, 3))
+    return float(np.mean(10 * np.log10(255**2 / error)))
+
+
+@torch.no_grad()
+def conditional_mean(run: Run, frames: np.ndarray) -> np.ndarray:
+    """(T - 1, H, W, 3) float: the expected next frame of each frame but the last, uint8 scale."""
+    denoiser = run.denoiser(PREDICTOR)
+    condition = to_unit(torch.from_numpy(frames[:-1]))
+    sigma = torch.full((len(condition),), run.recipe.level_top * denoiser.spreads[0])
+    if denoiser.parameterization != "preconditioned":
+        sigma = torch.full((len(condition),), float(denoiser.schedule.sigma[-1]))
+    noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(0))
+    start = condition if denoiser.parameterization == "preconditioned" else 0
+    clean = denoiser(start + sigma[:, None, None, None] * noise, sigma, condition, torch.ones(len(condition)).long())
+    return (clean.clamp(-1, 1).movedim(1, -1).numpy() + 1) * 127.5
+
+
+def change(frames: np.ndarray) -> float:
+    """Mean RMS difference of neighbouring frames, uint8 scale."""
+    difference = np.diff(frames.astype(np.float64), axis=0)
+    return float(np.sqrt((difference**2).mean((1, 2, 3))).mean())
+
+
+def high_frequency(frames: np.ndarray) -> float:
+    """RMS of each frame minus its 3x3 mean, uint8 scale."""
+    x = torch.from_numpy(frames.astype(np.float32)).movedim(-1, 1)
+    return float((x - torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)).square().mean().sqrt())
+
+
+def measure(run: Run, known: np.ndarray, held: np.ndarray, seed: int, sheet: Path | None) -> dict[str, float]:
+    """Every figure of one trained run."""
+    made = generate(run, 60, count=2, start=0, seed=seed)
+    if sheet is not None:
+        write_image(sheet, contact_sheet(made[0], columns=6), overwrite=True)
+    figures = {
+        "mean_trained_db": psnr(conditional_mean(run, known), known[1:]),
+        "repeat_trained_db": psnr(known[:-1], known[1:]),
+        "change": float(np.mean([change(video) for video in made])) / change(known),
+        "change_last": float(np.mean([change(video[-15:]) for video in made])) / change(known),
+        "high_frequency": high_frequency(made.reshape(-1, *known.shape[1:])) / high_frequency(known),
+        "high_frequency_last": high_frequency(made[:, -15:].reshape(-1, *known.shape[1:])) / high_frequency(known),
+    }
+    if len(held) > 1:
+        figures["mean_unseen_db"] = psnr(conditional_mean(run, held), held[1:])
+        figures["repeat_unseen_db"] = psnr(held[:-1], held[1:])
+    return figures
+
+
+def main(settings: Settings) -> None:
+    frames = read_video(settings.clip, size=parse_size(settings.size), say=lambda _: None).frames
+    known, held = frames[: settings.stop], frames[settings.stop - 1 :]
+    rows = []
+    for name in settings.variants:
+        changes = dict(VARIANTS[name]) | settings.overrides
+        projector = changes.pop("projector", 0.0)
+        with tempfile.TemporaryDirectory() as folder:
+            run, seconds = train(
+                known, TINY.replace(**changes), settings.steps, projector, settings.seed, Path(folder) / "run"
+            )
+            sheet = settings.sheets / f"{name.replace(' ', '-')}.png" if settings.sheets else None
+            row = {"variant": name, "changes": VARIANTS[name], "seconds_a_step": seconds}
+            row |= measure(run, known, held, settings.seed, sheet)
+        rows.append(row)
+        print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+        if settings.out:
+            facts = {"clip": settings.clip.name, "size": settings.size, "frames": settings.stop, "steps": settings.steps}
+            machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+            settings.out.parent.mkdir(parents=True, exist_ok=True)
+            settings.out.write_text(json.dumps(facts | machine | {"variants": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

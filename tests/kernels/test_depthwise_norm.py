@@ -1,0 +1,265 @@
+"""The Triton kernels of depthwise_norm: results in Triton's interpreter, compiled code, and the same on a real GPU.
+
+Run as a program, this file prints the errors of the interpreted kernels for one number of channels: the interpreter is
+chosen when triton is imported, so it needs a process of its own.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sinfusion import kernels, ops
+from sinfusion.errors import SinfusionError
+
+operator = importlib.import_module("sinfusion.ops.depthwise_norm")  # sinfusion.ops names the function so
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+FP32, BF16 = torch.float32, torch.bfloat16
+
+# (B, C, H, W), dtype, norm, shift; by channels. They span several strips, bands and blocks of channels.
+CASES = {
+    3: [((2, 3, 3, 5), FP32, True, True), ((1, 3, 4, 1), BF16, False, True)],
+    5: [((1, 5, 18, 1), FP32, True, False), ((1, 5, 3, 2), BF16, True, True)],
+    32: [((1, 32, 4, 9), BF16, True, False), ((1, 32, 3, 65), FP32, False, True)],
+    64: [((1, 64, 2, 37), BF16, True, True), ((1, 64, 1, 1), FP32, False, False)],
+    128: [((1, 128, 6, 19), FP32, True, True), ((1, 128, 3, 2), BF16, True, False)],
+}
+
+
+def draw(shape, norm, shift):
+    """Operands and the output's gradient, exactly representable in bf16 but for the weight."""
+    generator = torch.Generator().manual_seed(1)
+
+    def values(*size):
+        return torch.randn(*size, generator=generator).bfloat16().float()
+
+    batch, channels, _, _ = shape
+    operands = {"x": values(*shape), "weight": 0.15 * values(channels, 1, 7, 7), "bias": values(channels)}
+    operands["shift"] = values(batch, channels) if shift else None
+    operands["gain"], operands["offset"] = (values(channels), values(channels)) if norm else (None, None)
+    return operands, values(*shape)
+
+
+def by_operator(operands, grad, dtype, backend, device="cpu"):
+    """Output and every gradient by name, through the public operator."""
+    leaves = {}
+    for name, value in operands.items():
+        kept = dtype if name == "x" or dtype == torch.float64 else FP32
+        leaves[name] = None if value is None else value.to(device, kept).detach().requires_grad_()
+    with ops.backend(backend):
+        out = ops.depthwise_norm(**leaves)
+        out.backward(grad.to(device, dtype))
+    results = {"out": out.detach()} | {name: leaf.grad for name, leaf in leaves.items() if leaf is not None}
+    return {name: value.double().cpu() for name, value in results.items()}
+
+
+def by_interpreter(operands, grad, dtype):
+    """The same through what the operator runs for CUDA tensors; the interpreter takes tensors on the CPU."""
+    torch.cuda.get_device_capability = lambda device: (9, 0)
+    kernels.why_not = lambda: ""
+    x, weight, bias, shift, gain, offset = operands.values()
+    x, grad = x.to(dtype), grad.to(dtype)
+    with ops.backend("native"):
+        out, *kept = operator._cuda(x, weight, bias, shift, gain, offset, 1e-5, True)
+        gradients = operator._cuda_backward(grad, x, *kept, weight, gain, shift is not None)
+        if len(x) == 2:
+            inference, *nothing = operator._cuda(x, weight, bias, shift, gain, offset, 1e-5, False)
+            assert torch.equal(inference, out) and not any(value.numel() for value in nothing)
+    results = {"out": out} | dict(zip(operands, gradients, strict=True))
+    return {name: value.double() for name, value in results.items() if name == "out" or operands[name] is not None}
+
+
+def distances(values, truth):
+    assert values.keys() == truth.keys()
+    return {name: float((values[name] - truth[name]).norm() / (truth[name].norm() + 1e-3)) for name in truth}
+
+
+def errors(case, run):
+    """Relative errors against float64, of `run` and of the reference in the same dtype."""
+    shape, dtype, norm, shift = case
+    operands, grad = draw(shape, norm, shift)
+    truth = by_operator(operands, grad, torch.float64, "reference")
+    reference = by_operator(operands, grad, dtype, "reference")
+    return distances(run(operands, grad, dtype), truth), distances(reference, truth)
+
+
+def assert_close(ours, theirs, dtype):
+    slack = 1e-6 if dtype == FP32 else 2e-3
+    for name in theirs:
+        assert ours[name] <= operator.TOLERANCE * theirs[name] + slack, f"{name}: {ours[name]} against {theirs[name]}"
+
+
+def test_importing_the_package_of_kernels_imports_no_triton():
+    code = "import sys, sinfusion.kernels; print('triton' in sys.modules, sinfusion.kernels.why_not.__name__)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "why_not"]
+
+
+@needs_triton
+@pytest.mark.parametrize("channels", CASES)
+def test_interpreted_kernels_are_as_close_to_float64_as_the_reference(channels):
+    result = subprocess.run(
+        [sys.executable, __file__, str(channels)],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    for case, (ours, theirs) in zip(CASES[channels], json.loads(result.stdout), strict=True):
+        if case[1] == FP32:
+            assert_close(ours, theirs, FP32)
+        else:  # the interpreter truncates to bf16, where a GPU rounds: only wrong addresses and types would show
+            assert max(ours.values()) < 2**-5, ours
+
+
+def cuobjdump():
+    import triton
+
+    bundled = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return str(bundled) if bundled.exists() else shutil.which("cuobjdump")
+
+
+def compiled_variants(channels, dtype):
+    """Every kernel a training step launches: its pointers' types (None: not given), constants and options."""
+    from sinfusion.kernels import depthwise_norm as module
+
+    activation = {FP32: "*fp32", BF16: "*bf16"}[dtype]
+    all_channels = module.launch_options(channels)
+    block = module.launch_options(min(channels, module.GRADIENT_CHANNELS))
+    given = {"x": activation, "out": activation, "u": activation, "du": activation, "grad": activation}
+    plain = dict.fromkeys(("bias", "shift", "gain", "offset", "u", "mean", "rstd"))
+    return {
+        "forward": (module.convolve, given, {"FLIP": False, **all_channels}),
+        "grad_x": (module.convolve, given | plain, {"FLIP": True, **all_channels}),
+        "norm_backward": (module.norm_backward, given, {"STEPS": module.STEPS, **all_channels}),
+        "weight_gradient": (module.weight_gradient, given, {"BAND": module.BAND, **block}),
+    }
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("channels", [3, 64, 128])
+def test_compiled_kernels_spill_no_registers(channels, dtype, capability, tmp_path, monkeypatch):
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    if "constexprs" not in inspect.signature(ASTSource).parameters:
+        pytest.skip(f"Triton {triton.__version__} compiles ahead of time by another interface (before 3.3)")
+    tool = cuobjdump()
+    if tool is None:
+        pytest.skip("there is no cuobjdump to read registers with")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    numbers = {"height": "i32", "width": "i32", "pixels": "i32", "eps": "fp32"}
+    for name, (kernel, given, constants) in compiled_variants(channels, dtype).items():
+        options = {n: constants.pop(n) for n in list(constants) if n not in kernel.arg_names}
+        constants["C"] = channels
+        types = {n: numbers.get(n, given.get(n, "*fp32")) for n in kernel.arg_names}
+        constants |= {n: None for n, value in types.items() if value is None}
+        signature = {n: "constexpr" if n in constants else value for n, value in types.items()}
+        aligned = {
+            (i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n].startswith("*")
+        }
+        source = ASTSource(kernel, signature, constants, aligned)
+        binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        file = tmp_path / f"{name}.cubin"
+        file.write_bytes(binary.asm["cubin"])
+        usage = subprocess.run([tool, "--dump-resource-usage", file], capture_output=True, text=True, check=True).stdout
+        found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+        assert 0 < found["REG"] <= 255 and found["STACK"] == found["LOCAL"] == 0, f"{name}: {usage}"
+
+
+def test_without_triton_the_reference_runs_or_the_reason_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    monkeypatch.setattr(kernels, "why_not", kernels.why_not.__wrapped__)
+    operands, _ = draw((1, 3, 4, 5), True, True)
+    truth = operator._reference(*operands.values(), 1e-5, False)[0]
+    assert torch.equal(operator._cuda(*operands.values(), 1e-5, False)[0], truth)
+    with ops.backend("native"), pytest.raises(SinfusionError, match="Triton is not installed"):
+        operator._cuda(*operands.values(), 1e-5, False)
+
+
+def test_what_the_kernels_cannot_take_is_named(monkeypatch):
+    monkeypatch.setattr(kernels, "why_not", lambda: "")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    weight = torch.empty(1)
+
+    def reasons(*shape, dtype=FP32):
+        return operator.unsupported_on_gpu(torch.empty(shape, dtype=dtype, device="meta"), weight)
+
+    assert reasons(1, 1024, 8, 8) == []
+    assert "channels" in reasons(1, 1025, 8, 8)[0]
+    assert "2^31" in reasons(1, 1024, 2**11, 2**10)[0]
+    assert "empty" in reasons(0, 3, 8, 8)[0]
+    assert "float64" in reasons(1, 3, 8, 8, dtype=torch.float64)[0]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "capability" in reasons(1, 3, 8, 8)[0]
+
+
+@pytest.mark.gpu
+@needs_triton
+@pytest.mark.parametrize(
+    "case",
+    [case for cases in CASES.values() for case in cases]
+    + [
+        ((2, 64, 136, 243), BF16, True, True),
+        ((1, 6, 67, 129), FP32, False, True),
+        ((1, 512, 9, 17), BF16, True, True),
+    ],
+    ids=str,
+)
+def test_on_a_gpu_the_kernels_are_as_close_to_float64_as_the_reference(case):
+    def run(operands, grad, dtype):
+        return by_operator(operands, grad, dtype, "native", "cuda")
+
+    assert_close(*errors(case, run), case[1])
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_on_a_gpu_results_repeat_to_the_bit():
+    operands, grad = draw((2, 64, 37, 53), True, True)
+    first = by_operator(operands, grad, BF16, "native", "cuda")
+    second = by_operator(operands, grad, BF16, "native", "cuda")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_on_a_gpu_forward_and_backward_replay_in_a_graph():
+    operands, grad = draw((1, 32, 9, 17), True, True)
+    leaves = {name: value.cuda().requires_grad_() for name, value in operands.items()}
+    grad = grad.cuda()
+
+    def step():
+        with ops.backend("native"):
+            out = ops.depthwise_norm(**leaves)
+            return out, *torch.autograd.grad(out, list(leaves.values()), grad)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = step()
+    with torch.no_grad():
+        leaves["x"].copy_(torch.randn_like(leaves["x"]))
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(replayed, step(), strict=True))
+
+
+if __name__ == "__main__":
+    print(json.dumps([errors(case, by_interpreter) for case in CASES[int(sys.argv[1])]]))

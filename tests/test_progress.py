@@ -1,0 +1,142 @@
+"""What a training leaves behind to be looked at: log.jsonl, loss.png, the preview; and that none of it is needed."""
+
+import importlib.util
+import itertools
+import json
+import math
+import sys
+import types
+
+import pytest
+import torch
+from PIL import Image
+
+from sinfusion import progress as module
+from sinfusion.progress import Progress
+
+
+@pytest.fixture(autouse=True)
+def without_tensorboard(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+@pytest.fixture
+def read_every_step(monkeypatch):
+    monkeypatch.setattr(module, "READ_SECONDS", 0.0)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def run(progress, start, stop):
+    return [progress.step(n, torch.tensor(float(n)), 0.1) for n in range(start, stop)]
+
+
+def test_a_row_is_the_mean_loss_since_the_last_row(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 1))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock) * 0.4)
+    progress = Progress(tmp_path, "predictor", 0, 100, preview_seconds=1e9, quiet=True)
+    means = run(progress, 0, 8)
+    progress.close(False)
+    assert [row["step"] for row in rows(tmp_path)] == [n + 1 for n, mean in enumerate(means) if mean is not None]
+    assert [row["loss"] for row in rows(tmp_path)] == [mean for mean in means if mean is not None]
+    steps = [0, *(row["step"] for row in rows(tmp_path))]
+    assert len(steps) > 2 and max(b - a for a, b in itertools.pairwise(steps)) > 1
+    for first, last, row in zip(steps[:-1], steps[1:], rows(tmp_path), strict=True):
+        assert row["loss"] == pytest.approx(sum(range(first, last)) / (last - first))
+        assert set(row) == {"step", "loss", "learning_rate", "steps_per_second", "seconds"}
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_the_last_step_is_always_read(tmp_path, quiet):
+    progress = Progress(tmp_path, "predictor", 0, 5, quiet=quiet)
+    means = run(progress, 0, 5)
+    progress.close(True)
+    assert means == [None] * 4 + [2.0]
+    assert [row["step"] for row in rows(tmp_path)] == [5]
+
+
+def test_a_resumed_training_keeps_the_rows_up_to_its_checkpoint(tmp_path, read_every_step):
+    first = Progress(tmp_path, "predictor", 0, 10, quiet=True)
+    run(first, 0, 6)
+    first.close(False)
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(b'{"step": 7, "lo\xff')  # cut short by a kill
+    again = Progress(tmp_path, "predictor", 4, 10, quiet=True)
+    again.step(4, torch.tensor(9.0), 0.1)
+    again.close(False)
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(1, 0), (2, 1), (3, 2), (4, 3), (5, 9)]
+
+
+def test_a_finished_training_has_a_loss_curve_and_one_preview(tmp_path):
+    made = []
+    progress = Progress(tmp_path, "predictor", 0, 3, preview=lambda: made.append(1), quiet=True)
+    run(progress, 0, 3)
+    progress.close(True)
+    assert Image.open(tmp_path / "loss.png").size[0] > 100
+    assert made == [1]
+
+
+def test_an_interrupted_training_makes_no_pictures(tmp_path, read_every_step):
+    progress = Progress(tmp_path, "predictor", 0, 3, preview=lambda: pytest.fail("made a preview"), quiet=True)
+    run(progress, 0, 2)
+    progress.close(False)
+    assert not (tmp_path / "loss.png").exists()
+
+
+def test_previews_take_a_small_share_of_the_time(tmp_path, monkeypatch, read_every_step):
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    made = []
+
+    def preview():
+        made.append(clock[0])
+        clock[0] += 60  # a slow one
+
+    progress = Progress(tmp_path, "predictor", 0, 10**6, preview, preview_seconds=30, quiet=True)
+    for n in range(4000):
+        clock[0] += 1
+        progress.step(n, torch.tensor(1.0), 0.1)
+    progress.close(False)
+    assert len(made) >= 3
+    gaps = [later - earlier for earlier, later in itertools.pairwise(made)]
+    assert min(gaps) >= 60 / module.PREVIEW_SHARE
+
+
+def test_a_loss_that_is_not_finite_is_reported_and_still_drawn(tmp_path):
+    progress = Progress(tmp_path, "predictor", 0, 1, quiet=True)
+    assert math.isnan(progress.step(0, torch.tensor(float("nan")), 0.1))
+    progress.close(True)
+    assert (tmp_path / "loss.png").exists()
+
+
+def test_the_bar_shows_name_steps_and_loss(tmp_path, capsys, read_every_step):
+    progress = Progress(tmp_path, "predictor", 2, 4)
+    run(progress, 2, 4)
+    progress.close(False)
+    shown = capsys.readouterr().err
+    assert "predictor" in shown and "4/4" in shown and "loss 3.0000" in shown
+
+
+def test_losses_go_to_tensorboard_where_it_is_installed(tmp_path, monkeypatch, read_every_step):
+    written = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            written.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def close(self):
+            written.append("closed")
+
+    fake = types.ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    progress = Progress(tmp_path, "predictor", 1, 10, quiet=True)
+    progress.step(1, torch.tensor(0.5), 0.1)
+    progress.close(False)
+    assert written == [(str(tmp_path), 1), ("loss", 0.5, 2), "closed"]

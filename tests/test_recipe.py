@@ -1,0 +1,97 @@
+"""Recipes: the paper's numbers, the curriculum, every setting documented, typed and checked."""
+
+import dataclasses
+import inspect
+import json
+import re
+
+import pytest
+
+from sinfusion.errors import SinfusionError
+from sinfusion.recipe import FAST, PAPER, RECIPES, TINY, Recipe, from_dict
+from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
+
+EVERY = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+
+
+def test_paper_has_the_numbers_of_the_paper():
+    assert (PAPER.filters, PAPER.depth, PAPER.dense_kernel) == (64, 16, 3)
+    assert (PAPER.timesteps, PAPER.schedule, PAPER.sampler, PAPER.sampling_steps) == (50, "cosine", "ddpm", 50)
+    assert (PAPER.correction_timesteps, PAPER.correction_steps) == (3, 3)
+    assert (PAPER.batch_size, PAPER.learning_rate, PAPER.decay, PAPER.crop) == (1, 2e-4, "step", 0.95)
+    assert [PAPER.steps(ROLES[name]) for name in ("image", "predictor", "projector", "interpolator")] == [
+        50_000, 200_000, 100_000, 50_000,
+    ]  # fmt: skip
+    assert {name: PAPER.parameterization_of(role) for name, role in ROLES.items()} == {
+        "image": "x0", "predictor": "noise", "projector": "x0", "interpolator": "x0",
+    }  # fmt: skip
+    assert PAPER.ema_gamma == 0 and PAPER.condition_noise == 0 and PAPER.warmup == 0
+
+
+@pytest.mark.parametrize("total", [200_000, 5_000])  # as published, and as a time budget may scale it
+def test_the_curriculum_of_the_paper_advances(total):
+    def offsets(step):
+        return PAPER.offsets(step / total)
+
+    second, third = total * 75 // 200, total * 150 // 200
+    assert offsets(0) == offsets(second - 1) == (-1, 1)
+    assert offsets(second) == offsets(third - 1) == (-2, -1, 1, 2)
+    assert offsets(third) == offsets(total - 1) == (-3, -2, -1, 1, 2, 3)
+
+
+@EVERY
+def test_the_curriculum_ends_with_every_offset_that_can_be_asked_for(recipe):
+    largest = recipe.max_frame_offset
+    assert recipe.offsets(1 - 1e-6) == recipe.offsets(1.0) == tuple(k for k in range(-largest, largest + 1) if k)
+
+
+def test_a_short_clip_bounds_the_offsets():
+    assert PAPER.replace(max_frame_offset=2).offsets(1.0) == (-2, -1, 1, 2)
+
+
+def test_crops_are_squares_as_published_or_follow_the_picture():
+    assert PAPER.crop_size(PREDICTOR, 100, 200) == (95, 190)
+    for role in (IMAGE, PROJECTOR, INTERPOLATOR):
+        assert PAPER.crop_size(role, 100, 200) == (95, 95)
+        assert PAPER.replace(square_crops=False).crop_size(role, 100, 200) == (95, 190)
+
+
+def test_every_setting_has_a_comment_that_becomes_its_help():
+    source = inspect.getsource(Recipe)
+    for field in dataclasses.fields(Recipe):
+        assert re.search(rf"    # [^\n]{{15,}}\n    {field.name}: ", source), field.name
+
+
+@EVERY
+def test_a_recipe_comes_back_from_json(recipe):
+    assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+
+
+def test_unknown_and_missing_settings_are_refused_by_name():
+    settings = dataclasses.asdict(TINY)
+    with pytest.raises(SinfusionError, match=r"another version.*momentum"):
+        from_dict({**settings, "momentum": 1})
+    del settings["crop"]
+    with pytest.raises(SinfusionError, match=r"another version.*crop"):
+        from_dict(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("filters", 2), ("filters", 7), ("depth", 1), ("timesteps", 1), ("sampling_steps", 0), ("batch_size", 0),
+        ("crop", 0.0), ("crop", 1.1), ("predictor_steps", 0), ("correction_timesteps", -1), ("decay", "linear"),
+        ("learning_rate", float("nan")), ("filters", 8.0), ("square_crops", 1), ("offset_milestones", (1.5,)),
+        ("sampler", "plms"), ("dense_kernel", 5),
+    ],
+)  # fmt: skip
+def test_impossible_settings_are_refused_by_name(name, value):
+    with pytest.raises(SinfusionError, match=name):
+        TINY.replace(**{name: value})
+
+
+def test_the_presets_are_named_and_only_paper_is_as_published():
+    assert {name: recipe.name for name, recipe in RECIPES.items()} == {"paper": "paper", "fast": "fast", "tiny": "tiny"}
+    for recipe in (FAST, TINY):
+        assert recipe.parameterization == "preconditioned" and recipe.ema_gamma > 0 and recipe.decay == "cosine"
+        assert recipe.sampling_steps <= 12

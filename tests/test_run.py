@@ -1,0 +1,124 @@
+"""The run folder: what is written comes back, atomically; what is damaged or foreign is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sinfusion import run as run_module
+from sinfusion.errors import SinfusionError
+from sinfusion.recipe import TINY
+from sinfusion.roles import PREDICTOR, PROJECTOR
+from sinfusion.run import Run, last_checkpoint, load, load_optimizer, load_weights, save_checkpoint
+
+RECIPE = TINY.replace(filters=4, depth=2, predictor_steps=3)
+
+
+@pytest.fixture
+def run(clip, tmp_path):
+    models = {"predictor": {"steps": 3, "minutes": None, "spreads": [0.1, 0.2, 0.3]}}
+    run = Run(tmp_path / "run", "video", RECIPE, clip, 12.5, 7, models, "clip.mp4").to("cpu", "fp32")
+    run.save()
+    return run
+
+
+def weights(run, value=0.0):
+    return {name: torch.full_like(p, value) for name, p in run.build(PREDICTOR).network.named_parameters()}
+
+
+def write(run, step, value=0.0):
+    raw = weights(run, value)
+    state = {name: {"step": torch.tensor(1.0), "exp_avg": p, "exp_avg_sq": p} for name, p in raw.items()}
+    return save_checkpoint(run, PREDICTOR, step, raw, weights(run, value + 1), state)
+
+
+def test_a_run_comes_back_as_it_was_saved(run):
+    back = load(run.path, "cpu", "fp32")
+    for name in ("path", "kind", "recipe", "fps", "seed", "models", "source", "device", "dtype", "size"):
+        assert getattr(back, name) == getattr(run, name), name
+    assert np.array_equal(back.frames, run.frames)
+
+
+def test_a_checkpoint_holds_raw_and_averaged_weights_and_sampling_takes_the_average(run):
+    path = write(run, 2, 0.5)
+    tensors, metadata = load_weights(path / "weights.safetensors")
+    assert {name.split(".")[0] for name in tensors} == {"raw", "average"}
+    state = load_optimizer(path)
+    assert state["step"] == 2
+    assert (state["optimizer"]["final.bias"]["exp_avg"] == 0.5).all()
+    assert json.loads(metadata["sinfusion"])["step"] == 2
+    assert run.has(PREDICTOR) and not run.has(PROJECTOR)
+    assert all((p == 1.5).all() for p in run.denoiser(PREDICTOR).network.parameters())
+
+
+def test_a_recipe_without_an_average_samples_from_the_raw_weights(clip, tmp_path):
+    models = {"predictor": {"steps": 3, "minutes": None, "spreads": [0.1]}}
+    run = Run(tmp_path / "run", "video", RECIPE.replace(ema_gamma=0.0), clip, 20, 0, models).to("cpu")
+    run.save()
+    write(run, 2, 0.5)
+    assert all((p == 0.5).all() for p in run.denoiser(PREDICTOR).network.parameters())
+
+
+def test_only_the_newest_checkpoint_is_kept_and_half_written_ones_are_ignored_and_cleaned(run):
+    write(run, 1)
+    half = run.path / "predictor" / "writing-step-00000009"
+    half.mkdir()
+    (half / "weights.safetensors").write_bytes(b"half")
+    assert last_checkpoint(run.path / "predictor").name == "step-00000001"
+    write(run, 2)
+    assert [p.name for p in (run.path / "predictor").iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("interruption", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_interrupted_save_leaves_the_last_checkpoint_and_nothing_else(run, monkeypatch, interruption):
+    write(run, 1)
+
+    def fail(*_):
+        raise interruption
+
+    monkeypatch.setattr(run_module.torch, "save", fail)
+    with pytest.raises(type(interruption)):
+        write(run, 2)
+    assert [p.name for p in (run.path / "predictor").iterdir()] == ["step-00000001"]
+    load_optimizer(last_checkpoint(run.path / "predictor"))
+
+
+def test_untrained_weights_are_a_function_of_the_seed_and_leave_the_random_state_alone(run):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, again = (list(run.build(PREDICTOR).network.parameters()) for _ in range(2))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(p, q) for p, q in zip(first, again, strict=True))
+    run.seed = 8
+    assert not torch.equal(first[0], next(run.build(PREDICTOR).network.parameters()))
+
+
+def test_a_model_that_was_not_trained_is_named(run):
+    with pytest.raises(SinfusionError, match=r"no trained predictor .it has: nothing."):
+        run.denoiser(PREDICTOR)
+    write(run, 1)
+    with pytest.raises(SinfusionError, match=r"no trained projector .it has: predictor."):
+        run.denoiser(PROJECTOR)
+
+
+def test_weights_of_another_network_are_refused(run):
+    write(run, 1)
+    run.recipe = run.recipe.replace(depth=3)
+    with pytest.raises(SinfusionError, match="do not fit"):
+        run.denoiser(PREDICTOR)
+
+
+def test_a_run_of_another_format_is_refused(run):
+    description = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**description, "format": 99}))
+    with pytest.raises(SinfusionError, match="format 99"):
+        load(run.path)
+
+
+def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path):
+    with pytest.raises(SinfusionError, match=r"no run.json.*sinfusion train"):
+        load(tmp_path)
+    with pytest.raises(SinfusionError, match="does not exist"):
+        load(tmp_path / "nothing")

@@ -1,0 +1,267 @@
+"""`train`: which models, how long, where; continuing; and being stopped by signals, politely or not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import sinfusion
+from sinfusion.errors import SinfusionError
+from sinfusion.media import Clip
+from sinfusion.recipe import FAST, PAPER, TINY
+from sinfusion.roles import PREDICTOR
+from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights
+from sinfusion.trainer import Stopped, Trainer
+
+RECIPE = TINY.replace(filters=4, depth=2, batch_size=2, sampling_steps=2, free_sampling_steps=2, predictor_steps=8,
+                      projector_steps=8, interpolator_steps=8, image_steps=8)  # fmt: skip
+
+
+def state(run, name="predictor"):
+    """Step, weights and optimizer state of a model's last checkpoint, as one flat dict."""
+    checkpoint = last_checkpoint(run.path / name)
+    values, _ = load_weights(checkpoint / "weights.safetensors")
+    for parameter, moments in load_optimizer(checkpoint)["optimizer"].items():
+        values |= {f"{parameter}.{key}": value for key, value in moments.items()}
+    return checkpoint.name, values
+
+
+def equal(a, b):
+    return a[0] == b[0] and a[1].keys() == b[1].keys() and all(torch.equal(a[1][k], b[1][k]) for k in a[1])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "models"),
+    [
+        (("generate",), ["predictor", "projector"]),
+        (("upsample",), ["interpolator"]),
+        (("upsample", "generate"), ["predictor", "projector", "interpolator"]),
+    ],
+)
+def test_the_tasks_decide_the_models_of_a_video(clip, tmp_path, tasks, models):
+    run = sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=tasks, quiet=True)
+    assert list(run.models) == models and run.kind == "video"
+    for name in models:
+        assert {p.name for p in (run.path / name).iterdir() if not p.name.startswith("events")} == {
+            "step-00000008", "log.jsonl", "loss.png", "preview.png",
+        }  # fmt: skip
+
+
+def test_a_picture_gives_an_image_model(clip, tmp_path):
+    run = sinfusion.train(clip[0], tmp_path / "run", RECIPE, quiet=True)
+    assert list(run.models) == ["image"] and run.kind == "image"
+
+
+def test_a_clip_keeps_its_frames_per_second(clip, tmp_path):
+    run = sinfusion.train(Clip(clip, 12.5, "video", (16, 24)), tmp_path / "run", RECIPE, quiet=True)
+    assert load(run.path).fps == 12.5
+
+
+def test_a_time_budget_becomes_a_number_of_steps_once(clip, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr("sinfusion.training.measure_speed", lambda *arguments: measured.append(1) or 0.01)
+    seen = []
+    offsets = type(RECIPE).offsets
+    monkeypatch.setattr(type(RECIPE), "offsets", lambda self, at: seen.append(at) or offsets(self, at))
+    run = sinfusion.train(clip, tmp_path / "run", RECIPE, minutes=0.02, quiet=True)
+    # 1.2 seconds, shared between the models, at 0.01 seconds a step, less a margin for all that is not training.
+    steps = {name: model["steps"] for name, model in run.models.items()}
+    assert 90 < sum(steps.values()) <= 120 and steps["predictor"] > 2 * steps["projector"]
+    progress = [n / steps["predictor"] for n in range(steps["predictor"])]
+    assert seen[: len(progress)] == progress  # the curriculum is scaled to it
+    assert load(run.path).models == run.models and len(measured) == 2
+    sinfusion.train(run.path, quiet=True)
+    assert len(measured) == 2
+
+
+def test_continuing_a_finished_run_changes_nothing(clip, tmp_path):
+    run = sinfusion.train(clip, tmp_path / "run", RECIPE, quiet=True)
+    before = state(run), (run.path / "predictor" / "log.jsonl").stat().st_mtime_ns
+    again = sinfusion.train(run.path, quiet=True)
+    assert equal(state(again), before[0]) and (run.path / "predictor" / "log.jsonl").stat().st_mtime_ns == before[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("model", ["predictor", "projector"])
+def test_a_signal_saves_and_the_continued_run_is_the_uninterrupted_one(clip, tmp_path, monkeypatch, capsys, number,
+                                                                       model):  # fmt: skip
+    straight = sinfusion.train(clip, tmp_path / "straight", RECIPE, quiet=True)
+    step = Trainer.step
+
+    def signalled(self, n):
+        if n == 3 and self.role.name == model:
+            os.kill(os.getpid(), number)
+        return step(self, n)
+
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    monkeypatch.setattr(Trainer, "step", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        sinfusion.train(clip, tmp_path / "parts", RECIPE)
+    assert last_checkpoint(tmp_path / "parts" / model).name == "step-00000004"
+    assert f"sinfusion train {tmp_path / 'parts'}" in capsys.readouterr().err
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
+    monkeypatch.undo()
+    parts = sinfusion.train(tmp_path / "parts", quiet=True)
+    assert all(equal(state(parts, name), state(straight, name)) for name in ("predictor", "projector"))
+
+
+def test_a_second_ctrl_c_stops_at_once(clip, tmp_path, monkeypatch):
+    def twice(self, n):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(Trainer, "step", twice)
+    with pytest.raises(KeyboardInterrupt):
+        sinfusion.train(clip, tmp_path / "run", RECIPE, quiet=True)
+    assert last_checkpoint(tmp_path / "run" / "predictor") is None
+
+
+def test_training_works_in_a_thread(clip, tmp_path):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(sinfusion.train(clip, tmp_path / "run", RECIPE, quiet=True)))
+    thread.start()
+    thread.join()
+    assert done[0].has(PREDICTOR)
+
+
+def in_another_process(tmp_path, clip):
+    """A process that trains for longer than anyone waits, saving at every step; returns once it has begun to."""
+    np.save(tmp_path / "clip.npy", clip)
+    script = (
+        "import numpy, sinfusion, sinfusion.progress, sinfusion.trainer\n"
+        "from sinfusion.recipe import Recipe\n"
+        "sinfusion.progress.READ_SECONDS, sinfusion.trainer.CHECKPOINT_SECONDS = 0.0, -1.0\n"
+        f"sinfusion.train(numpy.load('clip.npy'), 'run', {LONG!r}, quiet=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_for(process, lambda: last_checkpoint(tmp_path / "run" / "predictor"))
+    return process
+
+
+LONG = RECIPE.replace(predictor_steps=1_000_000, projector_steps=1)
+
+
+def wait_for(process, condition):
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(process.stderr.read())
+        time.sleep(0.02)
+
+
+def uninterrupted(path, clip, steps, monkeypatch):
+    """The state of the same training after some steps without interruption."""
+    train = Trainer.train
+    monkeypatch.setattr(Trainer, "train", lambda self, progress, _: train(self, progress, lambda: self.done == steps))
+    with pytest.raises(KeyboardInterrupt):
+        sinfusion.train(clip, path, LONG, quiet=True)
+    return state(load(path))
+
+
+def test_after_a_kill_the_last_checkpoint_resumes_to_the_bit(clip, tmp_path, monkeypatch):
+    process = in_another_process(tmp_path, clip)
+    time.sleep(0.3 * np.random.default_rng().random())
+    process.kill()
+    process.wait()
+    checkpoint = last_checkpoint(tmp_path / "run" / "predictor")
+    steps = int(checkpoint.name.removeprefix("step-"))
+    straight = uninterrupted(tmp_path / "straight", clip, steps + 2, monkeypatch)
+    run = load(tmp_path / "run")
+    trainer = Trainer(run, PREDICTOR, LONG.predictor_steps)
+    trainer.restore()
+    for n in range(steps, steps + 2):
+        trainer.step(n)
+        trainer.done += 1
+    trainer.save()
+    assert equal(state(run), straight)
+    assert [p.name for p in (tmp_path / "run" / "predictor").glob("*-*")] == [straight[0]]  # nothing half-written
+
+
+def test_the_command_saves_on_a_signal_and_tells_how_to_go_on(clip, tmp_path):
+    sinfusion.write_video(tmp_path / "clip.gif", clip, fps=10)
+    settings = "--recipe tiny --filters 4 --depth 2 --predictor-steps 1000000 --precision fp32".split()
+    started = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        command = [sys.executable, "-m", "sinfusion.train", "clip.gif", *settings, "--out", f"run{number}"]
+        started[number] = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for number, process in started.items():
+        folder = tmp_path / f"run{number}"
+        log = folder / "predictor" / "log.jsonl"
+        wait_for(process, lambda log=log: log.exists() and log.stat().st_size)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert f"sinfusion train run{number}" in said and "Traceback" not in said
+        run = load(folder)
+        trainer = Trainer(run, PREDICTOR, run.models["predictor"]["steps"])
+        trainer.restore()
+        assert trainer.done >= json.loads(log.read_text().splitlines()[-1])["step"] > 0
+        assert np.isfinite(trainer.step(trainer.done)[0].item())
+
+
+def test_an_earlier_run_is_only_replaced_on_request_and_then_wholly(clip, tmp_path):
+    sinfusion.train(clip, tmp_path / "run", RECIPE, quiet=True)
+    with pytest.raises(SinfusionError, match=r"exists; pass --overwrite.*to go on training"):
+        sinfusion.train(clip, tmp_path / "run", RECIPE, quiet=True)
+    fresh = sinfusion.train(clip[::-1], tmp_path / "fresh", RECIPE, seed=1, quiet=True)
+    again = sinfusion.train(clip[::-1], tmp_path / "run", RECIPE, seed=1, overwrite=True, quiet=True)
+    assert np.array_equal(load(again.path).frames, clip[::-1])
+    assert all(equal(state(again, name), state(fresh, name)) for name in ("predictor", "projector"))
+    assert len((again.path / "predictor" / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_folder_that_is_no_run_is_never_overwritten(clip, tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    with pytest.raises(SinfusionError, match="not a run folder"):
+        sinfusion.train(clip, tmp_path, RECIPE, overwrite=True, quiet=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tasks": ("dance",)}, "generate and upsample, not dance"),
+        ({"tasks": ()}, "not none"),
+        ({"minutes": 0}, "minutes must be above 0"),
+        ({"recipe": "huge"}, "paper, fast, tiny"),
+        ({"input": np.zeros((1, 16, 24, 3), np.float32)}, "uint8"),
+        ({"input": np.zeros((2, 16, 24, 3), np.uint8), "tasks": ("upsample",)}, "interpolator needs at least 3"),
+        ({"input": np.zeros((5, 6, 24, 3), np.uint8)}, "too small"),
+        ({"recipe": RECIPE.replace(crop=0.3)}, "a crop needs"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(clip, tmp_path, arguments, message):
+    with pytest.raises(SinfusionError, match=message):
+        sinfusion.train(**{"input": clip, "out": tmp_path / "run", "recipe": RECIPE, "quiet": True, **arguments})
+    assert not (tmp_path / "run").exists()
+
+
+def test_out_of_memory_names_what_to_lower(clip, tmp_path, monkeypatch):
+    def fail(self, n):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(Trainer, "step", fail)
+    with pytest.raises(SinfusionError, match=r"24x16, batch size 2, 4 filters; lower --max-side"):
+        sinfusion.train(clip, tmp_path / "run", RECIPE, quiet=True)
+
+
+@pytest.mark.parametrize(("preset", "expected"), [("paper", PAPER), ("fast", FAST)])
+def test_a_preset_is_trained_as_it_is(clip, tmp_path, monkeypatch, preset, expected):
+    def stop(self, progress, stopping):
+        raise Stopped
+
+    monkeypatch.setattr(Trainer, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sinfusion.train(clip, tmp_path / "run", preset, device="cpu", quiet=True)
+    run = load(tmp_path / "run")
+    assert run.recipe == expected
+    assert {n: m["steps"] for n, m in run.models.items()} == {
+        "predictor": expected.predictor_steps, "projector": expected.projector_steps,
+    }  # fmt: skip
