@@ -13,7 +13,7 @@ import json
 import platform
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,6 @@ class Settings:
     seed: int = 0
     out: Path | None = None
     sheets: Path | None = None  # folder for contact sheets of the rollouts
-    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 def train(frames: np.ndarray, recipe: Recipe, steps: int, projector: float, seed: int, folder: Path) -> tuple[Run, float]:
@@ -64,8 +63,6 @@ def train(frames: np.ndarray, recipe: Recipe, steps: int, projector: float, seed
     roles = [PREDICTOR, PROJECTOR] if projector else [PREDICTOR]
     correction = recipe.correction_timesteps if projector else 0
     recipe = recipe.replace(predictor_steps=steps, correction_timesteps=correction)
-    scale = steps / TINY.predictor_steps  # the curriculum keeps its place
-    recipe = recipe.replace(offset_milestones=tuple(int(m * scale) for m in recipe.offset_milestones))
     run = _new_run("clip", _clip(frames), folder, recipe, roles, None, seed, True, 0)
     seconds = 0.0
     for role in roles:
@@ -142,7 +139,7 @@ def main(settings: Settings) -> None:
     known, held = frames[: settings.stop], frames[settings.stop - 1 :]
     rows = []
     for name in settings.variants:
-        changes = dict(VARIANTS[name]) | settings.overrides
+        changes = dict(VARIANTS[name])
         projector = changes.pop("projector", 0.0)
         with tempfile.TemporaryDirectory() as folder:
             run, seconds = train(

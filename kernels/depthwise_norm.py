@@ -103,11 +103,6 @@ def convolve(
     channel = tl.arange(0, CHANNELS)
     start = image * height * width
     x += start * C
-    out += start * C
-    if u is not None:
-        u += start * C
-        mean += start
-        rstd += start
 
     first = tl.zeros((PIXELS, CHANNELS), tl.float32)
     if bias is not None:
@@ -126,6 +121,11 @@ def convolve(
             a1 += tap * _load_row(x, row + (dy - 2), place, inside, height, width, C)
             a2 += tap * _load_row(x, row + (dy - 1), place, inside, height, width, C)
             a3 += tap * _load_row(x, row + dy, place, inside, height, width, C)
+    out += start * C
+    if u is not None:
+        u += start * C
+        mean += start
+        rstd += start
     _store_row(a0, row, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
     _store_row(a1, row + 1, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
     _store_row(a2, row + 2, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)

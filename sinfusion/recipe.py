@@ -85,8 +85,8 @@ class Recipe:
     every_triple: bool = False
     # Largest distance in frames between the Predictor's condition and target.
     max_frame_offset: int = 3
-    # Steps (of the Predictor's below) at which offsets up to 2, 3, ... join in.
-    offset_milestones: tuple[int, ...] = (75_000, 150_000)
+    # Fractions of the Predictor's training at which offsets up to 2, 3, ... join in.
+    offset_milestones: tuple[float, ...] = (0.375, 0.75)
 
     # Training steps of the image model.
     image_steps: int = 50_000
@@ -104,7 +104,7 @@ class Recipe:
                 raise SinfusionError(f"{name} must be one of {', '.join(map(str, get_args(kind)))}, not {value!r:.40}.")
             if not _is(value, kind):
                 what = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
-                raise SinfusionError(f"{name} must be {what.get(kind, 'whole numbers')}, not {value!r:.40}.")
+                raise SinfusionError(f"{name} must be {what.get(kind, 'numbers')}, not {value!r:.40}.")
             least, most = _LIMITS.get(name, (-math.inf, math.inf))
             if kind in (int, float) and not least <= value <= most:
                 bound = f"at least {least:g}" if value < least else f"at most {most:g}"
@@ -126,7 +126,7 @@ class Recipe:
 
     def offsets(self, progress: float) -> tuple[int, ...]:
         """Frame offsets in play at `progress` in [0, 1] of the Predictor's training."""
-        largest = 1 + sum(progress * self.predictor_steps >= m for m in self.offset_milestones)
+        largest = 1 + sum(progress >= milestone for milestone in self.offset_milestones)
         largest = min(largest, self.max_frame_offset)
         return tuple(k for k in range(-largest, largest + 1) if k)
 
@@ -181,7 +181,7 @@ def _is(value: Any, kind: Any) -> bool:
     if kind in (bool, str):
         return isinstance(value, kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_is(item, int) for item in value)
+        return isinstance(value, tuple) and all(_is(item, float) for item in value)
     return True
 
 
@@ -202,7 +202,7 @@ FAST = Recipe(
     ema_gamma=16.0,
     square_crops=False,
     every_triple=True,
-    offset_milestones=(4_000, 6_000),
+    offset_milestones=(0.4, 0.6),
     image_steps=5_000,
     predictor_steps=10_000,
     projector_steps=4_000,

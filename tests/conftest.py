@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return
     for item in items:
-        if "gpu" in item.keywords and not os.environ.get("SINFUSION_FAIL_WITHOUT_CUDA"):
+        if item.get_closest_marker("gpu") and not os.environ.get("SINFUSION_FAIL_WITHOUT_CUDA"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and PyTorch sees none"))
 
 

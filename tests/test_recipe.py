@@ -81,7 +81,7 @@ def test_unknown_and_missing_settings_are_refused_by_name():
     [
         ("filters", 2), ("filters", 7), ("depth", 1), ("timesteps", 1), ("sampling_steps", 0), ("batch_size", 0),
         ("crop", 0.0), ("crop", 1.1), ("predictor_steps", 0), ("correction_timesteps", -1), ("decay", "linear"),
-        ("learning_rate", float("nan")), ("filters", 8.0), ("square_crops", 1), ("offset_milestones", (1.5,)),
+        ("learning_rate", float("nan")), ("filters", 8.0), ("square_crops", 1), ("offset_milestones", ("half",)),
         ("sampler", "plms"), ("dense_kernel", 5),
     ],
 )  # fmt: skip

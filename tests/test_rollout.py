@@ -55,7 +55,7 @@ def test_a_video_starts_from_a_frame_a_picture_or_noise(video_run, clip):
 
 def with_offsets(run, largest):
     """The run as if its curriculum had reached offsets up to `largest`."""
-    recipe = run.recipe.replace(offset_milestones=(1, 1), max_frame_offset=largest)
+    recipe = run.recipe.replace(offset_milestones=(0.0, 0.0), max_frame_offset=largest)
     return dataclasses.replace(run, recipe=recipe, _denoisers={})
 
 

@@ -18,7 +18,7 @@ from sinfusion.trainer import Stopped, Trainer, levels, measure_speed
 from sinfusion.training import _previewer
 
 SMALL = {"filters": 4, "depth": 2, "batch_size": 2, "free_sampling_steps": 2, "sampling_steps": 2}
-RECIPES = {"tiny": TINY.replace(**SMALL), "paper": PAPER.replace(**SMALL, offset_milestones=(50_000, 100_000))}
+RECIPES = {"tiny": TINY.replace(**SMALL), "paper": PAPER.replace(**SMALL, offset_milestones=(0.25, 0.5))}
 TOTAL = 9
 
 
