@@ -58,7 +58,9 @@ class Settings:
     sheets: Path | None = None  # folder for contact sheets of the rollouts
 
 
-def train(frames: np.ndarray, recipe: Recipe, steps: int, projector: float, seed: int, folder: Path) -> tuple[Run, float]:
+def train(
+    frames: np.ndarray, recipe: Recipe, steps: int, projector: float, seed: int, folder: Path
+) -> tuple[Run, float]:
     """A run with a Predictor (and a Projector of `projector` times as many steps), and seconds a Predictor step."""
     roles = [PREDICTOR, PROJECTOR] if projector else [PREDICTOR]
     correction = recipe.correction_timesteps if projector else 0
@@ -151,7 +153,12 @@ def main(settings: Settings) -> None:
         rows.append(row)
         print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
         if settings.out:
-            facts = {"clip": settings.clip.name, "size": settings.size, "frames": settings.stop, "steps": settings.steps}
+            facts = {
+                "clip": settings.clip.name,
+                "size": settings.size,
+                "frames": settings.stop,
+                "steps": settings.steps,
+            }
             machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
             settings.out.parent.mkdir(parents=True, exist_ok=True)
             settings.out.write_text(json.dumps(facts | machine | {"variants": rows}, indent=1) + "\n")

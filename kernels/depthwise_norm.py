@@ -9,7 +9,8 @@ reused from registers: a program makes 4 rows of a strip of pixels, each number 
 neighbours to the left and right come from L1.
 
 Checked without a GPU: results, in Triton's interpreter; compiled code for sm_80 and sm_90, which spills no registers
-(Triton 3.9). Nothing has been run or timed on a GPU yet: the block sizes are estimates.
+(Triton 3.9; other versions up to 8 words). Nothing has been run or timed on a GPU yet: the block sizes are
+estimates.
 """
 
 from __future__ import annotations
@@ -19,29 +20,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_CHANNELS = 1024
 GRADIENT_CHANNELS = 64  # of one program of the weight gradient
 BAND = 16  # rows of one program of the weight gradient: 16 x 16 pixels of 64 channels in bf16 and their halo fit in L1
 STEPS = 8  # strips of one program of the norm's backward
 
 
 @triton.jit
-def _strip(column, channel, width, C: tl.constexpr):
-    """Where the pixels `column` of a row (W, C) are from its start, and which are inside it."""
-    inside = (column >= 0) & (column < width)
-    return column[:, None] * C + channel[None, :], inside[:, None] & (channel < C)[None, :]
-
-
-@triton.jit
-def _load_row(image, row, place, inside, height, width, C: tl.constexpr):
-    """A strip of one row of an image (H, W, C), in fp32; zero outside it."""
-    mask = tl.where((row >= 0) & (row < height), inside, False)
-    return tl.load(image + row * width * C + place, mask=mask, other=0.0).to(tl.float32)
+def _load_row(image, row, column, channel, height, width, C: tl.constexpr):
+    """Pixels `column` (PIXELS, 1), channels `channel` (1, CHANNELS) of one row of an image (H, W, C); 0 outside it."""
+    mask = (column >= 0) & (channel < C) & (column < tl.where((row >= 0) & (row < height), width, 0))
+    return tl.load(image + row * width * C + (column * C + channel), mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _load_channels(vector, channel, C: tl.constexpr):
-    return tl.load(vector + channel, mask=channel < C, other=0.0)[None, :]
+    return tl.load(vector + channel, mask=channel < C, other=0.0)
 
 
 @triton.jit
@@ -57,23 +50,23 @@ def _store_row(value, row, column, channel, gain, offset, out, u, mean, rstd, he
     """Normalise one row if there is a gain, and write it."""
     pixel = row * width + column
     inside = column < tl.where(row < height, width, 0)
-    mask = inside[:, None] & (channel < C)[None, :]
-    place = pixel[:, None] * C + channel[None, :]
+    mask = inside & (channel < C)
+    place = pixel * C + channel
     if gain is not None:
-        average = tl.sum(value, 1) / C  # padded channels are zero
-        centred = tl.where((channel < C)[None, :], value - average[:, None], 0.0)
-        scale = tl.rsqrt(tl.sum(centred * centred, 1) / C + eps)
+        average = tl.sum(value, 1, keep_dims=True) / C  # padded channels are zero
+        centred = tl.where(channel < C, value - average, 0.0)
+        scale = tl.rsqrt(tl.sum(centred * centred, 1, keep_dims=True) / C + eps)
         if u is not None:
             tl.store(u + place, value.to(u.dtype.element_ty), mask=mask)
             tl.store(mean + pixel, average, mask=inside)
             tl.store(rstd + pixel, scale, mask=inside)
-        value = centred * scale[:, None] * _load_channels(gain, channel, C) + _load_channels(offset, channel, C)
+        value = centred * scale * _load_channels(gain, channel, C) + _load_channels(offset, channel, C)
     tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def _store_sums(partial, sums, channel, C: tl.constexpr):
-    tl.store(partial + channel, tl.sum(sums, 0), mask=channel < C)
+    tl.store(partial + channel, tl.sum(sums, 0, keep_dims=True), mask=channel < C)
 
 
 @triton.jit(do_not_specialize=["height", "width"])
@@ -97,39 +90,39 @@ def convolve(
     FLIP: tl.constexpr,  # taps in reverse: the gradient of the convolution
 ):
     """A program: 4 rows of a strip of PIXELS, all channels. Grid: strips, groups of 4 rows, images."""
-    column = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    column = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)[:, None]
     row = tl.program_id(1) * 4
     image = tl.program_id(2).to(tl.int64)
-    channel = tl.arange(0, CHANNELS)
+    channel = tl.arange(0, CHANNELS)[None, :]
     start = image * height * width
     x += start * C
 
-    first = tl.zeros((PIXELS, CHANNELS), tl.float32)
-    if bias is not None:
-        first += _load_channels(bias, channel, C)
-    if shift is not None:
-        first += _load_channels(shift + image * C, channel, C)
-    a0 = first
-    a1 = first
-    a2 = first
-    a3 = first
+    a0 = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    a1 = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    a2 = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    a3 = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for dx in range(7):
-        place, inside = _strip(column + (dx - 3), channel, width, C)
+        neighbour = column + (dx - 3)
         for dy in tl.static_range(7):  # equal loads are merged: 10 rows and 7 taps
             tap = _load_tap(taps, dy, dx, channel, C, FLIP)
-            a0 += tap * _load_row(x, row + (dy - 3), place, inside, height, width, C)
-            a1 += tap * _load_row(x, row + (dy - 2), place, inside, height, width, C)
-            a2 += tap * _load_row(x, row + (dy - 1), place, inside, height, width, C)
-            a3 += tap * _load_row(x, row + dy, place, inside, height, width, C)
+            a0 += tap * _load_row(x, row + (dy - 3), neighbour, channel, height, width, C)
+            a1 += tap * _load_row(x, row + (dy - 2), neighbour, channel, height, width, C)
+            a2 += tap * _load_row(x, row + (dy - 1), neighbour, channel, height, width, C)
+            a3 += tap * _load_row(x, row + dy, neighbour, channel, height, width, C)
+    constant = tl.zeros((1, CHANNELS), tl.float32)
+    if bias is not None:
+        constant += _load_channels(bias, channel, C)
+    if shift is not None:
+        constant += _load_channels(shift + image * C, channel, C)
     out += start * C
     if u is not None:
         u += start * C
         mean += start
         rstd += start
-    _store_row(a0, row, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
-    _store_row(a1, row + 1, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
-    _store_row(a2, row + 2, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
-    _store_row(a3, row + 3, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
+    _store_row(a0 + constant, row, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
+    _store_row(a1 + constant, row + 1, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
+    _store_row(a2 + constant, row + 2, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
+    _store_row(a3 + constant, row + 3, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -149,8 +142,7 @@ def norm_backward(
 ):
     """A program: STEPS strips of PIXELS of one image, all channels. Grid: programs of an image, images."""
     image = tl.program_id(1).to(tl.int64)
-    channel = tl.arange(0, CHANNELS)
-    channels = (channel < C)[None, :]
+    channel = tl.arange(0, CHANNELS)[None, :]
     grad += image * pixels * C
     if gain is not None:
         u += image * pixels * C
@@ -162,22 +154,22 @@ def norm_backward(
     for_gain = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for_offset = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for step in range(STEPS):
-        pixel = (tl.program_id(0) * STEPS + step) * PIXELS + tl.arange(0, PIXELS)
+        pixel = (tl.program_id(0) * STEPS + step) * PIXELS + tl.arange(0, PIXELS)[:, None]
         inside = pixel < pixels
-        mask = inside[:, None] & channels
-        place = pixel[:, None] * C + channel[None, :]
+        mask = inside & (channel < C)
+        place = pixel * C + channel
         g = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)
         if gain is not None:
-            average = tl.load(mean + pixel, mask=inside, other=0.0)[:, None]
-            scale = tl.load(rstd + pixel, mask=inside, other=0.0)[:, None]
+            average = tl.load(mean + pixel, mask=inside, other=0.0)
+            scale = tl.load(rstd + pixel, mask=inside, other=0.0)
             normed = (tl.load(u + place, mask=mask, other=0.0).to(tl.float32) - average) * scale
-            normed = tl.where(channels, normed, 0.0)
+            normed = tl.where(channel < C, normed, 0.0)
             for_gain += g * normed
             for_offset += g
             g *= _load_channels(gain, channel, C)
-            along_one = tl.sum(g, 1)[:, None] / C
-            along_normed = tl.sum(g * normed, 1)[:, None] / C
-            g = tl.where(channels, (g - along_one - normed * along_normed) * scale, 0.0)
+            along_one = tl.sum(g, 1, keep_dims=True) / C
+            along_normed = tl.sum(g * normed, 1, keep_dims=True) / C
+            g = tl.where(channel < C, (g - along_one - normed * along_normed) * scale, 0.0)
             tl.store(du + place, g.to(du.dtype.element_ty), mask=mask)
         for_shift += g
 
@@ -205,16 +197,15 @@ def weight_gradient(
 ):
     """A program: BAND rows of a strip of PIXELS, CHANNELS of them. Grid: strips, bands, images x blocks of channels."""
     blocks: tl.constexpr = (C + CHANNELS - 1) // CHANNELS
-    column = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    column = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)[:, None]
     image = (tl.program_id(2) // blocks).to(tl.int64)
-    channel = tl.program_id(2) % blocks * CHANNELS + tl.arange(0, CHANNELS)
+    channel = tl.program_id(2) % blocks * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     x += image * height * width * C
     du += image * height * width * C
     partial += ((image * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)) * (49 * C)
-    top = tl.program_id(1) * BAND
-    du_place, du_inside = _strip(column, channel, width, C)
+    last = tl.minimum((tl.program_id(1) + 1) * BAND, height)
     for dx in range(7):
-        place, inside = _strip(column + (dx - 3), channel, width, C)
+        neighbour = column + (dx - 3)
         a0 = tl.zeros((PIXELS, CHANNELS), tl.float32)
         a1 = tl.zeros((PIXELS, CHANNELS), tl.float32)
         a2 = tl.zeros((PIXELS, CHANNELS), tl.float32)
@@ -222,16 +213,18 @@ def weight_gradient(
         a4 = tl.zeros((PIXELS, CHANNELS), tl.float32)
         a5 = tl.zeros((PIXELS, CHANNELS), tl.float32)
         a6 = tl.zeros((PIXELS, CHANNELS), tl.float32)
-        for row in range(top, tl.minimum(top + BAND, height), 4):
+        row = tl.program_id(1) * BAND
+        while row < last:
             for t in tl.static_range(4):  # equal loads are merged: 4 rows of du, 10 of x
-                g = _load_row(du, row + t, du_place, du_inside, height, width, C)
-                a0 += g * _load_row(x, row + (t - 3), place, inside, height, width, C)
-                a1 += g * _load_row(x, row + (t - 2), place, inside, height, width, C)
-                a2 += g * _load_row(x, row + (t - 1), place, inside, height, width, C)
-                a3 += g * _load_row(x, row + t, place, inside, height, width, C)
-                a4 += g * _load_row(x, row + (t + 1), place, inside, height, width, C)
-                a5 += g * _load_row(x, row + (t + 2), place, inside, height, width, C)
-                a6 += g * _load_row(x, row + (t + 3), place, inside, height, width, C)
+                g = _load_row(du, row + t, column, channel, height, width, C)
+                a0 += g * _load_row(x, row + (t - 3), neighbour, channel, height, width, C)
+                a1 += g * _load_row(x, row + (t - 2), neighbour, channel, height, width, C)
+                a2 += g * _load_row(x, row + (t - 1), neighbour, channel, height, width, C)
+                a3 += g * _load_row(x, row + t, neighbour, channel, height, width, C)
+                a4 += g * _load_row(x, row + (t + 1), neighbour, channel, height, width, C)
+                a5 += g * _load_row(x, row + (t + 2), neighbour, channel, height, width, C)
+                a6 += g * _load_row(x, row + (t + 3), neighbour, channel, height, width, C)
+            row += 4
         tap = partial + dx * C
         _store_sums(tap, a0, channel, C)
         _store_sums(tap + 7 * C, a1, channel, C)
@@ -243,7 +236,7 @@ def weight_gradient(
 
 
 def launch_options(channels: int) -> dict[str, int]:
-    """A strip of 8 numbers a thread: some 110 registers with the sums of 4 rows; 16 warps fit in a multiprocessor."""
+    """A strip of 8 numbers a thread: with the sums of 4 rows some 90 to 130 registers, so 12 to 20 warps fit."""
     padded = triton.next_power_of_2(channels)
     warps = 4 if padded <= 64 else 8  # no more channels than half the threads: else taps go through shared memory
     return {

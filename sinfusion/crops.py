@@ -14,7 +14,8 @@ from torch import Tensor
 from . import ops
 
 # Streams of the generator: one a purpose, so that no two draws share numbers.
-STREAM_CROP, STREAM_LEVEL, STREAM_NOISE, STREAM_CONDITION_NOISE, STREAM_CONDITION_SHARE, STREAM_TOP = range(1, 7)
+STREAM_CROP, STREAM_LEVEL, STREAM_NOISE, STREAM_TOP = range(1, 5)
+STREAM_CONDITION_NOISE, STREAM_CONDITION_DRIFT, STREAM_CONDITION_SHARE = range(5, 8)
 
 
 @dataclass(frozen=True)

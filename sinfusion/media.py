@@ -499,7 +499,9 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, av.error.FFmpegError) as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SinfusionError(f"the disk is full: {path} was not written, and nothing half-written was left.") from error
+            raise SinfusionError(
+                f"the disk is full: {path} was not written, and nothing half-written was left."
+            ) from error
         raise SinfusionError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 

@@ -77,6 +77,8 @@ class Recipe:
     ema_gamma: float = 0.0
     # Deviation of noise on the condition in training, in spreads, drawn uniformly from 0 up to this.
     condition_noise: float = 0.0
+    # The same for blotches of colour, a few pixels wide, which teach a rollout not to drift.
+    condition_drift: float = 0.0
     # Crop size as a fraction of the picture.
     crop: float = 0.95
     # Crop squares of the shorter side for all models but the Predictor, as published.
@@ -164,6 +166,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "warmup": (0, 1),
     "ema_gamma": (0, 1e6),
     "condition_noise": (0, 1000),
+    "condition_drift": (0, 1000),
     "crop": (0, 1),
     "max_frame_offset": (1, 1000),
     "image_steps": (1, 99_999_999),

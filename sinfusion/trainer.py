@@ -8,10 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
 from .crops import (
+    STREAM_CONDITION_DRIFT,
     STREAM_CONDITION_NOISE,
     STREAM_CONDITION_SHARE,
     STREAM_LEVEL,
@@ -30,6 +32,7 @@ from .roles import Role
 from .run import Run, last_checkpoint, load_into, load_optimizer, load_weights, save_checkpoint
 
 CHECKPOINT_SECONDS = 60.0
+BLOTCH = 8  # pixels from one blotch of colour to the next
 
 
 class Stopped(Exception):
@@ -91,14 +94,26 @@ class Trainer:
             self.recipe.offsets(step / self.total),
             self.recipe.every_triple,
         )
-        if self.recipe.condition_noise > 0 and examples.condition is not None:
-            seeds = sample_seeds(self.seed, self.samples)
-            noise = ops.normal(seeds, STREAM_CONDITION_NOISE, step, examples.condition.shape[1:], self.frames.device)
-            share = ops.uniform_bits(seeds, STREAM_CONDITION_SHARE, step, 1)[:, 0].to(noise) / 2**32
-            spread = self.denoiser.spread(examples.frame_offset, len(share), noise.device)
-            deviation = (self.recipe.condition_noise * share * spread)[:, None, None, None]
-            return Examples(examples.clean, examples.condition + deviation * noise, examples.frame_offset)
-        return examples
+        if examples.condition is None or self.recipe.condition_noise == self.recipe.condition_drift == 0:
+            return examples
+        condition = examples.condition + self._condition_noise(examples.condition, examples.frame_offset, step)
+        return Examples(examples.clean, condition, examples.frame_offset)
+
+    def _condition_noise(self, condition: Tensor, frame_offset: Tensor | None, step: int) -> Tensor:
+        """What a rollout's own errors look like: grain and blotches, each of a random strength."""
+        seeds = sample_seeds(self.seed, self.samples)
+        size = condition.shape[2:]
+        coarse = (condition.shape[1], size[0] // BLOTCH + 2, size[1] // BLOTCH + 2)
+        grain = ops.normal(seeds, STREAM_CONDITION_NOISE, step, condition.shape[1:], condition.device)
+        blotches = ops.normal(seeds, STREAM_CONDITION_DRIFT, step, coarse, condition.device)
+        blotches = F.interpolate(blotches, size, mode="bilinear", align_corners=True)
+        share = ops.uniform_bits(seeds, STREAM_CONDITION_SHARE, step, 2).to(condition) / 2**32  # (B, 2)
+        spread = self.denoiser.spread(frame_offset, len(seeds), condition.device)
+        strength = (spread[:, None] * share)[..., None, None, None]  # (B, 2, 1, 1, 1)
+        return (
+            self.recipe.condition_noise * strength[:, 0] * grain
+            + self.recipe.condition_drift * strength[:, 1] * blotches
+        )
 
     def step(self, step: int) -> tuple[Tensor, float]:
         """One step of training; returns the loss (a scalar on the device) and the learning rate."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._choice import use_native
+from ._choice import backend, chosen_backend, use_native
 from ._native import cpu
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -329,7 +329,7 @@ def _setup_context(ctx: Any, inputs: Any, output: Four) -> None:
     _, u, mean, rstd = output
     if save:
         ctx.save_for_backward(x, u, mean, rstd, weight, gain)
-    ctx.saved, ctx.with_shift = save, shift is not None
+    ctx.saved, ctx.with_shift, ctx.backend = save, shift is not None, chosen_backend()
     ctx.mark_non_differentiable(u, mean, rstd)
 
 
@@ -337,9 +337,10 @@ def _backward(ctx: Any, grad_out: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     if not ctx.saved:
         raise RuntimeError("depthwise_norm ran with save=False: nothing was kept for its backward")
     x, u, mean, rstd, weight, gain = ctx.saved_tensors
-    gx, gweight, gbias, gshift, ggain, goffset = torch.ops.sinfusion.depthwise_norm_backward(
-        grad_out, x, u, mean, rstd, weight, gain, ctx.with_shift
-    )
+    with backend(ctx.backend):  # on a GPU this is another thread, where the caller's choice is not known
+        gx, gweight, gbias, gshift, ggain, goffset = torch.ops.sinfusion.depthwise_norm_backward(
+            grad_out, x, u, mean, rstd, weight, gain, ctx.with_shift
+        )
     norm = gain is not None
     return (gx, gweight, gbias, gshift if ctx.with_shift else None, ggain if norm else None,
             goffset if norm else None, None, None)  # fmt: skip
