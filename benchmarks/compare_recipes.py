@@ -1,6 +1,7 @@
 """What each ingredient of a recipe does to a Predictor's rollouts: trains variants on one clip and measures them.
 
 python benchmarks/compare_recipes.py ../shared/data/tornado --size 64x36 --stop 28 --steps 1500 --out OUT.json
+python benchmarks/compare_recipes.py ../shared/data/tornado --run runs/tornado --out OUT.json
 
 For each variant: PSNR of the conditional mean (one evaluation at the highest noise level) on trained transitions and
 on the frames after them, beside repeating the last frame; and of a 60-frame rollout, relative to the clip's own, the
@@ -10,7 +11,6 @@ mean frame-to-frame RMS change and the high-frequency RMS (frame minus its 3x3 m
 from __future__ import annotations
 
 import json
-import platform
 import tempfile
 import time
 from dataclasses import dataclass
@@ -20,28 +20,30 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from machine import machine
 
 from sinfusion.cli import parse_size
 from sinfusion.crops import to_unit
-from sinfusion.media import contact_sheet, read_video, write_image
+from sinfusion.media import Clip, contact_sheet, read_video, write_image
 from sinfusion.recipe import TINY, Recipe
 from sinfusion.roles import PREDICTOR, PROJECTOR
 from sinfusion.rollout import generate
-from sinfusion.run import Run
+from sinfusion.run import Run, load
 from sinfusion.trainer import Trainer
 from sinfusion.training import _new_run
 
 # Name of a variant -> what it changes in `tiny` (projector: steps for a Projector, which then corrects each frame).
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {},
-    "plain preconditioned": {"level_top_share": 0.0, "condition_noise": 0.0},
+    "levels around the spread alone": {"level_mean": 0.0, "level_top_share": 0.0},
     "no top level": {"level_top_share": 0.0},
-    "no condition noise": {"condition_noise": 0.0},
-    "condition noise 2": {"condition_noise": 2.0},
-    "half at the top level": {"level_top_share": 0.5},
-    "offsets 1 only": {"max_frame_offset": 1},
-    "Projector correction": {"projector": 1.0},
-    "dense 1x1": {"dense_kernel": 1, "depth": 12, "filters": 48},
+    "level mean 0": {"level_mean": 0.0},
+    "clean condition": {"condition_noise": 0.0, "condition_drift": 0.0},
+    "no drift on the condition": {"condition_drift": 0.0},
+    "drift 2 on the condition": {"condition_drift": 2.0},
+    "Projector correction": {"projector": 0.5, "correction_timesteps": 3},
+    "Euler sampler": {"sampler": "euler"},
+    "dense 3x3, depth 8": {"dense_kernel": 3, "depth": 8},
     "x0, 50 DDPM steps": {"parameterization": "x0", "sampler": "ddpm", "sampling_steps": 50},
 }
 
@@ -53,6 +55,7 @@ class Settings:
     stop: int = 28  # frames 0 .. stop - 1 are trained on, the others held out
     steps: int = 1500
     variants: tuple[str, ...] = tuple(VARIANTS)
+    run: Path | None = None  # measure this trained run instead of training variants
     seed: int = 0
     out: Path | None = None
     sheets: Path | None = None  # folder for contact sheets of the rollouts
@@ -63,9 +66,8 @@ def train(
 ) -> tuple[Run, float]:
     """A run with a Predictor (and a Projector of `projector` times as many steps), and seconds a Predictor step."""
     roles = [PREDICTOR, PROJECTOR] if projector else [PREDICTOR]
-    correction = recipe.correction_timesteps if projector else 0
-    recipe = recipe.replace(predictor_steps=steps, correction_timesteps=correction)
-    run = _new_run("clip", _clip(frames), folder, recipe, roles, None, seed, True, 0)
+    recipe = recipe.replace(predictor_steps=steps)
+    run = _new_run("clip", Clip(frames, 20.0, "video", frames.shape[1:3]), folder, recipe, roles, None, seed, True, 0)
     seconds = 0.0
     for role in roles:
         trainer = Trainer(run, role, max(1, int(steps * (projector if role is PROJECTOR else 1))))
@@ -77,12 +79,6 @@ def train(
         trainer.done = trainer.total
         trainer.save()
     return run, seconds
-
-
-def _clip(frames: np.ndarray) -> Any:
-    from sinfusion.media import Clip
-
-    return Clip(frames, 20.0, "video", frames.shape[1:3])
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -119,7 +115,7 @@ def high_frequency(frames: np.ndarray) -> float:
 
 def measure(run: Run, known: np.ndarray, held: np.ndarray, seed: int, sheet: Path | None) -> dict[str, float]:
     """Every figure of one trained run."""
-    made = generate(run, 60, count=2, start=0, seed=seed)
+    made = generate(run, 60, count=4, start=0, seed=seed)
     if sheet is not None:
         write_image(sheet, contact_sheet(made[0], columns=6), overwrite=True)
     figures = {
@@ -136,32 +132,42 @@ def measure(run: Run, known: np.ndarray, held: np.ndarray, seed: int, sheet: Pat
     return figures
 
 
+def train_and_measure(settings: Settings, name: str, known: np.ndarray, held: np.ndarray) -> dict[str, Any]:
+    changes = dict(VARIANTS[name])
+    projector = changes.pop("projector", 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        run, seconds = train(known, TINY.replace(**changes), settings.steps, projector, settings.seed, path)
+        sheet = settings.sheets / f"{name.replace(' ', '-')}.png" if settings.sheets else None
+        figures = measure(run, known, held, settings.seed, sheet)
+    return {"variant": name, "changes": VARIANTS[name], "steps": settings.steps, "seconds_a_step": seconds} | figures
+
+
+def measure_run(settings: Settings, run: Run, known: np.ndarray, held: np.ndarray) -> dict[str, Any]:
+    log = (run.path / "predictor" / "log.jsonl").read_text().splitlines()
+    last = json.loads(log[-1])
+    sheet = settings.sheets / f"{run.path.name}.png" if settings.sheets else None
+    figures = measure(run, known, held, settings.seed, sheet)
+    return {"variant": run.recipe.name, "steps": last["step"], "training_seconds": last["seconds"]} | figures
+
+
 def main(settings: Settings) -> None:
-    frames = read_video(settings.clip, size=parse_size(settings.size), say=lambda _: None).frames
-    known, held = frames[: settings.stop], frames[settings.stop - 1 :]
-    rows = []
-    for name in settings.variants:
-        changes = dict(VARIANTS[name])
-        projector = changes.pop("projector", 0.0)
-        with tempfile.TemporaryDirectory() as folder:
-            run, seconds = train(
-                known, TINY.replace(**changes), settings.steps, projector, settings.seed, Path(folder) / "run"
-            )
-            sheet = settings.sheets / f"{name.replace(' ', '-')}.png" if settings.sheets else None
-            row = {"variant": name, "changes": VARIANTS[name], "seconds_a_step": seconds}
-            row |= measure(run, known, held, settings.seed, sheet)
-        rows.append(row)
+    trained = load(settings.run) if settings.run else None
+    height, width = trained.size if trained else parse_size(settings.size)
+    stop = len(trained.frames) if trained else settings.stop
+    frames = read_video(settings.clip, size=(height, width), say=lambda _: None).frames
+    known, held = frames[:stop], frames[stop - 1 :]
+    report: dict[str, Any] = {
+        "clip": settings.clip.name, "size": f"{width}x{height}", "frames": stop, "seed": settings.seed, **machine(),
+        "variants": [],
+    }  # fmt: skip
+    for name in settings.variants[: 1 if trained else None]:
+        row = measure_run(settings, trained, known, held) if trained else train_and_measure(settings, name, known, held)
+        report["variants"].append(row)
         print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
         if settings.out:
-            facts = {
-                "clip": settings.clip.name,
-                "size": settings.size,
-                "frames": settings.stop,
-                "steps": settings.steps,
-            }
-            machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
             settings.out.parent.mkdir(parents=True, exist_ok=True)
-            settings.out.write_text(json.dumps(facts | machine | {"variants": rows}, indent=1) + "\n")
+            settings.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

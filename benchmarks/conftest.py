@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import platform
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
+from machine import machine
 
 from sinfusion import ops
 
@@ -41,11 +39,5 @@ def _native_or_nothing():
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
     machine_info.clear()
-    machine_info.update(
-        cpu=cpu or platform.processor(), threads=torch.get_num_threads(), native=ops.status()["cpu"],
-        python=platform.python_version(), torch=torch.__version__, commit=commit,
-        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-    )  # fmt: skip
+    machine_info.update(machine())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 
 import av
@@ -20,13 +19,12 @@ def describe() -> list[str]:
     dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
     native = ops.status()
     h264 = "with H.264" if "libx264" in av.codecs_available else "without H.264: MP4 cannot be written"
-    triton = "installed" if importlib.util.find_spec("triton") else "not installed (used on a GPU only)"
     return [
         f"sinfusion   {__version__}, Python {platform.python_version()}, PyTorch {torch.__version__}",
         f"device      {device} ({name}), {torch.get_num_threads()} thread(s), {dtype} activations",
         f"C++         {native['cpu']}",
         f"CUDA        {native['cuda']}" + ("" if torch.cuda.is_available() else "; PyTorch sees no GPU"),
-        f"Triton      {triton}",
+        f"Triton      {native['triton']}" + ("" if device.type == "cuda" else "; used on a GPU only"),
         f"OpenMP      {native['openmp']}",
         f"video       PyAV {av.__version__} {h264}",
     ]

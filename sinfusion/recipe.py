@@ -198,8 +198,11 @@ FAST = Recipe(
     free_sampling_steps=25,
     batch_size=4,
     learning_rate=1e-3,
+    level_mean=-0.75,
     level_top_share=0.25,
     condition_noise=1.0,
+    condition_drift=1.0,
+    correction_timesteps=0,
     warmup=0.02,
     decay="cosine",
     ema_gamma=16.0,
@@ -215,7 +218,8 @@ FAST = Recipe(
 TINY = FAST.replace(
     name="tiny",
     filters=32,
-    depth=8,
+    depth=12,
+    dense_kernel=1,
     learning_rate=2e-3,
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch  # before the libraries: they use the OpenMP runtime that it loads
 from torch import Tensor
 
+from .. import kernels
 from ..errors import SinfusionError
 
 
@@ -70,5 +71,6 @@ def status() -> dict[str, str]:
     return {
         "cpu": f"{cpu.isa()} kernels" if cpu.loaded else cpu.why_not,
         "cuda": "library loaded" if cuda.loaded else cuda.why_not,
+        "triton": kernels.why_not() or "ready",
         "openmp": ", ".join(openmp_runtimes()) or "unknown",
     }
