@@ -40,19 +40,19 @@ class Recipe:
     # ... with this deviation of the logarithm.
     level_std: float = 1.2
     # The same for models without a condition.
-    free_level_mean: float = -0.8
+    free_level_mean: float = 0.0
     # The same for models without a condition.
     free_level_std: float = 1.4
-    # preconditioned: share of the batch trained at the highest sampling level, where the conditional mean is learned.
+    # Share of the batch at the highest level of sampling, where models with a condition learn the conditional mean.
     level_top_share: float = 0.0
     # preconditioned: highest and lowest noise level of sampling, in spreads, for models with a condition.
     level_top: float = 20.0
     # The lowest level, in spreads.
     level_bottom: float = 0.05
     # The highest level for models without a condition.
-    free_level_top: float = 100.0
+    free_level_top: float = 30.0
     # The lowest level for models without a condition.
-    free_level_bottom: float = 0.01
+    free_level_bottom: float = 0.02
 
     # Sampler; ddpm and ancestral are the same method, so are ddim and euler.
     sampler: Literal["ddpm", "ddim", "euler", "heun", "ancestral"] = "ddpm"

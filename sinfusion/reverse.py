@@ -6,6 +6,8 @@ a sample is the same alone or in a batch.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ def sampling_levels(
     frame_offset: int = 1,
     steps: int | None = None,  # None: the recipe's
     enter: float | None = None,  # sigma at which to enter; None: the top
-    strength: float = 1.0,  # in (0, 1]: enter at this fraction of the way up the levels
+    strength: float = 1.0,  # in (0, 1]: enter at this fraction of the timesteps
 ) -> np.ndarray:
     """(n + 1,) float64 levels to visit, from the entry down to 0."""
     recipe, denoiser = run.recipe, run.denoiser(role)
@@ -49,8 +51,8 @@ def sampling_levels(
     if denoiser.parameterization == "preconditioned":
         spread = denoiser.spreads[min(abs(frame_offset), len(denoiser.spreads)) - 1]
         top, bottom = _range(recipe, role)
-        ladder = karras_sigmas(64, top * spread, bottom * spread)[:-1]
-        entry = enter if enter is not None else float(np.interp((1 - strength) * 63, np.arange(64), ladder))
+        # The cosine schedule's level at this fraction of its timesteps, so that a strength means the same everywhere.
+        entry = enter if enter is not None else math.tan(strength * math.pi / 2)
         return karras_sigmas(steps, min(entry, top * spread), min(bottom * spread, entry / 2))
     sigmas = denoiser.schedule.sigmas(steps)
     if enter is None and strength < 1:

@@ -44,7 +44,8 @@ def levels(
 ) -> Tensor:
     """(B,) fp32 noise levels to train on.
 
-    preconditioned: log-normal around the spread. Otherwise a timestep of 1..T, or, for continuous roles, a level
+    preconditioned: log-normal around the spread, and for models with a condition a share at the top, where they learn
+    the conditional mean. Otherwise a timestep of 1..T, or, for continuous roles, a level
     sqrt(alphas_cumprod) uniform between two neighbouring timesteps (reference: the released code).
     """
     seeds = sample_seeds(seed, samples)
@@ -52,7 +53,9 @@ def levels(
         free = role.conditions == 0
         mean, std = (recipe.free_level_mean, recipe.free_level_std) if free else (recipe.level_mean, recipe.level_std)
         logarithm = mean + std * ops.normal(seeds, STREAM_LEVEL, step, (1,))[:, 0].to(spread.device)
-        top = torch.full_like(logarithm, np.log(recipe.free_level_top if free else recipe.level_top))
+        if free:
+            return spread * logarithm.exp()
+        top = torch.full_like(logarithm, np.log(recipe.level_top))
         at_top = ops.uniform_bits(seeds, STREAM_TOP, step, 1)[:, 0] < recipe.level_top_share * 2**32
         return spread * torch.where(at_top.to(spread.device), top, logarithm).exp()
     schedule = denoiser.schedule

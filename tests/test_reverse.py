@@ -16,7 +16,7 @@ from sinfusion.schedule import cosine_schedule, karras_sigmas
 @pytest.fixture
 def published(video_run, tmp_path):
     """The fixture's weights read as x0 and noise models."""
-    recipe = PAPER.replace(filters=8, depth=2, sampling_steps=10, free_sampling_steps=10)
+    recipe = PAPER.replace(filters=8, depth=2, dense_kernel=1, sampling_steps=10, free_sampling_steps=10)
     return dataclasses.replace(video_run, recipe=recipe, _denoisers={})
 
 
