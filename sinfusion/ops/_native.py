@@ -12,7 +12,6 @@ from typing import Any
 import torch  # before the libraries: they use the OpenMP runtime that it loads
 from torch import Tensor
 
-from .. import kernels
 from ..errors import SinfusionError
 
 
@@ -68,6 +67,8 @@ def openmp_runtimes() -> list[str]:
 
 def status() -> dict[str, str]:
     """What native code is active, and why not, in words."""
+    from .. import kernels
+
     return {
         "cpu": f"{cpu.isa()} kernels" if cpu.loaded else cpu.why_not,
         "cuda": "library loaded" if cuda.loaded else cuda.why_not,
