@@ -234,9 +234,9 @@ def _cuda(
 
     x = x.contiguous(memory_format=torch.channels_last)
     out, u, mean, rstd = triton_kernels.forward(
-        x, _taps(weight), _fp32(bias), _fp32(shift), _fp32(gain), _fp32(offset), eps, save
+        x, _taps(weight), bias.detach().float().contiguous(), _fp32(shift), _fp32(gain), _fp32(offset), eps, save
     )
-    if u is None:
+    if u is None or mean is None or rstd is None:
         return out, x.new_empty(0), x.new_empty(0, dtype=torch.float32), x.new_empty(0, dtype=torch.float32)
     return out, u, mean, rstd
 
@@ -264,7 +264,7 @@ def _cuda_backward(
     )
     grad_bias, grad_weight = grad_shift.sum(0), taps.t().contiguous().view(weight.shape)
     empty = [taps.new_empty(0) for _ in range(3)]
-    if gain is None:
+    if grad_gain is None or grad_offset is None:
         grad_gain, grad_offset = empty[:2]
     return grad_x, grad_weight, grad_bias, grad_shift if shift else empty[2], grad_gain, grad_offset
 
