@@ -284,8 +284,8 @@ def test_levels_split_over_processes_are_those_of_the_whole_batch(new_run):
 
 
 def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spares_the_target(new_run):
-    run = new_run("noisy", condition_noise=2.0, batch_size=400)
-    clear = new_run("clear", condition_noise=0.0, batch_size=400)
+    run = new_run("noisy", condition_noise=2.0, condition_drift=0.0, batch_size=400)
+    clear = new_run("clear", condition_noise=0.0, condition_drift=0.0, batch_size=400)
     noisy, plain = (Trainer(r, PREDICTOR, TOTAL).examples(3) for r in (run, clear))
     assert torch.equal(noisy.clean, plain.clean)
     spread = run.build(PREDICTOR).spread(plain.frame_offset, 400, torch.device("cpu"))
@@ -293,3 +293,19 @@ def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spa
     assert strength.max().item() == pytest.approx(1, abs=0.1)
     assert abs(np.histogram(strength.numpy(), 4, (0, 1.1))[0] - 110).max() < 60
     assert strength.mean().item() == pytest.approx(0.5, abs=5 * 0.289 / 20)
+
+
+def test_drift_on_the_condition_is_blotches_of_a_few_pixels(new_run):
+    run = new_run("drifting", condition_noise=0.0, condition_drift=2.0, batch_size=400)
+    clear = new_run("clear", condition_noise=0.0, condition_drift=0.0, batch_size=400)
+    drifting, plain = (Trainer(r, PREDICTOR, TOTAL).examples(3) for r in (run, clear))
+    assert torch.equal(drifting.clean, plain.clean)
+    drift = drifting.condition - plain.condition
+    step = drift.diff(dim=3).square().mean().sqrt() / drift.square().mean().sqrt()
+    assert 0.05 < step < 0.5  # white noise would have the square root of 2
+    assert abs(drift.mean()) < 0.1 * drift.std()
+
+
+def test_a_model_without_a_condition_has_no_share_at_the_top(new_run):
+    recipe = RECIPES["tiny"].replace(level_top_share=1.0, free_level_mean=0.0, free_level_std=1.0)
+    assert drawn(PROJECTOR, recipe, run=new_run("run", PROJECTOR)).log().std() > 0.9
