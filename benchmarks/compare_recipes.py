@@ -1,6 +1,6 @@
 """What each ingredient of a recipe does to a Predictor's rollouts: trains variants on one clip and measures them.
 
-python benchmarks/compare_recipes.py ../shared/data/tornado --size 64x36 --stop 28 --steps 1500 --out OUT.json
+python benchmarks/compare_recipes.py ../shared/data/tornado --size 64x36 --stop 28 --steps 2000 --out OUT.json
 python benchmarks/compare_recipes.py ../shared/data/tornado --run runs/tornado --out OUT.json
 
 For each variant: PSNR of the conditional mean (one evaluation at the highest noise level) on trained transitions and
@@ -53,7 +53,7 @@ class Settings:
     clip: tyro.conf.Positional[Path]
     size: str = "64x36"
     stop: int = 28  # frames 0 .. stop - 1 are trained on, the others held out
-    steps: int = 1500
+    steps: int = 2000
     variants: tuple[str, ...] = tuple(VARIANTS)
     run: Path | None = None  # measure this trained run instead of training variants
     seed: int = 0
@@ -71,11 +71,13 @@ def train(
     seconds = 0.0
     for role in roles:
         trainer = Trainer(run, role, max(1, int(steps * (projector if role is PROJECTOR else 1))))
-        started = time.perf_counter()
+        times = []
         for step in range(trainer.total):
+            started = time.perf_counter()
             trainer.step(step)
+            times.append(time.perf_counter() - started)
         if role is PREDICTOR:
-            seconds = (time.perf_counter() - started) / trainer.total
+            seconds = float(np.median(times))
         trainer.done = trainer.total
         trainer.save()
     return run, seconds

@@ -438,7 +438,7 @@ class Retarget(_Making):
         size = parse_size(self.size)
         assert size is not None
         frames, fps = _frames(run, self.input, size)
-        with _bar(len(run.frames if frames is None else frames) - 1) as told:
+        with _bar(1 if run.kind == "image" else len(run.frames if frames is None else frames)) as told:
             result = retarget(run, size, frames, self.strength, self.seed, self.steps, told)
         if run.kind == "image":
             made.pictures(result[None])

@@ -60,6 +60,8 @@ class Recipe:
     sampling_steps: int = 50
     # Network evaluations for a picture, for models without a condition.
     free_sampling_steps: int = 50
+    # Frames made and not shown after a first frame of the Projector's: the Predictor mends it in a few.
+    hidden_frames: int = 0
     # Timesteps (of 50) of Projector correction after each predicted frame; 0 turns it off.
     correction_timesteps: int = 3
     # Network evaluations of that correction.
@@ -159,6 +161,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "free_level_bottom": (1e-6, 1e6),
     "sampling_steps": (1, 4000),
     "free_sampling_steps": (1, 4000),
+    "hidden_frames": (0, 1000),
     "correction_timesteps": (0, 50),
     "correction_steps": (1, 4000),
     "batch_size": (1, 1_000_000),
@@ -202,6 +205,7 @@ FAST = Recipe(
     level_top_share=0.25,
     condition_noise=1.0,
     condition_drift=1.0,
+    hidden_frames=4,
     correction_timesteps=0,
     warmup=0.02,
     decay="cosine",

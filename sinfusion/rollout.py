@@ -34,7 +34,8 @@ def generate(
     """New samples: (count, frames, H, W, 3) uint8 from a video run, (count, H, W, 3) from an image run.
 
     frames: length of each video; None: as long as the training clip. size: (height, width); None: the training size.
-    start: the first frame, an index into the clip or a picture; None: the Projector makes one from noise.
+    start: the first frame, an index into the clip or a picture; None: the Projector makes one from noise, and the video
+    begins `hidden_frames` of the recipe after it.
     frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i is made from seed + i, whatever `count`.
     steps: network evaluations a picture; None: the recipe's.
     """
@@ -74,14 +75,16 @@ def stream(
     size = check_size(size or run.size)
     seeds = _seeds(seed, count)
     run.denoiser(PREDICTOR)
+    hidden = 0
     if start is None:
-        picture = _from_noise(run, PROJECTOR, seeds, size, None)
+        picture, hidden = _from_noise(run, PROJECTOR, seeds, size, None), run.recipe.hidden_frames
     else:
         picture = _tensor(run, _resized(_start_frame(run, start), size)[None]).expand(count, -1, -1, -1)
-    yield to_uint8(picture).cpu().numpy()
-    for moment in range(1, frames):
-        picture = next_frame(run, picture, seeds, moment, frame_offset, steps)
-        yield to_uint8(picture).cpu().numpy()
+    for moment in range(hidden + frames):
+        if moment > 0:
+            picture = next_frame(run, picture, seeds, moment, frame_offset, steps)
+        if moment >= hidden:
+            yield to_uint8(picture).cpu().numpy()
 
 
 def next_frame(
@@ -204,12 +207,13 @@ def retarget(
     levels = sampling_levels(run, first, 1, steps, strength=strength)
     picture = reverse(run, first, seeds, 0, levels, stretched[:1])
     if run.kind == "image":
+        told()
         return to_uint8(picture)[0].cpu().numpy()
-    made = [picture]
+    made = []
     # Where each frame goes is the resized clip's to say (the entry level is above the change between frames),
     # how it looks is the Predictor's.
     spread = run.denoiser(PREDICTOR).spreads[0]
-    for moment in range(1, len(stretched)):
+    for moment in range(len(stretched)):
         target = stretched[moment : moment + 1]
         picture = next_frame(run, picture, seeds, moment, 1, steps, target, 4 * strength * spread)
         made.append(picture)
