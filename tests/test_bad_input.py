@@ -331,7 +331,7 @@ def _raises(error):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize(
-    "call", ["sinfusion.media._Mp4.write", "sinfusion.media._Mp4.close", "sinfusion.rollout.reverse"]
+    "call", ["sinfusion.media.writing._Mp4.write", "sinfusion.media.writing._Mp4.close", "sinfusion.rollout.reverse"]
 )
 def test_a_disk_that_fills_up_while_generating_leaves_nothing(refused, video_run, tmp_path, monkeypatch, call, code):
     monkeypatch.setattr(call, _raises(OSError(code, os.strerror(code))))
@@ -427,7 +427,9 @@ def test_ctrl_c_ends_with_130_and_one_line_and_leaves_nothing(video_run, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("call", ["sinfusion.media._Mp4.write", "sinfusion.media._Mp4.close", "PIL.Image.Image.save"])
+@pytest.mark.parametrize(
+    "call", ["sinfusion.media.writing._Mp4.write", "sinfusion.media.writing._Mp4.close", "PIL.Image.Image.save"]
+)
 def test_ctrl_c_while_writing_leaves_nothing_half_written(video_run, tmp_path, monkeypatch, call):
     monkeypatch.setattr(call, _raises(KeyboardInterrupt()))
     assert main(["generate", str(video_run.path), "--frames", "2", "--out", str(tmp_path / "x.mp4")]) == 130

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sinfusion import media
 from sinfusion.errors import SinfusionError
 from sinfusion.media import (
     Clip,
@@ -27,6 +26,7 @@ from sinfusion.media import (
     read_mask,
     read_media,
     read_video,
+    reading,
     side_by_side,
     write_image,
     write_video,
@@ -548,7 +548,7 @@ def test_a_mask_is_true_where_it_is_light_and_must_have_the_shape_of_its_picture
 
 
 def test_what_would_not_fit_in_memory_is_refused_while_reading(ten, monkeypatch):
-    monkeypatch.setattr(media, "MOST_BYTES", 4 * 48 * 64 * 3)
+    monkeypatch.setattr(reading, "MOST_BYTES", 4 * 48 * 64 * 3)
     with pytest.raises(SinfusionError, match="4 frames of 64x48 fill"):
         read_media(ten[0] / "a.mp4")
     assert len(read_media(ten[0] / "a.mp4", stride=3).frames) == 4

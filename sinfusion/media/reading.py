@@ -1,62 +1,30 @@
-"""Reading any video or picture into uint8 frames, and writing videos, pictures and contact sheets.
-
-clip = read_media("fish.mp4")          # Clip: frames (T, H, W, 3) uint8, fps, kind
-write_video("out.mp4", frames, fps=20)
-"""
+"""Reading any video or picture into uint8 frames."""
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import islice, pairwise
-from numbers import Integral, Real
+from itertools import islice
+from numbers import Integral
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
-from .errors import SinfusionError
+from ..errors import SinfusionError
+from .clip import FRAME_ENDINGS, Clip, size_words
 
-FRAME_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 # Named, because Pillow would hand other kinds to programs outside (EPS to Ghostscript), and FFmpeg open playlists.
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 ANIMATED_FORMATS = ("PNG", "WEBP", "GIF")
 VIDEO_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,yuv4mpegpipe"
 DEFAULT_FPS = 20.0  # of frame folders, as in the released code
 MOST_BYTES = 4 << 30  # of frames in memory
-H264 = "libx264"
-
-
-@dataclass(frozen=True, repr=False)
-class Clip:
-    """Frames in memory. A picture is a clip of one frame and kind `image`."""
-
-    frames: np.ndarray  # (T, H, W, 3) uint8, sRGB
-    fps: float
-    kind: str  # "image" or "video"
-    source_size: tuple[int, int]  # (height, width) before scaling
-
-    def __post_init__(self) -> None:
-        shape, kind = np.shape(self.frames), getattr(self.frames, "dtype", type(self.frames))
-        if len(shape) != 4 or shape[3] != 3 or 0 in shape or kind != np.uint8:
-            raise SinfusionError(f"frames are (T, H, W, 3) uint8 and not empty, not {shape} {kind}.")
-        _check_fps(self.fps)
-        if self.kind not in ("image", "video"):
-            raise SinfusionError(f"the kind of a clip is image or video, not {self.kind!r}.")
-
-    def __repr__(self) -> str:
-        return f"Clip({self.kind}, frames {self.frames.shape}, fps {self.fps:g}, source_size {self.source_size})"
 
 
 def read_media(
@@ -95,12 +63,14 @@ def read_media(
                 original, target = shape, size or _fitting(shape, max_side)
                 if target != original:
                     hint = "" if size else f" (longer side {max_side}; use --size or --max-side for another)"
-                    say(f"scaled {_size(original)} to {_size(target)}{hint}")
+                    say(f"scaled {size_words(original)} to {size_words(target)}{hint}")
             if shape != original:
-                raise SinfusionError(f"{path} has frames of different sizes: {_size(original)} and {_size(shape)}.")
+                raise SinfusionError(
+                    f"{path} has frames of different sizes: {size_words(original)} and {size_words(shape)}."
+                )
             if (len(kept) + 1) * target[0] * target[1] * 3 > MOST_BYTES:
                 raise SinfusionError(
-                    f"{path} does not fit in memory: {len(kept)} frames of {_size(target)} fill "
+                    f"{path} does not fit in memory: {len(kept)} frames of {size_words(target)} fill "
                     f"{MOST_BYTES / 2**30:g} GB; use --stop, --stride or a smaller --size."
                 )
             kept.append(_resize(frame, target))
@@ -129,7 +99,7 @@ def read_image(
     clip = read_media(path, stop=1, size=size, max_side=max_side, say=lambda _: None)
     picture = clip.frames[0]
     if clip.source_size != picture.shape[:2]:
-        say(f"scaled {Path(path).name} from {_size(clip.source_size)} to {_size(picture.shape)}")
+        say(f"scaled {Path(path).name} from {size_words(clip.source_size)} to {size_words(picture.shape)}")
     return picture
 
 
@@ -139,7 +109,9 @@ def read_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     height, width = picture.shape[:2]
     scale = max(size) / max(height, width)
     if abs(height * scale - size[0]) > 1 or abs(width * scale - size[1]) > 1:
-        raise SinfusionError(f"the mask {path} is {_size(picture.shape)}, which has not the shape of {_size(size)}.")
+        raise SinfusionError(
+            f"the mask {path} is {size_words(picture.shape)}, which has not the shape of {size_words(size)}."
+        )
     return _resize(picture, size).mean(2) > 127.5
 
 
@@ -204,8 +176,8 @@ def _folder(path: Path, wanted: range) -> _Source:
             first = first or (file, frame.shape)
             if frame.shape != first[1]:
                 raise SinfusionError(
-                    f"{path} has frames of different sizes: {first[0].name} is {_size(first[1])}, "
-                    f"{file.name} is {_size(frame.shape)}."
+                    f"{path} has frames of different sizes: {first[0].name} is {size_words(first[1])}, "
+                    f"{file.name} is {size_words(frame.shape)}."
                 )
             yield frame
 
@@ -336,243 +308,5 @@ def _resize(frame: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
 
 
-def _size(shape: Sequence[int]) -> str:
-    return f"{shape[1]}x{shape[0]}"
-
-
 def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".split("\n")[0][:120]
-
-
-def _check_fps(fps: float) -> None:
-    if not isinstance(fps, Real) or not 0 < fps < 1e6:
-        raise SinfusionError(f"fps must be above 0, not {fps!r}.")
-
-
-def _check_picture(picture: np.ndarray) -> None:
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
-        raise SinfusionError(f"a picture is (H, W, 3) uint8, not {picture.shape} {picture.dtype}.")
-
-
-class VideoWriter:
-    """Writes frames as they come: .mp4, .gif, or a folder of numbered PNGs for a path without a suffix.
-
-    MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. A GIF shows repeated frames as
-    one that lasts longer. The result appears under its name when it is whole; after an error nothing is left. Raises
-    SinfusionError for what cannot be written.
-    """
-
-    def __init__(self, path: str | Path, fps: float, overwrite: bool = False):
-        self.path = Path(path)
-        encoders: dict[str, Any] = {".mp4": _Mp4, ".gif": _Gif, "": _Folder}
-        if self.path.suffix.lower() not in encoders:
-            raise SinfusionError(f"{path}: write .mp4, .gif, or a name without a suffix for a folder of PNGs.")
-        _check_fps(fps)
-        self.fps = float(fps)
-        refuse_existing(self.path, overwrite)
-        self.temporary = self.path.with_name(f".{os.getpid()}-{self.path.name}")
-        self._new_encoder = encoders[self.path.suffix.lower()]
-        self._encoder: Any = None
-        self._shape: tuple[int, ...] = ()
-
-    def write(self, frame: np.ndarray) -> None:
-        """Add one (H, W, 3) uint8 frame."""
-        _check_picture(frame)
-        with _writing(self.path):
-            if self._encoder is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._encoder, self._shape = self._new_encoder(self.temporary, self.fps, frame.shape), frame.shape
-            if frame.shape != self._shape:
-                raise SinfusionError(f"{self.path}: frames of {_size(self._shape)} and {_size(frame.shape)} mixed.")
-            self._encoder.write(frame)
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        try:
-            if kind is not None:
-                with suppress(Exception):  # the first error is the one to tell
-                    self._encoder.close()
-                return
-            if self._encoder is None:
-                raise SinfusionError(f"{self.path}: there are no frames to write.")
-            with _writing(self.path):
-                self._encoder.close()
-                _move(self.temporary, self.path)
-        finally:
-            _remove(self.temporary)
-
-
-class _Mp4:
-    def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
-        self.container = av.open(str(path.absolute()), "w", format="mp4", options={"movflags": "+faststart"})
-        try:
-            stream: Any = self.container.add_stream(H264, rate=Fraction(fps).limit_denominator(1001))
-        except (ValueError, av.error.FFmpegError) as error:
-            self.container.close()
-            raise SinfusionError(f"this PyAV has no H.264 encoder ({H264}); install PyAV from its wheels.") from error
-        self.stream = stream
-        stream.height, stream.width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
-        stream.pix_fmt = "yuv420p"
-        # Players guess the colours of a file that does not name them. chromaloc=1: chroma lies between the pixels.
-        colours = "colorprim=bt709:transfer=bt709:colormatrix=bt709:chromaloc=1"
-        stream.options = {"crf": "12", "x264-params": colours}
-
-    def write(self, frame: np.ndarray) -> None:
-        padded = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(padded, format="rgb24")
-        self.container.mux(self.stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
-
-    def close(self) -> None:
-        try:
-            self.container.mux(self.stream.encode())
-        finally:
-            self.container.close()
-
-
-class _Gif:
-    def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
-        self.path, self.fps = path, fps
-        self.pictures: list[Image.Image] = []
-
-    def write(self, frame: np.ndarray) -> None:
-        self.pictures.append(Image.fromarray(frame).quantize(256, kmeans=1))
-
-    def close(self) -> None:
-        moments = [10 * round(100 * i / self.fps) for i in range(len(self.pictures) + 1)]  # ms; GIF counts 10 ms
-        durations = [max(20, b - a) for a, b in pairwise(moments)]  # browsers slow below 20
-        self.pictures[0].save(
-            self.path, "GIF", save_all=True, append_images=self.pictures[1:], loop=0, duration=durations
-        )
-
-
-class _Folder:
-    def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
-        self.path, self.count = path, 0
-        path.mkdir()
-
-    def write(self, frame: np.ndarray) -> None:
-        self.count += 1
-        Image.fromarray(frame).save(self.path / f"{self.count:05d}.png")
-
-    def close(self) -> None:
-        pass
-
-
-def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float, overwrite: bool = False) -> None:
-    """Write (H, W, 3) uint8 frames, an array or as they come; see `VideoWriter` for the formats."""
-    with VideoWriter(path, fps, overwrite) as writer:
-        for frame in frames:
-            writer.write(frame)
-
-
-def write_image(path: str | Path, image: np.ndarray, overwrite: bool = False) -> None:
-    """Write one (H, W, 3) uint8 picture in the format of the suffix: .png, .jpg, .webp, .bmp or .tiff."""
-    path = Path(path)
-    if path.suffix.lower() not in FRAME_ENDINGS:
-        raise SinfusionError(f"{path}: write .png, .jpg, .webp, .bmp or .tiff.")
-    _check_picture(image)
-    refuse_existing(path, overwrite)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(temporary, quality=95)
-            _move(temporary, path)
-    finally:
-        _remove(temporary)
-
-
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """SinfusionError if an output exists and may not be overwritten, or is a folder of more than our frames."""
-    if path.exists() and not overwrite:
-        raise SinfusionError(f"{path} exists; pass --overwrite or choose another name.")
-    if path.is_dir() and not all(re.fullmatch(r"\d{5,}\.png", p.name) for p in path.iterdir()):
-        raise SinfusionError(f"{path} is a folder with other files in it; choose another name.")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns a full disk and other failures to write into sentences."""
-    try:
-        yield
-    except (OSError, av.error.FFmpegError) as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SinfusionError(
-                f"the disk is full: {path} was not written, and nothing half-written was left."
-            ) from error
-        raise SinfusionError(f"{path} cannot be written: {error.strerror or error}.") from error
-
-
-def _move(temporary: Path, path: Path) -> None:
-    """Give a finished file or folder its name."""
-    if path.exists() and (path.is_dir() or temporary.is_dir()):  # a folder is not renamed over something
-        old = temporary.with_name(f"{temporary.name}-old")
-        os.replace(path, old)
-        os.replace(temporary, path)
-        _remove(old)
-    else:
-        os.replace(temporary, path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
-
-
-def contact_sheet(
-    frames: Sequence[np.ndarray] | np.ndarray,
-    columns: int | None = None,
-    max_frames: int = 24,
-    labels: Sequence[str] | None = None,
-) -> np.ndarray:
-    """(H, W, 3) uint8: evenly picked frames in a grid, small ones enlarged so that they can be looked at."""
-    picks = np.unique(np.linspace(0, len(frames) - 1, min(max_frames, len(frames))).round().astype(int))
-    columns = min(len(picks), columns or min(6, int(np.ceil(np.sqrt(len(picks) * 1.2)))))
-    shown = [enlarged(frames[i]) for i in picks]
-    height, width = shown[0].shape[:2]
-    gap, rows = 4, -(-len(shown) // columns)
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, np.uint8)
-    for n, (index, frame) in enumerate(zip(picks, shown, strict=True)):
-        top, left = gap + n // columns * (height + gap), gap + n % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = _labelled(frame, labels[index]) if labels else frame
-    return sheet
-
-
-def enlarged(frame: np.ndarray, least: int = 144) -> np.ndarray:
-    """A frame enlarged by a whole factor until its longer side is at least `least` pixels."""
-    factor = max(1, -(-least // max(frame.shape[:2])))
-    return frame.repeat(factor, 0).repeat(factor, 1)
-
-
-def _labelled(frame: np.ndarray, text: str) -> np.ndarray:
-    picture = Image.fromarray(frame)
-    draw = ImageDraw.Draw(picture)
-    box = draw.textbbox((3, 2), text)
-    draw.rectangle((box[0] - 2, box[1] - 1, box[2] + 2, box[3] + 1), fill=(0, 0, 0))
-    draw.text((3, 2), text, fill=(255, 255, 255))
-    return np.asarray(picture)
-
-
-def side_by_side(left: np.ndarray, right: np.ndarray, labels: tuple[str, str] | None = None) -> np.ndarray:
-    """(T, H, 2 W + gap, 3) uint8: two videos beside each other; the shorter one starts over."""
-    pair = []
-    for which, video in enumerate((left, right)):
-        shown = [enlarged(video[t % len(video)], 256) for t in range(max(len(left), len(right)))]
-        pair.append(np.stack([_labelled(frame, labels[which]) for frame in shown] if labels else shown))
-    gap = np.full((*pair[0].shape[:2], 4, 3), 255, np.uint8)
-    return np.concatenate((pair[0], gap, pair[1]), 2)
-
-
-def mark_new(frames: np.ndarray, is_new: np.ndarray) -> np.ndarray:
-    """A copy with an orange border around the new frames."""
-    marked = frames.copy()
-    width = max(1, min(frames.shape[1:3]) // 48)
-    for frame in (frame for frame, new in zip(marked, is_new, strict=True) if new):
-        for edge in (np.s_[:width], np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]):
-            frame[edge] = (255, 140, 0)
-    return marked

@@ -1,0 +1,26 @@
+"""Reading any video or picture into uint8 frames, and writing videos, pictures and contact sheets.
+
+clip = read_media("fish.mp4")          # Clip: frames (T, H, W, 3) uint8, fps, kind
+write_video("out.mp4", frames, fps=20)
+"""
+
+from .clip import Clip
+from .reading import read_image, read_mask, read_media, read_video
+from .sheets import contact_sheet, enlarged, mark_new, side_by_side
+from .writing import VideoWriter, refuse_existing, write_image, write_video
+
+__all__ = [
+    "Clip",
+    "VideoWriter",
+    "contact_sheet",
+    "enlarged",
+    "mark_new",
+    "read_image",
+    "read_mask",
+    "read_media",
+    "read_video",
+    "refuse_existing",
+    "side_by_side",
+    "write_image",
+    "write_video",
+]

@@ -1,0 +1,201 @@
+"""Writing videos and pictures: under another name first, so that a result is whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from ..errors import SinfusionError
+from .clip import FRAME_ENDINGS, check_fps, size_words
+
+H264 = "libx264"
+
+
+def _check_picture(picture: np.ndarray) -> None:
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
+        raise SinfusionError(f"a picture is (H, W, 3) uint8, not {picture.shape} {picture.dtype}.")
+
+
+class VideoWriter:
+    """Writes frames as they come: .mp4, .gif, or a folder of numbered PNGs for a path without a suffix.
+
+    MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. A GIF shows repeated frames as
+    one that lasts longer. The result appears under its name when it is whole; after an error nothing is left. Raises
+    SinfusionError for what cannot be written.
+    """
+
+    def __init__(self, path: str | Path, fps: float, overwrite: bool = False):
+        self.path = Path(path)
+        encoders: dict[str, Any] = {".mp4": _Mp4, ".gif": _Gif, "": _Folder}
+        if self.path.suffix.lower() not in encoders:
+            raise SinfusionError(f"{path}: write .mp4, .gif, or a name without a suffix for a folder of PNGs.")
+        check_fps(fps)
+        self.fps = float(fps)
+        refuse_existing(self.path, overwrite)
+        self.temporary = self.path.with_name(f".{os.getpid()}-{self.path.name}")
+        self._new_encoder = encoders[self.path.suffix.lower()]
+        self._encoder: Any = None
+        self._shape: tuple[int, ...] = ()
+
+    def write(self, frame: np.ndarray) -> None:
+        """Add one (H, W, 3) uint8 frame."""
+        _check_picture(frame)
+        with _writing(self.path):
+            if self._encoder is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._encoder, self._shape = self._new_encoder(self.temporary, self.fps, frame.shape), frame.shape
+            if frame.shape != self._shape:
+                raise SinfusionError(
+                    f"{self.path}: frames of {size_words(self._shape)} and {size_words(frame.shape)} mixed."
+                )
+            self._encoder.write(frame)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if kind is not None:
+                with suppress(Exception):  # the first error is the one to tell
+                    self._encoder.close()
+                return
+            if self._encoder is None:
+                raise SinfusionError(f"{self.path}: there are no frames to write.")
+            with _writing(self.path):
+                self._encoder.close()
+                _move(self.temporary, self.path)
+        finally:
+            _remove(self.temporary)
+
+
+class _Mp4:
+    def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
+        self.container = av.open(str(path.absolute()), "w", format="mp4", options={"movflags": "+faststart"})
+        try:
+            stream: Any = self.container.add_stream(H264, rate=Fraction(fps).limit_denominator(1001))
+        except (ValueError, av.error.FFmpegError) as error:
+            self.container.close()
+            raise SinfusionError(f"this PyAV has no H.264 encoder ({H264}); install PyAV from its wheels.") from error
+        self.stream = stream
+        stream.height, stream.width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
+        stream.pix_fmt = "yuv420p"
+        # Players guess the colours of a file that does not name them. chromaloc=1: chroma lies between the pixels.
+        colours = "colorprim=bt709:transfer=bt709:colormatrix=bt709:chromaloc=1"
+        stream.options = {"crf": "12", "x264-params": colours}
+
+    def write(self, frame: np.ndarray) -> None:
+        padded = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(padded, format="rgb24")
+        self.container.mux(self.stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
+
+    def close(self) -> None:
+        try:
+            self.container.mux(self.stream.encode())
+        finally:
+            self.container.close()
+
+
+class _Gif:
+    def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
+        self.path, self.fps = path, fps
+        self.pictures: list[Image.Image] = []
+
+    def write(self, frame: np.ndarray) -> None:
+        self.pictures.append(Image.fromarray(frame).quantize(256, kmeans=1))
+
+    def close(self) -> None:
+        moments = [10 * round(100 * i / self.fps) for i in range(len(self.pictures) + 1)]  # ms; GIF counts 10 ms
+        durations = [max(20, b - a) for a, b in pairwise(moments)]  # browsers slow below 20
+        self.pictures[0].save(
+            self.path, "GIF", save_all=True, append_images=self.pictures[1:], loop=0, duration=durations
+        )
+
+
+class _Folder:
+    def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
+        self.path, self.count = path, 0
+        path.mkdir()
+
+    def write(self, frame: np.ndarray) -> None:
+        self.count += 1
+        Image.fromarray(frame).save(self.path / f"{self.count:05d}.png")
+
+    def close(self) -> None:
+        pass
+
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float, overwrite: bool = False) -> None:
+    """Write (H, W, 3) uint8 frames, an array or as they come; see `VideoWriter` for the formats."""
+    with VideoWriter(path, fps, overwrite) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+def write_image(path: str | Path, image: np.ndarray, overwrite: bool = False) -> None:
+    """Write one (H, W, 3) uint8 picture in the format of the suffix: .png, .jpg, .webp, .bmp or .tiff."""
+    path = Path(path)
+    if path.suffix.lower() not in FRAME_ENDINGS:
+        raise SinfusionError(f"{path}: write .png, .jpg, .webp, .bmp or .tiff.")
+    _check_picture(image)
+    refuse_existing(path, overwrite)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(temporary, quality=95)
+            _move(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """SinfusionError if an output exists and may not be overwritten, or is a folder of more than our frames."""
+    if path.exists() and not overwrite:
+        raise SinfusionError(f"{path} exists; pass --overwrite or choose another name.")
+    if path.is_dir() and not all(re.fullmatch(r"\d{5,}\.png", p.name) for p in path.iterdir()):
+        raise SinfusionError(f"{path} is a folder with other files in it; choose another name.")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns a full disk and other failures to write into sentences."""
+    try:
+        yield
+    except (OSError, av.error.FFmpegError) as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SinfusionError(
+                f"the disk is full: {path} was not written, and nothing half-written was left."
+            ) from error
+        raise SinfusionError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _move(temporary: Path, path: Path) -> None:
+    """Give a finished file or folder its name."""
+    if path.exists() and (path.is_dir() or temporary.is_dir()):  # a folder is not renamed over something
+        old = temporary.with_name(f"{temporary.name}-old")
+        os.replace(path, old)
+        os.replace(temporary, path)
+        _remove(old)
+    else:
+        os.replace(temporary, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
