@@ -5,9 +5,12 @@ pytest benchmarks/bench_training_step.py --released PATH --benchmark-json=OUT.js
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
-import resource
+import re
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,29 +68,37 @@ def test_network_against_released(benchmark, released, what, height, width, filt
           f"{benchmark.extra_info['ratio']:.1f} times as fast")  # fmt: skip
 
 
-def _peak(kind, answer):
+def _high_water():
+    """GiB of resident memory that this process has had at most (its own: `ru_maxrss` begins with its parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
+
+
+def _peak(path, answer):
     """Put GiB of resident memory at the peak of one training step at 136x243, and before it, into `answer`."""
-    if isinstance(kind, type):
-        network = kind(in_channels=6, depth=16, filters_per_layer=64, frame_conditioned=True)
+    if path is None:
+        network = NextNet(6, frame_offset=True, dtype=torch.bfloat16 if ops.cpu_has_bf16() else torch.float32)
     else:
-        network = NextNet(6, frame_offset=True, dtype=kind)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        sys.path.insert(0, str(path))
+        released = importlib.import_module("models.nextnet").NextNet
+        network = released(in_channels=6, depth=16, filters_per_layer=64, frame_conditioned=True)
+    before = _high_water()
     stepper(network, 136, 243)[0]()
-    answer.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, before / 2**20))
+    answer.put((_high_water(), before))
 
 
-def test_peak_memory_of_a_step_against_released(benchmark, released):
-    """Each in a process of its own, forked before it has used any threads."""
+@pytest.mark.usefixtures("released")
+def test_peak_memory_of_a_step_against_released(benchmark, request):
+    """Each in a fresh process."""
     peaks = {}
 
     def both():
-        dtype = torch.bfloat16 if ops.cpu_has_bf16() else torch.float32
-        for name, kind in (("ours", dtype), ("released", released)):
-            context = multiprocessing.get_context("fork")
+        for name, path in (("ours", None), ("released", request.config.getoption("--released").resolve())):
+            context = multiprocessing.get_context("spawn")
             answer = context.Queue()
-            process = context.Process(target=_peak, args=(kind, answer))
+            process = context.Process(target=_peak, args=(path, answer))
             process.start()
-            peaks[name] = answer.get()
+            peaks[name] = answer.get(timeout=120)
             process.join()
 
     benchmark.pedantic(both, rounds=1)
