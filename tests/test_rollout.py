@@ -176,3 +176,12 @@ def test_an_image_run_generates_diverse_pictures_and_nothing_else(image_run):
 def test_impossible_videos_are_refused(video_run, arguments, message):
     with pytest.raises(SinfusionError, match=message):
         generate(video_run, **{"frames": 2, **arguments})
+
+
+def test_hidden_frames_are_those_that_a_video_from_noise_would_begin_with(video_run):
+    def made(hidden, frames, **start):
+        recipe = video_run.recipe.replace(hidden_frames=hidden)
+        return generate(dataclasses.replace(video_run, recipe=recipe), frames, **start)
+
+    assert np.array_equal(made(2, 3), made(0, 5)[:, 2:])
+    assert np.array_equal(made(2, 3, start=0), made(0, 3, start=0))  # a given first frame is shown
