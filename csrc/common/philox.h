@@ -15,7 +15,7 @@ struct PhiloxBlock {
   uint32_t v[4];
 };
 
-SINFUSION_HD inline PhiloxBlock philox(PhiloxBlock counter, uint32_t key0, uint32_t key1) {
+SINFUSION_HD static inline PhiloxBlock philox(PhiloxBlock counter, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t(0xD2511F53u) * counter.v[0];
     const uint64_t p1 = uint64_t(0xCD9E8D57u) * counter.v[2];
@@ -28,8 +28,39 @@ SINFUSION_HD inline PhiloxBlock philox(PhiloxBlock counter, uint32_t key0, uint3
 }
 
 // Block `block` of the numbers that belong to (seed, stream, step).
-SINFUSION_HD inline PhiloxBlock philox_block(uint64_t seed, uint32_t stream, uint64_t step, uint32_t block) {
+SINFUSION_HD static inline PhiloxBlock philox_block(uint64_t seed, uint32_t stream, uint64_t step, uint32_t block) {
   return philox({{block, stream, uint32_t(step), uint32_t(step >> 32)}}, uint32_t(seed), uint32_t(seed >> 32));
+}
+
+// The same for N blocks that follow each other, in loops over them that a compiler makes vectors of.
+template <int N>
+struct PhiloxBlocks {
+  uint32_t v[4][N];
+};
+
+template <int N>
+static inline PhiloxBlocks<N> philox_blocks(uint64_t seed, uint32_t stream, uint64_t step, uint32_t first) {
+  PhiloxBlocks<N> c;
+  for (int i = 0; i < N; ++i) {
+    c.v[0][i] = first + uint32_t(i);
+    c.v[1][i] = stream;
+    c.v[2][i] = uint32_t(step);
+    c.v[3][i] = uint32_t(step >> 32);
+  }
+  uint32_t key0 = uint32_t(seed), key1 = uint32_t(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    for (int i = 0; i < N; ++i) {
+      const uint64_t p0 = uint64_t(0xD2511F53u) * c.v[0][i];
+      const uint64_t p1 = uint64_t(0xCD9E8D57u) * c.v[2][i];
+      c.v[0][i] = uint32_t(p1 >> 32) ^ c.v[1][i] ^ key0;
+      c.v[1][i] = uint32_t(p1);
+      c.v[2][i] = uint32_t(p0 >> 32) ^ c.v[3][i] ^ key1;
+      c.v[3][i] = uint32_t(p0);
+    }
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  return c;
 }
 
 }  // namespace sinfusion

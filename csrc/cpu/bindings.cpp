@@ -3,6 +3,8 @@
 
 #include "depthwise_norm.h"
 #include "isa.h"
+#include "patch_match.h"
+#include "vote.h"
 
 namespace sinfusion {
 void uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, uint64_t step, int64_t count, int64_t* out);
@@ -51,6 +53,34 @@ void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64
   plain::backward(a);
 }
 
+void patch_match(Address query, int64_t query_frames, int64_t query_height, int64_t query_width, Address key,
+                 int64_t key_frames, int64_t key_height, int64_t key_width, int64_t channels,
+                 int32_t patch_frames, int32_t patch_height, int32_t patch_width, Address weight, int64_t steps,
+                 Address strides, uint64_t seed, bool started, Address field, Address other, Address distances) {
+  const PatchMatch a{{at<int16_t>(query), query_frames, query_height, query_width},
+                     {at<int16_t>(key), key_frames, key_height, key_width}, channels,
+                     {patch_frames, patch_height, patch_width}, at<float>(weight), steps, at<int32_t>(strides), seed,
+                     started, at<Offset>(field), at<Offset>(other), at<float>(distances)};
+  py::gil_scoped_release release;
+#if defined(__x86_64__)
+  if (isa() != Isa::plain) return avx2::patch_match(a);
+#endif
+  plain::patch_match(a);
+}
+
+void vote(Address value, int32_t height, int32_t width, bool bf16, int64_t channels, int32_t patch_frames,
+          int32_t patch_height, int32_t patch_width, int32_t count_frames, int32_t count_height, int32_t count_width,
+          Address field, bool mean, Address weight, Address out) {
+  const Vote a{at<void>(value), height, width, bf16, channels, {patch_frames, patch_height, patch_width},
+               {count_frames, count_height, count_width}, at<Offset>(field), mean, at<float>(weight), at<void>(out)};
+  py::gil_scoped_release release;
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return avx512::vote(a);
+  if (isa() == Isa::avx2) return avx2::vote(a);
+#endif
+  plain::vote(a);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -58,6 +88,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("has_bf16", &has_bf16);
   m.def("depthwise_norm_forward", &depthwise_norm_forward);
   m.def("depthwise_norm_backward", &depthwise_norm_backward);
+  m.def("patch_match", &patch_match);
+  m.def("vote", &vote);
   m.def("uniform_bits", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, int64_t count, Address out) {
     uniform_bits(at<int64_t>(seeds), batch, stream, step, count, at<int64_t>(out));
   });

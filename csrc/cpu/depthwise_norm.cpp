@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "scratch.h"
+#include "vector.h"
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -20,52 +21,10 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-constexpr int L = SINFUSION_LANES;
 constexpr int K = 7, R = 3;
 constexpr int P = 8;           // output pixels held in registers at once
 constexpr int BANDS = 16;      // of rows, over the whole batch
 constexpr int GROUP = 32 / L;  // planes of a backward task: 64 bytes of bf16 a pixel
-
-// Unaligned: tensors are aligned to their elements only.
-typedef float vf __attribute__((vector_size(L * 4), aligned(4), may_alias));
-typedef uint32_t vu __attribute__((vector_size(L * 4), aligned(4), may_alias));
-typedef uint16_t vh __attribute__((vector_size(L * 2), aligned(2), may_alias));
-
-inline vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
-inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
-inline vf load(const uint16_t* p) {
-  const vu wide = __builtin_convertvector(*reinterpret_cast<const vh*>(p), vu) << 16;
-  return (vf)wide;
-}
-inline void store(uint16_t* p, vf v) {  // round to nearest even; NaN stays NaN
-  const vu bits = (vu)v;
-  const vu nan = (vu)((bits & 0x7fffffffu) > 0x7f800000u);
-  const vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  *reinterpret_cast<vh*>(p) = __builtin_convertvector((nan & 0x7fc0u) | (~nan & rounded), vh);
-}
-// The first n of L lanes; the others are zero, or left alone in memory.
-template <class T>
-inline vf load(const T* p, int n) {
-  if (n == L) return load(p);
-  T part[L];
-  memset(part, 0, sizeof part);
-  memcpy(part, p, n * sizeof(T));
-  return load(part);
-}
-template <class T>
-inline void store(T* p, vf v, int n) {
-  if (n == L) return store(p, v);
-  T part[L];
-  store(part, v);
-  memcpy(p, part, n * sizeof(T));
-}
-inline float sum(vf v) {  // by halves
-  float part[L];
-  store(part, v);
-  for (int half = L / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) part[i] += part[i + half];
-  return part[0];
-}
 
 inline int64_t planes_of(int64_t channels) { return (channels + L - 1) / L; }
 inline int lanes_of(int64_t channels, int64_t plane) {

@@ -1,13 +1,16 @@
 """The door to native code: operators defined in plain PyTorch, with C++ and CUDA behind them where those can run.
 
 ops.depthwise_norm(x, weight, bias, shift, gain, offset)
+ops.patch_match(query, key), ops.vote(value, offsets)
 with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: is it the kernel?
 """
 
 from ._choice import backend
 from ._native import status
 from .depthwise_norm import depthwise_norm
+from .patch_match import patch_match
 from .philox import normal, uniform_bits
+from .vote import vote
 
 
 def cpu_has_bf16() -> bool:
@@ -17,4 +20,4 @@ def cpu_has_bf16() -> bool:
     return cpu.loaded and bool(cpu.has_bf16())
 
 
-__all__ = ["backend", "cpu_has_bf16", "depthwise_norm", "normal", "status", "uniform_bits"]
+__all__ = ["backend", "cpu_has_bf16", "depthwise_norm", "normal", "patch_match", "status", "uniform_bits", "vote"]

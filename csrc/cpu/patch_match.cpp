@@ -1,0 +1,127 @@
+// Compiled once for each instruction set; no C++ library here (see vector.h).
+#include "patch_match.h"
+
+#include "vector.h"
+
+namespace sinfusion {
+namespace SINFUSION_ISA_NAMESPACE {
+namespace {
+
+constexpr float INFINITE = __builtin_inff();
+
+Place places(const Volume& video, const Place& patch) {
+  return {int32_t(video.frames - patch.t + 1), int32_t(video.height - patch.y + 1), int32_t(video.width - patch.x + 1)};
+}
+
+struct Frames {
+  Frames(const Volume& video, int64_t channels)
+      : data(video.data), pixel(channels), row(video.width * pixel), frame(video.height * row) {}
+  const int16_t* at(Place p) const { return data + p.t * frame + p.y * row + p.x * pixel; }
+  const int16_t* data;
+  int64_t pixel, row, frame;
+};
+
+// The sum of squared differences of two patches, times the weight; given up where it reaches what is to be beaten.
+// Rounding to float and the product with a weight keep order, so giving up changes nothing.
+class Distance {
+ public:
+  explicit Distance(const PatchMatch& a)
+      : query_(a.query, a.channels), key_(a.key, a.channels), patch_(a.patch), key_count_(places(a.key, a.patch)),
+        weight_(a.weight), whole_(a.patch.x * a.channels / (2 * L)) {
+    const int rest = int(a.patch.x * a.channels % (2 * L));
+    for (int i = 0; i < 2 * L; ++i) mask_[i] = i < rest ? -1 : 0;
+  }
+
+  float operator()(Place q, Place k, float least) const {
+    const float weight = weight_ ? weight_[number_of(k, key_count_)] : 1;
+    if (weight == INFINITE) return INFINITE;
+    const int16_t *from = query_.at(q), *to = key_.at(k);
+    return whole_ == 0   ? rows<0>(from, to, weight, least)
+           : whole_ == 1 ? rows<1>(from, to, weight, least)
+                         : rows<-1>(from, to, weight, least);
+  }
+
+ private:
+  // `Whole` full vectors a row, or as many as there are, and one cut off by the mask.
+  template <int Whole>
+  float rows(const int16_t* from, const int16_t* to, float weight, float least) const {
+    const int64_t whole = Whole < 0 ? whole_ : Whole;
+    const vs mask = at(mask_);
+    vi total{};
+    for (int32_t t = 0;; from += query_.frame, to += key_.frame) {
+      const int16_t *a = from, *b = to;
+      for (int32_t y = 0; y < patch_.y; ++y, a += query_.row, b += key_.row) {
+        for (int64_t i = 0; i < whole; ++i) total += squares_in_pairs(at(a + i * 2 * L) - at(b + i * 2 * L));
+        total += squares_in_pairs((at(a + whole * 2 * L) - at(b + whole * 2 * L)) & mask);
+      }
+      const float found = float(sum(total)) * weight;
+      if (++t == patch_.t || found >= least) return found;
+    }
+  }
+
+  static vs at(const int16_t* p) { return *reinterpret_cast<const vs*>(p); }
+
+  Frames query_, key_;
+  Place patch_, key_count_;
+  const float* weight_;
+  int64_t whole_;
+  int16_t mask_[2 * L];
+};
+
+// The random words of L places that follow each other, made together.
+class Words {
+ public:
+  void make(uint64_t seed, uint64_t step, int64_t first) {
+    for (int part = 0; part < RANDOM_PLACES / 4; ++part) {
+      const auto blocks = philox_blocks<L>(seed, PATCH_MATCH_STREAM, words_step(step, part), uint32_t(first));
+      for (int lane = 0; lane < L; ++lane)
+        for (int i = 0; i < 4; ++i) words_[lane][4 * part + i] = blocks.v[i][lane];
+    }
+  }
+  const uint32_t* of(int lane) const { return words_[lane]; }
+
+ private:
+  uint32_t words_[L][RANDOM_PLACES];
+};
+
+}  // namespace
+
+void patch_match(const PatchMatch& a) {
+  const Distance distance(a);
+  const Place count = places(a.query, a.patch), key = places(a.key, a.patch);
+  const PatchMatchGrids grids = grids_of(count, key, a.seed);
+  const int64_t rows = int64_t(count.t) * count.y;
+#pragma omp parallel for schedule(dynamic, 4)
+  for (int64_t row = 0; row < rows; ++row)
+    for (int32_t x = 0; x < count.x; ++x) {
+      const Place q = {int32_t(row / count.y), int32_t(row % count.y), x};
+      const int64_t number = row * count.x + x;
+      const Place k = a.started ? matched(q, a.field[number], key) : random_start(grids, number);
+      a.field[number] = offset_between(q, k);
+      a.distances[number] = distance(q, k, INFINITE);
+    }
+  Offset *before = a.field, *after = a.other;
+  for (int64_t step = 0; step < a.steps; ++step) {
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int64_t row = 0; row < rows; ++row) {
+      Words words;
+      for (int32_t x = 0; x < count.x; ++x) {
+        const Place q = {int32_t(row / count.y), int32_t(row % count.y), x};
+        const int64_t number = row * count.x + x;
+        const int lane = x % L;
+        if (lane == 0) words.make(a.seed, uint64_t(step + 1), number);
+        Place best = matched(q, before[number], key);
+        float least = a.distances[number];
+        patch_match_step(grids, before, q, a.strides[step], words.of(lane), distance, best, least);
+        after[number] = offset_between(q, best);
+        a.distances[number] = least;
+      }
+    }
+    Offset* swapped = before;
+    before = after, after = swapped;
+  }
+  if (before != a.field) memcpy(a.field, before, rows * count.x * sizeof(Offset));
+}
+
+}  // namespace SINFUSION_ISA_NAMESPACE
+}  // namespace sinfusion

@@ -1,0 +1,96 @@
+// Vectors of L lanes, for sources compiled once an instruction set (SINFUSION_ISA_NAMESPACE, SINFUSION_LANES). In an
+// unnamed namespace, so that no copy made for one instruction set serves another.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace sinfusion {
+namespace SINFUSION_ISA_NAMESPACE {
+namespace {
+
+constexpr int L = SINFUSION_LANES;
+
+// Unaligned: tensors are aligned to their elements only.
+typedef float vf __attribute__((vector_size(L * 4), aligned(4), may_alias));
+typedef uint32_t vu __attribute__((vector_size(L * 4), aligned(4), may_alias));
+typedef uint16_t vh __attribute__((vector_size(L * 2), aligned(2), may_alias));
+
+inline vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
+inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
+inline vf load(const uint16_t* p) {
+  const vu wide = __builtin_convertvector(*reinterpret_cast<const vh*>(p), vu) << 16;
+  return (vf)wide;
+}
+inline void store(uint16_t* p, vf v) {  // round to nearest even; NaN stays NaN
+  const vu bits = (vu)v;
+  const vu nan = (vu)((bits & 0x7fffffffu) > 0x7f800000u);
+  const vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  *reinterpret_cast<vh*>(p) = __builtin_convertvector((nan & 0x7fc0u) | (~nan & rounded), vh);
+}
+inline float wide(float value) { return value; }
+inline float wide(uint16_t value) {  // of bf16
+  const uint32_t bits = uint32_t(value) << 16;
+  float result;
+  memcpy(&result, &bits, 4);
+  return result;
+}
+// The first n of L lanes; the others are zero, or left alone in memory.
+template <class T>
+inline vf load(const T* p, int n) {
+  if (n == L) return load(p);
+  T part[L];
+  memset(part, 0, sizeof part);
+  memcpy(part, p, n * sizeof(T));
+  return load(part);
+}
+template <class T>
+inline void store(T* p, vf v, int n) {
+  if (n == L) return store(p, v);
+  T part[L];
+  store(part, v);
+  memcpy(p, part, n * sizeof(T));
+}
+inline float sum(vf v) {  // by halves
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#elif defined(__AVX2__)
+  const __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  const __m128 quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+
+typedef int32_t vi __attribute__((vector_size(L * 4), aligned(4), may_alias));
+typedef int16_t vs __attribute__((vector_size(L * 4), aligned(2), may_alias));  // twice as many, half as wide
+
+inline vi squares_in_pairs(vs v) {  // v[0] v[0] + v[1] v[1], v[2] v[2] + v[3] v[3], ...
+#if defined(__AVX512BW__)
+  return (vi)_mm512_madd_epi16((__m512i)v, (__m512i)v);
+#elif defined(__AVX2__)
+  return (vi)_mm256_madd_epi16((__m256i)v, (__m256i)v);
+#else
+  vi result;
+  for (int i = 0; i < L; ++i) result[i] = int32_t(v[2 * i]) * v[2 * i] + int32_t(v[2 * i + 1]) * v[2 * i + 1];
+  return result;
+#endif
+}
+inline int32_t sum(vi v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v);
+#elif defined(__AVX2__)
+  const __m128i half = _mm_add_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+  const __m128i quarter = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(quarter, _mm_shuffle_epi32(quarter, 0xb1)));
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+
+}  // namespace
+}  // namespace SINFUSION_ISA_NAMESPACE
+}  // namespace sinfusion

@@ -1,0 +1,240 @@
+"""The operator `patch_match`: for every space-time patch of one video, a nearest one of another (Barnes et al. 2009).
+
+A jump flood over whole numbers, so that the field is the same on every device: in each step all patches look at once at
+what their neighbours some `stride` away had found, and at random places around the best of that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ._choice import use_native
+from ._native import cpu, cuda, stream_of
+from .philox import uniform_bits
+
+STRIDES = (8, 4, 2, 1)  # of the steps of a round, as in VGPNN
+STREAM = 0x50617463  # of random numbers
+RANDOM_PLACES = 8  # a step
+FIRST_LEVEL = 3  # of random places: within an eighth of the key's size
+
+_library = torch.library.Library("sinfusion", "FRAGMENT")
+_library.define(
+    "patch_match(Tensor query, Tensor key, int[] patch, int[] strides, int seed, Tensor? start, Tensor? weight) "
+    "-> (Tensor, Tensor)"
+)
+
+
+def patch_match(
+    query: Tensor,  # (T, H, W, C) floating, finite
+    key: Tensor,  # (T', H', W', C)
+    patch: Sequence[int] = (3, 7, 7),  # frames, rows, columns
+    rounds: int = 5,  # of steps with strides 8, 4, 2, 1
+    seed: int = 0,
+    start: Tensor | None = None,  # offsets as returned, to begin with; None: random ones
+    weight: Tensor | None = None,  # fp32, one above 0 for each place in the key: distances are multiplied by it;
+    # infinite: never chosen
+) -> tuple[Tensor, Tensor]:
+    """Offsets (T - pt + 1, H - ph + 1, W - pw + 1, 3) int16 in frames, rows and columns, place of the match minus place of
+    the query's patch; and the (weighted) sums of squared differences there, as fp32 without the last dimension.
+
+    A place is that of a patch's first pixel; patches lie wholly inside. A picture is a video of one frame. Both videos
+    are rounded to steps of their common range, as fine as lets a sum of squares stay below 2^31: for 3x7x7 patches in
+    RGB 1/2206 of it.
+    """
+    offsets, distances = torch.ops.sinfusion.patch_match(
+        query, key, list(patch), list(STRIDES) * rounds, seed, start, weight
+    )
+    return offsets, distances
+
+
+def places(video: Tensor, patch: Sequence[int]) -> tuple[int, int, int]:
+    """How many patches fit into a video (T, H, W, C), by frames, rows and columns."""
+    t, y, x = (size - side + 1 for size, side in zip(video.shape[:3], patch, strict=True))
+    return t, y, x
+
+
+def _check(
+    query: Tensor,
+    key: Tensor,
+    patch: Sequence[int],
+    strides: Sequence[int],
+    start: Tensor | None,
+    weight: Tensor | None,
+) -> None:
+    torch._check(len(patch) == 3 and min(patch) > 0, lambda: f"patch is three sizes above 0, not {tuple(patch)}")
+    torch._check(all(stride > 0 for stride in strides), lambda: f"strides are above 0, not {tuple(strides)}")
+    for name, video in (("query", query), ("key", key)):
+        shape = tuple(video.shape)
+        torch._check(len(shape) == 4, lambda n=name, s=shape: f"{n} is (T, H, W, C), not {s}")  # type: ignore[misc]
+        torch._check(
+            video.dtype.is_floating_point,
+            lambda n=name, d=video.dtype: f"{n} is floating, not {d}",  # type: ignore[misc]
+        )
+        torch._check(
+            min(places(video, patch)) > 0,
+            lambda n=name, s=shape: f"{n} {s} is smaller than the patch {tuple(patch)}",  # type: ignore[misc]
+        )
+        torch._check(
+            max(shape[:3]) < 2**15 and math.prod(shape[:3]) < 2**31,
+            lambda n=name, s=shape: f"{n} is {s}: each side is below 2^15, the pixels below 2^31",  # type: ignore[misc]
+        )
+    torch._check(
+        query.shape[3] == key.shape[3] and query.device == key.device,
+        lambda: f"query {tuple(query.shape)} {query.device} and key {tuple(key.shape)} {key.device} differ",
+    )
+    if start is not None:
+        wanted = (*places(query, patch), 3)
+        torch._check(
+            tuple(start.shape) == wanted and start.dtype == torch.int16,
+            lambda: f"start is {wanted} int16, not {tuple(start.shape)} {start.dtype}",
+        )
+    if weight is not None:
+        torch._check(
+            tuple(weight.shape) == places(key, patch) and weight.dtype == torch.float32,
+            lambda: f"weight is {places(key, patch)} float32, not {tuple(weight.shape)} {weight.dtype}",
+        )
+
+
+def _whole(query: Tensor, key: Tensor, patch: Sequence[int]) -> tuple[Tensor, Tensor, float]:
+    """Both videos as int16 from 0 upwards, and the size of a step."""
+    low = min(query.amin().item(), key.amin().item())
+    extent = max(query.amax().item(), key.amax().item()) - low
+    torch._check(math.isfinite(extent), lambda: "query and key are finite")
+    most = min(2**15 - 1, math.isqrt((2**31 - 1) // (math.prod(patch) * query.shape[3])))
+    step = extent / most if extent > 0 else 1.0
+    return (*(((video.float() - low) / step).round().clamp(0, most).to(torch.int16) for video in (query, key)), step)  # type: ignore[return-value]
+
+
+def _reference(
+    query: Tensor,
+    key: Tensor,
+    patch: Sequence[int],
+    strides: Sequence[int],
+    seed: int,
+    start: Tensor | None,
+    weight: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    _check(query, key, patch, strides, start, weight)
+    query, key, unit = _whole(query, key, patch)
+    query, key = query.long(), key.long()
+    counts = torch.tensor(places(key, patch), device=query.device)
+    axes = [torch.arange(count, device=query.device) for count in places(query, patch)]
+    own = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+
+    def score(match: Tensor) -> Tensor:
+        """Distances, in steps, to the key's patches at `match` (T, H, W, 3)."""
+        total = own.new_zeros(own.shape[:3])
+        for t, y, x in torch.cartesian_prod(*(torch.arange(side) for side in patch)).view(-1, 3).tolist():
+            from_query = query[t : t + own.shape[0], y : y + own.shape[1], x : x + own.shape[2]]
+            from_key = key[match[..., 0] + t, match[..., 1] + y, match[..., 2] + x]
+            total += (from_query - from_key).square().sum(-1)
+        if weight is None:
+            return total.float()
+        factor = weight[match.unbind(-1)]
+        return torch.where(factor.isinf(), factor, total.float() * factor)
+
+    def words(step: int) -> Tensor:
+        """Four random words for each place."""
+        bits = uniform_bits([seed], STREAM, step, 4 * own[..., 0].numel())
+        return bits.view(*own.shape[:3], 4).to(query.device)
+
+    def around(centre: Tensor, reach: Tensor, word: Tensor) -> Tensor:
+        low, high = (centre - reach).clamp(min=0), torch.minimum(centre + reach, counts - 1)
+        random = torch.stack((word >> 24 << 4, word >> 12 & 0xFFF, word & 0xFFF), -1)
+        return low + ((high - low + 1) * random >> 12)
+
+    def inside(match: Tensor) -> Tensor:
+        return torch.minimum(match.clamp(min=0), counts - 1)
+
+    def improve(match: Tensor) -> None:
+        nonlocal best, least
+        found = score(match)
+        closer = found < least
+        best, least = torch.where(closer[..., None], match, best), torch.where(closer, found, least)
+
+    levels = max(1, int(counts.max()).bit_length() - FIRST_LEVEL)
+    reaches = [(counts >> FIRST_LEVEL + i % levels).clamp(min=1) for i in range(RANDOM_PLACES)]
+    best = words(0)[..., :3] * counts >> 32 if start is None else inside(own + start)
+    least = score(best)
+    for step, stride in enumerate(strides, 1):
+        offsets = best - own
+        for axis in range(3):
+            for move in (-stride, stride):
+                # Where there is no neighbour a patch looks at what it had itself, which changes nothing.
+                places_ = axes[axis] + move
+                there = (places_ >= 0) & (places_ < len(places_))
+                improve(inside(own + offsets.index_select(axis, torch.where(there, places_, axes[axis]))))
+        random = torch.cat([words(step * RANDOM_PLACES // 4 + part) for part in range(RANDOM_PLACES // 4)], -1)
+        for match in [around(best, reach, random[..., i]) for i, reach in enumerate(reaches)]:
+            improve(match)
+    return (best - own).to(torch.int16), least * unit**2
+
+
+def unsupported(query: Tensor) -> list[str]:
+    """Why the native kernels cannot run."""
+    library = {"cpu": cpu, "cuda": cuda}.get(query.device.type)
+    if library is None:
+        return [f"no native library for {query.device.type}"]
+    return [] if library.loaded else [library.why_not]
+
+
+def _native(
+    query: Tensor,
+    key: Tensor,
+    patch: Sequence[int],
+    strides: Sequence[int],
+    seed: int,
+    start: Tensor | None,
+    weight: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    if not use_native("patch_match", unsupported(query)):
+        return _reference(query, key, patch, strides, seed, start, weight)
+    _check(query, key, patch, strides, start, weight)
+    whole_query, whole_key, unit = _whole(query, key, patch)
+    shape = places(query, patch)
+    field = torch.empty((*shape, 3), dtype=torch.int16, device=query.device) if start is None else start.clone()
+    other, distances = torch.empty_like(field), torch.empty(shape, device=query.device)
+    call = [
+        "patch_match", _readable_past_its_end(whole_query), *query.shape[:3], _readable_past_its_end(whole_key),
+        *key.shape[:3], query.shape[3], *patch, None if weight is None else weight.contiguous(), len(strides),
+        torch.tensor(strides, dtype=torch.int32), seed, start is not None, field, other, distances,
+    ]  # fmt: skip
+    if query.device.type == "cpu":
+        cpu.call(*call)
+    else:
+        with torch.cuda.device(query.device):
+            error = cuda.call(*call, stream_of(query))
+        if error:
+            raise RuntimeError(f"CUDA error {error} in patch_match")
+    return field, distances.mul_(unit**2)
+
+
+def _readable_past_its_end(video: Tensor) -> Tensor:
+    """A copy with 64 bytes behind it: the kernels read whole vectors."""
+    flat = video.new_zeros(video.numel() + 32)
+    flat[: video.numel()] = video.flatten()
+    return flat
+
+
+def _fake(
+    query: Tensor,
+    key: Tensor,
+    patch: Sequence[int],
+    strides: Sequence[int],
+    seed: int,
+    start: Tensor | None,
+    weight: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    _check(query, key, patch, strides, start, weight)
+    shape = places(query, patch)
+    return query.new_empty((*shape, 3), dtype=torch.int16), query.new_empty(shape, dtype=torch.float32)
+
+
+_library.impl("patch_match", _reference, "CompositeExplicitAutograd")
+_library.impl("patch_match", _native, "CPU")
+_library.impl("patch_match", _native, "CUDA")
+torch.library.register_fake("sinfusion::patch_match", _fake, lib=_library)
