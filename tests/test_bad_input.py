@@ -339,7 +339,7 @@ def test_a_disk_that_fills_up_while_generating_leaves_nothing(refused, video_run
     assert "disk" in sentence and "full" in sentence
 
 
-@pytest.mark.parametrize("call", ["PIL.Image.Image.save", "sinfusion.cli.json.dumps"])
+@pytest.mark.parametrize("call", ["PIL.Image.Image.save", "sinfusion.cli.made.json.dumps"])
 def test_a_disk_that_fills_up_after_the_video_keeps_it_whole(video_run, tmp_path, monkeypatch, capsys, call):
     monkeypatch.setattr(call, _raises(OSError(errno.ENOSPC, "No space left on device")))
     assert main(["generate", str(video_run.path), "--frames", "2", "--out", str(tmp_path / "x.mp4")]) == 2

@@ -9,13 +9,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from tyro.conf import Positional
 
 import sinfusion
-from sinfusion.cli import COMMANDS, main, parse_size
+from sinfusion.cli import COMMANDS, main
+from sinfusion.cli.command import Command, Group, command_name
+from sinfusion.cli.made import Made
+from sinfusion.cli.options import File, Format, parse_size
 from sinfusion.media import read_image, read_media, write_image, write_video
 from sinfusion.recipe import RECIPES, Recipe
 from sinfusion.run import load
@@ -59,26 +65,43 @@ def checked(out: Path):
     return record
 
 
+def every_command(commands=COMMANDS, before=""):
+    """The words and the class of every command, those in groups too."""
+    for name, found in commands.items():
+        if isinstance(found, Group):
+            yield from every_command(found.commands, f"{before}{name} ")
+        else:
+            yield before + name, found
+
+
+EVERY = dict(every_command())
+
+
 # Help ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EVERY)
 def test_help_fits_a_screen_and_ends_with_an_example(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     lines = capsys.readouterr().out.rstrip().split("\n")
-    assert lines[-2] == "example:" and lines[-1].startswith(f"  sinfusion {command}")
+    assert lines[-2] == "example:" and lines[-1].startswith(f"  sinfusion {command} ")
     assert len(lines) <= 45
     assert max(map(len, lines)) <= 100
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EVERY)
 def test_the_example_of_the_help_is_accepted(command):
     import tyro
 
-    words = COMMANDS[command].example.split()
-    assert words[:2] == ["sinfusion", command]
-    assert tyro.cli(COMMANDS[command], args=words[2:])
+    words, name = EVERY[command].example.split(), command.split()
+    assert words[: 1 + len(name)] == ["sinfusion", *name]
+    assert tyro.cli(EVERY[command], args=words[1 + len(name) :])
+
+
+@pytest.mark.parametrize("command", EVERY)
+def test_the_class_of_a_command_is_named_like_it(command):
+    assert command_name(EVERY[command]) == command
 
 
 def test_every_setting_of_a_recipe_is_an_option_with_its_comment(capsys, monkeypatch):
@@ -121,6 +144,123 @@ def test_unknown_options_and_commands_are_refused(capsys):
     assert "--fames" in capsys.readouterr().err
     assert main(["frob"]) == 2
     assert "frob" in capsys.readouterr().err
+
+
+# Groups --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class ClayKnead(Command):
+    """Soften the clay. Takes strength."""
+
+    example: ClassVar[str] = "sinfusion clay knead --times 3"
+    lower: ClassVar[str] = "--times"
+
+    # How many times.
+    times: int = 1
+
+    def __call__(self):
+        print(f"kneaded {self.times} times")
+
+
+@dataclass(kw_only=True)
+class ClayKilnFire(Command):
+    """Copies of a picture, made without a run."""
+
+    example: ClassVar[str] = "sinfusion clay kiln fire fish.png"
+    lower: ClassVar[str] = "--count"
+
+    # The picture.
+    input: Positional[Path]
+    # File to write.
+    out: File = None
+    # Format.
+    format: Format = None
+    # Seed.
+    seed: int = 0
+    # How many.
+    count: int = 1
+    # Write over files that exist.
+    overwrite: bool = False
+
+    def __call__(self):
+        made = Made(self, "image", self.input.parent / "made", {"input": self.input}, self.count)
+        made.pictures(np.stack([read_image(self.input)] * self.count))
+
+
+@pytest.fixture
+def clay(monkeypatch):
+    kiln = Group("What makes clay hard.", {"fire": ClayKilnFire})
+    group = Group("Everything of clay. Needs no run.", {"knead": ClayKnead, "kiln": kiln})
+    monkeypatch.setitem(COMMANDS, "clay", group)
+
+
+def test_the_overview_has_a_line_for_a_group(clay, capsys):
+    assert main([]) == 0
+    assert "\n  clay         Everything of clay.\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["clay"], ["clay", "--help"], ["clay", "-h"]])
+def test_a_group_alone_lists_its_commands_as_the_overview_does(clay, capsys, words):
+    assert main(words) == 0
+    assert capsys.readouterr().out.split("\n") == [
+        "usage: sinfusion clay COMMAND ... [--debug]",
+        "",
+        "Everything of clay. Needs no run.",
+        "",
+        "  knead        Soften the clay.",
+        "  kiln         What makes clay hard.",
+        "",
+        "sinfusion clay COMMAND --help tells the rest; --debug shows where an error comes from.",
+        "",
+        "example:",
+        "  sinfusion clay knead --times 3",
+        "  sinfusion clay kiln fire fish.png",
+        "",
+    ]
+
+
+def test_a_command_in_a_group_has_help_with_all_its_words(clay, capsys):
+    assert main(["clay", "knead", "--help"]) == 0
+    lines = capsys.readouterr().out.rstrip().split("\n")
+    assert lines[0].startswith("usage: sinfusion clay knead ")
+    assert lines[-2:] == ["example:", "  sinfusion clay knead --times 3"]
+    assert any("How many times." in line for line in lines)
+
+
+def test_a_command_in_a_group_does_its_work_at_any_depth(clay, capsys, picture_file):
+    do("clay", "knead", "--times", 4)
+    assert capsys.readouterr().out == "kneaded 4 times\n"
+    do("clay", "kiln", "fire", picture_file)
+    assert str(picture_file.parent / "made/clay-kiln-fire-1.png") in capsys.readouterr().out
+
+
+def test_an_unknown_command_of_a_group_is_refused_in_one_sentence(clay, capsys):
+    for words, named in ((["clay", "frob"], "clay knead, clay kiln"), (["clay", "kiln", "frob"], "clay kiln fire")):
+        assert main(words) == 2
+        assert capsys.readouterr().err == f"error: there is no command {' '.join(words)!r}; there are {named}.\n"
+    assert main(["clay", "knead", "--tmes", "3"]) == 2
+    assert "--tmes" in capsys.readouterr().err
+
+
+def test_what_is_made_without_a_run_is_numbered_and_recorded_with_its_input(clay, capsys, picture_file):
+    made = picture_file.parent / "made"
+    do("clay", "kiln", "fire", picture_file)
+    do("clay", "kiln", "fire", picture_file, "--count", 2)
+    assert {p.name for p in made.glob("*.png")} == {
+        "clay-kiln-fire-1.png", "clay-kiln-fire-1-sheet.png",
+        "clay-kiln-fire-2-1.png", "clay-kiln-fire-2-2.png", "clay-kiln-fire-2-sheet.png",
+    }  # fmt: skip
+    record = json.loads((made / "clay-kiln-fire-2.json").read_text())
+    assert record["command"] == "clay kiln fire"
+    assert record["files"] == ["clay-kiln-fire-2-1.png", "clay-kiln-fire-2-2.png"]
+    assert record["input"] == str(picture_file.resolve()) and "run" not in record
+    capsys.readouterr()
+    assert main(["clay", "kiln", "fire", str(picture_file), "--format", "mp4"]) == 2
+    assert f"{picture_file} is an image input: it makes png pictures, not mp4." in capsys.readouterr().err
+
+
+# Options -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_size_is_width_first_on_the_command_line():

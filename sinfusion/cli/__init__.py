@@ -1,0 +1,131 @@
+"""The command line. A command is a dataclass, its comments are its help, calling it does the work.
+
+Here words find their command, and `main` alone turns errors into sentences and exit codes. What a command is stands in
+`command`, what commands share in `options` and `made`. Torch is imported only when there is work.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from .. import __version__
+from ..errors import SinfusionError
+from .command import Command, Group
+from .demo import Demo
+from .importing import Import
+from .info import Info
+from .making import Edit, Extrapolate, Generate, Retarget, Upsample
+from .options import parse_size
+from .training import Train
+
+__all__ = ["COMMANDS", "main", "parse_size"]
+
+ABOUT = "New images and videos from one image or one video."
+COMMANDS: dict[str, type[Command] | Group] = {
+    "train": Train,
+    "generate": Generate,
+    "extrapolate": Extrapolate,
+    "upsample": Upsample,
+    "retarget": Retarget,
+    "edit": Edit,
+    "import": Import,
+    "info": Info,
+    "demo": Demo,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for anything wrong with the request, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    lower = ""
+    try:
+        command = _parse(words)
+        if command is None:
+            return 0
+        lower = command.lower
+        command()
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as after `sinfusion ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SystemExit as stop:  # tyro has said what it had to say
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        sentence = _sentence(error, lower)
+        if debug or sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(words: list[str]) -> Command | None:
+    """The command that the words ask for, or None where help or the version was printed instead."""
+    if words[:1] == ["--version"]:
+        print(f"sinfusion {__version__}")
+        return None
+    found: type[Command] | Group = Group(ABOUT, COMMANDS)
+    before = ""  # the words that led to the group, with a space behind each
+    while isinstance(found, Group):
+        name, *words = words or ["--help"]
+        if name in ("--help", "-h"):
+            print(_overview(found, before))
+            return None
+        if name not in found.commands:
+            there = ", ".join(before + other for other in found.commands)
+            raise SinfusionError(f"there is no command {before + name!r}; there are {there}.")
+        found = found.commands[name]
+        before += f"{name} "
+    kind: type = found
+    for option, other in found.helps.items():
+        if option in words:
+            kind, words = other, ["--help"]
+            break
+    settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    try:
+        command: Command = tyro.cli(kind, prog=f"sinfusion {before.rstrip()}", args=words, config=settings)
+    except SystemExit as stop:
+        if not stop.code:
+            print(f"example:\n  {found.example}")
+        raise
+    return command
+
+
+def _overview(group: Group, before: str) -> str:
+    """The help of a group; `before` is the words that lead to it, with a space behind each."""
+    lines = [f"usage: sinfusion {before}COMMAND ... [--debug]", "", group.about, ""]
+    for name, found in group.commands.items():
+        text = found.about if isinstance(found, Group) else found.__doc__ or ""
+        about = text.split("\n")[0].split(". ")[0].rstrip(".")
+        lines.append(f"  {name:13}{about}.")
+    lines += ["", f"sinfusion {before}COMMAND --help tells the rest; --debug shows where an error comes from.", ""]
+    examples = [found.example for found in group.commands.values()][:2]
+    return "\n".join([*lines, "example:", *(f"  {example}" for example in examples)])
+
+
+def _sentence(error: Exception, lower: str) -> str | None:
+    """What a user can do something about, as a sentence; None for everything else."""
+    text = str(error)
+    if isinstance(error, SinfusionError):
+        return text
+    # By name, so that reporting an error never imports torch; the CPU's allocator raises a plain RuntimeError.
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or any(sign in text for sign in ("not enough memory", "can't allocate memory", "out of memory")):
+        return f"out of memory; lower {lower}."
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # safetensors and torch report a failed write with errors of their own.
+    if full or any(sign in text for sign in ("os error 28", "os error 27", "No space left", "file write failed")):
+        return "the disk is full, or allows no file of this size; free some space or choose another --out."
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}."
+    return None

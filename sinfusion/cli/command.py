@@ -1,0 +1,40 @@
+"""What a command is, and a group of them.
+
+class Boil(Command): ...                                      # "boil": Boil in COMMANDS: sinfusion boil
+"tea": Group("Everything about tea.", {"brew": TeaBrew})      # in COMMANDS: sinfusion tea brew
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class Command:
+    """Subclasses are keyword-only dataclasses: a field is an option, its comment the help; calling does the work."""
+
+    example: ClassVar[str]  # a whole line that works, printed below the help
+    lower: ClassVar[str]  # what the user lowers when memory runs out: "--size or --count"
+    helps: ClassVar[dict[str, type]] = {}  # options that print the help of another dataclass instead
+
+    def __call__(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Group:
+    """Commands behind one word."""
+
+    about: str  # one sentence, in the overviews
+    commands: dict[str, type[Command] | Group]
+
+    @property
+    def example(self) -> str:
+        """That of its first command."""
+        return next(iter(self.commands.values())).example
+
+
+def command_name(kind: type) -> str:
+    """What the user types: TeaBrew is "tea brew"."""
+    return " ".join(re.findall(r"[A-Z][a-z]*", kind.__name__)).lower()

@@ -1,0 +1,33 @@
+"""sinfusion demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from .command import Command
+from .options import check_seed
+
+
+@dataclass(kw_only=True)
+class Demo(Command):
+    """Render a small lively scene, train on it and generate. Needs no input."""
+
+    example: ClassVar[str] = "sinfusion demo --out my-demo"
+    lower: ClassVar[str] = "--minutes"
+
+    # Folder to write.
+    out: Path = Path("sinfusion-demo")
+    # Time for training; the rest takes about a minute on two CPU cores.
+    minutes: float = 3.5
+    # Seed of all random numbers.
+    seed: int = 0
+    # Write over an earlier demo.
+    overwrite: bool = False
+
+    def __call__(self) -> None:
+        check_seed(self.seed)
+        from ..demo import demo
+
+        demo(self.out, self.minutes, self.seed, self.overwrite)

@@ -1,0 +1,30 @@
+"""sinfusion info."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import tyro
+from tyro.conf import Positional
+
+from .command import Command
+
+
+@dataclass(kw_only=True)
+class Info(Command):
+    """Versions, device, which native code is active and why not; and what a run is."""
+
+    example: ClassVar[str] = "sinfusion info runs/fish"
+    lower: ClassVar[str] = "nothing here"
+
+    # A run to describe.
+    run: Annotated[Positional[Path | None], tyro.conf.arg(metavar="[RUN]", help_behavior_hint="")] = None
+
+    def __call__(self) -> None:
+        from ..info import describe, describe_run
+        from ..run import load
+
+        lines = describe() if self.run is None else [*describe(), *describe_run(load(self.run))]
+        print(*lines, sep="\n")

@@ -1,0 +1,131 @@
+"""The files of a command that makes pictures or videos: results, contact sheet, record.
+
+made = Made(command, run.kind, run.path / "made", {"run": run.path})      # refuses what cannot be written
+made.pictures(pictures)                                                   # or made.video(frames, fps)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .. import __version__
+from ..errors import SinfusionError
+from .command import command_name
+from .options import File, Format, spread
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHEET_FRAMES = 24  # frames of one video on its contact sheet
+SHEET_COLUMNS = 8  # frames a row where the sheet shows several videos, a row each
+
+
+class Request(Protocol):
+    """What Made reads of a command; all its other fields go into the record too."""
+
+    out: File
+    format: Format
+    seed: int
+    overwrite: bool
+
+
+class Made:
+    """The files of one making command: named, and refused where they exist, before any work; written at its end."""
+
+    def __init__(
+        self,
+        command: Request,
+        kind: str,  # "image": the results are png pictures; "video": mp4, or what is asked for
+        folder: Path,  # of the results where --out is left out; they are numbered there
+        source: dict[str, Path],  # from what it is made, as in the record: {"run": run.path}, {"input": video}
+        count: int = 1,  # of results, a file each
+        variants: tuple[str, ...] = (),  # tails of further files, such as "marked"; `finish` expects them written
+    ):
+        from ..media import refuse_existing
+
+        self.command, self.kind, self.folder, self.source = command, kind, folder, source
+        self.started = time.monotonic()
+        self.name = command_name(type(command))
+        base, ending = self._base(), self._ending()
+        tails = [f"-{i + 1}" for i in range(count)] if count > 1 else [""]
+        self.files = [base.with_name(base.name + tail + ending) for tail in tails]
+        self.variants = [base.with_name(f"{base.name}-{variant}{ending}") for variant in variants]
+        self.sheet = base.with_name(f"{base.name}-sheet.png")
+        self.record = base.with_name(f"{base.name}.json")
+        for path in (*self.files, *self.variants, self.sheet, self.record):
+            refuse_existing(path, command.overwrite)
+        nearest = next(folder for folder in base.absolute().parents if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise SinfusionError(f"{nearest} is not a folder that can be written to; choose another --out.")
+
+    def _base(self) -> Path:
+        """Where the results go, without tail and ending."""
+        out = self.command.out
+        if out is not None:
+            if not out.name:
+                raise SinfusionError(f"--out must name a file, not {str(out)!r}.")
+            return out.with_suffix("") if out.suffix.lower() in (".mp4", ".gif", ".png") else out
+        stem = self.name.replace(" ", "-")
+        numbers = [re.match(rf"{stem}-(\d+)", path.name) for path in self.folder.glob(f"{stem}-*")]
+        number = 1 + max((int(match[1]) for match in numbers if match), default=0)
+        return self.folder / f"{stem}-{number}"
+
+    def _ending(self) -> str:
+        """.mp4, .gif or .png; none for a folder of pictures."""
+        out, wanted = self.command.out, self.command.format
+        given = out.suffix.lower().removeprefix(".") if out is not None else ""
+        if given and given not in ("mp4", "gif", "png"):
+            raise SinfusionError(f"--out must end in .mp4, .gif or .png, not .{given}.")
+        if given and wanted and given != wanted:
+            raise SinfusionError(f"--out {out} and --format {wanted} do not agree; leave one of them out.")
+        chosen = wanted or given or ("png" if self.kind == "image" else "mp4")
+        if self.kind == "image":
+            if chosen != "png":
+                word, path = next(iter(self.source.items()))
+                raise SinfusionError(f"{path} is an image {word}: it makes png pictures, not {chosen}.")
+            return ".png"
+        return "" if chosen == "png" else f".{chosen}"
+
+    def pictures(self, pictures: np.ndarray) -> None:
+        """Write (count, H, W, 3) uint8 as one picture each, and all that goes with them."""
+        from ..media import write_image
+
+        for path, picture in zip(self.files, pictures, strict=True):
+            write_image(path, picture, overwrite=self.command.overwrite)
+        self.finish(pictures[:SHEET_FRAMES])
+
+    def video(self, frames: np.ndarray, fps: float) -> None:
+        """Write (T, H, W, 3) uint8 as a video, and all that goes with it."""
+        from ..media import write_video
+
+        write_video(self.files[0], frames, fps=fps, overwrite=self.command.overwrite)
+        self.finish(frames[spread(len(frames), SHEET_FRAMES)], fps=fps, frames=len(frames))
+
+    def finish(self, shown: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, **facts: Any) -> None:
+        """Write the contact sheet and the record; say what there is."""
+        from ..media import contact_sheet, write_image
+        from ..run import beside
+
+        write_image(self.sheet, contact_sheet(shown, columns, len(shown)), overwrite=self.command.overwrite)
+        files = [*self.files, *self.variants]
+        height, width = shown[0].shape[:2]
+        record = {
+            "command": self.name,
+            "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.command).items()},
+            **{word: str(path.resolve()) for word, path in self.source.items()},
+            "files": [path.name for path in files],
+            "seed": self.command.seed,
+            "size": f"{width}x{height}",
+            **facts,
+            "version": __version__,
+            "seconds": round(time.monotonic() - self.started, 2),
+        }
+        with beside(self.record) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+        print(*files, self.sheet, self.record, sep="\n")

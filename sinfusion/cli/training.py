@@ -1,0 +1,134 @@
+"""sinfusion train. Every setting of a recipe is an option too, on a help page of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from ..errors import SinfusionError
+from ..recipe import RECIPES, Recipe
+from ..roles import ROLES
+from .command import Command
+from .options import OPTIONAL, File, Number, Precision, Size, Whole, check_seed, option_name, parse_size
+
+
+def _overrides() -> type:
+    """A dataclass with every setting of a recipe, all left out by default; help from the comments in recipe.py."""
+    comments = dict(
+        (name, " ".join(re.findall(r"# (.*)", comment)))
+        for comment, name in re.findall(r"((?: {4}# .*\n)+) {4}(\w+):", inspect.getsource(Recipe))
+    )
+    options: list[tuple[str, Any, Any]] = []
+    for name, kind in get_type_hints(Recipe).items():
+        if name == "name":
+            continue
+        values = [getattr(recipe, name) for recipe in RECIPES.values()]
+        words = [" ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in values]
+        hint = f"({words[0] if len(set(words)) == 1 else ', '.join(words)})"
+        # A setting that can be switched on must also be one that can be switched off.
+        kind = Literal[True, False] if kind is bool else kind
+        about = tyro.conf.arg(help=comments[name], help_behavior_hint=hint)
+        options.append((name, Annotated[kind | None, about], None))
+    overrides = dataclasses.make_dataclass("Overrides", options, kw_only=True)
+    overrides.__doc__ = (
+        f"Settings of the recipe. In brackets: {', '.join(RECIPES)}; or one value where all agree.\n\n"
+        "They stand beside the options of sinfusion train --help."
+    )
+    return overrides
+
+
+Overrides = _overrides()
+
+
+@dataclass(kw_only=True)
+class TrainOptions:
+    """Train on one image or one video. The kind of input decides which models.
+
+    Every setting of the recipe is an option too: sinfusion train --help-recipe
+    """
+
+    # A video, GIF, folder of frames or picture; or the folder of an unfinished run, to go on with it.
+    input: Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
+    # Folder of the run; left out: runs/ and the name of the input.
+    out: File = None
+    # Settings to begin with; left out: fast on a GPU, tiny on a CPU.
+    recipe: Annotated[Literal["paper", "fast", "tiny"] | None, OPTIONAL] = None
+    # Time for all models together; left out: the recipe's steps (tiny: 10 minutes).
+    minutes: Number = None
+    # What a video run will be used for: generate (also extrapolates, retargets), upsample.
+    tasks: tuple[Literal["generate", "upsample"], ...] = ("generate",)
+    # Size of the training frames, such as 256x144; left out: that of the input, scaled down to --max-side.
+    size: Size = None
+    # The longer side that larger inputs are scaled down to; 0 keeps; left out: 256 (tiny: by the time given).
+    max_side: Whole = None
+    # First frame to use; left out: 0.
+    start: Whole = None
+    # Frame to stop before; left out: the end.
+    stop: Whole = None
+    # Use every n-th frame.
+    stride: int = 1
+    # Seed of all random numbers.
+    seed: int = 0
+    # Where to compute: auto, cpu, cuda.
+    device: str = "auto"
+    # Arithmetic: auto is bf16 where the hardware is fast at it.
+    precision: Precision = "auto"
+    # Write over a run that exists.
+    overwrite: bool = False
+
+
+@dataclass(kw_only=True)
+class Train(TrainOptions, Command):
+    __doc__ = TrainOptions.__doc__
+
+    example: ClassVar[str] = "sinfusion train fish.mp4 --out runs/fish --minutes 5 --tasks generate upsample"
+    lower: ClassVar[str] = "--max-side first, then --batch-size, --filters or --depth"
+    helps: ClassVar[dict[str, type]] = {"--help-recipe": Overrides, "--help": TrainOptions, "-h": TrainOptions}
+
+    recipe_settings: OmitArgPrefixes[Overrides] = field(default_factory=Overrides)  # type: ignore[valid-type]
+
+    def __call__(self) -> None:
+        check_seed(self.seed)
+        settings = {name: value for name, value in vars(self.recipe_settings).items() if value is not None}
+        self._check_continuing(settings)
+        for steps in (f"{role}_steps" for role in ROLES):
+            if self.minutes is not None and steps in settings:
+                raise SinfusionError(
+                    f"--minutes and {option_name(steps)} both say how long to train; give one of them."
+                )
+        from ..precision import choose_device
+        from ..training import train
+
+        recipe: str | Recipe | None = self.recipe
+        if settings:
+            default = "fast" if choose_device(self.device).type == "cuda" else "tiny"
+            recipe = RECIPES[self.recipe or default].replace(**settings)
+        run = train(
+            self.input, self.out, recipe, self.minutes, self.tasks, parse_size(self.size), self.max_side, self.start,
+            self.stop, self.stride, seed=self.seed, device=self.device, precision=self.precision,
+            overwrite=self.overwrite,
+        )  # fmt: skip
+        if os.environ.get("RANK", "0") == "0":
+            command = "upsample" if list(run.models) == ["interpolator"] else "generate"
+            print(f"trained {run.path}; next: sinfusion {command} {run.path}")
+
+    def _check_continuing(self, settings: dict[str, Any]) -> None:
+        """A run that is continued has its settings; others would be ignored in silence."""
+        if not (self.input / "run.json").is_file():
+            return
+        free = ("input", "device", "precision", "recipe_settings")
+        changed = [
+            f.name for f in dataclasses.fields(self) if f.name not in free and getattr(self, f.name) != f.default
+        ]
+        if changed := [*changed, *settings]:
+            raise SinfusionError(
+                f"{self.input} is a run and goes on with its own settings; leave out {option_name(changed[0])}."
+            )
