@@ -3,7 +3,7 @@
 from setuptools import setup
 
 setup(
-    packages=["sinfusion", "sinfusion.cli", "sinfusion.media", "sinfusion.ops", "sinfusion.kernels"],
+    packages=["sinfusion", "sinfusion.cli", "sinfusion.media", "sinfusion.ops", "sinfusion.patches", "sinfusion.kernels"],
     package_dir={"sinfusion": "sinfusion", "sinfusion.kernels": "kernels"},
     package_data={"sinfusion": ["py.typed"]},
     exclude_package_data={"sinfusion": ["*.so"]},

@@ -21,6 +21,7 @@ from .importing import Import
 from .info import Info
 from .making import Edit, Extrapolate, Generate, Retarget, Upsample
 from .options import parse_size
+from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
 from .training import Train
 
 __all__ = ["COMMANDS", "main", "parse_size"]
@@ -33,6 +34,15 @@ COMMANDS: dict[str, type[Command] | Group] = {
     "upsample": Upsample,
     "retarget": Retarget,
     "edit": Edit,
+    "patches": Group(
+        "New videos and pictures from one in seconds, without training.",
+        {
+            "generate": PatchesGenerate,
+            "retarget": PatchesRetarget,
+            "analogy": PatchesAnalogy,
+            "inpaint": PatchesInpaint,
+        },
+    ),
     "import": Import,
     "info": Info,
     "demo": Demo,

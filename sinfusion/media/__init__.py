@@ -5,7 +5,7 @@ write_video("out.mp4", frames, fps=20)
 """
 
 from .clip import Clip
-from .reading import read_image, read_mask, read_media, read_video
+from .reading import read_image, read_mask, read_masks, read_media, read_video
 from .sheets import contact_sheet, enlarged, mark_new, side_by_side
 from .writing import VideoWriter, refuse_existing, write_image, write_video
 
@@ -17,6 +17,7 @@ __all__ = [
     "mark_new",
     "read_image",
     "read_mask",
+    "read_masks",
     "read_media",
     "read_video",
     "refuse_existing",

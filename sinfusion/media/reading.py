@@ -105,14 +105,27 @@ def read_image(
 
 def read_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     """(H, W) bool, True where the picture is light: there an edit may change. Scaled to `size` if of its shape."""
-    picture = read_image(path, max_side=None)
-    height, width = picture.shape[:2]
+    return _light(read_media(path, stop=1, max_side=None), path, size)[0]
+
+
+def read_masks(path: str | Path, size: tuple[int, int], count: int, which: slice = slice(None)) -> np.ndarray:
+    """(count, H, W) bool as `read_mask`: of a picture for all, or of those frames of a video, `count` of them."""
+    light = _light(read_media(path, max_side=None), path, size)
+    light = light if len(light) == 1 else light[which]
+    if len(light) not in (1, count):
+        raise SinfusionError(f"the mask {path} has {len(light)} frame(s); it needs {count}, or 1 for all.")
+    return np.broadcast_to(light, (count, *size))
+
+
+def _light(clip: Clip, path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """(T, H, W) bool: where frames are light, once brought to `size`."""
+    height, width = clip.source_size
     scale = max(size) / max(height, width)
     if abs(height * scale - size[0]) > 1 or abs(width * scale - size[1]) > 1:
         raise SinfusionError(
-            f"the mask {path} is {size_words(picture.shape)}, which has not the shape of {size_words(size)}."
+            f"the mask {path} is {size_words((height, width))}, which has not the shape of {size_words(size)}."
         )
-    return _resize(picture, size).mean(2) > 127.5
+    return np.stack([_resize(frame, size).mean(2) > 127.5 for frame in clip.frames])
 
 
 @dataclass

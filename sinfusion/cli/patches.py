@@ -1,0 +1,205 @@
+"""The commands of the patch engine: new videos and pictures from one, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import tyro
+from tyro.conf import Positional
+
+from ..errors import SinfusionError
+from .command import Command
+from .made import SHEET_COLUMNS, SHEET_FRAMES, Made
+from .options import File, Format, Size, Whole, check_seed, parse_size, spread
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..media import Clip
+
+Input = Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
+
+
+@dataclass(kw_only=True)
+class Patches(Command):
+    """What all commands of the patch engine have in common."""
+
+    lower: ClassVar[str] = "--max-side, or use fewer frames (--stop)"
+
+    # A video, GIF, folder of frames or picture.
+    input: Input
+    # File to write; left out: made/<name of the input>/<command>-<number>.
+    out: File = None
+    # Videos: mp4, gif or png (a folder of numbered pictures); pictures: png. Left out: by --out, else mp4.
+    format: Format = None
+    # The longer side that a larger input is scaled down to; 0 keeps its size.
+    max_side: int = 256
+    # First frame to use; left out: 0.
+    start: Whole = None
+    # Frame to stop before; left out: the end.
+    stop: Whole = None
+    # Use every n-th frame.
+    stride: int = 1
+    # Seed of all random numbers.
+    seed: int = 0
+    # Where to compute: auto, cpu, cuda.
+    device: str = "auto"
+    # Write over files that exist.
+    overwrite: bool = False
+
+    def read(self, path: Path | None = None) -> Clip:
+        """The input, or another file by the same options."""
+        check_seed(self.seed)
+        from ..media import read_media
+
+        return read_media(
+            path or self.input, start=self.start, stop=self.stop, stride=self.stride, max_side=self.max_side
+        )
+
+    def made(self, kind: str, count: int = 1) -> Made:
+        """Where the results go."""
+        return Made(self, kind, Path("made") / (self.input.stem or "input"), {"input": self.input}, count)
+
+    def write(self, made: Made, results: np.ndarray, fps: float) -> None:
+        """Write (count, T, H, W, 3) videos, or (count, H, W, 3) pictures."""
+        from ..media import write_video
+
+        if results.ndim == 4:
+            made.pictures(results)
+        elif len(results) == 1:
+            made.video(results[0], fps)
+        else:
+            for path, frames in zip(made.files, results, strict=True):
+                write_video(path, frames, fps=fps, overwrite=self.overwrite)
+            picked = spread(results.shape[1], SHEET_COLUMNS)
+            rows = [frames[i] for frames in results[: SHEET_FRAMES // 3] for i in picked]
+            made.finish(rows, len(picked), fps=fps, frames=results.shape[1])
+
+
+def _frames(clip: Clip) -> np.ndarray:
+    """(T, H, W, 3), or (H, W, 3) of a picture."""
+    return clip.frames[0] if clip.kind == "image" else clip.frames
+
+
+@contextmanager
+def _share_bar() -> Iterator[Callable[[float], object]]:
+    """A progress bar and the function that moves it on by a share of the whole."""
+    from tqdm import tqdm
+
+    shape = "{l_bar}{bar}| {elapsed}<{remaining}"
+    with tqdm(total=1.0, delay=0.5, bar_format=shape) as shown:
+        yield lambda share: shown.update(min(share, 1.0 - shown.n))  # rounding must not lead beyond
+
+
+@dataclass(kw_only=True)
+class PatchesGenerate(Patches):
+    """Diverse new videos or pictures, in seconds."""
+
+    example: ClassVar[str] = "sinfusion patches generate fish.mp4 --count 4"
+    lower: ClassVar[str] = "--max-side, --scale or --frames"
+
+    # Length of each video in frames; left out: half of the input's.
+    frames: Whole = None
+    # Size of what is made, such as 384x144; left out: that of the input, times --scale.
+    size: Size = None
+    # Size of what is made, relative to the input.
+    scale: float = 1.0
+    # How different from the input; 0 is like it, 5 usual.
+    noise: float = 5.0
+    # How many; sample i is made from seed + i.
+    count: int = 1
+
+    def __call__(self) -> None:
+        clip, size = self.read(), parse_size(self.size)
+        from ..patches import generate
+        from ..precision import choose_device
+
+        if self.count < 1:
+            raise SinfusionError(f"--count must be at least 1, not {self.count}.")
+        made = self.made(clip.kind, self.count)
+        with _share_bar() as told:
+            results = generate(
+                _frames(clip), self.frames, size, self.scale, self.noise, self.count, self.seed,
+                choose_device(self.device), told,
+            )  # fmt: skip
+        self.write(made, results, clip.fps)
+
+
+@dataclass(kw_only=True)
+class PatchesRetarget(Patches):
+    """A video or picture at another size, aspect ratio or length, its objects and motions at their own."""
+
+    example: ClassVar[str] = "sinfusion patches retarget fish.mp4 --size 384x144"
+
+    # Size to bring it to, such as 384x144; left out: as it is.
+    size: Size = None
+    # Length to bring a video to; left out: as it is.
+    frames: Whole = None
+
+    def __call__(self) -> None:
+        clip, size = self.read(), parse_size(self.size)
+        from ..patches import retarget
+        from ..precision import choose_device
+
+        if size is None and self.frames is None:
+            raise SinfusionError("give what to bring it to: --size, --frames or both.")
+        made = self.made(clip.kind)
+        with _share_bar() as told:
+            result = retarget(_frames(clip), size, self.frames, self.seed, choose_device(self.device), told)
+        self.write(made, result[None], clip.fps)
+
+
+@dataclass(kw_only=True)
+class PatchesAnalogy(Patches):
+    """The layout of one video (or sketch) with the appearance and dynamics of another; or of pictures."""
+
+    example: ClassVar[str] = "sinfusion patches analogy waterfall.mp4 lava.mp4"
+
+    # The video or picture that gives appearance and dynamics. --start, --stop and --stride are for both.
+    style: Annotated[Positional[Path], tyro.conf.arg(metavar="STYLE")]
+    # The input is a sketch video: bright where there should be motion.
+    sketch: bool = False
+    # Weights of torchvision's raft_large for the optical flow; left out: OpenCV's DIS.
+    raft: File = None
+
+    def __call__(self) -> None:
+        content, style = self.read(), self.read(self.style)
+        from ..patches import analogy
+        from ..precision import choose_device
+
+        made = self.made(content.kind)
+        with _share_bar() as told:
+            result = analogy(
+                _frames(content), _frames(style), self.sketch, self.raft, self.seed, choose_device(self.device), told
+            )
+        self.write(made, result[None], content.fps)
+
+
+@dataclass(kw_only=True)
+class PatchesInpaint(Patches):
+    """A masked part of a video or picture made anew from what is around it."""
+
+    example: ClassVar[str] = "sinfusion patches inpaint fish.mp4 --mask mask.png"
+
+    # A picture, or a video as long as the input, white where to fill. --start, --stop and --stride are for both.
+    mask: Path
+    # The colours of the input under the mask say roughly what should be there.
+    hints: bool = False
+
+    def __call__(self) -> None:
+        clip = self.read()
+        from ..media import read_masks
+        from ..patches import inpaint
+        from ..precision import choose_device
+
+        which = slice(self.start, self.stop, self.stride)
+        masks = read_masks(self.mask, clip.frames.shape[1:3], len(clip.frames), which)
+        made = self.made(clip.kind)
+        with _share_bar() as told:
+            mask = masks[0] if clip.kind == "image" else masks
+            result = inpaint(_frames(clip), mask, self.hints, self.seed, choose_device(self.device), told)
+        self.write(made, result[None], clip.fps)

@@ -1,0 +1,11 @@
+"""New videos and pictures from one by nearest patches, without training (VGPNN; Haim et al., ECCV 2022).
+
+videos = patches.generate(frames, count=4)        # diverse new ones
+wide = patches.retarget(frames, size=(144, 384))
+painted = patches.analogy(content, style)
+filled = patches.inpaint(frames, mask)
+"""
+
+from .tasks import analogy, generate, inpaint, retarget
+
+__all__ = ["analogy", "generate", "inpaint", "retarget"]

@@ -1,0 +1,88 @@
+"""The dynamic structure of a video: how fast everything moves, in a few steps; or how bright a picture is."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SinfusionError
+
+LUMA = (0.299, 0.587, 0.114)
+
+
+def motion(frames: np.ndarray, raft: str | Path | None = None, device: torch.device | str = "cpu") -> np.ndarray:
+    """(T, H, W) fp32: length of the optical flow, in pixels a frame, of (T, H, W, 3) uint8; the last is repeated.
+
+    By OpenCV's DIS; with `raft`, a file with the weights of torchvision's raft_large, by RAFT as in VGPNN.
+    """
+    if len(frames) < 2:
+        raise SinfusionError("a video of one frame has no motion; give one of at least 2 frames.")
+    flow = _dis(frames) if raft is None else _raft(frames, Path(raft), device)
+    speed = np.linalg.norm(flow, axis=-1).astype(np.float32)
+    return np.concatenate((speed, speed[-1:]))
+
+
+def _dis(frames: np.ndarray) -> np.ndarray:
+    try:
+        import cv2
+    except ImportError as error:
+        raise SinfusionError(
+            "optical flow needs OpenCV: pip install 'sinfusion[flow]', or give weights of RAFT (--raft FILE)."
+        ) from error
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    estimate: Any = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # its pool of threads would stand beside ours
+    try:
+        return np.stack([estimate.calc(a, b, None) for a, b in pairwise(grey)])
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _raft(frames: np.ndarray, weights: Path, device: torch.device | str) -> np.ndarray:
+    try:
+        from torchvision.models.optical_flow import raft_large
+    except ImportError as error:
+        raise SinfusionError("RAFT needs torchvision: pip install torchvision.") from error
+    network: Any = raft_large(weights=None)
+    try:
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except OSError as error:
+        raise SinfusionError(f"{weights} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # torch lets out several kinds, for other files and for other networks
+        raise SinfusionError(f"{weights} does not hold the weights of torchvision's raft_large.") from error
+    network.to(device).eval()
+    height, width = (-(-side // 8) * 8 for side in frames.shape[1:3])  # RAFT wants multiples of 8, at least 128
+    height, width = max(128, height), max(128, width)
+    padding = ((0, 0), (0, height - frames.shape[1]), (0, width - frames.shape[2]), (0, 0))
+    video = torch.from_numpy(np.pad(frames, padding, mode="edge")).movedim(-1, 1).float() / 127.5 - 1
+    flows = []
+    with torch.inference_mode():
+        for a, b in pairwise(video):
+            flow = network(a[None].to(device), b[None].to(device))[-1][0]
+            flows.append(flow.movedim(0, -1)[: frames.shape[1], : frames.shape[2]].cpu().numpy())
+    return np.stack(flows)
+
+
+def brightness(frames: np.ndarray) -> np.ndarray:
+    """(T, H, W) fp32 in [0, 1] of (T, H, W, 3) uint8."""
+    return (frames @ np.array(LUMA, np.float32) / 255).astype(np.float32)
+
+
+def stepped(values: np.ndarray, steps: int) -> Tensor:
+    """(T, H, W) fp32 from 0 to 1 in at most `steps` steps, found by k-means; so that two videos can be compared."""
+    flat = values.ravel().astype(np.float64)
+    sample = np.sort(flat[:: max(1, flat.size // 100_000)])
+    centres = np.unique(np.quantile(sample, (np.arange(steps) + 0.5) / steps))
+    for _ in range(30):
+        nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, sample)
+        counts = np.bincount(nearest, minlength=len(centres))
+        totals = np.bincount(nearest, weights=sample, minlength=len(centres))
+        centres = np.unique(totals[counts > 0] / counts[counts > 0])
+    labels = np.searchsorted((centres[1:] + centres[:-1]) / 2, flat).reshape(values.shape)
+    return torch.from_numpy((labels / max(1, len(centres) - 1)).astype(np.float32))

@@ -1,0 +1,287 @@
+"""What can be made of one video or picture without training: new ones, other sizes, analogies, fillings (VGPNN)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+from ..errors import SinfusionError
+from . import dynamics
+from .engine import Effort, Level, Told, coarse_to_fine
+from .pyramid import Scale, Shape, level_scales, resized, scaled_shape
+
+Frames = np.ndarray  # (T, H, W, 3) uint8, or (H, W, 3) for a picture
+
+FACTORS = (0.85, 0.85)  # of a level to the next finer one, in time and in space
+COARSEST = (3, 15)  # frames and shorter side
+SHORTER = 0.5  # a generated video is half as long, so that its places take their motions from different times
+RETARGET_FACTORS = (0.87, 0.82)
+RETARGET_COARSEST = (3, 40)  # larger: objects must stay whole
+ANALOGY_FACTORS = (0.9, 0.9)
+ANALOGY_COARSEST = (3, 20)
+ANALOGY_PATCH = (3, 5, 5)
+GUIDED = 0.7  # share of an analogy's levels, from the coarsest on, that its dynamic structure guides
+STEPS = 5  # of the dynamic structure
+ANALOGY_PASSES = 2
+INPAINT_PASSES = 10  # of the coarsest level, which begins with a smooth filling
+EDGE = 0.25  # a difference of colours, black and white being 2 apart on each channel, that is an edge of its own
+WHOLE = 0.1  # share of patches that a hole must leave whole on the coarsest level
+NOISE_STREAM = 0x7661726E  # "varn"
+
+
+def generate(
+    video: Frames,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    scale: float = 1.0,
+    noise: float = 5.0,
+    count: int = 1,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    told: Told = lambda _: None,
+) -> Frames:
+    """Diverse new videos (count, frames, H, W, 3) uint8, or pictures (count, H, W, 3).
+
+    frames: length; None: half of the video's. size: (height, width); None: `scale` times the video's. noise: amplitude
+    on the coarsest level, where black and white are 2 apart; the same in all frames. Sample i is made from seed + i.
+    told: called with shares of the whole as they are done.
+    """
+    source = _source(video)
+    shape = _target(source, math.ceil(SHORTER * len(source)) if frames is None else frames, size, scale)
+    if count < 1:
+        raise SinfusionError(f"count must be at least 1, not {count}.")
+    if not 0 <= noise < math.inf:
+        raise SinfusionError(f"noise must be at least 0, not {noise}.")
+    original, effort = _tensor(source, device), Effort(_patch(source))
+    scales = level_scales(_shape(source), FACTORS, COARSEST)
+    shapes, level_at = _levels(original, shape, scales, effort.patch)
+    made = []
+    for number in range(count):
+        first = resized(original, shapes[0])
+        first += noise * ops.normal([seed + number], NOISE_STREAM, 0, first.shape[1:], device)
+        sample = coarse_to_fine(shapes, level_at, first, effort, seed + number, lambda share: told(share / count))
+        made.append(_pictures(sample))
+    return _like(video, np.stack(made))
+
+
+def retarget(
+    video: Frames,
+    size: tuple[int, int] | None = None,
+    frames: int | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    told: Told = lambda _: None,
+) -> Frames:
+    """The video or picture at another size or length, its objects and motions at their own: (frames, *size, 3) uint8,
+    or (*size, 3). size: (height, width). None: as it is.
+    """
+    source = _source(video)
+    shape = _target(source, len(source) if frames is None else frames, size, 1.0)
+    original, effort = _tensor(source, device), Effort(_patch(source))
+    scales = level_scales(_shape(source), RETARGET_FACTORS, RETARGET_COARSEST)
+    shapes, level_at = _levels(original, shape, scales, effort.patch)
+    made = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort, seed, told)
+    return _like(video, _pictures(made)[None])[0]
+
+
+def analogy(
+    content: Frames,
+    style: Frames,
+    sketch: bool = False,
+    raft: str | Path | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    told: Told = lambda _: None,
+) -> Frames:
+    """The layout of `content` in space and time with the appearance and dynamics of `style`; shape of `content`.
+
+    Two videos are compared by how fast everything moves: optical flow by OpenCV's DIS, or by RAFT with the weights in
+    the file `raft`. sketch: the brightness of `content` says where there should be motion. Pictures are compared by
+    brightness.
+    """
+    laid, source = _source(content), _source(style)
+    if (len(laid) == 1) != (len(source) == 1):
+        raise SinfusionError("an analogy is between two videos or between two pictures, not one of each.")
+    moving = len(source) > 1
+    of_content = dynamics.motion(laid, raft, device) if moving and not sketch else dynamics.brightness(laid)
+    of_style = dynamics.motion(source, raft, device) if moving else dynamics.brightness(source)
+    guides = [dynamics.stepped(values, STEPS)[..., None].to(device) for values in (of_content, of_style)]
+    frames = min(ANALOGY_PATCH[0], len(laid), len(source))
+    effort = Effort((frames, *ANALOGY_PATCH[1:]), ANALOGY_PASSES, completeness=1.0)
+    _check_size(source, effort.patch)
+    scales = level_scales(_shape(laid), ANALOGY_FACTORS, ANALOGY_COARSEST)
+    shapes, plain_level_at = _levels(_tensor(source, device), _shape(laid), scales, effort.patch)
+
+    def level_at(n: int) -> Level:
+        level = plain_level_at(n)
+        if n >= max(1, round(GUIDED * len(scales))):
+            return level
+        pair = resized(guides[0], level.shape), resized(guides[1], _shape(level.value))
+        return Level(level.value, level.shape, pair)
+
+    return _like(content, _pictures(coarse_to_fine(shapes, level_at, None, effort, seed, told))[None])[0]
+
+
+def inpaint(
+    video: Frames,
+    mask: np.ndarray,
+    hints: bool = False,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    told: Told = lambda _: None,
+) -> Frames:
+    """The video or picture with the masked places made anew from what is around them; the rest stays as it is.
+
+    mask: (T, H, W), or (H, W) for all frames, bool, True where to fill. hints: the colours under the mask say roughly
+    what should be there.
+    """
+    source = _source(video)
+    mask = np.asarray(mask)
+    if mask.shape not in (source.shape[:3], source.shape[1:3]) or mask.dtype != bool:
+        wanted = " or ".join(map(str, (source.shape[:3], source.shape[1:3])))
+        raise SinfusionError(f"the mask is {wanted} bool, not {mask.shape} {mask.dtype}.")
+    if not mask.any():
+        raise SinfusionError("the mask is empty: there is nothing to fill.")
+    hole = torch.from_numpy(np.broadcast_to(mask, source.shape[:3]).copy()).to(device)
+    given, effort = _tensor(source, device), Effort(_patch(source), coarsest_passes=INPAINT_PASSES)
+    filled = _filled(given, hole)
+    shape = _shape(source)
+
+    def hole_at(scale: Scale) -> Tensor:
+        """Every pixel that the hole has a part in."""
+        part = resized(hole[..., None].float(), scaled_shape(shape, scale, effort.patch))[..., 0]
+        return part.abs() > 0.01
+
+    def whole(scale: Scale) -> float:
+        """Share of patches that the hole does not touch."""
+        touched = F.max_pool3d(hole_at(scale)[None, None].float(), effort.patch, stride=1)
+        return 1 - float(touched.mean())
+
+    scales = level_scales(shape, FACTORS, COARSEST)
+    while len(scales) > 1 and whole(scales[0]) < WHOLE:
+        scales = scales[1:]
+    if whole(scales[0]) < WHOLE:
+        raise SinfusionError("the mask leaves too little of the video to fill it from; make it smaller.")
+    shapes, plain_level_at = _levels(filled, shape, scales, effort.patch)
+
+    def level_at(n: int) -> Level:
+        level, here = plain_level_at(n), hole_at(scales[n])
+        weight = torch.where(here, torch.inf, 1.0)
+        return Level(level.value, level.shape, None, weight, (here, level.value))
+
+    first = resized(given if hints else filled, shapes[0])
+    made = _mended(coarse_to_fine(shapes, level_at, first, effort, seed, told), hole, given)
+    return _like(video, np.where(hole.cpu().numpy()[..., None], _pictures(made), source)[None])[0]
+
+
+def _mended(made: Tensor, hole: Tensor, known: Tensor) -> Tensor:
+    """What was made for the hole, without steps at its border: how far its outermost pixels are from their neighbours
+    outside is spread smoothly inwards, but for true edges, where they are very far.
+    """
+    outside = (~hole)[..., None].float()
+    count = _sum_of_neighbours(outside)
+    step = torch.where(count > 0, _sum_of_neighbours(known * outside) / count.clamp(min=1) - made, 0.0)
+    small = hole[..., None] * (count > 0) / (1 + (step.norm(dim=-1, keepdim=True) / EDGE) ** 4)
+    blocks = (len(step), -(-step.shape[1] // 4), -(-step.shape[2] // 4))
+    total, share = _pooled(step * small, blocks), _pooled(small, blocks)
+    smooth = _filled(total / (share + 0.02), (share == 0)[..., 0])
+    return made + resized(smooth, _shape(step))
+
+
+def _sum_of_neighbours(video: Tensor) -> Tensor:
+    """Over the four neighbours of each pixel, none beyond the edge."""
+    wide = F.pad(video, (0, 0, 1, 1, 1, 1))
+    return wide[:, :-2, 1:-1] + wide[:, 2:, 1:-1] + wide[:, 1:-1, :-2] + wide[:, 1:-1, 2:]
+
+
+def _filled(video: Tensor, hole: Tensor) -> Tensor:
+    """The video with its hole filled smoothly from around: means of what is known, from ever larger blocks."""
+    known = (~hole)[..., None].float()
+    colours, parts = [video * known], [known]
+    while bool((parts[-1] == 0).any()) and max(parts[-1].shape[:3]) > 1:
+        t, y, x = (-(-side // 2) for side in _shape(parts[-1]))
+        colours.append(_pooled(colours[-1], (t, y, x)))
+        parts.append(_pooled(parts[-1], (t, y, x)))
+    result = colours[-1] / parts[-1].clamp(min=1e-6)
+    for colour, part in zip(colours[-2::-1], parts[-2::-1], strict=True):
+        below = resized(result, _shape(colour))
+        result = torch.where(part > 0, colour / part.clamp(min=1e-6), below)
+    return result
+
+
+def _pooled(video: Tensor, shape: Shape) -> Tensor:
+    """Means over blocks, to another (T, H, W)."""
+    return F.adaptive_avg_pool3d(video.permute(3, 0, 1, 2)[None], shape)[0].permute(1, 2, 3, 0)
+
+
+def _levels(
+    original: Tensor, shape: Shape, scales: list[Scale], patch: Shape
+) -> tuple[list[Shape], Callable[[int], Level]]:
+    """Shapes of what is made on each level, and the levels."""
+    shapes = [scaled_shape(shape, scale, patch) for scale in scales]
+    return shapes, lambda n: Level(resized(original, scaled_shape(_shape(original), scales[n], patch)), shapes[n])
+
+
+def _source(video: Frames) -> Frames:
+    """(T, H, W, 3) uint8; a picture as a video of one frame."""
+    source = np.asarray(video)
+    source = source[None] if source.ndim == 3 else source
+    if source.ndim != 4 or source.shape[3] != 3 or source.dtype != np.uint8 or 0 in source.shape:
+        raise SinfusionError(
+            f"a video is (T, H, W, 3) uint8 and a picture (H, W, 3), not {np.shape(video)} {source.dtype}."
+        )
+    _check_size(source, _patch(source))
+    return source
+
+
+def _patch(source: Frames) -> Shape:
+    return min(Effort.patch[0], len(source)), *Effort.patch[1:]
+
+
+def _check_size(source: Frames, patch: Shape) -> None:
+    if min(source.shape[1:3]) < patch[1] or len(source) < patch[0]:
+        raise SinfusionError(
+            f"{len(source)} frame(s) of {source.shape[2]}x{source.shape[1]} are smaller than a patch, "
+            f"{patch[0]} frame(s) of {patch[2]}x{patch[1]}."
+        )
+
+
+def _target(source: Frames, frames: int, size: tuple[int, int] | None, scale: float) -> Shape:
+    """The shape to make; SinfusionError if it is none."""
+    if size is not None and scale != 1:
+        raise SinfusionError("size and scale both say how large; give one of them.")
+    if not 0 < scale <= 100:
+        raise SinfusionError(f"scale must be above 0, not {scale}.")
+    height, width = size or (max(1, round(scale * side)) for side in source.shape[1:3])
+    patch = _patch(source)
+    if len(source) == 1 and frames != 1:
+        raise SinfusionError("a picture has no length; leave frames out.")
+    if frames < patch[0]:
+        raise SinfusionError(f"frames must be at least {patch[0]}, not {frames}.")
+    if min(height, width) < patch[1] or max(height, width, frames) >= 2**15:
+        raise SinfusionError(f"a size is from {patch[2]}x{patch[1]} to 32767x32767, not {width}x{height}.")
+    return frames, height, width
+
+
+def _shape(video: Frames | Tensor) -> Shape:
+    return video.shape[0], video.shape[1], video.shape[2]
+
+
+def _tensor(frames: Frames, device: torch.device | str) -> Tensor:
+    return torch.tensor(frames, device=device).float() / 127.5 - 1
+
+
+def _pictures(video: Tensor) -> Frames:
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+
+
+def _like(video: Frames, made: Frames) -> Frames:
+    """(count, T, H, W, 3) without T where the input is a picture."""
+    return made[:, 0] if np.ndim(video) == 3 else made
