@@ -16,6 +16,10 @@ def pytest_addoption(parser):
     parser.addoption(
         "--released", type=Path, default=None, help="checkout of the authors' sinfusion-code to compare with"
     )
+    parser.addoption(
+        "--released-vgpnn", type=Path, default=None, help="checkout of the authors' single_video_generation"
+    )
+    parser.addoption("--clip", type=Path, default=None, help="video or folder of frames to measure on")
 
 
 @pytest.fixture

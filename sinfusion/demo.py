@@ -1,14 +1,17 @@
-"""`sinfusion demo`: no input needed. Renders a scene, trains on it, generates, and leaves videos to look at."""
+"""`sinfusion demo`: no input needed. Renders a scene, makes new ones by patches and by training, shows all."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from . import patches
 from .errors import SinfusionError
 from .media import contact_sheet, side_by_side, write_image, write_video
+from .precision import choose_device
 from .rollout import generate
 from .run import Run
 from .scene import render
@@ -24,11 +27,13 @@ def demo(
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> Run:
-    """Train on a rendered scene for `minutes` and write, under `out`: original.mp4, generated.mp4 (from a real first
-    frame), diverse.mp4 (from a first frame of its own), original-beside-generated.mp4, contact-sheet.png and the run.
+    """Write, under `out`: original.mp4, a rendered scene; patches.mp4, made of its patches in seconds; and, after
+    training for `minutes`, generated.mp4 (from a real first frame), diverse.mp4 (from a first frame of its own),
+    original-beside-generated.mp4, contact-sheet.png and the run.
     """
     out = Path(out)
-    names = ("original.mp4", "generated.mp4", "diverse.mp4", "original-beside-generated.mp4", "contact-sheet.png")
+    names = ("original.mp4", "patches.mp4", "generated.mp4", "diverse.mp4", "original-beside-generated.mp4",
+             "contact-sheet.png")  # fmt: skip
     if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
         hint = "pass --overwrite or choose" if out.is_dir() else "choose"
         raise SinfusionError(f"{out} exists; {hint} another --out.")
@@ -37,17 +42,22 @@ def demo(
     original = render(seed=seed)
     write_video(out / names[0], original, fps=FPS, overwrite=overwrite)
     say(f"rendered {out / names[0]}: {len(original)} frames of {original.shape[2]}x{original.shape[1]}")
+    before = time.monotonic()
+    shuffled = patches.generate(original, seed=seed, device=choose_device())[0]
+    write_video(out / names[1], shuffled, fps=FPS, overwrite=overwrite)
+    say(f"made {out / names[1]} of its patches, without training, in {time.monotonic() - before:.0f} s; now training")
     run = train(original, out / "run", minutes=minutes, fps=FPS, seed=seed, overwrite=overwrite)
     say(f"generating two videos of {len(original)} frames")
     made = generate(run, len(original), start=0, seed=seed)[0]
     diverse = generate(run, len(original), seed=seed + 1)[0]
-    write_video(out / names[1], made, fps=FPS, overwrite=overwrite)
-    write_video(out / names[2], diverse, fps=FPS, overwrite=overwrite)
+    write_video(out / names[2], made, fps=FPS, overwrite=overwrite)
+    write_video(out / names[3], diverse, fps=FPS, overwrite=overwrite)
     both = side_by_side(original, made, ("original", "generated"))
-    write_video(out / names[3], both, fps=FPS, overwrite=overwrite)
-    rows = [video[np.linspace(0, len(video) - 1, 5).round().astype(int)] for video in (original, made, diverse)]
-    labels = [f"{name} {i}" for name in ("original", "generated", "diverse") for i in range(5)]
-    write_image(out / names[4], contact_sheet(np.concatenate(rows), 5, 15, labels), overwrite)
-    say(f"look at {out / names[3]} and {out / names[4]}")
+    write_video(out / names[4], both, fps=FPS, overwrite=overwrite)
+    shown = {"original": original, "patches": shuffled, "generated": made, "diverse": diverse}
+    rows = [video[np.linspace(0, len(video) - 1, 5).round().astype(int)] for video in shown.values()]
+    labels = [f"{name} {i}" for name in shown for i in range(5)]
+    write_image(out / names[5], contact_sheet(np.concatenate(rows), 5, 20, labels), overwrite)
+    say(f"look at {out / names[4]} and {out / names[5]}")
     say(f"make more of it: sinfusion generate {out / 'run'} --frames 200 --count 2")
     return run

@@ -2,8 +2,9 @@
 // neighbours `stride` away had found, and at random places around the best of that. What a step gives depends on the
 // field before it alone: not on the order of the patches, nor on threads or devices.
 //
-// For host and device; the distance between two patches is the caller's. Static, because this is compiled once for
-// each instruction set.
+// For host and device. The distance between two patches is the caller's; that of the device, plain and scalar, is here
+// too, where the tests compile it for the host. All functions are static, because this is compiled once for each
+// instruction set.
 #pragma once
 #include <cstdint>
 
@@ -21,9 +22,31 @@ struct Offset {
   int16_t t, y, x;
 };
 
-constexpr int32_t RANDOM_PLACES = 8;  // a step, a multiple of 4
-constexpr int32_t FIRST_LEVEL = 3;     // of random places: within an eighth of the key's size
+constexpr int32_t RANDOM_PLACES = 8;                 // a step, a multiple of 4
+constexpr int32_t FIRST_LEVEL = 3;                   // of random places: within an eighth of the key's size
 constexpr uint32_t PATCH_MATCH_STREAM = 0x50617463;  // "Patc"
+
+constexpr float INFINITE = __builtin_inff();
+
+struct Volume {
+  const int16_t* data;  // (T, H, W, C), not negative; readable up to 64 bytes past its end
+  int64_t frames, height, width;
+};
+
+// Arguments are checked in Python (sinfusion/ops/patch_match.py).
+struct PatchMatch {
+  Volume query, key;
+  int64_t channels;     // the squared differences of two patches sum to less than 2^31
+  Place patch;          // frames, rows and columns of a patch
+  const float* weight;  // one for each patch of the key, or null: distances are multiplied by it; inf: never chosen
+  int64_t steps;
+  const int32_t* strides;  // (steps), in the host's memory
+  uint64_t seed;
+  bool started;      // whether `field` holds a field to start from
+  Offset* field;     // in and out, one for each patch of the query
+  Offset* other;     // as large, to work with
+  float* distances;  // out, likewise
+};
 
 struct PatchMatchGrids {
   Place query, key;  // how many places there are
@@ -47,6 +70,14 @@ SINFUSION_HD static inline PatchMatchGrids grids_of(Place query, Place key, uint
   return g;
 }
 
+SINFUSION_HD static inline Place places(const Volume& video, const Place& patch) {
+  return {int32_t(video.frames - patch.t + 1), int32_t(video.height - patch.y + 1), int32_t(video.width - patch.x + 1)};
+}
+
+SINFUSION_HD static inline PatchMatchGrids grids_of(const PatchMatch& a) {
+  return grids_of(places(a.query, a.patch), places(a.key, a.patch), a.seed);
+}
+
 SINFUSION_HD static inline bool same(Place a, Place b) { return a.t == b.t && a.y == b.y && a.x == b.x; }
 
 SINFUSION_HD static inline int32_t clamped(int32_t value, int32_t count) {
@@ -64,6 +95,11 @@ SINFUSION_HD static inline Offset offset_between(Place query, Place key) {
 
 SINFUSION_HD static inline int64_t number_of(Place place, Place count) {
   return (int64_t(place.t) * count.y + place.y) * count.x + place.x;
+}
+
+SINFUSION_HD static inline Place place_of(int64_t number, Place count) {
+  const int64_t row = number / count.x;
+  return {int32_t(row / count.y), int32_t(row % count.y), int32_t(number % count.x)};
 }
 
 // Uniform in what lies within reach of the centre, from `bits` random bits.
@@ -84,14 +120,23 @@ SINFUSION_HD static inline Place random_start(const PatchMatchGrids& g, int64_t 
 SINFUSION_HD static inline uint64_t words_step(uint64_t step, int part) { return step * (RANDOM_PLACES / 4) + part; }
 
 // One step at query place `q`: reads the field `before`; `best` and `least` go in and come out. `words` are the
-// RANDOM_PLACES random words; distance(q, key, least) is the distance, or anything from `least` upwards if it is no less.
+// RANDOM_PLACES random words; distance(q, key, least) is the distance, or anything from `least` upwards if it is no
+// less.
 template <class Distance>
 SINFUSION_HD static inline void patch_match_step(const PatchMatchGrids& g, const Offset* before, Place q,
                                                  int32_t stride, const uint32_t* words, const Distance& distance,
                                                  Place& best, float& least) {
   if (least <= 0) return;
-  Place tried[6];
-  int32_t count = 0;
+  int32_t t[RANDOM_PLACES], y[RANDOM_PLACES], x[RANDOM_PLACES], count = 0;  // of the places to be tried
+  static_assert(RANDOM_PLACES >= 6, "there are six neighbours");
+  const auto improve = [&] {
+    for (int32_t i = 0; i < count; ++i) {
+      const Place key = {t[i], y[i], x[i]};
+      const float found = distance(q, key, least);
+      if (found < least) least = found, best = key;
+    }
+  };
+  // All are gathered first: those threads of a GPU that have few of them then wait in one place only.
   for (int32_t side = 0; side < 6; ++side) {
     const int32_t axis = side / 2, move = side % 2 ? stride : -stride;
     const Place from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
@@ -99,23 +144,70 @@ SINFUSION_HD static inline void patch_match_step(const PatchMatchGrids& g, const
       continue;
     const Place key = matched(q, before[number_of(from, g.query)], g.key);
     bool known = same(key, best);
-    for (int32_t i = 0; i < count; ++i) known = known || same(key, tried[i]);
+    for (int32_t i = 0; i < count; ++i) known = known || same(key, {t[i], y[i], x[i]});
     if (known) continue;
-    tried[count++] = key;
-    const float found = distance(q, key, least);
-    if (found < least) least = found, best = key;
+    t[count] = key.t, y[count] = key.y, x[count] = key.x;
+    ++count;
   }
-  int32_t t[RANDOM_PLACES], y[RANDOM_PLACES], x[RANDOM_PLACES];
-  for (int32_t i = 0; i < RANDOM_PLACES; ++i) {
-    t[i] = around(best.t, g.reach_t[i], g.key.t, words[i] >> 24, 8);
-    y[i] = around(best.y, g.reach_y[i], g.key.y, words[i] >> 12 & 0xfff, 12);
-    x[i] = around(best.x, g.reach_x[i], g.key.x, words[i] & 0xfff, 12);
+  improve();
+  for (count = 0; count < RANDOM_PLACES; ++count) {
+    t[count] = around(best.t, g.reach_t[count], g.key.t, words[count] >> 24, 8);
+    y[count] = around(best.y, g.reach_y[count], g.key.y, words[count] >> 12 & 0xfff, 12);
+    x[count] = around(best.x, g.reach_x[count], g.key.x, words[count] & 0xfff, 12);
   }
-  for (int32_t i = 0; i < RANDOM_PLACES; ++i) {
-    const Place key = {t[i], y[i], x[i]};
-    const float found = distance(q, key, least);
-    if (found < least) least = found, best = key;
+  improve();
+}
+
+// The device's part: one thread a patch of the query, `number` in the order of the field.
+
+SINFUSION_HD static inline const int16_t* pixel(const Volume& video, int64_t channels, int64_t t, int64_t y,
+                                                int64_t x) {
+  return video.data + ((t * video.height + y) * video.width + x) * channels;
+}
+
+// The sum of squared differences of two patches, times the weight; given up where it reaches what is to be beaten.
+// Rounding to float and the product with a weight keep order, so giving up changes nothing.
+SINFUSION_HD static inline float patch_distance(const PatchMatch& a, Place count, Place q, Place k, float least) {
+  const float weight = a.weight ? a.weight[number_of(k, count)] : 1;
+  if (weight == INFINITE) return INFINITE;
+  const int32_t row = int32_t(a.patch.x * a.channels);
+  int32_t total = 0;
+  for (int32_t t = 0;;) {
+    for (int32_t y = 0; y < a.patch.y; ++y) {
+      const int16_t* from = pixel(a.query, a.channels, q.t + t, q.y + y, q.x);
+      const int16_t* to = pixel(a.key, a.channels, k.t + t, k.y + y, k.x);
+      for (int32_t i = 0; i < row; ++i) {
+        const int32_t difference = int32_t(from[i]) - int32_t(to[i]);
+        total += difference * difference;
+      }
+    }
+    const float found = float(total) * weight;
+    if (++t == a.patch.t || found >= least) return found;
   }
+}
+
+SINFUSION_HD static inline void start_patch(const PatchMatch& a, const PatchMatchGrids& g, int64_t number) {
+  const Place q = place_of(number, g.query);
+  const Place k = a.started ? matched(q, a.field[number], g.key) : random_start(g, number);
+  a.field[number] = offset_between(q, k);
+  a.distances[number] = patch_distance(a, g.key, q, k, INFINITE);
+}
+
+// Step 1, 2, ...: reads the field `before`, writes the field `after`.
+SINFUSION_HD static inline void step_patch(const PatchMatch& a, const PatchMatchGrids& g, const Offset* before,
+                                           Offset* after, uint64_t step, int32_t stride, int64_t number) {
+  uint32_t words[RANDOM_PLACES];
+  for (int part = 0; part < RANDOM_PLACES / 4; ++part) {
+    const PhiloxBlock block = philox_block(g.seed, PATCH_MATCH_STREAM, words_step(step, part), uint32_t(number));
+    for (int i = 0; i < 4; ++i) words[4 * part + i] = block.v[i];
+  }
+  const Place q = place_of(number, g.query);
+  Place best = matched(q, before[number], g.key);
+  float least = a.distances[number];
+  const auto distance = [&](Place from, Place to, float most) { return patch_distance(a, g.key, from, to, most); };
+  patch_match_step(g, before, q, stride, words, distance, best, least);
+  after[number] = offset_between(q, best);
+  a.distances[number] = least;
 }
 
 }  // namespace sinfusion

@@ -7,12 +7,6 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-constexpr float INFINITE = __builtin_inff();
-
-Place places(const Volume& video, const Place& patch) {
-  return {int32_t(video.frames - patch.t + 1), int32_t(video.height - patch.y + 1), int32_t(video.width - patch.x + 1)};
-}
-
 struct Frames {
   Frames(const Volume& video, int64_t channels)
       : data(video.data), pixel(channels), row(video.width * pixel), frame(video.height * row) {}
@@ -26,8 +20,12 @@ struct Frames {
 class Distance {
  public:
   explicit Distance(const PatchMatch& a)
-      : query_(a.query, a.channels), key_(a.key, a.channels), patch_(a.patch), key_count_(places(a.key, a.patch)),
-        weight_(a.weight), whole_(a.patch.x * a.channels / (2 * L)) {
+      : query_(a.query, a.channels),
+        key_(a.key, a.channels),
+        patch_(a.patch),
+        key_count_(places(a.key, a.patch)),
+        weight_(a.weight),
+        whole_(a.patch.x * a.channels / (2 * L)) {
     const int rest = int(a.patch.x * a.channels % (2 * L));
     for (int i = 0; i < 2 * L; ++i) mask_[i] = i < rest ? -1 : 0;
   }
@@ -89,7 +87,7 @@ class Words {
 void patch_match(const PatchMatch& a) {
   const Distance distance(a);
   const Place count = places(a.query, a.patch), key = places(a.key, a.patch);
-  const PatchMatchGrids grids = grids_of(count, key, a.seed);
+  const PatchMatchGrids grids = grids_of(a);
   const int64_t rows = int64_t(count.t) * count.y;
 #pragma omp parallel for schedule(dynamic, 4)
   for (int64_t row = 0; row < rows; ++row)

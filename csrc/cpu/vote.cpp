@@ -15,12 +15,7 @@ constexpr int32_t NOTHING = 0x7fffffff;  // of the whole numbers below, no float
 
 inline vi& at(int32_t* p) { return *reinterpret_cast<vi*>(p); }
 
-// Whole numbers in the order of the floats, and back.
-inline int32_t ordered(float value) {
-  int32_t bits;
-  memcpy(&bits, &value, 4);
-  return bits ^ ((bits >> 31) & 0x7fffffff);
-}
+// The inverse of ordered().
 inline vf from_ordered(vi value) { return (vf)(value ^ ((value >> 31) & 0x7fffffff)); }
 
 // Of each lane the lower median of those of `count` numbers that are not NOTHING; `present` of them.
@@ -57,8 +52,7 @@ int64_t rows_over(const Vote& a, int32_t t, int32_t y, int64_t* begins, int32_t*
       begins[rows] = number_of(first, a.count);
       const Offset* field = a.field + begins[rows];
       int32_t* shift = shifts + rows * a.count.x;
-      for (int32_t x = 0; x < a.count.x; ++x)
-        shift[x] = (field[x].t * a.height + field[x].y) * a.width + field[x].x;
+      for (int32_t x = 0; x < a.count.x; ++x) shift[x] = (field[x].t * a.height + field[x].y) * a.width + field[x].x;
       ++rows;
     }
   return rows;
@@ -68,7 +62,9 @@ template <class T, int Channels>
 class Row {  // of the output; Channels is -1 where it is not known to the compiler
  public:
   Row(const Vote& a, int64_t row, const Place& size)
-      : a_(a), C_(Channels < 0 ? a.channels : Channels), width_(size.x),
+      : a_(a),
+        C_(Channels < 0 ? a.channels : Channels),
+        width_(size.x),
         members_(int64_t(a.patch.t) * a.patch.y * a.patch.x),
         here_((row / size.y * a.height + row % size.y) * a.width),
         out_(static_cast<T*>(a.out) + row * size.x * C_) {
@@ -153,7 +149,7 @@ class Row {  // of the output; Channels is -1 where it is not known to the compi
 
 template <class T, int Channels>
 void fold(const Vote& a) {
-  const Place size = {a.count.t + a.patch.t - 1, a.count.y + a.patch.y - 1, a.count.x + a.patch.x - 1};
+  const Place size = size_of(a);
   const int64_t rows = int64_t(size.t) * size.y;
 #pragma omp parallel for schedule(dynamic, 4)
   for (int64_t i = 0; i < rows; ++i) {

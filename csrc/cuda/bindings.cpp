@@ -3,15 +3,67 @@
 
 #include <cstdint>
 
+#include "../common/patch_match.h"
+#include "../common/vote.h"
+
 namespace sinfusion {
 int normal(const int64_t* seeds, int64_t batch, uint32_t stream, uint64_t step, int64_t count, float* out,
            void* cuda_stream);
+int patch_match(const PatchMatch& a, void* cuda_stream);
+int vote(const Vote& a, void* cuda_stream);
 }  // namespace sinfusion
 
+using namespace sinfusion;
+
+namespace {
+
+using Address = uintptr_t;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+}  // namespace
+
 PYBIND11_MODULE(_cuda, m) {
-  m.def("normal", [](uintptr_t seeds, int64_t batch, uint32_t stream, uint64_t step, int64_t count, uintptr_t out,
-                     uintptr_t cuda_stream) {
-    return sinfusion::normal(reinterpret_cast<int64_t*>(seeds), batch, stream, step, count,
-                             reinterpret_cast<float*>(out), reinterpret_cast<void*>(cuda_stream));
+  m.def("normal", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, int64_t count, Address out,
+                     Address cuda_stream) {
+    return normal(at<int64_t>(seeds), batch, stream, step, count, at<float>(out), at<void>(cuda_stream));
+  });
+  m.def("patch_match",
+        [](Address query, int64_t query_frames, int64_t query_height, int64_t query_width, Address key,
+           int64_t key_frames, int64_t key_height, int64_t key_width, int64_t channels, int32_t patch_frames,
+           int32_t patch_height, int32_t patch_width, Address weight, int64_t steps, Address strides, uint64_t seed,
+           bool started, Address field, Address other, Address distances, Address cuda_stream) {
+          const PatchMatch a{{at<int16_t>(query), query_frames, query_height, query_width},
+                             {at<int16_t>(key), key_frames, key_height, key_width},
+                             channels,
+                             {patch_frames, patch_height, patch_width},
+                             at<float>(weight),
+                             steps,
+                             at<int32_t>(strides),
+                             seed,
+                             started,
+                             at<Offset>(field),
+                             at<Offset>(other),
+                             at<float>(distances)};
+          return patch_match(a, at<void>(cuda_stream));
+        });
+  m.def("vote", [](Address value, int32_t height, int32_t width, bool bf16, int64_t channels, int32_t patch_frames,
+                   int32_t patch_height, int32_t patch_width, int32_t count_frames, int32_t count_height,
+                   int32_t count_width, Address field, bool mean, Address weight, Address out, Address cuda_stream) {
+    const Vote a{at<void>(value),
+                 height,
+                 width,
+                 bf16,
+                 channels,
+                 {patch_frames, patch_height, patch_width},
+                 {count_frames, count_height, count_width},
+                 at<Offset>(field),
+                 mean,
+                 at<float>(weight),
+                 at<void>(out)};
+    return vote(a, at<void>(cuda_stream));
   });
 }

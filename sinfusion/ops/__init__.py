@@ -8,7 +8,7 @@ with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: 
 from ._choice import backend
 from ._native import status
 from .depthwise_norm import depthwise_norm
-from .patch_match import patch_match
+from .patch_match import patch_match, places
 from .philox import normal, uniform_bits
 from .vote import vote
 
@@ -20,4 +20,14 @@ def cpu_has_bf16() -> bool:
     return cpu.loaded and bool(cpu.has_bf16())
 
 
-__all__ = ["backend", "cpu_has_bf16", "depthwise_norm", "normal", "patch_match", "status", "uniform_bits", "vote"]
+__all__ = [
+    "backend",
+    "cpu_has_bf16",
+    "depthwise_norm",
+    "normal",
+    "patch_match",
+    "places",
+    "status",
+    "uniform_bits",
+    "vote",
+]

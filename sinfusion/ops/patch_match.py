@@ -38,8 +38,8 @@ def patch_match(
     weight: Tensor | None = None,  # fp32, one above 0 for each place in the key: distances are multiplied by it;
     # infinite: never chosen
 ) -> tuple[Tensor, Tensor]:
-    """Offsets (T - pt + 1, H - ph + 1, W - pw + 1, 3) int16 in frames, rows and columns, place of the match minus place of
-    the query's patch; and the (weighted) sums of squared differences there, as fp32 without the last dimension.
+    """Offsets (T - pt + 1, H - ph + 1, W - pw + 1, 3) int16 in frames, rows and columns: place of the match minus that
+    of the query's patch; and the (weighted) sums of squared differences there, as fp32 without the last dimension.
 
     A place is that of a patch's first pixel; patches lie wholly inside. A picture is a video of one frame. Both videos
     are rounded to steps of their common range, as fine as lets a sum of squares stay below 2^31: for 3x7x7 patches in
@@ -83,30 +83,52 @@ def _check(
             lambda n=name, s=shape: f"{n} is {s}: each side is below 2^15, the pixels below 2^31",  # type: ignore[misc]
         )
     torch._check(
-        query.shape[3] == key.shape[3] and query.device == key.device,
-        lambda: f"query {tuple(query.shape)} {query.device} and key {tuple(key.shape)} {key.device} differ",
+        query.shape[3] == key.shape[3] > 0 and query.device == key.device,
+        lambda: (
+            f"query {tuple(query.shape)} {query.device} and key {tuple(key.shape)} {key.device} differ in channels "
+            "or device, or have no channels"
+        ),
     )
     if start is not None:
         wanted = (*places(query, patch), 3)
         torch._check(
-            tuple(start.shape) == wanted and start.dtype == torch.int16,
-            lambda: f"start is {wanted} int16, not {tuple(start.shape)} {start.dtype}",
+            tuple(start.shape) == wanted and start.dtype == torch.int16 and start.device == query.device,
+            lambda: (
+                f"start is {wanted} int16 on {query.device}, not {tuple(start.shape)} {start.dtype} on {start.device}"
+            ),
         )
     if weight is not None:
         torch._check(
-            tuple(weight.shape) == places(key, patch) and weight.dtype == torch.float32,
-            lambda: f"weight is {places(key, patch)} float32, not {tuple(weight.shape)} {weight.dtype}",
+            tuple(weight.shape) == places(key, patch)
+            and weight.dtype == torch.float32
+            and weight.device == query.device,
+            lambda: (
+                f"weight is {places(key, patch)} float32 on {query.device}, not {tuple(weight.shape)} {weight.dtype} "
+                f"on {weight.device}"
+            ),
         )
 
 
-def _whole(query: Tensor, key: Tensor, patch: Sequence[int]) -> tuple[Tensor, Tensor, float]:
+def _check_values(query: Tensor, key: Tensor, weight: Tensor | None) -> tuple[float, float]:
+    """The common range of both videos: its lower end, and its extent."""
+    ends = [end.item() for video in (query, key) for end in (video.amin(), video.amax())]
+    torch._check(all(map(math.isfinite, ends)), lambda: "query and key are finite")
+    torch._check(weight is None or bool((weight > 0).all()), lambda: "weight is above 0 everywhere")
+    return min(ends), max(ends) - min(ends)
+
+
+def _whole(query: Tensor, key: Tensor, patch: Sequence[int], weight: Tensor | None) -> tuple[Tensor, Tensor, float]:
     """Both videos as int16 from 0 upwards, and the size of a step."""
-    low = min(query.amin().item(), key.amin().item())
-    extent = max(query.amax().item(), key.amax().item()) - low
-    torch._check(math.isfinite(extent), lambda: "query and key are finite")
+    low, extent = _check_values(query, key, weight)
     most = min(2**15 - 1, math.isqrt((2**31 - 1) // (math.prod(patch) * query.shape[3])))
-    step = extent / most if extent > 0 else 1.0
-    return (*(((video.float() - low) / step).round().clamp(0, most).to(torch.int16) for video in (query, key)), step)  # type: ignore[return-value]
+    step = extent / most if extent > 1e-30 else 1.0  # of what is smaller the squares vanish in fp32
+
+    def whole(video: Tensor) -> Tensor:
+        # Not divided: on a GPU PyTorch divides by a number as it likes, and the field is to be the same everywhere.
+        shifted = video.to(torch.promote_types(video.dtype, torch.float32)) - low
+        return (shifted * (1 / step)).round().clamp(0, most).to(torch.int16)
+
+    return whole(query), whole(key), step
 
 
 def _reference(
@@ -119,7 +141,7 @@ def _reference(
     weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     _check(query, key, patch, strides, start, weight)
-    query, key, unit = _whole(query, key, patch)
+    query, key, unit = _whole(query, key, patch, weight)
     query, key = query.long(), key.long()
     counts = torch.tensor(places(key, patch), device=query.device)
     axes = [torch.arange(count, device=query.device) for count in places(query, patch)]
@@ -150,6 +172,9 @@ def _reference(
     def inside(match: Tensor) -> Tensor:
         return torch.minimum(match.clamp(min=0), counts - 1)
 
+    best = words(0)[..., :3] * counts >> 32 if start is None else inside(own + start)
+    least = score(best)
+
     def improve(match: Tensor) -> None:
         nonlocal best, least
         found = score(match)
@@ -158,8 +183,6 @@ def _reference(
 
     levels = max(1, int(counts.max()).bit_length() - FIRST_LEVEL)
     reaches = [(counts >> FIRST_LEVEL + i % levels).clamp(min=1) for i in range(RANDOM_PLACES)]
-    best = words(0)[..., :3] * counts >> 32 if start is None else inside(own + start)
-    least = score(best)
     for step, stride in enumerate(strides, 1):
         offsets = best - own
         for axis in range(3):
@@ -194,14 +217,16 @@ def _native(
     if not use_native("patch_match", unsupported(query)):
         return _reference(query, key, patch, strides, seed, start, weight)
     _check(query, key, patch, strides, start, weight)
-    whole_query, whole_key, unit = _whole(query, key, patch)
+    whole_query, whole_key, unit = _whole(query, key, patch, weight)
     shape = places(query, patch)
-    field = torch.empty((*shape, 3), dtype=torch.int16, device=query.device) if start is None else start.clone()
+    field = torch.empty((*shape, 3), dtype=torch.int16, device=query.device)
+    if start is not None:
+        field.copy_(start)
     other, distances = torch.empty_like(field), torch.empty(shape, device=query.device)
     call = [
         "patch_match", _readable_past_its_end(whole_query), *query.shape[:3], _readable_past_its_end(whole_key),
         *key.shape[:3], query.shape[3], *patch, None if weight is None else weight.contiguous(), len(strides),
-        torch.tensor(strides, dtype=torch.int32), seed, start is not None, field, other, distances,
+        torch.tensor(strides, dtype=torch.int32), seed % 2**64, start is not None, field, other, distances,
     ]  # fmt: skip
     if query.device.type == "cpu":
         cpu.call(*call)

@@ -16,13 +16,13 @@ _library.define("vote(Tensor value, Tensor offsets, int[] patch, bool mean, Tens
 
 
 def vote(
-    value: Tensor,  # (T', H', W', C) fp32 or bf16, finite: where the matches lie
+    value: Tensor,  # (T', H', W', C) floating, finite; native in fp32 and bf16: where the matches lie
     offsets: Tensor,  # (T - pt + 1, H - ph + 1, W - pw + 1, 3) int16, as of patch_match
     patch: Sequence[int] = (3, 7, 7),  # frames, rows, columns
     mean: bool = False,  # else the median, the lower one of an even number
     weight: Tensor | None = None,  # fp32 above 0, one for each patch: of the mean
 ) -> Tensor:
-    """(T, H, W, C) as `value`: every pixel becomes the median, or the weighted mean, of what all patches over it suggest."""
+    """(T, H, W, C) as `value`: each pixel is the median, or the weighted mean, of what all patches over it suggest."""
     out: Tensor = torch.ops.sinfusion.vote(value, offsets, list(patch), mean, weight)
     return out
 
@@ -30,21 +30,33 @@ def vote(
 def _check(value: Tensor, offsets: Tensor, patch: Sequence[int], mean: bool, weight: Tensor | None) -> None:
     torch._check(len(patch) == 3 and min(patch) > 0, lambda: f"patch is three sizes above 0, not {tuple(patch)}")
     torch._check(value.ndim == 4, lambda: f"value is (T, H, W, C), not {tuple(value.shape)}")
+    torch._check(value.dtype.is_floating_point, lambda: f"value is floating, not {value.dtype}")
     torch._check(math.prod(value.shape[:3]) < 2**31, lambda: f"value is {tuple(value.shape)}: 2^31 pixels or more")
     torch._check(
-        offsets.ndim == 4 and offsets.shape[3] == 3 and offsets.dtype == torch.int16,
-        lambda: f"offsets are (T, H, W, 3) int16, not {tuple(offsets.shape)} {offsets.dtype}",
+        offsets.ndim == 4
+        and offsets.shape[3] == 3
+        and offsets.numel() > 0
+        and offsets.dtype == torch.int16
+        and offsets.device == value.device,
+        lambda: (
+            f"offsets are (T, H, W, 3) int16 on {value.device}, not {tuple(offsets.shape)} {offsets.dtype} on "
+            f"{offsets.device}"
+        ),
     )
     torch._check(weight is None or mean, lambda: "a weight is for the mean")
     if weight is not None:
         torch._check(
-            weight.shape == offsets.shape[:3] and weight.dtype == torch.float32,
-            lambda: f"weight is {tuple(offsets.shape[:3])} float32, not {tuple(weight.shape)} {weight.dtype}",
+            weight.shape == offsets.shape[:3] and weight.dtype == torch.float32 and weight.device == value.device,
+            lambda: (
+                f"weight is {tuple(offsets.shape[:3])} float32 on {value.device}, not {tuple(weight.shape)} "
+                f"{weight.dtype} on {weight.device}"
+            ),
         )
 
 
-def _matches_lie_inside(value: Tensor, offsets: Tensor, patch: Sequence[int]) -> None:
-    """Addresses are made of the offsets: those of another video must not pass."""
+def _check_values(value: Tensor, offsets: Tensor, patch: Sequence[int]) -> None:
+    torch._check(bool(value.isfinite().all()), lambda: "value is finite")
+    # Addresses are made of the offsets: those of another video must not pass.
     for axis in range(3):
         shape = [1, 1, 1]
         shape[axis] = -1
@@ -55,7 +67,7 @@ def _matches_lie_inside(value: Tensor, offsets: Tensor, patch: Sequence[int]) ->
 
 def _reference(value: Tensor, offsets: Tensor, patch: Sequence[int], mean: bool, weight: Tensor | None) -> Tensor:
     _check(value, offsets, patch, mean, weight)
-    _matches_lie_inside(value, offsets, patch)
+    _check_values(value, offsets, patch)
     count = offsets.shape[:3]
     axes = torch.meshgrid(*(torch.arange(n, device=value.device) for n in count), indexing="ij")
     match = torch.stack(axes, -1) + offsets
@@ -101,7 +113,7 @@ def _native(value: Tensor, offsets: Tensor, patch: Sequence[int], mean: bool, we
     if not use_native("vote", unsupported(value)):
         return _reference(value, offsets, patch, mean, weight)
     _check(value, offsets, patch, mean, weight)
-    _matches_lie_inside(value, offsets, patch)
+    _check_values(value, offsets, patch)
     size = [count + side - 1 for count, side in zip(offsets.shape[:3], patch, strict=True)]
     out = value.new_empty(*size, value.shape[3])
     call = [

@@ -1,0 +1,130 @@
+// Folding of matched patches: every pixel becomes the median, or the weighted mean, of what all patches over it
+// suggest.
+//
+// What CPU and device share, and the device's part, plain and scalar, which the tests compile for the host too. Static,
+// because this is compiled once for each instruction set. The mean is the same on all of them as long as no compiler
+// makes one instruction, which rounds once, of its products and sums: CMakeLists.txt forbids it.
+#pragma once
+#include <string.h>
+
+#include "patch_match.h"
+
+namespace sinfusion {
+
+// Arguments are checked in Python (sinfusion/ops/vote.py).
+struct Vote {
+  const void* value;  // (T, H, W, C): where the matches lie
+  int32_t height, width;
+  bool bf16;  // value and out, else fp32
+  int64_t channels;
+  Place patch;          // frames, rows and columns of a patch
+  Place count;          // places in the field
+  const Offset* field;  // every match lies inside `value`
+  bool mean;            // else median
+  const float* weight;  // one for each place, or null: all alike; for the mean
+  void* out;            // (count + patch - 1, C)
+};
+
+SINFUSION_HD static inline Place size_of(const Vote& a) {
+  return {a.count.t + a.patch.t - 1, a.count.y + a.patch.y - 1, a.count.x + a.patch.x - 1};
+}
+
+// Whole numbers in the order of the floats, and back.
+SINFUSION_HD static inline int32_t ordered(float value) {
+  int32_t bits;
+  memcpy(&bits, &value, 4);
+  return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+SINFUSION_HD static inline float from_ordered(int32_t value) {
+  const int32_t bits = value ^ ((value >> 31) & 0x7fffffff);
+  float result;
+  memcpy(&result, &bits, 4);
+  return result;
+}
+
+// The device's part: one thread a pixel and channel.
+
+SINFUSION_HD static inline float widened(float value) { return value; }
+SINFUSION_HD static inline float widened(uint16_t value) {  // of bf16
+  const uint32_t bits = uint32_t(value) << 16;
+  float result;
+  memcpy(&result, &bits, 4);
+  return result;
+}
+
+SINFUSION_HD static inline void put(float* to, float value) { *to = value; }
+SINFUSION_HD static inline void put(uint16_t* to, float value) {  // as bf16: nearest even; NaN stays NaN
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  *to = uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+// Calls visit(number of the patch, address of the suggested value) for all patches over a pixel of the output.
+template <class T, class Visit>
+SINFUSION_HD static inline void each_suggestion(const Vote& a, Place at, int64_t channel, const Visit& visit) {
+  const Place first = {at.t < a.count.t ? 0 : at.t - a.count.t + 1, at.y < a.count.y ? 0 : at.y - a.count.y + 1,
+                       at.x < a.count.x ? 0 : at.x - a.count.x + 1};
+  const Place end = {at.t < a.patch.t ? at.t + 1 : a.patch.t, at.y < a.patch.y ? at.y + 1 : a.patch.y,
+                     at.x < a.patch.x ? at.x + 1 : a.patch.x};
+  for (int32_t dt = first.t; dt < end.t; ++dt)
+    for (int32_t dy = first.y; dy < end.y; ++dy)
+      for (int32_t dx = first.x; dx < end.x; ++dx) {
+        const int64_t number = number_of({at.t - dt, at.y - dy, at.x - dx}, a.count);
+        const Offset o = a.field[number];
+        const int64_t pixel = (int64_t(at.t + o.t) * a.height + at.y + o.y) * a.width + at.x + o.x;
+        visit(number, static_cast<const T*>(a.value) + pixel * a.channels + channel);
+      }
+}
+
+// The lower median, by bisection on the order of floats as whole numbers: nothing is kept but the two ends, which every
+// look at the suggestions moves to two of their values.
+template <class T>
+SINFUSION_HD static inline float vote_median(const Vote& a, Place at, int64_t channel) {
+  int32_t low = 0x7fffffff, high = -0x7fffffff, count = 0;
+  each_suggestion<T>(a, at, channel, [&](int64_t, const T* value) {
+    const int32_t v = ordered(widened(*value));
+    low = v < low ? v : low;
+    high = v > high ? v : high;
+    ++count;
+  });
+  const int32_t needed = (count + 1) / 2;
+  while (low < high) {
+    const int32_t middle = (low & high) + ((low ^ high) >> 1);
+    int32_t below = 0, last_below = low, first_above = high;
+    each_suggestion<T>(a, at, channel, [&](int64_t, const T* value) {
+      const int32_t v = ordered(widened(*value));
+      if (v <= middle) {
+        ++below;
+        last_below = v > last_below ? v : last_below;
+      } else {
+        first_above = v < first_above ? v : first_above;
+      }
+    });
+    if (below >= needed)
+      high = last_below;
+    else
+      low = first_above;
+  }
+  return from_ordered(low);
+}
+
+template <class T>
+SINFUSION_HD static inline float vote_mean(const Vote& a, Place at, int64_t channel) {
+  float total = 0, weights = 0;
+  each_suggestion<T>(a, at, channel, [&](int64_t number, const T* value) {
+    const float weight = a.weight ? a.weight[number] : 1;
+    total += weight * widened(*value);
+    weights += weight;
+  });
+  return total / weights;
+}
+
+// `number` in the order of the output.
+template <class T>
+SINFUSION_HD static inline void vote_for(const Vote& a, int64_t number) {
+  const Place at = place_of(number / a.channels, size_of(a));
+  const int64_t channel = number % a.channels;
+  put(static_cast<T*>(a.out) + number, a.mean ? vote_mean<T>(a, at, channel) : vote_median<T>(a, at, channel));
+}
+
+}  // namespace sinfusion

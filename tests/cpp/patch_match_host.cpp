@@ -1,0 +1,50 @@
+// The device's patch_match on the host, for tests: one 'thread' after the other, in an order that no device would take,
+// because nothing may depend on it. Signature and arguments of csrc/cpu/bindings.cpp.
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "../../csrc/common/patch_match.h"
+
+using namespace sinfusion;
+
+namespace {
+
+template <class Thread>
+void launch(int64_t count, const Thread& thread) {
+  int64_t jump = 611953 % count + 1;
+  while (std::gcd(jump, count) != 1) ++jump;
+  int64_t number = count / 2;
+  for (int64_t i = 0; i < count; ++i, number = (number + jump) % count) thread(number);
+}
+
+}  // namespace
+
+extern "C" void patch_match(const int16_t* query, int64_t query_frames, int64_t query_height, int64_t query_width,
+                            const int16_t* key, int64_t key_frames, int64_t key_height, int64_t key_width,
+                            int64_t channels, int32_t patch_frames, int32_t patch_height, int32_t patch_width,
+                            const float* weight, int64_t steps, const int32_t* strides, uint64_t seed, bool started,
+                            Offset* field, Offset* other, float* distances) {
+  const PatchMatch a{{query, query_frames, query_height, query_width},
+                     {key, key_frames, key_height, key_width},
+                     channels,
+                     {patch_frames, patch_height, patch_width},
+                     weight,
+                     steps,
+                     strides,
+                     seed,
+                     started,
+                     field,
+                     other,
+                     distances};
+  const PatchMatchGrids grids = grids_of(a);
+  const int64_t count = int64_t(grids.query.t) * grids.query.y * grids.query.x;
+  launch(count, [&](int64_t number) { start_patch(a, grids, number); });
+  Offset *before = field, *after = other;
+  for (int64_t step = 0; step < steps; ++step) {
+    launch(count,
+           [&](int64_t number) { step_patch(a, grids, before, after, uint64_t(step + 1), strides[step], number); });
+    std::swap(before, after);
+  }
+  if (before != field) memcpy(field, before, count * sizeof(Offset));
+}

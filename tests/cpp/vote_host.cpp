@@ -1,0 +1,25 @@
+// The device's vote on the host, for tests: one 'thread' after the other. Signature and arguments of
+// csrc/cpu/bindings.cpp.
+#include "../../csrc/common/vote.h"
+
+using namespace sinfusion;
+
+extern "C" void vote(const void* value, int32_t height, int32_t width, bool bf16, int64_t channels,
+                     int32_t patch_frames, int32_t patch_height, int32_t patch_width, int32_t count_frames,
+                     int32_t count_height, int32_t count_width, const Offset* field, bool mean, const float* weight,
+                     void* out) {
+  const Vote a{value,
+               height,
+               width,
+               bf16,
+               channels,
+               {patch_frames, patch_height, patch_width},
+               {count_frames, count_height, count_width},
+               field,
+               mean,
+               weight,
+               out};
+  const Place size = size_of(a);
+  const int64_t count = int64_t(size.t) * size.y * size.x * channels;
+  for (int64_t number = count; number-- > 0;) bf16 ? vote_for<uint16_t>(a, number) : vote_for<float>(a, number);
+}
