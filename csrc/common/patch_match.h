@@ -1,6 +1,6 @@
 // One step of PatchMatch (Barnes et al. 2009) as a jump flood: every patch of the query looks, at once, at what its
-// neighbours `stride` away had found, and at random places around the best of that. What a step gives depends on the
-// field before it alone: not on the order of the patches, nor on threads or devices.
+// neighbours `stride` away had found, at random places beside that, and at two around the best of its own. What a step
+// gives depends on the field before it alone: not on the order of the patches, nor on threads or devices.
 //
 // For host and device. The distance between two patches is the caller's; that of the device, plain and scalar, is here
 // too, where the tests compile it for the host. All functions are static, because this is compiled once for each
@@ -22,8 +22,9 @@ struct Offset {
   int16_t t, y, x;
 };
 
-constexpr int32_t RANDOM_PLACES = 8;                 // a step, a multiple of 4
-constexpr int32_t FIRST_LEVEL = 3;                   // of random places: within an eighth of the key's size
+constexpr int32_t NEIGHBOURS = 6;
+constexpr int32_t RANDOM_PLACES = NEIGHBOURS + 2;   // a step, a multiple of 4
+constexpr int32_t NEAR_LEVEL = 3;                    // of random places: within an eighth of the key's size
 constexpr uint32_t PATCH_MATCH_STREAM = 0x50617463;  // "Patc"
 
 constexpr float INFINITE = __builtin_inff();
@@ -51,31 +52,29 @@ struct PatchMatch {
 struct PatchMatchGrids {
   Place query, key;  // how many places there are
   uint64_t seed;
-  int32_t reach_t[RANDOM_PLACES], reach_y[RANDOM_PLACES], reach_x[RANDOM_PLACES];  // of the random places
+  Place far, near;  // how far random places are from a patch's own best
 };
 
-// Random places are looked for within an eighth of the key's size, a sixteenth, ... and 1; then from an eighth again.
-SINFUSION_HD static inline PatchMatchGrids grids_of(Place query, Place key, uint64_t seed) {
-  PatchMatchGrids g{query, key, seed, {}, {}, {}};
+// In turn, from step to step: far is anywhere, within half, within a quarter of the key's size; near within an eighth, a
+// sixteenth, ... and 1.
+SINFUSION_HD static inline PatchMatchGrids grids_of(Place query, Place key, uint64_t seed, uint64_t step) {
   int32_t longest = key.x > key.y ? key.x : key.y, levels = 0;
   if (key.t > longest) longest = key.t;
-  while (longest >> (levels + FIRST_LEVEL) > 0) ++levels;
+  while (longest >> (levels + NEAR_LEVEL) > 0) ++levels;
   if (levels == 0) levels = 1;
-  for (int32_t i = 0; i < RANDOM_PLACES; ++i) {
-    const int32_t level = FIRST_LEVEL + i % levels;
-    g.reach_t[i] = key.t >> level > 1 ? key.t >> level : 1;
-    g.reach_y[i] = key.y >> level > 1 ? key.y >> level : 1;
-    g.reach_x[i] = key.x >> level > 1 ? key.x >> level : 1;
-  }
-  return g;
+  const auto within = [key](int32_t level) {
+    return Place{key.t >> level > 1 ? key.t >> level : 1, key.y >> level > 1 ? key.y >> level : 1,
+                 key.x >> level > 1 ? key.x >> level : 1};
+  };
+  return {query, key, seed, within(int32_t(step % NEAR_LEVEL)), within(NEAR_LEVEL + int32_t(step % uint64_t(levels)))};
 }
 
 SINFUSION_HD static inline Place places(const Volume& video, const Place& patch) {
   return {int32_t(video.frames - patch.t + 1), int32_t(video.height - patch.y + 1), int32_t(video.width - patch.x + 1)};
 }
 
-SINFUSION_HD static inline PatchMatchGrids grids_of(const PatchMatch& a) {
-  return grids_of(places(a.query, a.patch), places(a.key, a.patch), a.seed);
+SINFUSION_HD static inline PatchMatchGrids grids_of(const PatchMatch& a, uint64_t step) {
+  return grids_of(places(a.query, a.patch), places(a.key, a.patch), a.seed, step);
 }
 
 SINFUSION_HD static inline bool same(Place a, Place b) { return a.t == b.t && a.y == b.y && a.x == b.x; }
@@ -128,7 +127,7 @@ SINFUSION_HD static inline void patch_match_step(const PatchMatchGrids& g, const
                                                  Place& best, float& least) {
   if (least <= 0) return;
   int32_t t[RANDOM_PLACES], y[RANDOM_PLACES], x[RANDOM_PLACES], count = 0;  // of the places to be tried
-  static_assert(RANDOM_PLACES >= 6, "there are six neighbours");
+  Place beside[NEIGHBOURS];
   const auto improve = [&] {
     for (int32_t i = 0; i < count; ++i) {
       const Place key = {t[i], y[i], x[i]};
@@ -136,14 +135,16 @@ SINFUSION_HD static inline void patch_match_step(const PatchMatchGrids& g, const
       if (found < least) least = found, best = key;
     }
   };
+  const Place own = best;
   // All are gathered first: those threads of a GPU that have few of them then wait in one place only.
-  for (int32_t side = 0; side < 6; ++side) {
+  for (int32_t side = 0; side < NEIGHBOURS; ++side) {
     const int32_t axis = side / 2, move = side % 2 ? stride : -stride;
     const Place from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
-    if (from.t < 0 || from.t >= g.query.t || from.y < 0 || from.y >= g.query.y || from.x < 0 || from.x >= g.query.x)
-      continue;
-    const Place key = matched(q, before[number_of(from, g.query)], g.key);
-    bool known = same(key, best);
+    const bool there = from.t >= 0 && from.t < g.query.t && from.y >= 0 && from.y < g.query.y && from.x >= 0 &&
+                       from.x < g.query.x;
+    const Place key = there ? matched(q, before[number_of(from, g.query)], g.key) : own;
+    beside[side] = key;
+    bool known = same(key, own);
     for (int32_t i = 0; i < count; ++i) known = known || same(key, {t[i], y[i], x[i]});
     if (known) continue;
     t[count] = key.t, y[count] = key.y, x[count] = key.x;
@@ -151,9 +152,12 @@ SINFUSION_HD static inline void patch_match_step(const PatchMatchGrids& g, const
   }
   improve();
   for (count = 0; count < RANDOM_PLACES; ++count) {
-    t[count] = around(best.t, g.reach_t[count], g.key.t, words[count] >> 24, 8);
-    y[count] = around(best.y, g.reach_y[count], g.key.y, words[count] >> 12 & 0xfff, 12);
-    x[count] = around(best.x, g.reach_x[count], g.key.x, words[count] & 0xfff, 12);
+    const bool of_neighbour = count < NEIGHBOURS;
+    const Place centre = of_neighbour ? beside[count] : best;
+    const Place reach = of_neighbour ? Place{1, 1, 1} : count == NEIGHBOURS ? g.far : g.near;
+    t[count] = around(centre.t, reach.t, g.key.t, words[count] >> 24, 8);
+    y[count] = around(centre.y, reach.y, g.key.y, words[count] >> 12 & 0xfff, 12);
+    x[count] = around(centre.x, reach.x, g.key.x, words[count] & 0xfff, 12);
   }
   improve();
 }

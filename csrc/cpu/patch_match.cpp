@@ -87,19 +87,20 @@ class Words {
 void patch_match(const PatchMatch& a) {
   const Distance distance(a);
   const Place count = places(a.query, a.patch), key = places(a.key, a.patch);
-  const PatchMatchGrids grids = grids_of(a);
+  const PatchMatchGrids start = grids_of(a, 0);
   const int64_t rows = int64_t(count.t) * count.y;
 #pragma omp parallel for schedule(dynamic, 4)
   for (int64_t row = 0; row < rows; ++row)
     for (int32_t x = 0; x < count.x; ++x) {
       const Place q = {int32_t(row / count.y), int32_t(row % count.y), x};
       const int64_t number = row * count.x + x;
-      const Place k = a.started ? matched(q, a.field[number], key) : random_start(grids, number);
+      const Place k = a.started ? matched(q, a.field[number], key) : random_start(start, number);
       a.field[number] = offset_between(q, k);
       a.distances[number] = distance(q, k, INFINITE);
     }
   Offset *before = a.field, *after = a.other;
   for (int64_t step = 0; step < a.steps; ++step) {
+    const PatchMatchGrids grids = grids_of(a, uint64_t(step + 1));
 #pragma omp parallel for schedule(dynamic, 4)
     for (int64_t row = 0; row < rows; ++row) {
       Words words;

@@ -27,13 +27,14 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
 // Returns the error of a launch, 0 for none.
 int patch_match(const PatchMatch& a, void* cuda_stream) {
   const auto stream = static_cast<cudaStream_t>(cuda_stream);
-  const PatchMatchGrids grids = grids_of(a);
+  const PatchMatchGrids grids = grids_of(a, 0);
   const int64_t count = int64_t(grids.query.t) * grids.query.y * grids.query.x;  // below 2^31
   const unsigned blocks = unsigned((count + THREADS - 1) / THREADS);
   start_kernel<<<blocks, THREADS, 0, stream>>>(a, grids, count);
   Offset *before = a.field, *after = a.other;
   for (int64_t step = 0; step < a.steps; ++step) {
-    step_kernel<<<blocks, THREADS, 0, stream>>>(a, grids, count, before, after, uint64_t(step + 1), a.strides[step]);
+    const uint64_t number = uint64_t(step + 1);
+    step_kernel<<<blocks, THREADS, 0, stream>>>(a, grids_of(a, number), count, before, after, number, a.strides[step]);
     Offset* swapped = before;
     before = after, after = swapped;
   }

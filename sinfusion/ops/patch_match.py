@@ -1,7 +1,7 @@
 """The operator `patch_match`: for every space-time patch of one video, a nearest one of another (Barnes et al. 2009).
 
 A jump flood over whole numbers, so that the field is the same on every device: in each step all patches look at once at
-what their neighbours some `stride` away had found, and at random places around the best of that.
+what their neighbours some `stride` away had found, at random places beside that, and at two around their own best.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from .philox import uniform_bits
 
 STRIDES = (8, 4, 2, 1)  # of the steps of a round, as in VGPNN
 STREAM = 0x50617463  # of random numbers
-RANDOM_PLACES = 8  # a step
-FIRST_LEVEL = 3  # of random places: within an eighth of the key's size
+NEAR_LEVEL = 3  # of random places: within an eighth of the key's size
 
 _library = torch.library.Library("sinfusion", "FRAGMENT")
 _library.define(
@@ -126,7 +125,9 @@ def _whole(query: Tensor, key: Tensor, patch: Sequence[int], weight: Tensor | No
     def whole(video: Tensor) -> Tensor:
         # Not divided: on a GPU PyTorch divides by a number as it likes, and the field is to be the same everywhere.
         shifted = video.to(torch.promote_types(video.dtype, torch.float32)) - low
-        return (shifted * (1 / step)).round().clamp(0, most).to(torch.int16)
+        # The kernels read whole vectors: there are 64 bytes behind the end.
+        memory = video.new_zeros(video.numel() + 32, dtype=torch.int16)
+        return memory[: video.numel()].view(video.shape).copy_(shifted.mul_(1 / step).round_().clamp_(0, most))
 
     return whole(query), whole(key), step
 
@@ -181,18 +182,25 @@ def _reference(
         closer = found < least
         best, least = torch.where(closer[..., None], match, best), torch.where(closer, found, least)
 
-    levels = max(1, int(counts.max()).bit_length() - FIRST_LEVEL)
-    reaches = [(counts >> FIRST_LEVEL + i % levels).clamp(min=1) for i in range(RANDOM_PLACES)]
+    levels = max(1, int(counts.max()).bit_length() - NEAR_LEVEL)
     for step, stride in enumerate(strides, 1):
-        offsets = best - own
+        offsets, beside = best - own, []
         for axis in range(3):
             for move in (-stride, stride):
                 # Where there is no neighbour a patch looks at what it had itself, which changes nothing.
-                places_ = axes[axis] + move
-                there = (places_ >= 0) & (places_ < len(places_))
-                improve(inside(own + offsets.index_select(axis, torch.where(there, places_, axes[axis]))))
-        random = torch.cat([words(step * RANDOM_PLACES // 4 + part) for part in range(RANDOM_PLACES // 4)], -1)
-        for match in [around(best, reach, random[..., i]) for i, reach in enumerate(reaches)]:
+                neighbour = axes[axis] + move
+                there = (neighbour >= 0) & (neighbour < len(neighbour))
+                beside.append(inside(own + offsets.index_select(axis, torch.where(there, neighbour, axes[axis]))))
+        for match in beside:
+            improve(match)
+        near = NEAR_LEVEL + step % levels
+        reaches = [torch.ones_like(counts)] * len(beside)
+        reaches += [(counts >> level).clamp(min=1) for level in (step % NEAR_LEVEL, near)]
+        random = torch.cat((words(2 * step), words(2 * step + 1)), -1)
+        centres = (*beside, best, best)
+        for match in [
+            around(c, reach, random[..., i]) for i, (c, reach) in enumerate(zip(centres, reaches, strict=True))
+        ]:
             improve(match)
     return (best - own).to(torch.int16), least * unit**2
 
@@ -224,7 +232,7 @@ def _native(
         field.copy_(start)
     other, distances = torch.empty_like(field), torch.empty(shape, device=query.device)
     call = [
-        "patch_match", _readable_past_its_end(whole_query), *query.shape[:3], _readable_past_its_end(whole_key),
+        "patch_match", whole_query, *query.shape[:3], whole_key,
         *key.shape[:3], query.shape[3], *patch, None if weight is None else weight.contiguous(), len(strides),
         torch.tensor(strides, dtype=torch.int32), seed % 2**64, start is not None, field, other, distances,
     ]  # fmt: skip
@@ -236,13 +244,6 @@ def _native(
         if error:
             raise RuntimeError(f"CUDA error {error} in patch_match")
     return field, distances.mul_(unit**2)
-
-
-def _readable_past_its_end(video: Tensor) -> Tensor:
-    """A copy with 64 bytes behind it: the kernels read whole vectors."""
-    flat = video.new_zeros(video.numel() + 32)
-    flat[: video.numel()] = video.flatten()
-    return flat
 
 
 def _fake(

@@ -37,11 +37,12 @@ extern "C" void patch_match(const int16_t* query, int64_t query_frames, int64_t 
                      field,
                      other,
                      distances};
-  const PatchMatchGrids grids = grids_of(a);
-  const int64_t count = int64_t(grids.query.t) * grids.query.y * grids.query.x;
-  launch(count, [&](int64_t number) { start_patch(a, grids, number); });
+  const PatchMatchGrids start = grids_of(a, 0);
+  const int64_t count = int64_t(start.query.t) * start.query.y * start.query.x;
+  launch(count, [&](int64_t number) { start_patch(a, start, number); });
   Offset *before = field, *after = other;
   for (int64_t step = 0; step < steps; ++step) {
+    const PatchMatchGrids grids = grids_of(a, uint64_t(step + 1));
     launch(count,
            [&](int64_t number) { step_patch(a, grids, before, after, uint64_t(step + 1), strides[step], number); });
     std::swap(before, after);
