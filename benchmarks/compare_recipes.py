@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
 from machine import machine
 
 from sinfusion.cli import parse_size
-from sinfusion.crops import to_unit
+from sinfusion.evaluation import change, conditional_mean, high_frequency, mean_psnr
 from sinfusion.media import Clip, contact_sheet, read_video, write_image
 from sinfusion.recipe import TINY, Recipe
 from sinfusion.roles import PREDICTOR, PROJECTOR
@@ -83,54 +82,22 @@ def train(
     return run, seconds
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean over frames, uint8 scale."""
-    error = np.mean((a.astype(np.float64) - b) ** 2, axis=(1, 2, 3))
-    return float(np.mean(10 * np.log10(255**2 / error)))
-
-
-@torch.no_grad()
-def conditional_mean(run: Run, frames: np.ndarray) -> np.ndarray:
-    """(T - 1, H, W, 3) float: the expected next frame of each frame but the last, uint8 scale."""
-    denoiser = run.denoiser(PREDICTOR)
-    condition = to_unit(torch.from_numpy(frames[:-1]))
-    sigma = torch.full((len(condition),), run.recipe.level_top * denoiser.spreads[0])
-    if denoiser.parameterization != "preconditioned":
-        sigma = torch.full((len(condition),), float(denoiser.schedule.sigma[-1]))
-    noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(0))
-    start = condition if denoiser.parameterization == "preconditioned" else 0
-    clean = denoiser(start + sigma[:, None, None, None] * noise, sigma, condition, torch.ones(len(condition)).long())
-    return (clean.clamp(-1, 1).movedim(1, -1).numpy() + 1) * 127.5
-
-
-def change(frames: np.ndarray) -> float:
-    """Mean RMS difference of neighbouring frames, uint8 scale."""
-    difference = np.diff(frames.astype(np.float64), axis=0)
-    return float(np.sqrt((difference**2).mean((1, 2, 3))).mean())
-
-
-def high_frequency(frames: np.ndarray) -> float:
-    """RMS of each frame minus its 3x3 mean, uint8 scale."""
-    x = torch.from_numpy(frames.astype(np.float32)).movedim(-1, 1)
-    return float((x - torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)).square().mean().sqrt())
-
-
 def measure(run: Run, known: np.ndarray, held: np.ndarray, seed: int, sheet: Path | None) -> dict[str, float]:
     """Every figure of one trained run."""
     made = generate(run, 60, count=4, start=0, seed=seed)
     if sheet is not None:
         write_image(sheet, contact_sheet(made[0], columns=6), overwrite=True)
     figures = {
-        "mean_trained_db": psnr(conditional_mean(run, known), known[1:]),
-        "repeat_trained_db": psnr(known[:-1], known[1:]),
+        "mean_trained_db": mean_psnr(conditional_mean(run, known), known[1:]),
+        "repeat_trained_db": mean_psnr(known[:-1], known[1:]),
         "change": float(np.mean([change(video) for video in made])) / change(known),
         "change_last": float(np.mean([change(video[-15:]) for video in made])) / change(known),
-        "high_frequency": high_frequency(made.reshape(-1, *known.shape[1:])) / high_frequency(known),
-        "high_frequency_last": high_frequency(made[:, -15:].reshape(-1, *known.shape[1:])) / high_frequency(known),
+        "high_frequency": high_frequency(made) / high_frequency(known),
+        "high_frequency_last": high_frequency(made[:, -15:]) / high_frequency(known),
     }
     if len(held) > 1:
-        figures["mean_unseen_db"] = psnr(conditional_mean(run, held), held[1:])
-        figures["repeat_unseen_db"] = psnr(held[:-1], held[1:])
+        figures["mean_unseen_db"] = mean_psnr(conditional_mean(run, held), held[1:])
+        figures["repeat_unseen_db"] = mean_psnr(held[:-1], held[1:])
     return figures
 
 

@@ -18,6 +18,7 @@ if (Path(__file__).parent.parent / "kernels" / "__init__.py").exists():
     __path__.append(str(Path(__file__).parent.parent))
 
 if TYPE_CHECKING:
+    from .evaluation import evaluate
     from .image_tasks import edit
     from .media import read_image, read_video, write_video
     from .released import import_released
@@ -33,6 +34,7 @@ _HOMES = {
     "upsample": "rollout",
     "retarget": "rollout",
     "edit": "image_tasks",
+    "evaluate": "evaluation",
     "import_released": "released",
     "read_image": "media",
     "read_video": "media",
@@ -44,13 +46,14 @@ def __getattr__(name: str) -> Any:
     """Public names are imported at first use, so that `import sinfusion` stays instant."""
     if name in _HOMES:
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    if name in {"ops", "network", "media", "run", "recipe"}:
+    if name in {"ops", "network", "media", "run", "recipe", "metrics", "patches"}:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'sinfusion' has no attribute {name!r}")
 
 
 __all__ = [
     "edit",
+    "evaluate",
     "extrapolate",
     "generate",
     "import_released",

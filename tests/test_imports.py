@@ -18,7 +18,7 @@ ORDER = [
     {"trainer", "rollout", "image_tasks"},
     {"training", "scene"},
     {"patches", "metrics"},
-    {"info", "demo"},
+    {"info", "demo", "evaluation"},
     {"cli"},
     {"train", "__main__"},
 ]

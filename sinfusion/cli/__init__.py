@@ -17,6 +17,7 @@ from .. import __version__
 from ..errors import SinfusionError
 from .command import Command, Group
 from .demo import Demo
+from .evaluate import Evaluate
 from .importing import Import
 from .info import Info
 from .making import Edit, Extrapolate, Generate, Retarget, Upsample
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Command] | Group] = {
     "upsample": Upsample,
     "retarget": Retarget,
     "edit": Edit,
+    "evaluate": Evaluate,
     "patches": Group(
         "New videos and pictures from one in seconds, without training.",
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ class Patches(Command):
 
     def made(self, kind: str, count: int = 1) -> Made:
         """Where the results go."""
-        return Made(self, kind, Path("made") / (self.input.stem or "input"), {"input": self.input}, count)
+        name = Path(os.path.abspath(self.input)).stem  # "." and ".." too have one
+        return Made(self, kind, Path("made") / name, {"input": self.input}, count)
 
     def write(self, made: Made, results: np.ndarray, fps: float) -> None:
         """Write (count, T, H, W, 3) videos, or (count, H, W, 3) pictures."""

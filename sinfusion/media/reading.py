@@ -111,9 +111,10 @@ def read_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
 def read_masks(path: str | Path, size: tuple[int, int], count: int, which: slice = slice(None)) -> np.ndarray:
     """(count, H, W) bool as `read_mask`: of a picture for all, or of those frames of a video, `count` of them."""
     light = _light(read_media(path, max_side=None), path, size)
-    light = light if len(light) == 1 else light[which]
-    if len(light) not in (1, count):
-        raise SinfusionError(f"the mask {path} has {len(light)} frame(s); it needs {count}, or 1 for all.")
+    if len(light) > 1:
+        light = light[which]
+        if len(light) != count:
+            raise SinfusionError(f"the mask {path} has {len(light)} frame(s); it needs {count}, or is a picture.")
     return np.broadcast_to(light, (count, *size))
 
 

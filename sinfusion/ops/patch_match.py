@@ -31,11 +31,12 @@ def patch_match(
     query: Tensor,  # (T, H, W, C) floating, finite
     key: Tensor,  # (T', H', W', C)
     patch: Sequence[int] = (3, 7, 7),  # frames, rows, columns
-    rounds: int = 5,  # of steps with strides 8, 4, 2, 1
+    rounds: int = 5,  # of steps with these strides
     seed: int = 0,
     start: Tensor | None = None,  # offsets as returned, to begin with; None: random ones
     weight: Tensor | None = None,  # fp32, one above 0 for each place in the key: distances are multiplied by it;
     # infinite: never chosen
+    strides: Sequence[int] = STRIDES,
 ) -> tuple[Tensor, Tensor]:
     """Offsets (T - pt + 1, H - ph + 1, W - pw + 1, 3) int16 in frames, rows and columns: place of the match minus that
     of the query's patch; and the (weighted) sums of squared differences there, as fp32 without the last dimension.
@@ -45,7 +46,7 @@ def patch_match(
     RGB 1/2206 of it.
     """
     offsets, distances = torch.ops.sinfusion.patch_match(
-        query, key, list(patch), list(STRIDES) * rounds, seed, start, weight
+        query, key, list(patch), list(strides) * rounds, seed, start, weight
     )
     return offsets, distances
 

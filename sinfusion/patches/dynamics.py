@@ -13,6 +13,8 @@ from torch import Tensor
 from ..errors import SinfusionError
 
 LUMA = (0.299, 0.587, 0.114)
+DIS_LEAST = 16  # pixels each way: at half size a patch of DIS; below, OpenCV crashes
+RAFT_LEAST, RAFT_MULTIPLE = 128, 8
 
 
 def motion(frames: np.ndarray, raft: str | Path | None = None, device: torch.device | str = "cpu") -> np.ndarray:
@@ -23,7 +25,7 @@ def motion(frames: np.ndarray, raft: str | Path | None = None, device: torch.dev
     if len(frames) < 2:
         raise SinfusionError("a video of one frame has no motion; give one of at least 2 frames.")
     flow = _dis(frames) if raft is None else _raft(frames, Path(raft), device)
-    speed = np.linalg.norm(flow, axis=-1).astype(np.float32)
+    speed = np.linalg.norm(flow[:, : frames.shape[1], : frames.shape[2]], axis=-1).astype(np.float32)
     return np.concatenate((speed, speed[-1:]))
 
 
@@ -34,7 +36,7 @@ def _dis(frames: np.ndarray) -> np.ndarray:
         raise SinfusionError(
             "optical flow needs OpenCV: pip install 'sinfusion[flow]', or give weights of RAFT (--raft FILE)."
         ) from error
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in _padded(frames, DIS_LEAST)]
     estimate: Any = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # its pool of threads would stand beside ours
@@ -57,16 +59,20 @@ def _raft(frames: np.ndarray, weights: Path, device: torch.device | str) -> np.n
     except Exception as error:  # torch lets out several kinds, for other files and for other networks
         raise SinfusionError(f"{weights} does not hold the weights of torchvision's raft_large.") from error
     network.to(device).eval()
-    height, width = (-(-side // 8) * 8 for side in frames.shape[1:3])  # RAFT wants multiples of 8, at least 128
-    height, width = max(128, height), max(128, width)
-    padding = ((0, 0), (0, height - frames.shape[1]), (0, width - frames.shape[2]), (0, 0))
-    video = torch.from_numpy(np.pad(frames, padding, mode="edge")).movedim(-1, 1).float() / 127.5 - 1
+    padded = torch.from_numpy(_padded(frames, RAFT_LEAST, RAFT_MULTIPLE))
+    video = padded.movedim(-1, 1).float() / 127.5 - 1
     flows = []
     with torch.inference_mode():
         for a, b in pairwise(video):
             flow = network(a[None].to(device), b[None].to(device))[-1][0]
-            flows.append(flow.movedim(0, -1)[: frames.shape[1], : frames.shape[2]].cpu().numpy())
+            flows.append(flow.movedim(0, -1).cpu().numpy())
     return np.stack(flows)
+
+
+def _padded(frames: np.ndarray, least: int, multiple: int = 1) -> np.ndarray:
+    """Frames whose last rows and columns are repeated until each side is a multiple, and not below `least`."""
+    down, right = (max(least, -(-side // multiple) * multiple) - side for side in frames.shape[1:3])
+    return np.pad(frames, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge")
 
 
 def brightness(frames: np.ndarray) -> np.ndarray:

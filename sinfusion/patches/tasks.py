@@ -33,6 +33,9 @@ ANALOGY_PASSES = 2
 INPAINT_PASSES = 10  # of the coarsest level, which begins with a smooth filling
 EDGE = 0.25  # a difference of colours, black and white being 2 apart on each channel, that is an edge of its own
 WHOLE = 0.1  # share of patches that a hole must leave whole on the coarsest level
+MOST_NOISE = 1000.0  # far above what leaves anything of the original
+MOST_SCALE = 100.0
+MOST_SIDE, MOST_PIXELS = 2**15 - 1, 2**31 - 1  # offsets are int16, counts of pixels int32
 NOISE_STREAM = 0x7661726E  # "varn"
 
 
@@ -54,18 +57,19 @@ def generate(
     told: called with shares of the whole as they are done.
     """
     source = _source(video)
-    shape = _target(source, math.ceil(SHORTER * len(source)) if frames is None else frames, size, scale)
+    shorter = max(_patch(source)[0], math.ceil(SHORTER * len(source)))
+    shape = _target(source, shorter if frames is None else frames, size, scale)
     if count < 1:
         raise SinfusionError(f"count must be at least 1, not {count}.")
-    if not 0 <= noise < math.inf:
-        raise SinfusionError(f"noise must be at least 0, not {noise}.")
+    if not 0 <= noise <= MOST_NOISE:
+        raise SinfusionError(f"noise must be from 0 to {MOST_NOISE:g}, not {noise}.")
     original, effort = _tensor(source, device), Effort(_patch(source))
     scales = level_scales(_shape(source), FACTORS, COARSEST)
     shapes, level_at = _levels(original, shape, scales, effort.patch)
     made = []
     for number in range(count):
         first = resized(original, shapes[0])
-        first += noise * ops.normal([seed + number], NOISE_STREAM, 0, first.shape[1:], device)
+        first = first + noise * ops.normal([seed + number], NOISE_STREAM, 0, first.shape[1:], device)
         sample = coarse_to_fine(shapes, level_at, first, effort, seed + number, lambda share: told(share / count))
         made.append(_pictures(sample))
     return _like(video, np.stack(made))
@@ -115,7 +119,6 @@ def analogy(
     guides = [dynamics.stepped(values, STEPS)[..., None].to(device) for values in (of_content, of_style)]
     frames = min(ANALOGY_PATCH[0], len(laid), len(source))
     effort = Effort((frames, *ANALOGY_PATCH[1:]), ANALOGY_PASSES, completeness=1.0)
-    _check_size(source, effort.patch)
     scales = level_scales(_shape(laid), ANALOGY_FACTORS, ANALOGY_COARSEST)
     shapes, plain_level_at = _levels(_tensor(source, device), _shape(laid), scales, effort.patch)
 
@@ -237,7 +240,7 @@ def _source(video: Frames) -> Frames:
         raise SinfusionError(
             f"a video is (T, H, W, 3) uint8 and a picture (H, W, 3), not {np.shape(video)} {source.dtype}."
         )
-    _check_size(source, _patch(source))
+    _check_size("the input is", _shape(source), _patch(source))
     return source
 
 
@@ -245,28 +248,25 @@ def _patch(source: Frames) -> Shape:
     return min(Effort.patch[0], len(source)), *Effort.patch[1:]
 
 
-def _check_size(source: Frames, patch: Shape) -> None:
-    if min(source.shape[1:3]) < patch[1] or len(source) < patch[0]:
-        raise SinfusionError(
-            f"{len(source)} frame(s) of {source.shape[2]}x{source.shape[1]} are smaller than a patch, "
-            f"{patch[0]} frame(s) of {patch[2]}x{patch[1]}."
-        )
+def _check_size(subject: str, shape: Shape, patch: Shape) -> None:
+    frames, height, width = shape
+    words = f"{subject} {frames} frame(s) of {width}x{height}"
+    if frames < patch[0] or min(height, width) < patch[1]:
+        raise SinfusionError(f"{words}; at least {patch[0]} frame(s) of {patch[2]}x{patch[1]}, a patch, are needed.")
+    if max(shape) > MOST_SIDE or math.prod(shape) > MOST_PIXELS:
+        raise SinfusionError(f"{words}; at most {MOST_SIDE} each way and {MOST_PIXELS} pixels in all are possible.")
 
 
 def _target(source: Frames, frames: int, size: tuple[int, int] | None, scale: float) -> Shape:
     """The shape to make; SinfusionError if it is none."""
     if size is not None and scale != 1:
         raise SinfusionError("size and scale both say how large; give one of them.")
-    if not 0 < scale <= 100:
-        raise SinfusionError(f"scale must be above 0, not {scale}.")
-    height, width = size or (max(1, round(scale * side)) for side in source.shape[1:3])
-    patch = _patch(source)
+    if not 0 < scale <= MOST_SCALE:
+        raise SinfusionError(f"scale must be above 0 and at most {MOST_SCALE:g}, not {scale}.")
     if len(source) == 1 and frames != 1:
         raise SinfusionError("a picture has no length; leave frames out.")
-    if frames < patch[0]:
-        raise SinfusionError(f"frames must be at least {patch[0]}, not {frames}.")
-    if min(height, width) < patch[1] or max(height, width, frames) >= 2**15:
-        raise SinfusionError(f"a size is from {patch[2]}x{patch[1]} to 32767x32767, not {width}x{height}.")
+    height, width = size or (max(1, round(scale * side)) for side in source.shape[1:3])
+    _check_size("what is asked for is", (frames, height, width), _patch(source))
     return frames, height, width
 
 
@@ -275,7 +275,7 @@ def _shape(video: Frames | Tensor) -> Shape:
 
 
 def _tensor(frames: Frames, device: torch.device | str) -> Tensor:
-    return torch.tensor(frames, device=device).float() / 127.5 - 1
+    return torch.tensor(np.ascontiguousarray(frames), device=device).float() / 127.5 - 1
 
 
 def _pictures(video: Tensor) -> Frames:

@@ -1,0 +1,185 @@
+"""The engine: levels from coarse to fine, passes, weights, what is known and what must appear."""
+
+import pytest
+import torch
+
+from sinfusion import ops
+from sinfusion.patches.engine import HUGE, LARGE, Effort, Level, coarse_to_fine
+from sinfusion.patches.pyramid import resized
+
+PATCH = (3, 7, 7)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def original(texture):
+    """(7, 20, 30, 3) in [-1, 1]."""
+    return torch.from_numpy(texture(7, (20, 30)).copy()).float() / 127.5 - 1
+
+
+def distance(a, b):
+    """Mean over patches of `a` to their nearest in `b`."""
+    return ops.patch_match(a, b, PATCH if len(a) > 1 else (1, 7, 7), rounds=8)[1].mean().item()
+
+
+def two_levels(original):
+    shapes = [(5, 14, 21), (7, 20, 30)]
+    return shapes, lambda n: Level(resized(original, shapes[n]), shapes[n])
+
+
+# Effort --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_level_gets_all_passes_a_large_one_a_single_one_a_huge_one_smaller_patches_too():
+    effort = Effort(passes=4, coarsest_passes=2)
+    for pixels, patch, passes in (
+        (100 * 100 * 100, (3, 7, 7), 4),
+        (LARGE, (3, 7, 7), 4),
+        (LARGE + 1, (3, 7, 7), 1),
+        (HUGE, (3, 7, 7), 1),
+        (HUGE + 1, (3, 5, 5), 1),
+    ):
+        assert effort.of((1, 1, pixels), coarsest=False) == (patch, passes)
+    assert effort.of((10, 10, 10), coarsest=True) == ((3, 7, 7), 2)
+
+
+def test_patches_that_are_small_already_stay_as_they_are_on_huge_levels():
+    assert Effort((1, 3, 5)).of((1, 1, HUGE + 1), False)[0] == (1, 3, 5)
+
+
+def test_as_many_searches_are_made_as_the_effort_says(original, monkeypatch):
+    rounds = []
+
+    def counted(query, key, patch, number, *rest):
+        rounds.append((number, tuple(query.shape[:3])))
+        return search(query, key, patch, number, *rest)
+
+    search = ops.patch_match
+    monkeypatch.setattr(ops, "patch_match", counted)
+    shapes, level_at = two_levels(original)
+    first = resized(original, shapes[0])
+    coarse_to_fine(shapes, level_at, first, Effort(passes=3, coarsest_passes=2, first_rounds=6, rounds=1))
+    assert rounds == [(6, shapes[0]), (1, shapes[0])] + [(1, shapes[1])] * 3
+
+
+# What is made --------------------------------------------------------------------------------------------------------
+
+
+def test_a_query_that_is_the_original_gives_the_original(original):
+    shapes, level_at = two_levels(original)
+    made = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), Effort())
+    assert (made - original).abs().mean() < 0.01
+
+
+def test_what_is_made_has_the_last_shape_and_only_colours_of_the_original(original):
+    shapes = [(5, 20, 15), (9, 26, 20)]
+    noise = torch.randn(*shapes[0], 3)
+    made = coarse_to_fine(shapes, lambda n: Level(original, shapes[n]), noise, Effort(passes=2))
+    assert made.shape == (9, 26, 20, 3)
+    for channel in range(3):
+        assert torch.isin(made[..., channel], original[..., channel]).all()
+    shuffled = original.flatten(0, 2)[torch.randperm(7 * 20 * 30)].view_as(original)
+    assert distance(made, original) < 0.2 * distance(shuffled, original)
+
+
+def test_the_same_seed_gives_the_same_to_the_bit_and_another_one_does_not(original):
+    shapes, level_at = two_levels(original)
+    first = torch.randn(*shapes[0], 3)
+    one, again, other = (coarse_to_fine(shapes, level_at, first, Effort(first_rounds=1), seed) for seed in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_the_original_and_the_query_are_left_as_they_are(original):
+    before, first = original.clone(), torch.randn(7, 20, 30, 3)
+    query = first.clone()
+    coarse_to_fine([(7, 20, 30)], lambda _: Level(original, (7, 20, 30)), first, Effort())
+    assert torch.equal(original, before) and torch.equal(first, query)
+
+
+def test_shares_are_told_after_each_pass_in_proportion_to_its_pixels(original):
+    told = []
+    shapes, level_at = two_levels(original)
+    coarse_to_fine(
+        shapes, level_at, resized(original, shapes[0]), Effort(passes=3, coarsest_passes=2), told=told.append
+    )
+    coarse, fine = 5 * 14 * 21, 7 * 20 * 30
+    whole = 2 * coarse + 3 * fine
+    assert told == pytest.approx([coarse / whole] * 2 + [fine / whole] * 3)
+
+
+# Guides --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["with a query", "guides alone"])
+def test_guides_say_which_part_of_the_original_goes_where(begun):
+    value = 0.3 * torch.rand(1, 20, 32, 3) - 0.15
+    value[:, :, 16:, 0] += 0.8
+    of_original = torch.zeros(1, 20, 32, 1)
+    of_original[:, :, 16:] = 1
+    wanted = torch.zeros(1, 24, 24, 1)
+    wanted[:, 12:] = 1
+    first = torch.zeros(1, 24, 24, 3) if begun else None
+    level = Level(value, (1, 24, 24), (wanted, of_original))
+    made = coarse_to_fine([(1, 24, 24)], lambda _: level, first, Effort((1, 5, 5)))
+    assert made[:, :10, :, 0].max() < 0.2 and made[:, 14:, :, 0].min() > 0.5
+
+
+# Weights and what is known -------------------------------------------------------------------------------------------
+
+
+def test_patches_with_an_infinite_pixel_are_never_used(original):
+    value = original.clone()
+    value[2:5, 5:12, 8:20] = 1.5  # brighter than all else
+    shape = (7, 20, 30)
+    weight = torch.where(value[..., 0] == 1.5, torch.inf, 1.0)
+    free = coarse_to_fine([shape], lambda _: Level(value, shape), value, Effort())
+    kept = coarse_to_fine([shape], lambda _: Level(value, shape, None, weight), value, Effort())
+    assert free.max() == 1.5 and kept.max() <= 1
+    elsewhere = (value[..., 0] < 1.5)[..., None]
+    assert ((kept - value) * elsewhere).abs().mean() < 0.1
+
+
+def test_they_are_not_used_where_completeness_weighs_too(original):
+    value = original.clone()
+    value[2:5, 5:12, 8:20] = 1.5
+    shape = (7, 20, 30)
+    weight = torch.where(value[..., 0] == 1.5, torch.inf, 1.0)
+    made = coarse_to_fine(
+        [shape], lambda _: Level(value, shape, None, weight), value, Effort(passes=2, completeness=0.1)
+    )
+    assert made.max() <= 1
+
+
+def test_what_is_known_stays_on_every_level(original):
+    shapes, level_at = two_levels(original)
+    new = torch.zeros(7, 20, 30, dtype=torch.bool)
+    new[:, 5:15, 10:20] = True
+
+    def level(n):
+        here = resized(new[..., None].float(), shapes[n])[..., 0] > 0.01
+        return Level(level_at(n).value, shapes[n], None, None, (here, torch.full((*shapes[n], 3), 9.0 + n)))
+
+    made = coarse_to_fine(shapes, level, torch.zeros(*shapes[0], 3), Effort())
+    assert (made[~new] == 10).all() and made[new].max() <= 1
+
+
+def test_completeness_makes_all_of_the_original_appear():
+    value = 0.2 * torch.randn(1, 24, 60, 3).clamp(-2, 2)
+    value[:, :, 30:, 0] += 0.5
+    shape = (1, 24, 60)
+    first = torch.cat((value[:, :, :30], value[:, :, :30].flip(2)), 2)  # only the left half, twice
+    plain, complete = (
+        coarse_to_fine(
+            [shape],
+            lambda _: Level(value, shape),
+            first,
+            Effort((1, 7, 7), coarsest_passes=6, completeness=completeness),
+        )
+        for completeness in (None, 0.01)
+    )
+    assert distance(value, complete) < 0.4 * distance(value, plain)
+    assert distance(complete, value) < 2 * distance(plain, value)  # and nothing else appears

@@ -1,0 +1,469 @@
+"""Generating, retargeting, analogies and inpainting by patches: what is made, of what, and what is refused."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sinfusion import patches
+from sinfusion.errors import SinfusionError
+from sinfusion.metrics import nnf, nnfdist, psnr
+from sinfusion.patches import dynamics, tasks
+
+RED, BLUE = np.array([1, 0.3, 0.1]), np.array([0.1, 0.3, 1])
+
+
+@pytest.fixture(scope="session")
+def fine(texture):
+    """A texture with more in it: fine(frames, size, step, seed)."""
+
+    def make(frames=13, size=(24, 40), step=1, seed=0):
+        large = texture(frames, (2 * size[0], 2 * size[1]), 2 * step, seed)
+        return np.ascontiguousarray(large[:, ::2, ::2])
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def video(fine):
+    return fine()
+
+
+@pytest.fixture(scope="module")
+def made(video):
+    """Two new videos."""
+    return patches.generate(video, count=2, seed=3)
+
+
+def difference(a, b):
+    return np.abs(a.astype(int) - b).mean()
+
+
+def error(a, b):
+    """Of the patches of `a`, to those of `b`."""
+    return nnfdist(nnf(a, b)[1])
+
+
+def within(made, original):
+    """Whether each channel of `made` stays between the darkest and the brightest of the original."""
+    axes = tuple(range(original.ndim - 1))
+    over = tuple(range(made.ndim - 1))
+    return (made.min(over) >= original.min(axes)).all() and (made.max(over) <= original.max(axes)).all()
+
+
+def redness(part):
+    """Share of pixels that are more red than blue."""
+    return (part[..., 0] > part[..., 2]).mean()
+
+
+def sentence(call, *given, **named):
+    """What the SinfusionError says."""
+    with pytest.raises(SinfusionError) as raised:
+        call(*given, **named)
+    said = str(raised.value)
+    assert 15 < len(said) < 250 and said.endswith(".") and "\n" not in said
+    return said
+
+
+# New ones ------------------------------------------------------------------------------------------------------------
+
+
+def test_new_videos_are_half_as_long_and_as_many_as_asked_for(made):
+    assert made.shape == (2, 7, 24, 40, 3) and made.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "wanted, shape",
+    [
+        ({"frames": 5}, (5, 24, 40)),
+        ({"frames": 15, "size": (10, 33)}, (15, 10, 33)),
+        ({"scale": 0.5}, (7, 12, 20)),
+        ({"frames": 3, "scale": 1.3}, (3, 31, 52)),
+        ({"size": (7, 7)}, (7, 7, 7)),
+    ],
+)
+def test_new_videos_have_the_length_and_size_that_is_asked_for(video, wanted, shape):
+    made = patches.generate(video, **wanted)
+    assert made.shape == (1, *shape, 3) and within(made, video)
+
+
+@pytest.mark.parametrize("length, shortest", [(1, 1), (2, 2), (3, 3), (4, 3), (8, 4)])
+def test_the_half_of_a_short_video_is_not_shorter_than_a_patch(video, length, shortest):
+    assert patches.generate(video[:length]).shape == (1, shortest, 24, 40, 3)
+
+
+def test_a_sample_is_the_same_however_many_there_are_and_made_from_its_own_seed(video, made):
+    assert np.array_equal(patches.generate(video, seed=3)[0], made[0])
+    assert np.array_equal(patches.generate(video, seed=4)[0], made[1])
+
+
+def test_samples_of_a_video_too_small_for_two_levels_have_seeds_of_their_own_too(fine):
+    tiny = fine(3, (15, 20))
+    both = patches.generate(tiny, frames=3, count=2, noise=1)
+    assert np.array_equal(both[1], patches.generate(tiny, frames=3, seed=1, noise=1)[0])
+    assert within(both, tiny) and error(both[0], tiny) < 2
+
+
+def test_the_number_of_threads_does_not_matter(video, made):
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert np.array_equal(patches.generate(video, seed=3)[0], made[0])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_other_seeds_give_visibly_other_videos(made):
+    assert difference(*made) > 15
+
+
+def test_without_noise_the_input_comes_back_and_with_it_something_else(video):
+    still, moved = (patches.generate(video, frames=13, noise=noise)[0] for noise in (0, 5))
+    assert psnr(still, video) > 40 and difference(moved, video) > 15
+
+
+def test_every_colour_comes_from_the_input(video, made):
+    for channel in range(3):
+        assert np.isin(made[..., channel], video[..., channel]).all()
+
+
+def test_new_videos_look_like_the_input_and_move_as_fast(video, made, fine):
+    other = fine(7, seed=1)
+    for sample in made:
+        assert error(sample, video) < 0.5 * error(other, video)
+        assert np.median(dynamics.motion(sample)) == pytest.approx(1, abs=0.1)
+
+
+def test_new_pictures_are_made_of_a_picture(video):
+    picture = video[0]
+    made = patches.generate(picture, count=3)
+    assert made.shape == (3, 24, 40, 3) and made.dtype == np.uint8 and within(made, picture)
+    assert min(difference(made[a], made[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 10
+    assert patches.generate(picture, scale=0.5).shape == (1, 12, 20, 3)
+
+
+def test_a_video_of_one_frame_is_no_picture_but_made_of_the_same(video):
+    assert np.array_equal(patches.generate(video[:1])[:, 0], patches.generate(video[0]))
+
+
+# Other sizes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(24, 64), (40, 40)])
+def test_a_texture_keeps_its_scale_at_another_size(video, size):
+    made = patches.retarget(video[:7], size)
+    stretched = np.stack([Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC) for frame in video[:7]])
+    assert made.shape == stretched.shape == (7, *size, 3) and made.dtype == np.uint8
+    assert within(made, video) and error(made, video) < 0.75 * error(stretched, video)
+
+
+def test_a_picture_keeps_its_scale_too(video):
+    picture, size = video[0], (24, 80)
+    made = patches.retarget(picture, size)
+    stretched = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC))
+    assert made.shape == stretched.shape and error(made, picture) < 0.75 * error(stretched, picture)
+
+
+@pytest.mark.parametrize("frames", [7, 20])
+def test_motions_keep_their_speed_at_another_length(video, frames):
+    made = patches.retarget(video, frames=frames)
+    assert made.shape == (frames, 24, 40, 3)
+    assert np.median(dynamics.motion(made)) == pytest.approx(1, abs=0.1)
+
+
+def test_what_is_to_stay_as_it_is_stays(video):
+    assert psnr(patches.retarget(video), video) > 40
+    assert psnr(patches.retarget(video[0], (24, 40)), video[0]) > 40
+
+
+def test_things_stay_where_they_are_relative_to_the_frame(fine):
+    picture = (fine(1, (24, 48), seed=4)[0] * np.where(np.arange(48)[:, None] < 24, RED, BLUE)).astype(np.uint8)
+    made = patches.retarget(picture, (24, 80))
+    assert redness(made[:, :34]) > 0.95 and redness(made[:, 46:]) < 0.05
+
+
+def test_retargeting_is_a_function_of_its_seed(video):
+    one, again, other = (patches.retarget(video[0], (30, 60), seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+# Analogies -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def halves(fine):
+    """A video (9, 32, 48, 3): one half, the upper or the left one, moves, the other is still; each in a colour."""
+
+    def make(moving, still, upper, seed=0):
+        where = np.zeros((32, 48, 1), bool)
+        where[(slice(16),) if upper else (slice(None), slice(24))] = True
+        return np.where(where, fine(9, (32, 48), 2, seed) * moving, fine(1, (32, 48), 1, seed + 1) * still).astype(
+            np.uint8
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def lava(halves):
+    return halves(RED, BLUE, upper=True, seed=5)
+
+
+def test_an_analogy_has_the_shape_of_the_content_and_colours_of_the_style(video, lava):
+    made = patches.analogy(video, lava)
+    assert made.shape == video.shape and made.dtype == np.uint8
+    for channel in range(3):
+        assert np.isin(made[..., channel], lava[..., channel]).all()
+    assert error(made, lava) < 0.3 * error(video, lava)
+
+
+def test_what_moves_in_the_content_gets_what_moves_in_the_style(halves, lava):
+    made = patches.analogy(halves(np.ones(3), np.ones(3), upper=False), lava)
+    assert redness(made[:, :, :22]) > 0.8 and redness(made[:, :, 26:]) < 0.2
+
+
+def test_a_sketch_is_bright_where_there_is_to_be_motion(lava):
+    sketch = np.zeros((9, 32, 48, 3), np.uint8)
+    sketch[:, :, 24:] = 255
+    made = patches.analogy(sketch, lava, sketch=True)
+    assert redness(made[:, :, :22]) < 0.3 and redness(made[:, :, 26:]) > 0.8
+
+
+def test_pictures_are_compared_by_brightness(fine):
+    content, style = np.zeros((32, 48, 3), np.uint8), fine(1, (32, 48))[0] // 3
+    content[:, :24] = 200
+    style[:16] += 150
+    style = (style * np.where(np.arange(32)[:, None, None] < 16, RED, BLUE)).astype(np.uint8)
+    made = patches.analogy(content, style)
+    assert made.shape == content.shape and within(made, style)
+    assert redness(made[:, :22]) > 0.85 and redness(made[:, 26:]) < 0.15
+
+
+@pytest.mark.parametrize(
+    "content, style", [((2, 24, 40), (9, 7, 7)), ((5, 7, 7), (2, 30, 20)), ((3, 9, 60), (4, 60, 9))]
+)
+def test_content_and_style_may_be_small_and_of_other_shapes(texture, content, style):
+    made = patches.analogy(texture(content[0], content[1:]), texture(style[0], style[1:]))
+    assert made.shape == (*content, 3)
+
+
+def test_an_analogy_is_the_same_for_a_seed(video, lava):
+    one, again, other = (patches.analogy(video[:4], lava, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_an_analogy_of_a_video_and_a_picture_is_refused(video):
+    for content, style in ((video, video[0]), (video[0], video), (video[:1], video), (video, video[:1])):
+        for sketch in (False, True):
+            assert "not one of each" in sentence(patches.analogy, content, style, sketch)
+
+
+def test_videos_need_opencv_and_pictures_do_not(video, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert "pip install 'sinfusion[flow]'" in sentence(patches.analogy, video, video)
+    assert patches.analogy(video[0], video[1]).shape == (24, 40, 3)
+
+
+def test_a_file_of_weights_that_is_none_is_refused_before_any_work(video, tmp_path):
+    pytest.importorskip("torchvision")
+    (tmp_path / "raft.pth").write_text("no weights")
+    told = []
+    said = sentence(patches.analogy, video, video, raft=tmp_path / "raft.pth", told=told.append)
+    assert "raft.pth does not hold the weights of torchvision's raft_large" in said and not told
+
+
+def test_raft_without_torchvision_is_refused(video, tmp_path, monkeypatch):
+    for name in ("torchvision", "torchvision.models", "torchvision.models.optical_flow"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert "pip install torchvision" in sentence(patches.analogy, video, video, raft=tmp_path / "raft.pth")
+
+
+# Inpainting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hole():
+    mask = np.zeros((24, 40), bool)
+    mask[8:16, 14:26] = True
+    return mask
+
+
+@pytest.fixture(scope="module")
+def waves():
+    """(13, 24, 40, 3): waves of 8 pixels along rows, moving one pixel a frame, and along columns."""
+    t, y, x = np.meshgrid(np.arange(13), np.arange(24), np.arange(40), indexing="ij")
+    along, across = np.sin((x + t) * np.pi / 4), np.sin(y * np.pi / 4)
+    return (127 + 100 * np.stack((along, across, -along), -1)).astype(np.uint8)
+
+
+def smoothly_filled(video, mask):
+    filled = tasks._filled(tasks._tensor(video, "cpu"), torch.from_numpy(np.broadcast_to(mask, video.shape[:3]).copy()))
+    return tasks._pictures(filled)
+
+
+def test_what_is_not_masked_stays_to_the_bit(video, hole):
+    before = video.copy()
+    made = patches.inpaint(video, hole)
+    assert made.shape == video.shape and made.dtype == np.uint8
+    assert np.array_equal(made[:, ~hole], video[:, ~hole]) and np.array_equal(video, before)
+
+
+def test_what_is_under_the_mask_does_not_matter(video, hole):
+    other = video.copy()
+    other[:, hole] = (255, 0, 255)
+    assert np.array_equal(patches.inpaint(video, hole), patches.inpaint(other, hole))
+
+
+@pytest.mark.parametrize("length", [1, 13])
+def test_a_hole_in_a_regular_texture_is_filled_as_it_was(waves, hole, length):
+    part, bounds = waves[:length], (slice(None), slice(8, 16), slice(14, 26))
+    made = patches.inpaint(part, hole)
+    assert psnr(made[bounds], part[bounds]) > psnr(smoothly_filled(part, hole)[bounds], part[bounds]) + 10
+
+
+def test_a_picture_is_filled_as_a_video_of_one_frame(waves, hole):
+    made = patches.inpaint(waves[0], hole)
+    assert made.shape == (24, 40, 3) and np.array_equal(made, patches.inpaint(waves[:1], hole[None])[0])
+
+
+def test_a_mask_for_all_frames_is_that_mask_for_each(video, hole):
+    assert np.array_equal(patches.inpaint(video, hole), patches.inpaint(video, np.repeat(hole[None], 13, 0)))
+
+
+def test_a_still_background_is_found_in_the_frames_that_show_it(fine):
+    background = np.repeat(fine(1), 13, 0)
+    video, mask = background.copy(), np.zeros((13, 24, 40), bool)
+    for t in range(13):
+        mask[t, 8:16, 2 * t : 2 * t + 8] = True
+    video[mask] = (255, 0, 0)
+    made = patches.inpaint(video, mask)
+    assert difference(made[mask], background[mask]) < 0.6 * difference(
+        smoothly_filled(video, mask)[mask], background[mask]
+    )
+
+
+def test_hints_decide_which_of_two_textures_fills_the_hole():
+    rng = np.random.default_rng(0)
+    red, blue = (np.array(c) + rng.integers(-40, 40, (20, 24, 1)) for c in ((200, 60, 60), (60, 60, 200)))
+    picture, mask = np.concatenate((red, blue), 1).astype(np.uint8), np.zeros((20, 48), bool)
+    mask[:, 16:32] = True
+    for colour, least, most in (((200, 60, 60), 0.9, 1), ((60, 60, 200), 0, 0.1)):
+        picture[mask] = colour
+        made = patches.inpaint(picture, mask, hints=True)
+        assert least <= redness(made[mask]) <= most
+        assert made[mask][:, 1].std() > 15  # a texture, not the even colour of the hint
+    assert 0.3 < redness(patches.inpaint(picture, mask)[mask]) < 0.7
+
+
+def test_a_hole_may_reach_the_border_and_span_whole_frames(video):
+    for where in ((slice(None), slice(0, 9), slice(0, 12)), (slice(4, 8),), (5, 23, 39)):
+        mask = np.zeros((13, 24, 40), bool)
+        mask[where] = True
+        made = patches.inpaint(video, mask)
+        assert np.array_equal(made[~mask], video[~mask]) and (made[mask] != 0).any()
+
+
+def test_masks_that_are_none_are_refused(video, hole):
+    wanted = r"(13, 24, 40) or (24, 40) bool"
+    for mask in (hole[1:], np.repeat(hole[None], 12, 0), hole[..., None], hole.astype(np.uint8), hole * 1.0, None):
+        assert wanted in sentence(patches.inpaint, video, mask)
+    assert "empty" in sentence(patches.inpaint, video, ~np.ones((24, 40), bool))
+    sparse = np.zeros((24, 40), bool)
+    sparse[::5, ::5] = True
+    for mask in (np.ones((24, 40), bool), np.ones((13, 24, 40), bool), sparse):
+        assert "too little" in sentence(patches.inpaint, video, mask)
+
+
+# All tasks -----------------------------------------------------------------------------------------------------------
+
+
+def every_task(video, mask, **options):
+    yield patches.generate(video, count=3, **options)
+    yield patches.retarget(video, (30, 30), **options)
+    yield patches.analogy(video, video[::-1], **options)
+    yield patches.inpaint(video, mask, **options)
+
+
+@pytest.mark.parametrize("length", [1, 5])
+def test_the_shares_that_are_told_are_positive_and_sum_to_one(video, hole, length):
+    told = []
+    for _ in every_task(video[:length], hole, told=told.append):
+        assert sum(told) == pytest.approx(1) and min(told) > 0 and len(told) > 1
+        told.clear()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.tuples(st.integers(1, 5), st.integers(5, 18), st.integers(5, 18)), st.integers(0, 255))
+def test_small_videos_make_small_videos_or_are_refused_in_a_sentence(shape, brightness):
+    even = np.full((*shape, 3), brightness, np.uint8)
+    mask = np.zeros(shape[1:], bool)
+    mask[0, 0] = True
+    for call, given in ((patches.generate, ()), (patches.retarget, ((9, 11),)), (patches.analogy, (even,))):
+        if min(shape[1:]) < 7:
+            assert "at least" in sentence(call, even, *given)
+        else:
+            assert (call(even, *given) == brightness).all()
+    if min(shape[1:]) < 7:
+        assert "at least" in sentence(patches.inpaint, even, mask)
+    else:
+        assert (patches.inpaint(even, ~mask if min(shape[1:]) < 9 else mask) == brightness).all()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((5, 20, 20, 3), np.float32),
+        np.zeros((5, 20, 20, 3), np.uint16),
+        np.zeros((5, 20, 20, 4), np.uint8),
+        np.zeros((20, 20), np.uint8),
+        np.zeros((0, 20, 20, 3), np.uint8),
+        None,
+    ],
+    ids=["float", "uint16", "rgba", "grey", "empty", "none"],
+)
+def test_what_is_no_video_and_no_picture_is_refused(video, hole, bad):
+    for call, given in (
+        (patches.generate, (bad,)),
+        (patches.retarget, (bad, (24, 40))),
+        (patches.analogy, (bad, video)),
+        (patches.analogy, (video, bad)),
+        (patches.inpaint, (bad, hole)),
+    ):
+        assert "a video is (T, H, W, 3) uint8 and a picture (H, W, 3), not" in sentence(call, *given)
+
+
+def test_requests_that_cannot_be_met_are_refused_with_what_was_wrong(video):
+    generate, retarget, picture = patches.generate, patches.retarget, video[0]
+    for said, call, given in (
+        ("the input is 13 frame(s) of 40x6; at least 3 frame(s) of 7x7", generate, {"video": video[:, :6]}),
+        ("the input is 1 frame(s) of 6x24; at least 1 frame(s) of 7x7", retarget, {"video": picture[:, :6]}),
+        (
+            "the input is 3 frame(s) of 40000x7; at most 32767",
+            generate,
+            {"video": np.zeros((3, 7, 40000, 3), np.uint8)},
+        ),
+        ("asked for is 2 frame(s) of 40x24; at least 3 frame(s)", generate, {"video": video, "frames": 2}),
+        ("asked for is 0 frame(s)", retarget, {"video": video, "frames": 0}),
+        ("asked for is -1 frame(s)", generate, {"video": video, "frames": -1}),
+        ("asked for is 40000 frame(s) of 40x24; at most 32767", generate, {"video": video, "frames": 40000}),
+        ("asked for is 7 frame(s) of 40x6; at least", generate, {"video": video, "size": (6, 40)}),
+        ("asked for is 13 frame(s) of 32768x24; at most 32767", retarget, {"video": video, "size": (24, 32768)}),
+        ("and 2147483647 pixels", retarget, {"video": video, "size": (30000, 30000)}),
+        ("asked for is 7 frame(s) of 4x2", generate, {"video": video, "scale": 0.1}),
+        ("scale must be above 0 and at most 100, not 0", generate, {"video": video, "scale": 0}),
+        ("scale must be above 0 and at most 100, not nan", generate, {"video": video, "scale": float("nan")}),
+        ("scale must be above 0 and at most 100, not 101", generate, {"video": video, "scale": 101}),
+        ("size and scale both", generate, {"video": video, "size": (24, 40), "scale": 2}),
+        ("noise must be from 0 to 1000, not -1", generate, {"video": video, "noise": -1}),
+        ("noise must be from 0 to 1000, not nan", generate, {"video": video, "noise": float("nan")}),
+        ("noise must be from 0 to 1000, not 1e+39", generate, {"video": video, "noise": 1e39}),
+        ("count must be at least 1, not 0", generate, {"video": video, "count": 0}),
+        ("a picture has no length", generate, {"video": picture, "frames": 5}),
+        ("a picture has no length", retarget, {"video": picture, "frames": 5}),
+    ):
+        assert said in sentence(call, **given)
