@@ -3,7 +3,7 @@
 from setuptools import setup
 
 setup(
-    packages=["sinfusion", "sinfusion.cli", "sinfusion.media", "sinfusion.ops", "sinfusion.patches", "sinfusion.kernels"],
+    packages=["sinfusion"] + [f"sinfusion.{name}" for name in ("cli", "kernels", "media", "ops", "patches")],
     package_dir={"sinfusion": "sinfusion", "sinfusion.kernels": "kernels"},
     package_data={"sinfusion": ["py.typed"]},
     exclude_package_data={"sinfusion": ["*.so"]},

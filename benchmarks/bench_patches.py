@@ -1,12 +1,16 @@
-"""The patch engine: patch_match beside the released implementation (interleaved), and a whole VGPNN video.
+"""The patch engine: patch_match beside the released implementation (interleaved), a whole VGPNN video; and the metrics
+beside their released code.
 
-pytest benchmarks/bench_patches.py --released-vgpnn PATH --clip ../shared/data/airballoons --benchmark-json=OUT.json
+pytest benchmarks/bench_patches.py --released-vgpnn PATH --released-nnfdiv PATH --clip ../shared/data/airballoons \\
+    --benchmark-json=OUT.json
 
-PATH is a checkout of the authors' single_video_generation. Without --clip a rendered scene is used.
+The paths are checkouts of the authors' single_video_generation and nnf_diversity. Without --clip a rendered scene is
+used.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import subprocess
 import sys
@@ -16,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from sinfusion import ops, patches
+from sinfusion import metrics, ops, patches
 from sinfusion.media import read_media
 from sinfusion.scene import render
 
@@ -25,15 +29,16 @@ PASSES = 4  # rounds of four propagation steps: 16
 LIMIT_SECONDS, LIMIT_GIB = 18, 1.0  # the paper's figure on a GPU
 
 
-@pytest.fixture
-def released_vgpnn(request):
-    """The authors' PatchMatch of 3-D patches, from --released-vgpnn PATH."""
-    path = request.config.getoption("--released-vgpnn")
+def released(request, option, module):
+    """A module of a checkout given by an option. Two of them have packages of the same names: each is imported anew."""
+    path = request.config.getoption(option)
     if path is None:
-        pytest.skip("compares with the released code: pass --released-vgpnn PATH to a checkout of it")
+        pytest.skip(f"compares with the released code: pass {option} PATH to a checkout of it")
+    for name in [name for name in sys.modules if name.split(".")[0] in ("pnn", "utils", "common_utils")]:
+        del sys.modules[name]
     sys.path.insert(0, str(path))
     try:
-        return importlib.import_module("pnn.models").PMPNN3D
+        return importlib.import_module(module)
     finally:
         sys.path.remove(str(path))
 
@@ -51,25 +56,26 @@ def frames(request):
     return at
 
 
-def test_patch_match_against_the_released_implementation(benchmark, released_vgpnn, frames):
+def test_patch_match_against_the_released_implementation(benchmark, request, frames):
+    theirs = released(request, "--released-vgpnn", "pnn.models").PMPNN3D
     key = torch.tensor(frames(12, (72, 128))).float() / 127.5 - 1
     query = key.flip(2)  # a mirrored clip has no patch of its own in the original
-    theirs = (query.permute(3, 0, 1, 2)[None], key.permute(3, 0, 1, 2)[None])
+    videos = (query.permute(3, 0, 1, 2)[None], key.permute(3, 0, 1, 2)[None])
     seconds, distances = {"ours": [], "released": []}, {"ours": [], "released": []}
 
     def ours(seed):
         return ops.patch_match(query, key, PATCH, PASSES, seed)[1]
 
-    def released(seed):
+    def search_of_theirs(seed):
         torch.manual_seed(seed)
-        search = released_vgpnn(kernel_size=PATCH, steps=(8, 4, 2, 1) * PASSES, radii=(2, 2, 1, 1) * PASSES,
+        search = theirs(kernel_size=PATCH, steps=(8, 4, 2, 1) * PASSES, radii=(2, 2, 1, 1) * PASSES,
                                 device="cpu", chunk_size=40)  # fmt: skip
-        return search.qk_lookup(*map(search.vid2patches, theirs), compute_dist=True)[1]
+        return search.qk_lookup(*map(search.vid2patches, videos), compute_dist=True)[1]
 
     ours(0)
 
     def round_of_both():
-        for name, search in (("released", released), ("ours", ours)):
+        for name, search in (("released", search_of_theirs), ("ours", ours)):
             before = time.perf_counter()
             distance = search(len(seconds[name]))
             seconds[name].append(time.perf_counter() - before)
@@ -108,3 +114,38 @@ def test_a_video_in_seconds(benchmark, frames, tmp_path):
     benchmark.extra_info.update(median_seconds=median, peak_gib=peak)
     print(f"\nVGPNN, 8 frames from 13 of 256x144: {median:.1f} s, {peak:.2f} GiB at the peak of the process")
     assert median < LIMIT_SECONDS and peak < LIMIT_GIB
+
+
+def test_the_metrics_agree_with_their_released_code(benchmark, request, frames):
+    evaluation = released(request, "--released-nnfdiv", "nnf_evaluation")
+    solvers = sys.modules["nnf_solvers"]
+    solvers.PMPNN3D = functools.partial(solvers.PMPNN3D, device="cpu", device_fold="cpu")
+    original = frames(16, (36, 64))
+    pairs = {"patches": patches.generate(original, frames=16)[0], "mirrored": original[:, :, ::-1].copy()}
+    found = {}
+
+    def all_of_them():
+        for name, generated in pairs.items():
+            videos = [
+                torch.tensor(video).permute(3, 0, 1, 2)[None].float() / 127.5 - 1 for video in (generated, original)
+            ]
+            ours, theirs = [], []
+            for seed in range(5):
+                field, distance = metrics.nnf(generated, original, seed=seed)
+                ours.append((metrics.nnfdiv(field), metrics.nnfdist(distance)))
+                torch.manual_seed(seed)
+                steps = [16, 8, 4, 2, 1, 1, 1, 1, 1, 1, 4, 2, 1, 1, 1] * 10 + [1] * 10  # as get_nnfdiv has them
+                field, *_, distance = evaluation.get_nnf(*videos, nnf_solver="patchmatch", verbose=False,
+                                                         patchmatch_steps=steps)  # fmt: skip
+                theirs.append((evaluation.zlib_score(field), distance.mean().item()))
+            found[name] = [(np.mean(runs, 0), np.std(runs, 0, ddof=1)) for runs in (ours, theirs)]
+
+    benchmark.pedantic(all_of_them)
+    for name, ((mean, spread), (their_mean, their_spread)) in found.items():
+        for i, figure in enumerate(("NNFDIV", "NNFDIST")):
+            benchmark.extra_info[f"{name} {figure}"] = {
+                "ours": mean[i], "spread": spread[i], "released": their_mean[i], "released_spread": their_spread[i]
+            }  # fmt: skip
+            print(f"\n{name}: {figure} ours {mean[i]:.4f} +- {spread[i]:.4f}, released {their_mean[i]:.4f} +- "
+                  f"{their_spread[i]:.4f}")  # fmt: skip
+            assert abs(mean[i] - their_mean[i]) < 2 * (spread[i] + their_spread[i])

@@ -16,9 +16,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--released", type=Path, default=None, help="checkout of the authors' sinfusion-code to compare with"
     )
-    parser.addoption(
-        "--released-vgpnn", type=Path, default=None, help="checkout of the authors' single_video_generation"
-    )
+    for option, checkout in (("vgpnn", "single_video_generation"), ("nnfdiv", "nnf_diversity")):
+        parser.addoption(f"--released-{option}", type=Path, default=None, help=f"checkout of the authors' {checkout}")
     parser.addoption("--clip", type=Path, default=None, help="video or folder of frames to measure on")
 
 

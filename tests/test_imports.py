@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "sinfusion"
 
 ORDER = [
-    {"errors"},
+    {"errors", "kernels"},
     {"ops"},
     {"media", "schedule", "precision"},
     {"parameterization", "network", "crops", "optimizer", "features"},
@@ -24,31 +24,62 @@ ORDER = [
 ]
 
 
+FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+
+
+def home(path):
+    """The module at the top of the package that a file is, or that its folder is."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
 def imported(path):
-    """Names of the package's modules that a file imports."""
+    """Names of the package's modules that a file imports, other than its own folder."""
+    to_the_top = len(path.relative_to(PACKAGE).parts)  # dots in front of a relative import
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
+        if isinstance(node, ast.ImportFrom) and node.level == to_the_top:
             names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
             yield from (name for name in names if name != "__version__")
 
 
+def needed(name):
+    """Everything in the package that importing a module may lead to."""
+    found, todo = set(), {name}
+    while todo:
+        found |= todo
+        todo = {other for path in FILES if home(path) in todo for other in imported(path)} - found
+    return found - {name}
+
+
 def test_every_module_has_its_place_in_the_order():
-    placed = set().union(*ORDER) | {"__init__"}
-    assert {p.stem for p in PACKAGE.glob("*.py")} - placed == set()
+    assert {home(path) for path in FILES} - set().union(*ORDER) == set()
 
 
 def test_modules_import_only_from_earlier_groups():
     rank = {name: i for i, group in enumerate(ORDER) for name in group}
     wrong = [
-        f"{path.stem} imports {name}"
-        for path in PACKAGE.glob("*.py")
-        if path.stem != "__init__"
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in FILES
         for name in imported(path)
-        if rank[name] >= rank[path.stem]
+        if rank[name] >= rank[home(path)]
     ]
     assert wrong == []
 
 
+def test_all_imports_are_seen():
+    seen = {(home(path), name) for path in FILES for name in imported(path)}
+    assert {("cli", "media"), ("patches", "ops"), ("media", "errors"), ("ops", "kernels"), ("crops", "ops")} <= seen
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            assert not any(name.split(".")[0] == "sinfusion" for name in names), f"{path} imports by its full name"
+
+
+def test_the_patch_engine_needs_operators_and_no_models():
+    assert needed("patches") == {"errors", "ops", "kernels"}
+    assert {"network", "run", "ops"} <= needed("rollout")
+
+
 def test_only_ops_imports_the_native_libraries():
-    for path in PACKAGE.glob("*.py"):
-        assert not {"_cpu", "_cuda", "kernels"} & set(imported(path)), path
+    for path in FILES:
+        assert home(path) == "ops" or not {"_cpu", "_cuda", "kernels"} & set(imported(path)), path

@@ -24,6 +24,7 @@ from sinfusion.media import (
     mark_new,
     read_image,
     read_mask,
+    read_masks,
     read_media,
     read_video,
     reading,
@@ -545,6 +546,56 @@ def test_a_mask_is_true_where_it_is_light_and_must_have_the_shape_of_its_picture
     assert read.dtype == bool and read[:, 16:].all() and not read[:, :14].any()
     with pytest.raises(SinfusionError, match="has not the shape of 30x30"):
         read_mask(tmp_path / "a.png", (30, 30))
+
+
+def moving_mask(frames=6):
+    """(frames, 40, 60, 3) uint8: a light bar of 20 columns that moves 8 pixels a frame."""
+    mask = np.zeros((frames, 40, 60, 3), np.uint8)
+    for t, frame in enumerate(mask):
+        frame[:, 8 * t : 8 * t + 20] = 200
+    return mask
+
+
+def test_a_picture_is_a_mask_for_all_frames_whichever_are_used(tmp_path):
+    write_image(tmp_path / "a.png", moving_mask()[2])
+    for which in (slice(None), slice(3, None, 2)):
+        read = read_masks(tmp_path / "a.png", (40, 60), 5, which)
+        assert read.shape == (5, 40, 60) and read.dtype == bool
+        assert np.array_equal(read, np.repeat(moving_mask()[2:3, ..., 0] > 0, 5, 0))
+
+
+@pytest.mark.parametrize("name", ["a", "a.mp4", "a.gif"])
+def test_a_video_is_a_mask_for_each_of_the_frames_that_are_used(tmp_path, name):
+    write_video(tmp_path / name, moving_mask(), fps=20)
+    light = moving_mask()[..., 0] > 0
+    for which, count in ((slice(None), 6), (slice(1, 5, 2), 2), (slice(2, 99), 4), (slice(None, None, 3), 2)):
+        read = read_masks(tmp_path / name, (40, 60), count, which)
+        assert read.shape == (count, 40, 60) and read.dtype == bool
+        assert (read != light[which]).mean() < (0.02 if name == "a.mp4" else 1e-9)
+
+
+def test_masks_are_scaled_to_the_size_of_the_frames(tmp_path):
+    write_video(tmp_path / "a", moving_mask(), fps=20)
+    read = read_masks(tmp_path / "a", (20, 30), 6)
+    assert read.shape == (6, 20, 30)
+    for t in range(6):
+        assert read[t, :, 4 * t + 1 : 4 * t + 9].all() and read[t].sum() == pytest.approx(200, abs=40)
+
+
+@pytest.mark.parametrize("which, frames", [(slice(None), 6), (slice(5, 9), 1), (slice(8, 9), 0), (slice(0, 4), 4)])
+def test_a_mask_of_another_length_or_shape_is_refused(tmp_path, which, frames):
+    write_video(tmp_path / "a", moving_mask(), fps=20)
+    with pytest.raises(SinfusionError, match=rf"a has {frames} frame\(s\); it needs 5, or is a picture"):
+        read_masks(tmp_path / "a", (40, 60), 5, which)
+    with pytest.raises(SinfusionError, match="60x40, which has not the shape of 40x40"):
+        read_masks(tmp_path / "a", (40, 40), 6)
+
+
+def test_long_masks_are_not_scaled_down_first(tmp_path):
+    mask = np.zeros((4, 600, 3), np.uint8)
+    mask[:, 301:302] = 255  # would be lost at a longer side of 256
+    write_image(tmp_path / "a.png", mask)
+    assert read_masks(tmp_path / "a.png", (4, 600), 1).sum() == 4
 
 
 def test_what_would_not_fit_in_memory_is_refused_while_reading(ten, monkeypatch):

@@ -49,8 +49,8 @@ def _dis(frames: np.ndarray) -> np.ndarray:
 def _raft(frames: np.ndarray, weights: Path, device: torch.device | str) -> np.ndarray:
     try:
         from torchvision.models.optical_flow import raft_large
-    except ImportError as error:
-        raise SinfusionError("RAFT needs torchvision: pip install torchvision.") from error
+    except (ImportError, RuntimeError) as error:  # the latter from one that was built for another PyTorch
+        raise SinfusionError("RAFT needs the torchvision of this PyTorch: pip install torchvision.") from error
     network: Any = raft_large(weights=None)
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
@@ -84,7 +84,8 @@ def stepped(values: np.ndarray, steps: int) -> Tensor:
     """(T, H, W) fp32 from 0 to 1 in at most `steps` steps, found by k-means; so that two videos can be compared."""
     flat = values.ravel().astype(np.float64)
     sample = np.sort(flat[:: max(1, flat.size // 100_000)])
-    centres = np.unique(np.quantile(sample, (np.arange(steps) + 0.5) / steps))
+    # Of the values that there are, however rare: most of a sketch is black.
+    centres = np.unique(np.quantile(np.unique(sample), (np.arange(steps) + 0.5) / steps))
     for _ in range(30):
         nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, sample)
         counts = np.bincount(nearest, minlength=len(centres))

@@ -36,7 +36,7 @@ class Effort:
     patch: Shape = (3, 7, 7)
     passes: int = 5  # of a level; 1 on large ones
     coarsest_passes: int = 1
-    first_rounds: int = 5  # of search, where nothing is known
+    first_rounds: int = 20  # of search on the coarsest level, where nothing is known
     rounds: int = 2  # where the pass before, or the level before, says where to begin
     completeness: float | None = None  # small values make all of the original appear (bidirectional similarity)
 

@@ -23,7 +23,8 @@ FACTORS = (0.85, 0.85)  # of a level to the next finer one, in time and in space
 COARSEST = (3, 15)  # frames and shorter side
 SHORTER = 0.5  # a generated video is half as long, so that its places take their motions from different times
 RETARGET_FACTORS = (0.87, 0.82)
-RETARGET_COARSEST = (3, 40)  # larger: objects must stay whole
+RETARGET_SIDE, RETARGET_SHARE = 40, 0.28  # shorter side of the coarsest level, and what part of a small video's it may
+# be: larger than elsewhere, for objects must stay whole
 ANALOGY_FACTORS = (0.9, 0.9)
 ANALOGY_COARSEST = (3, 20)
 ANALOGY_PATCH = (3, 5, 5)
@@ -89,7 +90,8 @@ def retarget(
     source = _source(video)
     shape = _target(source, len(source) if frames is None else frames, size, 1.0)
     original, effort = _tensor(source, device), Effort(_patch(source))
-    scales = level_scales(_shape(source), RETARGET_FACTORS, RETARGET_COARSEST)
+    side = max(COARSEST[1], min(RETARGET_SIDE, round(RETARGET_SHARE * min(source.shape[1:3]))))
+    scales = level_scales(_shape(source), RETARGET_FACTORS, (COARSEST[0], side))
     shapes, level_at = _levels(original, shape, scales, effort.patch)
     made = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort, seed, told)
     return _like(video, _pictures(made)[None])[0]
@@ -116,7 +118,9 @@ def analogy(
     moving = len(source) > 1
     of_content = dynamics.motion(laid, raft, device) if moving and not sketch else dynamics.brightness(laid)
     of_style = dynamics.motion(source, raft, device) if moving else dynamics.brightness(source)
-    guides = [dynamics.stepped(values, STEPS)[..., None].to(device) for values in (of_content, of_style)]
+    structure = dynamics.stepped(of_content, STEPS)
+    steps = len(structure.unique()) if sketch else STEPS  # black and white are two
+    guides = [guide[..., None].to(device) for guide in (structure, dynamics.stepped(of_style, steps))]
     frames = min(ANALOGY_PATCH[0], len(laid), len(source))
     effort = Effort((frames, *ANALOGY_PATCH[1:]), ANALOGY_PASSES, completeness=1.0)
     scales = level_scales(_shape(laid), ANALOGY_FACTORS, ANALOGY_COARSEST)

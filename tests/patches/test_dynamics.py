@@ -126,7 +126,7 @@ def test_raft_weights_that_are_missing_or_of_something_else_are_named(fake_raft,
 
 
 def test_the_raft_of_torchvision_takes_its_own_weights_alone(texture, tmp_path):
-    flow = pytest.importorskip("torchvision.models.optical_flow")
+    flow = pytest.importorskip("torchvision.models.optical_flow", exc_type=(ImportError, RuntimeError))
     torch.save(flow.raft_large(weights=None).state_dict(), tmp_path / "raft.pt")
     speed = dynamics.motion(texture(2, (24, 40)), tmp_path / "raft.pt")
     assert speed.shape == (2, 24, 40) and np.isfinite(speed).all()
@@ -139,6 +139,17 @@ def test_without_torchvision_it_is_said_how_to_get_it(texture, tmp_path, monkeyp
     for name in ("torchvision", "torchvision.models", "torchvision.models.optical_flow"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SinfusionError, match="pip install torchvision"):
+        dynamics.motion(texture(2), tmp_path / "raft.pt")
+
+
+def test_a_torchvision_of_another_pytorch_is_as_good_as_none(texture, tmp_path, monkeypatch):
+    class Broken(types.ModuleType):
+        def __getattr__(self, name):
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+    for name in ("torchvision", "torchvision.models", "torchvision.models.optical_flow"):
+        monkeypatch.setitem(sys.modules, name, Broken(name))
+    with pytest.raises(SinfusionError, match="the torchvision of this PyTorch"):
         dynamics.motion(texture(2), tmp_path / "raft.pt")
 
 
@@ -168,6 +179,20 @@ def test_values_in_clusters_get_a_step_each_evenly_spread_from_0_to_1():
     noisy = clusters + np.random.default_rng(0).uniform(-0.1, 0.1, 100).astype(np.float32)
     made = dynamics.stepped(noisy.reshape(4, 5, 5), 5).flatten()
     assert torch.equal(made, torch.arange(5).repeat_interleave(20) / 4)
+
+
+def test_clusters_of_unequal_sizes_get_a_step_each():
+    clusters = np.repeat(np.float32([0, 8, 20]), [55, 25, 20])
+    noisy = clusters + np.random.default_rng(0).uniform(-0.1, 0.1, 100).astype(np.float32)
+    made = dynamics.stepped(noisy.reshape(4, 5, 5), 3).flatten()
+    assert torch.equal(made, torch.tensor([0, 0.5, 1]).repeat_interleave(torch.tensor([55, 25, 20])))
+
+
+@pytest.mark.parametrize("share", [1, 3, 40])
+def test_something_small_before_an_even_background_has_a_step_of_its_own(share):
+    values = np.zeros((1, 20, 20), np.float32)
+    values.flat[:share] = 0.7
+    assert torch.equal(dynamics.stepped(values, 5), torch.from_numpy(values > 0).float())
 
 
 def test_a_video_twice_as_fast_has_the_same_steps():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sinfusion import ops
-from sinfusion.patches.engine import HUGE, LARGE, Effort, Level, coarse_to_fine
+from sinfusion.patches.engine import HUGE, LARGE, Effort, Level, _carried, coarse_to_fine
 from sinfusion.patches.pyramid import resized
 
 PATCH = (3, 7, 7)
@@ -51,19 +51,63 @@ def test_patches_that_are_small_already_stay_as_they_are_on_huge_levels():
     assert Effort((1, 3, 5)).of((1, 1, HUGE + 1), False)[0] == (1, 3, 5)
 
 
-def test_as_many_searches_are_made_as_the_effort_says(original, monkeypatch):
-    rounds = []
+@pytest.fixture
+def searches(monkeypatch):
+    """All arguments of every search that is made."""
+    made, search = [], ops.patch_match
+    monkeypatch.setattr(ops, "patch_match", lambda *arguments: made.append(arguments) or search(*arguments))
+    return made
 
-    def counted(query, key, patch, number, *rest):
-        rounds.append((number, tuple(query.shape[:3])))
-        return search(query, key, patch, number, *rest)
 
-    search = ops.patch_match
-    monkeypatch.setattr(ops, "patch_match", counted)
+def test_as_many_searches_are_made_as_the_effort_says(original, searches):
     shapes, level_at = two_levels(original)
-    first = resized(original, shapes[0])
-    coarse_to_fine(shapes, level_at, first, Effort(passes=3, coarsest_passes=2, first_rounds=6, rounds=1))
-    assert rounds == [(6, shapes[0]), (1, shapes[0])] + [(1, shapes[1])] * 3
+    effort = Effort(passes=3, coarsest_passes=2, first_rounds=6, rounds=1)
+    coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort)
+    done = [(rounds, tuple(query.shape[:3])) for query, _, _, rounds, *_ in searches]
+    assert done == [(6, shapes[0]), (1, shapes[0])] + [(1, shapes[1])] * 3
+
+
+def test_the_first_pass_of_a_level_compares_with_a_blurred_original_and_the_others_with_the_original(
+    original, searches
+):
+    shapes, level_at = two_levels(original)
+    coarse_to_fine(shapes, level_at, resized(original, shapes[0]), Effort(passes=3, coarsest_passes=2))
+    coarse, fine = level_at(0).value, level_at(1).value
+    wanted = [coarse, coarse, resized(coarse, shapes[1]), fine, fine]
+    assert all(torch.equal(key, other) for (_, key, *_), other in zip(searches, wanted, strict=True))
+
+
+# Fields --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "begun, now", [((4, 10, 12), (7, 15, 24)), ((3, 9, 9), (3, 9, 20)), ((7, 15, 24), (4, 10, 12))]
+)
+def test_a_field_carried_to_another_size_leads_to_the_same_places_relative_to_it(begun, now):
+    """Of a field that leads each place to that of a key half as high and twice as long, at the same share of it."""
+    patch = (2, 3, 3)
+
+    def relative(query, key):
+        axes = [torch.arange(n) for n in query]
+        own = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+        return (own + 0.5) * torch.tensor([k / q for q, k in zip(query, key, strict=True)]) - 0.5 - own
+
+    def key_of(query):
+        return 2 * query[0], -(-query[1] // 2), query[2]
+
+    key_then, key_now = key_of(begun), key_of(now)
+    field = relative(begun, key_then).round().short(), key_then
+    videos = (torch.zeros(*(n + side - 1 for n, side in zip(shape, patch, strict=True)), 1) for shape in (now, key_now))
+    carried = _carried(field, *videos, patch)
+    assert carried.shape == (*now, 3) and carried.dtype == torch.int16
+    apart = (carried - relative(now, key_now)).abs()
+    assert (apart <= 1 + torch.tensor([k / t for k, t in zip(key_now, key_then, strict=True)])).all()
+
+
+def test_a_field_within_a_level_is_carried_as_it_is():
+    field = torch.randint(-3, 3, (4, 5, 6, 3)).short()
+    video = torch.zeros(4, 5, 6, 1)
+    assert _carried((field, (4, 5, 6)), video, video, (1, 1, 1)) is field
 
 
 # What is made --------------------------------------------------------------------------------------------------------
@@ -154,7 +198,7 @@ def test_they_are_not_used_where_completeness_weighs_too(original):
     assert made.max() <= 1
 
 
-def test_what_is_known_stays_on_every_level(original):
+def test_what_is_known_stays_on_every_level_and_in_every_search(original, searches):
     shapes, level_at = two_levels(original)
     new = torch.zeros(7, 20, 30, dtype=torch.bool)
     new[:, 5:15, 10:20] = True
@@ -163,7 +207,9 @@ def test_what_is_known_stays_on_every_level(original):
         here = resized(new[..., None].float(), shapes[n])[..., 0] > 0.01
         return Level(level_at(n).value, shapes[n], None, None, (here, torch.full((*shapes[n], 3), 9.0 + n)))
 
-    made = coarse_to_fine(shapes, level, torch.zeros(*shapes[0], 3), Effort())
+    made = coarse_to_fine(shapes, level, torch.zeros(*shapes[0], 3), Effort(passes=2))
+    for n, (query, *_) in zip((0, 1, 1), searches, strict=True):
+        assert (query[~level(n).known[0]] == 9 + n).all()
     assert (made[~new] == 10).all() and made[new].max() <= 1
 
 

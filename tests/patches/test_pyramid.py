@@ -1,5 +1,7 @@
 """Which levels a pyramid has, and videos at other sizes."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,7 +28,7 @@ def test_each_level_is_the_next_finer_one_times_the_factors_until_a_side_is_the_
     scales = level_scales(shape, factors, coarsest)
     assert len(set(scales)) == len(scales)
     for axis in (0, 1):
-        for below, above in zip(scales, scales[1:], strict=False):
+        for below, above in pairwise(scales):
             assert below[axis] == pytest.approx(above[axis] * factors[axis]) or below[axis] == scales[0][axis]
 
 

@@ -22,8 +22,7 @@ def fine(texture):
     """A texture with more in it: fine(frames, size, step, seed)."""
 
     def make(frames=13, size=(24, 40), step=1, seed=0):
-        large = texture(frames, (2 * size[0], 2 * size[1]), 2 * step, seed)
-        return np.ascontiguousarray(large[:, ::2, ::2])
+        return texture(frames, (3 * size[0], 3 * size[1]), 3 * step, seed)[:, ::3, ::3]
 
     return make
 
@@ -139,6 +138,28 @@ def test_new_videos_look_like_the_input_and_move_as_fast(video, made, fine):
         assert np.median(dynamics.motion(sample)) == pytest.approx(1, abs=0.1)
 
 
+@pytest.fixture
+def engine(monkeypatch):
+    """What the engine is called with: a dict of its arguments."""
+    begun, engine = {}, tasks.coarse_to_fine
+
+    def spy(shapes, level_at, first, effort, *rest):
+        begun.update(shapes=shapes, level_at=level_at, first=first, effort=effort)
+        return engine(shapes, level_at, first, effort, *rest)
+
+    monkeypatch.setattr(tasks, "coarse_to_fine", spy)
+    return begun
+
+
+def test_the_noise_is_as_strong_as_asked_for_and_the_same_in_all_frames(video, engine):
+    patches.generate(video, frames=13, noise=0)
+    without = engine["first"]
+    patches.generate(video, frames=13, noise=3)
+    noise = engine["first"] - without
+    assert noise.std().item() == pytest.approx(3, rel=0.15) and noise.mean().abs() < 0.5
+    assert (noise - noise[0]).abs().max() < 1e-5
+
+
 def test_new_pictures_are_made_of_a_picture(video):
     picture = video[0]
     made = patches.generate(picture, count=3)
@@ -154,19 +175,20 @@ def test_a_video_of_one_frame_is_no_picture_but_made_of_the_same(video):
 # Other sizes ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(24, 64), (40, 40)])
-def test_a_texture_keeps_its_scale_at_another_size(video, size):
-    made = patches.retarget(video[:7], size)
-    stretched = np.stack([Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC) for frame in video[:7]])
-    assert made.shape == stretched.shape == (7, *size, 3) and made.dtype == np.uint8
-    assert within(made, video) and error(made, video) < 0.75 * error(stretched, video)
+@pytest.mark.parametrize(
+    "frames, old, new", [(7, (24, 40), (24, 72)), (1, (60, 80), (60, 150)), (1, (60, 80), (90, 60))]
+)
+def test_a_texture_keeps_its_scale_at_another_size(fine, frames, old, new):
+    video = fine(frames, old)
+    made = patches.retarget(video, new)
+    stretched = np.stack([Image.fromarray(frame).resize(new[::-1], Image.Resampling.BICUBIC) for frame in video])
+    assert made.shape == stretched.shape == (frames, *new, 3) and made.dtype == np.uint8
+    assert within(made, video) and error(made, video) < 0.7 * error(stretched, video)
 
 
-def test_a_picture_keeps_its_scale_too(video):
-    picture, size = video[0], (24, 80)
-    made = patches.retarget(picture, size)
-    stretched = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC))
-    assert made.shape == stretched.shape and error(made, picture) < 0.75 * error(stretched, picture)
+def test_a_picture_is_retargeted_as_a_video_of_one_frame(video):
+    made = patches.retarget(video[0], (30, 60))
+    assert made.shape == (30, 60, 3) and np.array_equal(made, patches.retarget(video[:1], (30, 60))[0])
 
 
 @pytest.mark.parametrize("frames", [7, 20])
@@ -224,14 +246,14 @@ def test_an_analogy_has_the_shape_of_the_content_and_colours_of_the_style(video,
 
 def test_what_moves_in_the_content_gets_what_moves_in_the_style(halves, lava):
     made = patches.analogy(halves(np.ones(3), np.ones(3), upper=False), lava)
-    assert redness(made[:, :, :22]) > 0.8 and redness(made[:, :, 26:]) < 0.2
+    assert redness(made[:, :, :22]) > 0.65 and redness(made[:, :, 26:]) < 0.35
 
 
 def test_a_sketch_is_bright_where_there_is_to_be_motion(lava):
     sketch = np.zeros((9, 32, 48, 3), np.uint8)
     sketch[:, :, 24:] = 255
     made = patches.analogy(sketch, lava, sketch=True)
-    assert redness(made[:, :, :22]) < 0.3 and redness(made[:, :, 26:]) > 0.8
+    assert redness(made[:, :, :22]) < 0.35 and redness(made[:, :, 26:]) > 0.65
 
 
 def test_pictures_are_compared_by_brightness(fine):
@@ -241,7 +263,7 @@ def test_pictures_are_compared_by_brightness(fine):
     style = (style * np.where(np.arange(32)[:, None, None] < 16, RED, BLUE)).astype(np.uint8)
     made = patches.analogy(content, style)
     assert made.shape == content.shape and within(made, style)
-    assert redness(made[:, :22]) > 0.85 and redness(made[:, 26:]) < 0.15
+    assert redness(made[:, :22]) > 0.8 and redness(made[:, 26:]) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -250,6 +272,13 @@ def test_pictures_are_compared_by_brightness(fine):
 def test_content_and_style_may_be_small_and_of_other_shapes(texture, content, style):
     made = patches.analogy(texture(content[0], content[1:]), texture(style[0], style[1:]))
     assert made.shape == (*content, 3)
+
+
+def test_the_coarser_levels_of_an_analogy_are_guided(texture, engine):
+    patches.analogy(texture(3, (40, 60)), texture(3, (40, 60), 2))
+    guided = [engine["level_at"](n).guides is not None for n in range(len(engine["shapes"]))]
+    assert guided == [True] * 6 + [False] * 2  # 0.7 of them
+    assert engine["first"] is None and engine["effort"].completeness == 1
 
 
 def test_an_analogy_is_the_same_for_a_seed(video, lava):
@@ -270,7 +299,7 @@ def test_videos_need_opencv_and_pictures_do_not(video, monkeypatch):
 
 
 def test_a_file_of_weights_that_is_none_is_refused_before_any_work(video, tmp_path):
-    pytest.importorskip("torchvision")
+    pytest.importorskip("torchvision.models.optical_flow", exc_type=(ImportError, RuntimeError))
     (tmp_path / "raft.pth").write_text("no weights")
     told = []
     said = sentence(patches.analogy, video, video, raft=tmp_path / "raft.pth", told=told.append)
@@ -347,6 +376,16 @@ def test_a_still_background_is_found_in_the_frames_that_show_it(fine):
     )
 
 
+def test_the_border_of_what_is_filled_is_no_step_in_brightness():
+    grain = np.random.default_rng(0).integers(-8, 8, (32, 64, 1))
+    picture = (np.linspace(40, 200, 64)[:, None] + grain).repeat(3, 2).astype(np.uint8)
+    mask = np.zeros((32, 64), bool)
+    mask[:, 24:40] = True  # as bright as nothing else, so that patches alone would leave steps of 7
+    made = patches.inpaint(picture, mask).astype(int)
+    for inside, outside in ((24, 23), (39, 40)):
+        assert abs((made[:, inside] - made[:, outside]).mean()) < 3
+
+
 def test_hints_decide_which_of_two_textures_fills_the_hole():
     rng = np.random.default_rng(0)
     red, blue = (np.array(c) + rng.integers(-40, 40, (20, 24, 1)) for c in ((200, 60, 60), (60, 60, 200)))
@@ -393,25 +432,33 @@ def every_task(video, mask, **options):
 def test_the_shares_that_are_told_are_positive_and_sum_to_one(video, hole, length):
     told = []
     for _ in every_task(video[:length], hole, told=told.append):
-        assert sum(told) == pytest.approx(1) and min(told) > 0 and len(told) > 1
+        assert sum(told) == pytest.approx(1) and min(told) > 0
         told.clear()
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_what_the_cpu_makes_but_for_rounding(video, hole):
+    for there, here in zip(every_task(video, hole, device="cuda"), every_task(video, hole), strict=True):
+        assert there.shape == here.shape and there.dtype == np.uint8
+        assert abs(there.mean((0, 1, 2)) - here.mean((0, 1, 2))).max() < 20
+    assert np.array_equal(there[:, ~hole], video[:, ~hole])
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.tuples(st.integers(1, 5), st.integers(5, 18), st.integers(5, 18)), st.integers(0, 255))
 def test_small_videos_make_small_videos_or_are_refused_in_a_sentence(shape, brightness):
     even = np.full((*shape, 3), brightness, np.uint8)
-    mask = np.zeros(shape[1:], bool)
-    mask[0, 0] = True
-    for call, given in ((patches.generate, ()), (patches.retarget, ((9, 11),)), (patches.analogy, (even,))):
+    mask = np.arange(shape[1] * shape[2]).reshape(shape[1:]) == 0
+    for call, inputs in ((patches.generate, ()), (patches.retarget, ((9, 11),)), (patches.analogy, (even,))):
         if min(shape[1:]) < 7:
-            assert "at least" in sentence(call, even, *given)
+            assert "at least" in sentence(call, even, *inputs)
         else:
-            assert (call(even, *given) == brightness).all()
-    if min(shape[1:]) < 7:
-        assert "at least" in sentence(patches.inpaint, even, mask)
+            assert (call(even, *inputs) == brightness).all()
+    said = "at least" if min(shape[1:]) < 7 else "too little" if shape[1:] == (7, 7) else None
+    if said:
+        assert said in sentence(patches.inpaint, even, mask)
     else:
-        assert (patches.inpaint(even, ~mask if min(shape[1:]) < 9 else mask) == brightness).all()
+        assert (patches.inpaint(even, mask) == brightness).all()
 
 
 @pytest.mark.parametrize(
@@ -427,19 +474,19 @@ def test_small_videos_make_small_videos_or_are_refused_in_a_sentence(shape, brig
     ids=["float", "uint16", "rgba", "grey", "empty", "none"],
 )
 def test_what_is_no_video_and_no_picture_is_refused(video, hole, bad):
-    for call, given in (
+    for call, inputs in (
         (patches.generate, (bad,)),
         (patches.retarget, (bad, (24, 40))),
         (patches.analogy, (bad, video)),
         (patches.analogy, (video, bad)),
         (patches.inpaint, (bad, hole)),
     ):
-        assert "a video is (T, H, W, 3) uint8 and a picture (H, W, 3), not" in sentence(call, *given)
+        assert "a video is (T, H, W, 3) uint8 and a picture (H, W, 3), not" in sentence(call, *inputs)
 
 
 def test_requests_that_cannot_be_met_are_refused_with_what_was_wrong(video):
     generate, retarget, picture = patches.generate, patches.retarget, video[0]
-    for said, call, given in (
+    for said, call, request in (
         ("the input is 13 frame(s) of 40x6; at least 3 frame(s) of 7x7", generate, {"video": video[:, :6]}),
         ("the input is 1 frame(s) of 6x24; at least 1 frame(s) of 7x7", retarget, {"video": picture[:, :6]}),
         (
@@ -466,4 +513,4 @@ def test_requests_that_cannot_be_met_are_refused_with_what_was_wrong(video):
         ("a picture has no length", generate, {"video": picture, "frames": 5}),
         ("a picture has no length", retarget, {"video": picture, "frames": 5}),
     ):
-        assert said in sentence(call, **given)
+        assert said in sentence(call, **request)
