@@ -25,7 +25,8 @@ class Distance {
         patch_(a.patch),
         key_count_(places(a.key, a.patch)),
         weight_(a.weight),
-        whole_(a.patch.x * a.channels / (2 * L)) {
+        whole_(a.patch.x * a.channels / (2 * L)),
+        worthwhile_(a.patch.y * (whole_ + 1) >= 16) {
     const int rest = int(a.patch.x * a.channels % (2 * L));
     for (int i = 0; i < 2 * L; ++i) mask_[i] = i < rest ? -1 : 0;
   }
@@ -52,8 +53,9 @@ class Distance {
         for (int64_t i = 0; i < whole; ++i) total += squares_in_pairs(at(a + i * 2 * L) - at(b + i * 2 * L));
         total += squares_in_pairs((at(a + whole * 2 * L) - at(b + whole * 2 * L)) & mask);
       }
+      if (++t < patch_.t && !worthwhile_) continue;
       const float found = float(sum(total)) * weight;
-      if (++t == patch_.t || found >= least) return found;
+      if (t == patch_.t || found >= least) return found;
     }
   }
 
@@ -63,6 +65,7 @@ class Distance {
   Place patch_, key_count_;
   const float* weight_;
   int64_t whole_;
+  bool worthwhile_;  // to look at the sum so far after each frame: that takes as long as several vectors
   int16_t mask_[2 * L];
 };
 
