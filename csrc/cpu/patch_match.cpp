@@ -26,7 +26,7 @@ class Distance {
         key_count_(places(a.key, a.patch)),
         weight_(a.weight),
         whole_(a.patch.x * a.channels / (2 * L)),
-        worthwhile_(a.patch.y * (whole_ + 1) >= 16) {
+        worthwhile_(a.patch.y * (whole_ + 1) >= 14) {
     const int rest = int(a.patch.x * a.channels % (2 * L));
     for (int i = 0; i < 2 * L; ++i) mask_[i] = i < rest ? -1 : 0;
   }
