@@ -338,7 +338,7 @@ def test_requests_that_do_not_go_together_are_refused(refused, fish, photo, mask
 def test_optical_flow_without_its_library_is_refused(refused, fish, monkeypatch):
     for name in ("cv2", "torchvision", "torchvision.models", "torchvision.models.optical_flow"):
         monkeypatch.setitem(sys.modules, name, None)
-    refused("pip install 'sinfusion[flow]'", "analogy", fish, fish)
+    refused("pip install opencv-python-headless", "analogy", fish, fish)
     refused("pip install torchvision", "analogy", fish, fish, "--raft", "raft.pth")
 
 

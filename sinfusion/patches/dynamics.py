@@ -34,7 +34,7 @@ def _dis(frames: np.ndarray) -> np.ndarray:
         import cv2
     except ImportError as error:
         raise SinfusionError(
-            "optical flow needs OpenCV: pip install 'sinfusion[flow]', or give weights of RAFT (--raft FILE)."
+            "optical flow needs OpenCV: pip install opencv-python-headless, or give weights of RAFT (--raft FILE)."
         ) from error
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in _padded(frames, DIS_LEAST)]
     estimate: Any = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]

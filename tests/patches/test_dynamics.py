@@ -64,7 +64,7 @@ def test_one_frame_has_no_motion(texture):
 
 def test_without_opencv_it_is_said_how_to_get_it(texture, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(SinfusionError, match=r"pip install 'sinfusion\[flow\]', or give weights of RAFT"):
+    with pytest.raises(SinfusionError, match=r"pip install opencv-python-headless, or give weights of RAFT"):
         dynamics.motion(texture(2))
 
 

@@ -294,7 +294,7 @@ def test_an_analogy_of_a_video_and_a_picture_is_refused(video):
 
 def test_videos_need_opencv_and_pictures_do_not(video, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    assert "pip install 'sinfusion[flow]'" in sentence(patches.analogy, video, video)
+    assert "pip install opencv-python-headless" in sentence(patches.analogy, video, video)
     assert patches.analogy(video[0], video[1]).shape == (24, 40, 3)
 
 
