@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 from machine import machine
 
-from sinfusion.cli import parse_size
+from sinfusion.cli.options import parse_size
 from sinfusion.evaluation import change, conditional_mean, high_frequency, mean_psnr
 from sinfusion.media import Clip, contact_sheet, read_video, write_image
 from sinfusion.recipe import TINY, Recipe

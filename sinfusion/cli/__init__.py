@@ -21,11 +21,10 @@ from .evaluate import Evaluate
 from .importing import Import
 from .info import Info
 from .making import Edit, Extrapolate, Generate, Retarget, Upsample
-from .options import parse_size
 from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
 from .training import Train
 
-__all__ = ["COMMANDS", "main", "parse_size"]
+__all__ = ["COMMANDS", "main"]
 
 ABOUT = "New images and videos from one image or one video."
 COMMANDS: dict[str, type[Command] | Group] = {
