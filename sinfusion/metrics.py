@@ -22,7 +22,7 @@ from .errors import SinfusionError
 from .features import as_frames
 from .precision import choose_device
 
-ROUNDS, STRIDES = 5, (8, 4, 2, *[1] * 17)  # of PatchMatch: agrees with the released code of NNFDIV at its own
+ROUNDS, STRIDES = 5, (8, 4, 2, *[1] * 17)  # of PatchMatch: 100 steps, as fine as the released code of NNFDIV
 STREAM_PROJECTION = 32  # of the generator of random numbers
 _AT_ONCE = 8  # projections in memory
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from tyro.conf import Positional
 from .. import __version__
 from ..errors import SinfusionError
 from .command import Command
-from .made import SHEET_COLUMNS, Made
+from .made import SHEET_COLUMNS, Made, check_writable
 from .options import File, Format, Precision, Size, Whole, bar, check_seed, option_name, parse_size, spread
 
 if TYPE_CHECKING:
@@ -168,10 +167,9 @@ class Evaluate(Command):
         for path in (self.json, self.plot):
             if path is not None:
                 refuse_existing(path, self.overwrite)
-        for path in (self.json, self.plot, self.fields):
-            nearest = next((folder for folder in path.absolute().parents if folder.exists()), None) if path else None
-            if nearest and not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-                raise SinfusionError(f"{nearest} is not a folder that can be written to; choose another place.")
+        for option in ("json", "plot", "fields"):
+            if path := getattr(self, option):
+                check_writable(path, option_name(option))
 
     def _write(self, rows: list[Row], results: list[Result], plot: Path | None) -> None:
         """Table, JSON, plot and fields; say what there is."""

@@ -26,6 +26,13 @@ SHEET_FRAMES = 24  # frames of one video on its contact sheet
 SHEET_COLUMNS = 8  # frames a row where the sheet shows several videos, a row each
 
 
+def check_writable(path: Path, option: str) -> None:
+    """SinfusionError unless a file or folder can be made at `path`, which the option names."""
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise SinfusionError(f"{nearest} is not a folder that can be written to; choose another {option}.")
+
+
 class Request(Protocol):
     """What Made reads of a command; all its other fields go into the record too."""
 
@@ -60,9 +67,7 @@ class Made:
         self.record = base.with_name(f"{base.name}.json")
         for path in (*self.files, *self.variants, self.sheet, self.record):
             refuse_existing(path, command.overwrite)
-        nearest = next(folder for folder in base.absolute().parents if folder.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise SinfusionError(f"{nearest} is not a folder that can be written to; choose another --out.")
+        check_writable(base, "--out")
 
     def _base(self) -> Path:
         """Where the results go, without tail and ending."""

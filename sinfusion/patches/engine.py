@@ -70,15 +70,16 @@ def coarse_to_fine(
         if made is not None:
             made = _composed(resized(made, shape), level)
         key = level.value if before is None else resized(before, _shape(level.value))
+        allowed = _patch_weight(level.weight, patch)
         for number in range(passes):
             if number == 1:
                 key = level.value  # from now on what is made is as sharp as the original
             query, compared = _joined(made, key, level.guides)
-            weight = _patch_weight(level.weight, patch)
+            weight = allowed
             if effort.completeness is not None:
                 _, nearest = ops.patch_match(compared, query, patch, effort.rounds, seed)
-                own = 1 / (effort.completeness + nearest)
-                weight = own if weight is None else own * weight
+                used = 1 / (effort.completeness + nearest)
+                weight = used if allowed is None else used * allowed
             start = None if field is None else _carried(field, query, compared, patch)
             rounds = effort.first_rounds if start is None else effort.rounds
             offsets, _ = ops.patch_match(query, compared, patch, rounds, seed + number, start, weight)
