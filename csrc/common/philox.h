@@ -1,6 +1,7 @@
 // Philox 4x32-10 (Salmon et al., SC 2011): counter-based random numbers, the same on host and device.
 // A number depends on key and counter alone, so any sample of any step can be drawn on its own.
 #pragma once
+#include <cmath>
 #include <cstdint>
 
 #ifdef __CUDACC__
@@ -32,7 +33,25 @@ SINFUSION_HD static inline PhiloxBlock philox_block(uint64_t seed, uint32_t stre
   return philox({{block, stream, uint32_t(step), uint32_t(step >> 32)}}, uint32_t(seed), uint32_t(seed >> 32));
 }
 
-// The same for N blocks that follow each other, in loops over them that a compiler makes vectors of.
+// Four standard normals of a block: Box-Muller in double, each rounded once to float, so that every libm gives the same
+// numbers in practice.
+SINFUSION_HD static inline void normals(const PhiloxBlock& block, float out[4]) {
+  for (int k = 0; k < 4; k += 2) {
+    const double radius = sqrt(-2.0 * log((block.v[k] + 0.5) * 0x1p-32));
+    const double angle = 6.283185307179586 * (block.v[k + 1] * 0x1p-32);
+    out[k] = float(radius * cos(angle));
+    out[k + 1] = float(radius * sin(angle));
+  }
+}
+
+// A step as it is passed to kernels: a number, or where to read it, so that a CUDA graph reads it anew.
+struct Step {
+  uint64_t number;
+  const int64_t* address;  // or null
+};
+SINFUSION_HD static inline uint64_t value_of(Step step) { return step.address ? uint64_t(*step.address) : step.number; }
+
+// `philox_block` for N blocks that follow each other, in loops over them that a compiler makes vectors of.
 template <int N>
 struct PhiloxBlocks {
   uint32_t v[4][N];

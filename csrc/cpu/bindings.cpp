@@ -1,14 +1,15 @@
 // sinfusion._cpu: addresses in, nothing else. Import it after torch, whose OpenMP runtime it uses.
 #include <pybind11/pybind11.h>
 
+#include "../common/philox.h"
 #include "depthwise_norm.h"
 #include "isa.h"
 #include "patch_match.h"
 #include "vote.h"
 
 namespace sinfusion {
-void uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, uint64_t step, int64_t count, int64_t* out);
-void normal(const int64_t* seeds, int64_t batch, uint32_t stream, uint64_t step, int64_t count, float* out);
+void uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, int64_t* out);
+void normal(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out);
 }  // namespace sinfusion
 
 namespace py = pybind11;
@@ -90,11 +91,13 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("depthwise_norm_backward", &depthwise_norm_backward);
   m.def("patch_match", &patch_match);
   m.def("vote", &vote);
-  m.def("uniform_bits", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, int64_t count, Address out) {
-    uniform_bits(at<int64_t>(seeds), batch, stream, step, count, at<int64_t>(out));
+  m.def("uniform_bits", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
+                           Address out) {
+    uniform_bits(at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count, at<int64_t>(out));
   });
-  m.def("normal", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, int64_t count, Address out) {
+  m.def("normal", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
+                     Address out) {
     py::gil_scoped_release release;
-    normal(at<int64_t>(seeds), batch, stream, step, count, at<float>(out));
+    normal(at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count, at<float>(out));
   });
 }

@@ -4,10 +4,13 @@
 #include <cstdint>
 
 #include "../common/patch_match.h"
+#include "../common/philox.h"
 #include "../common/vote.h"
 
 namespace sinfusion {
-int normal(const int64_t* seeds, int64_t batch, uint32_t stream, uint64_t step, int64_t count, float* out,
+int uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, int64_t* out,
+                 void* cuda_stream);
+int normal(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out,
            void* cuda_stream);
 int patch_match(const PatchMatch& a, void* cuda_stream);
 int vote(const Vote& a, void* cuda_stream);
@@ -27,9 +30,15 @@ T* at(Address address) {
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
-  m.def("normal", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, int64_t count, Address out,
-                     Address cuda_stream) {
-    return normal(at<int64_t>(seeds), batch, stream, step, count, at<float>(out), at<void>(cuda_stream));
+  m.def("uniform_bits", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
+                           Address out, Address cuda_stream) {
+    return uniform_bits(at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count, at<int64_t>(out),
+                        at<void>(cuda_stream));
+  });
+  m.def("normal", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
+                     Address out, Address cuda_stream) {
+    return normal(at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count, at<float>(out),
+                  at<void>(cuda_stream));
   });
   m.def("patch_match",
         [](Address query, int64_t query_frames, int64_t query_height, int64_t query_width, Address key,

@@ -51,9 +51,23 @@ cpu = _Library("_cpu")
 cuda = _Library("_cuda")
 
 
-def stream_of(tensor: Tensor) -> int:
-    """The CUDA stream that work on a tensor must go to."""
-    return torch.cuda.current_stream(tensor.device).cuda_stream
+def why_no_library(device: torch.device) -> list[str]:
+    """Why native code cannot run on a device; empty where it can."""
+    library = {"cpu": cpu, "cuda": cuda}.get(device.type)
+    if library is None:
+        return [f"no native library for {device.type}"]
+    return [] if library.loaded else [library.why_not]
+
+
+def run(function: str, on: Tensor, *arguments: Any) -> None:
+    """Call a function of the library for the device of `on`: on a GPU there, on its current stream, passed last."""
+    if on.device.type == "cpu":
+        cpu.call(function, *arguments)
+        return
+    with torch.cuda.device(on.device):
+        error = cuda.call(function, *arguments, torch.cuda.current_stream(on.device).cuda_stream)
+    if error:
+        raise RuntimeError(f"CUDA error {error} in {function}")
 
 
 def openmp_runtimes() -> list[str]:

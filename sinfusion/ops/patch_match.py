@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ._choice import use_native
-from ._native import cpu, cuda, stream_of
+from ._native import run, why_no_library
 from .philox import uniform_bits
 
 STRIDES = (8, 4, 2, 1)  # of the steps of a round, as in VGPNN
@@ -208,10 +208,7 @@ def _reference(
 
 def unsupported(query: Tensor) -> list[str]:
     """Why the native kernels cannot run."""
-    library = {"cpu": cpu, "cuda": cuda}.get(query.device.type)
-    if library is None:
-        return [f"no native library for {query.device.type}"]
-    return [] if library.loaded else [library.why_not]
+    return why_no_library(query.device)
 
 
 def _native(
@@ -232,18 +229,11 @@ def _native(
     if start is not None:
         field.copy_(start)
     other, distances = torch.empty_like(field), torch.empty(shape, device=query.device)
-    call = [
-        "patch_match", whole_query, *query.shape[:3], whole_key,
+    run(
+        "patch_match", query, whole_query, *query.shape[:3], whole_key,
         *key.shape[:3], query.shape[3], *patch, None if weight is None else weight.contiguous(), len(strides),
         torch.tensor(strides, dtype=torch.int32), seed % 2**64, start is not None, field, other, distances,
-    ]  # fmt: skip
-    if query.device.type == "cpu":
-        cpu.call(*call)
-    else:
-        with torch.cuda.device(query.device):
-            error = cuda.call(*call, stream_of(query))
-        if error:
-            raise RuntimeError(f"CUDA error {error} in patch_match")
+    )  # fmt: skip
     return field, distances.mul_(unit**2)
 
 

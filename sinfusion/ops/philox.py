@@ -13,54 +13,62 @@ import torch
 from torch import Tensor
 
 from ._choice import use_native
-from ._native import cpu, cuda, stream_of
+from ._native import run, why_no_library
 
 _MASK = 0xFFFFFFFF
 
 
-def uniform_bits(seeds: Tensor | Sequence[int], stream: int, step: int, count: int) -> Tensor:
-    """(B, count) int64 on the CPU: uniform whole numbers in [0, 2^32), one row for each seed (B,) int64."""
-    keys = torch.as_tensor(seeds, dtype=torch.int64).cpu().contiguous()
-    if not use_native("uniform_bits", [] if cpu.loaded else [cpu.why_not]):
+Step = int | Tensor  # below 2^63; a tensor is () int64 on the device asked for, so that a CUDA graph can read it anew
+
+
+def uniform_bits(
+    seeds: Tensor | Sequence[int],  # (B,) int64
+    stream: int,  # what the numbers are for, below 2^32
+    step: Step,  # when
+    count: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """(B, count) int64: uniform whole numbers in [0, 2^32), one row for each seed."""
+    keys = _on(seeds, device)
+    if not use_native("uniform_bits", why_no_library(keys.device)):
         return _reference_bits(keys, stream, step, count)
-    out = torch.empty(len(keys), count, dtype=torch.int64)
-    cpu.call("uniform_bits", keys, len(keys), stream, step, count, out)
+    out = torch.empty(len(keys), count, dtype=torch.int64, device=device)
+    run("uniform_bits", out, keys, len(keys), stream, *_native_step(step), count, out)
     return out
 
 
 def normal(
     seeds: Tensor | Sequence[int],  # (B,) int64
     stream: int,  # what the numbers are for, below 2^32
-    step: int,  # when, below 2^63
+    step: Step,  # when
     shape: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """(B, *shape) fp32 standard normals; row b depends on seeds[b], stream, step and the flat index alone."""
-    keys = torch.as_tensor(seeds, dtype=torch.int64)
-    count = math.prod(shape)
-    device = torch.device(device)
-    library = {"cpu": cpu, "cuda": cuda}.get(device.type)
-    reasons = [f"no native library for {device.type}"] if library is None else [library.why_not] * (not library.loaded)
-    if library is None or not use_native("normal", reasons):
-        return _reference_normal(keys.to(device), stream, step, count).view(len(keys), *shape)
-    keys = keys.to(device).contiguous()
+    keys, count = _on(seeds, device), math.prod(shape)
+    if not use_native("normal", why_no_library(keys.device)):
+        return _reference_normal(keys, stream, step, count).view(len(keys), *shape)
     out = torch.empty(len(keys), count, device=device)
-    if device.type == "cpu":
-        library.call("normal", keys, len(keys), stream, step, count, out)
-    else:
-        with torch.cuda.device(out.device):
-            error = library.call("normal", keys, len(keys), stream, step, count, out, stream_of(out))
-        if error:
-            raise RuntimeError(f"CUDA error {error} in normal")
+    run("normal", out, keys, len(keys), stream, *_native_step(step), count, out)
     return out.view(len(keys), *shape)
 
 
-def _reference_bits(keys: Tensor, stream: int, step: int, count: int) -> Tensor:
+def _on(seeds: Tensor | Sequence[int], device: torch.device | str) -> Tensor:
+    return torch.as_tensor(seeds, dtype=torch.int64).to(device).contiguous()
+
+
+def _native_step(step: Step) -> tuple[int, Tensor | None]:
+    """As native code takes it: a number, and an address that is read instead if there is one."""
+    return (0, step) if isinstance(step, Tensor) else (step, None)
+
+
+def _reference_bits(keys: Tensor, stream: int, step: Step, count: int) -> Tensor:
     """Ten rounds on int64 tensors that hold 32-bit words; products wrap, which leaves their 64 bits intact."""
     blocks = torch.arange((count + 3) // 4, device=keys.device)
     c0, c1, c2, c3 = torch.broadcast_tensors(
-        blocks[None], *(torch.full((len(keys), 1), w, device=keys.device) for w in (stream, step & _MASK, step >> 32))
+        blocks[None], *(torch.full((len(keys), 1), w, device=keys.device) for w in (stream, 0, 0))
     )
+    c2, c3 = c2 + (step & _MASK), c3 + (step >> 32)
     k0, k1 = (keys & _MASK)[:, None], (keys >> 32 & _MASK)[:, None]
     for _ in range(10):
         p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
@@ -69,7 +77,7 @@ def _reference_bits(keys: Tensor, stream: int, step: int, count: int) -> Tensor:
     return torch.stack((c0, c1, c2, c3), -1).flatten(1)[:, :count]
 
 
-def _reference_normal(keys: Tensor, stream: int, step: int, count: int) -> Tensor:
+def _reference_normal(keys: Tensor, stream: int, step: Step, count: int) -> Tensor:
     """Box-Muller on pairs of words."""
     even, odd = _reference_bits(keys, stream, step, (count + 3) // 4 * 4).double().unflatten(1, (-1, 2)).unbind(-1)
     radius, angle = (-2 * ((even + 0.5) * 2.0**-32).log()).sqrt(), 2 * math.pi * (odd * 2.0**-32)

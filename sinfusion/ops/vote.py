@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._choice import use_native
-from ._native import cpu, cuda, stream_of
+from ._native import run, why_no_library
 
 _library = torch.library.Library("sinfusion", "FRAGMENT")
 _library.define("vote(Tensor value, Tensor offsets, int[] patch, bool mean, Tensor? weight) -> Tensor")
@@ -100,10 +100,7 @@ def _reference(value: Tensor, offsets: Tensor, patch: Sequence[int], mean: bool,
 
 def unsupported(value: Tensor) -> list[str]:
     """Why the native kernels cannot run."""
-    library = {"cpu": cpu, "cuda": cuda}.get(value.device.type)
-    if library is None:
-        return [f"no native library for {value.device.type}"]
-    reasons = [] if library.loaded else [library.why_not]
+    reasons = why_no_library(value.device)
     if value.dtype not in (torch.float32, torch.bfloat16):
         reasons.append(f"value is {value.dtype}, not float32 or bfloat16")
     return reasons
@@ -116,17 +113,10 @@ def _native(value: Tensor, offsets: Tensor, patch: Sequence[int], mean: bool, we
     _check_values(value, offsets, patch)
     size = [count + side - 1 for count, side in zip(offsets.shape[:3], patch, strict=True)]
     out = value.new_empty(*size, value.shape[3])
-    call = [
-        "vote", value.contiguous(), *value.shape[1:3], value.dtype == torch.bfloat16, value.shape[3], *patch,
+    run(
+        "vote", value, value.contiguous(), *value.shape[1:3], value.dtype == torch.bfloat16, value.shape[3], *patch,
         *offsets.shape[:3], offsets.contiguous(), mean, None if weight is None else weight.contiguous(), out,
-    ]  # fmt: skip
-    if value.device.type == "cpu":
-        cpu.call(*call)
-    else:
-        with torch.cuda.device(value.device):
-            error = cuda.call(*call, stream_of(value))
-        if error:
-            raise RuntimeError(f"CUDA error {error} in vote")
+    )  # fmt: skip
     return out
 
 

@@ -19,7 +19,7 @@ TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int32, "u": ct
 
 
 class HostLibrary:
-    """Stands in for the CPU library in an operator's module."""
+    """Stands in for the CPU library."""
 
     loaded = True
 

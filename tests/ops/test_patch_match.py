@@ -153,7 +153,7 @@ def test_the_code_of_the_device_gives_the_same_field_on_the_host(device_code, mo
     """In an order that no device would take: nothing depends on it."""
     expected = digest()
     host = device_code("patch_match", ARGUMENTS)
-    monkeypatch.setattr(importlib.import_module("sinfusion.ops.patch_match"), "cpu", host)
+    monkeypatch.setattr(importlib.import_module("sinfusion.ops._native"), "cpu", host)
     assert digest() == expected
 
 
@@ -342,7 +342,7 @@ def test_forcing_native_where_there_is_no_library_says_why(monkeypatch):
     class Missing:
         loaded, why_not = False, "there is no library here"
 
-    monkeypatch.setattr(importlib.import_module("sinfusion.ops.patch_match"), "cpu", Missing())
+    monkeypatch.setattr(importlib.import_module("sinfusion.ops._native"), "cpu", Missing())
     with ops.backend("native"), pytest.raises(SinfusionError, match="no library here"):
         ops.patch_match(video(1, 8, 8, 3), video(1, 8, 8, 3), (1, 3, 3))
     assert ops.patch_match(video(1, 8, 8, 3), video(1, 8, 8, 3), (1, 3, 3), rounds=1)[0].shape == (1, 6, 6, 3)

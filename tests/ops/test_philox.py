@@ -21,6 +21,14 @@ def test_backends_agree_on_bits_and_normals():
         assert torch.equal(normals, ops.normal(seeds, 3, 2**33 + 5, (7, 11, 13)))
 
 
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_step_may_be_read_from_memory(backend):
+    step = torch.tensor(2**33 + 5)
+    with ops.backend(backend):
+        assert torch.equal(ops.normal([1, 2], 3, step, (9,)), ops.normal([1, 2], 3, 2**33 + 5, (9,)))
+        assert torch.equal(ops.uniform_bits([1, 2], 3, step, 9), ops.uniform_bits([1, 2], 3, 2**33 + 5, 9))
+
+
 def test_a_sample_is_the_same_alone_and_in_a_batch():
     together = ops.normal([4, 5, 6], 1, 2, (3, 5, 5))
     assert torch.equal(together[1:2], ops.normal([5], 1, 2, (3, 5, 5)))
@@ -45,4 +53,5 @@ def test_the_gpu_draws_the_numbers_of_the_cpu():
     seeds = [0, 1, 2**40 + 7]
     on_gpu = ops.normal(seeds, 3, 5, (1001,), "cuda").cpu()
     assert (on_gpu != ops.normal(seeds, 3, 5, (1001,))).float().mean() < 1e-3
+    assert torch.equal(ops.uniform_bits(seeds, 3, 5, 1001, "cuda").cpu(), ops.uniform_bits(seeds, 3, 5, 1001))
     torch.testing.assert_close(on_gpu, ops.normal(seeds, 3, 5, (1001,)), rtol=1e-6, atol=1e-7)
