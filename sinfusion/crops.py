@@ -1,12 +1,11 @@
-"""The training examples of step n: random crops of the frames, a pure function of (seed, n).
+"""Where the training examples of step n are cut: a pure function of (seed, n).
 
 Frames stay uint8 on the training device; positions come from the counter-based generator, so a resumed run, or one
-spread over several processes, sees exactly what an uninterrupted run in one process sees.
+spread over several processes, sees exactly what an uninterrupted run in one process sees. Everything is drawn where the
+frames are: nothing waits for the device.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,15 +15,6 @@ from . import ops
 # Streams of the generator: one a purpose, so that no two draws share numbers.
 STREAM_CROP, STREAM_LEVEL, STREAM_NOISE, STREAM_TOP = range(1, 5)
 STREAM_CONDITION_NOISE, STREAM_CONDITION_DRIFT, STREAM_CONDITION_SHARE = range(5, 8)
-
-
-@dataclass(frozen=True)
-class Examples:
-    """One batch, fp32 in [-1, 1], on the device of the frames."""
-
-    clean: Tensor  # (B, 3, h, w)
-    condition: Tensor | None  # (B, 3 n, h, w)
-    frame_offset: Tensor | None  # (B,) int64
 
 
 def sample_seeds(seed: int, samples: range) -> Tensor:
@@ -43,42 +33,33 @@ def to_uint8(pictures: Tensor) -> Tensor:
 
 
 def draw(
-    frames: Tensor,  # (T, H, W, 3) uint8
+    clip: tuple[int, int, int],  # frames, height, width
     conditions: int,  # 0, 1 (the frame at target - offset) or 2 (the frames around the target)
     crop: tuple[int, int],  # height, width
-    seed: int,
-    step: int,
-    samples: range,  # which samples of the global batch
-    offsets: tuple[int, ...] = (),  # frame offsets to choose from, for one condition
+    seeds: Tensor,  # (B,) int64
+    step: Tensor,  # () int64 on the same device
+    largest_offset: Tensor
+    | int = 1,  # () int64: frame offsets to choose from, for one condition: up to this, both ways
     every_triple: bool = True,  # two conditions: any middle frame, not only the odd ones
-) -> Examples:
-    """Crops for one step, condition and target cut at the same place."""
-    count, height, width = frames.shape[:3]
-    bits = ops.uniform_bits(sample_seeds(seed, samples), STREAM_CROP, step, 4).tolist()
-    cuts: list[Tensor] = []
-    used: list[int] = []
-    for frame_bits, offset_bits, y_bits, x_bits in bits:
-        top, left = _pick(height - crop[0] + 1, y_bits), _pick(width - crop[1] + 1, x_bits)
-        offset = offsets[_pick(len(offsets), offset_bits)] if conditions == 1 else 1
-        target = _target(count, conditions, offset, every_triple, frame_bits)
-        picks = {0: (target,), 1: (target - offset, target), 2: (target - 1, target + 1, target)}[conditions]
-        cuts.append(torch.stack([frames[i, top : top + crop[0], left : left + crop[1]] for i in picks]))
-        used.append(offset)
-    pictures = to_unit(torch.stack(cuts))  # (B, conditions + 1, 3, h, w)
-    frame_offset = torch.tensor(used, device=frames.device) if conditions == 1 else None
-    condition = pictures[:, :-1].flatten(1, 2).contiguous() if conditions else None
-    return Examples(pictures[:, -1].contiguous(), condition, frame_offset)
-
-
-def _pick(choices: int, bits: int) -> int:
-    """A whole number in [0, choices) from 32 uniform bits."""
-    return bits * choices >> 32
-
-
-def _target(count: int, conditions: int, offset: int, every_triple: bool, bits: int) -> int:
-    """Index of the frame to be learned, so that its conditions exist."""
+) -> Tensor:  # (B, 4) int64: frame of the target, frame offset, top, left
+    """Where each sample of a step is cut, so that its conditions exist; as `ops.sample_crops` takes it."""
+    count, height, width = clip
+    bits = ops.uniform_bits(seeds, STREAM_CROP, step, 4, seeds.device)
+    top, left = _pick(height - crop[0] + 1, bits[:, 2]), _pick(width - crop[1] + 1, bits[:, 3])
+    offset = torch.ones_like(top)
     if conditions == 0:
-        return _pick(count, bits)
-    if conditions == 1:
-        return max(offset, 0) + _pick(count - abs(offset), bits)
-    return 1 + (_pick(count - 2, bits) if every_triple else 2 * _pick((count - 1) // 2, bits))
+        target = _pick(count, bits[:, 0])
+    elif conditions == 1:
+        offset = _pick(2 * largest_offset, bits[:, 1]) - largest_offset
+        offset = offset + (offset >= 0)  # never 0
+        target = offset.clamp(min=0) + _pick(count - offset.abs(), bits[:, 0])
+    elif every_triple:
+        target = 1 + _pick(count - 2, bits[:, 0])
+    else:
+        target = 1 + 2 * _pick((count - 1) // 2, bits[:, 0])
+    return torch.stack((target, offset, top, left), 1)
+
+
+def _pick(choices: Tensor | int, bits: Tensor) -> Tensor:
+    """Whole numbers in [0, choices) from 32 uniform bits."""
+    return bits * choices >> 32

@@ -14,11 +14,30 @@ from torch import Tensor, nn
 from . import ops
 
 
-def _convolve(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """`layer` in the dtype of x: the weights stay fp32 masters, the activations decide the arithmetic."""
-    bias = None if layer.bias is None else layer.bias.to(x.dtype)
-    weight = layer.weight.to(x.dtype, memory_format=torch.channels_last)
-    return F.conv2d(x, weight, bias, padding=layer.kernel_size[0] // 2)
+class Dense(nn.Conv2d):
+    """A k x k convolution of fp32 weights in the dtype of its input, with what follows it."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int):
+        super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)
+        self._copy: Tensor | None = None  # of the weight, in the dtype of the activations
+        self._version = -1  # of the weight that was copied
+
+    def adopt(self, copy: Tensor) -> None:
+        """Use a copy of the weight that is kept up to date from outside, unless the weight is written otherwise."""
+        self._copy, self._version = copy, self.weight._version
+
+    def forward(self, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """x (B, C, H, W) -> (B, O, H, W): GELU of the convolution, or the residual (B, O, H, W) added to it."""
+        copy = None
+        if x.dtype != self.weight.dtype:
+            if self._copy is None or self._copy.dtype != x.dtype or self._copy.device != x.device:
+                self._copy, self._version = torch.empty_like(self.weight, dtype=x.dtype), -1
+                self._copy = self._copy.contiguous(memory_format=torch.channels_last)
+            if self._version != self.weight._version:
+                self._copy.copy_(self.weight.detach())
+                self._version = self.weight._version
+            copy = self._copy
+        return ops.dense(x, self.weight, self.bias, residual, gelu, copy)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -30,17 +49,17 @@ class ConvNeXtBlock(nn.Module):
         self.shift = nn.Linear(embedding, in_channels)
         self.gain = nn.Parameter(torch.ones(in_channels)) if norm else None
         self.offset = nn.Parameter(torch.zeros(in_channels)) if norm else None
-        self.expand = nn.Conv2d(in_channels, 3 * out_channels, dense_kernel, padding=dense_kernel // 2)
-        self.project = nn.Conv2d(3 * out_channels, out_channels, dense_kernel, padding=dense_kernel // 2)
-        self.residual = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.expand = Dense(in_channels, 3 * out_channels, dense_kernel)
+        self.project = Dense(3 * out_channels, out_channels, dense_kernel)
+        self.residual = Dense(in_channels, out_channels, 1) if in_channels != out_channels else None
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, in_channels, H, W), embedding (B or 1, E) fp32 -> (B, out_channels, H, W)."""
-        shift = self.shift(F.gelu(embedding)).expand(len(x), -1)  # (B, in_channels)
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        """x (B, in_channels, H, W), shift (B, in_channels) fp32, what `self.shift` makes -> (B, out_channels, H, W)."""
         bias: Tensor = self.depthwise.bias  # type: ignore[assignment]  # this convolution has one
         h = ops.depthwise_norm(x, self.depthwise.weight, bias, shift, self.gain, self.offset)
-        h = _convolve(F.gelu(_convolve(h, self.expand)), self.project)
-        return h + (x if self.residual is None else _convolve(x, self.residual))
+        residual = x if self.residual is None else self.residual(x)
+        out: Tensor = self.project(self.expand(h, gelu=True), residual=residual)
+        return out
 
 
 class _Sinusoid(nn.Module):
@@ -91,7 +110,7 @@ class NextNet(nn.Module):
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(width, filters, embedding, dense_kernel, norm=i > 0) for i, width in enumerate(widths)
         )
-        self.final = nn.Conv2d(filters, out_channels, 1)
+        self.final = Dense(filters, out_channels, 1)
         self.time = _Sinusoid(filters)
         self.frame_offset = _Sinusoid(filters) if frame_offset else None
 
@@ -101,16 +120,33 @@ class NextNet(nn.Module):
         time: Tensor,  # (B or 1,)
         frame_offset: Tensor | None = None,  # (B or 1,) integer
     ) -> Tensor:  # (B, out_channels, H, W) fp32
+        return self.evaluate(x, self.shifts(time, frame_offset)).float()
+
+    def shifts(self, time: Tensor, frame_offset: Tensor | None = None) -> Tensor:
+        """(B, sum of all blocks' in_channels) fp32: the embedding of both numbers as every block adds it."""
         embedding = self.time(time)
         if self.frame_offset is not None:
             if frame_offset is None:
                 raise ValueError("this network is conditioned on the frame offset: pass frame_offset (B,).")
-            embedding = torch.cat((embedding, self.frame_offset(frame_offset)), 1)
+            offset = self.frame_offset(frame_offset).expand(len(embedding), -1)
+            embedding = torch.cat((embedding, offset), 1)
+        layers = [block.shift for block in self.blocks]
+        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+        return F.linear(F.gelu(embedding), weight, bias)  # one product for all blocks
+
+    def evaluate(
+        self,
+        x: Tensor,  # (B, in_channels, H, W)
+        shifts: Tensor,  # (B or 1, ...) from `shifts`
+    ) -> Tensor:  # (B, out_channels, H, W) in the dtype of the activations
         x = x.to(self.dtype, memory_format=torch.channels_last)
+        widths = [block.shift.out_features for block in self.blocks]
+        for_block = iter(shifts.expand(len(x), -1).split(widths, 1))
         skips: list[Tensor] = []
         for block in self.blocks[: self.first_half]:
-            x = block(x, embedding)
+            x = block(x, next(for_block))
             skips.append(x)
         for block in self.blocks[self.first_half :]:
-            x = block(torch.cat((x, skips.pop()), 1), embedding)
-        return _convolve(x, self.final).float()
+            x = block(torch.cat((x, skips.pop()), 1), next(for_block))
+        out: Tensor = self.final(x)
+        return out

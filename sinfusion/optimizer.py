@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from . import ops
 
 
 class AdamEma:
@@ -14,44 +16,103 @@ class AdamEma:
 
     The average is Karras et al.'s power function (2024, eq. 123): after n steps its decay is (1 - 1/n)^(gamma + 1),
     so it always spans the same fraction of the training so far, whatever the budget; gamma = 0 would be the plain mean.
+
+    All weights lie behind each other in one tensor (the network's parameters become views of it), and so do the
+    moments, the averages and, if a dtype is given for them, copies of the weights in that dtype: a step is one pass.
     """
 
-    def __init__(self, network: nn.Module, gamma: float, betas: tuple[float, float] = (0.9, 0.999)):
-        self.parameters = dict(network.named_parameters())
-        self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self.gamma = gamma
-        self.adam = torch.optim.Adam(list(self.parameters.values()), lr=0.0, betas=betas, fused=True)
+    def __init__(
+        self,
+        network: nn.Module,
+        gamma: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        copies: torch.dtype | None = None,
+    ):
+        self.gamma, self.betas = gamma, betas
+        named = dict(network.named_parameters())
+        self._value = torch.cat([_in_memory_order(p.detach()) for p in named.values()])
+        self._shapes = {name: p.shape for name, p in named.items()}
+        for name, view in self._views(self._value).items():
+            named[name].data = view
+        self._exp_avg, self._exp_avg_sq = torch.zeros_like(self._value), torch.zeros_like(self._value)
+        self._average = self._value.clone()
+        self._copies = None if copies is None else self._value.to(copies)
+        self.parameters = named
+        self.average = self._views(self._average)
+        self.copies = {} if self._copies is None else self._views(self._copies)
 
-    def step(self, learning_rate: float, done: int) -> None:
-        """One update from the gradients at hand; `done` is the number of steps made before this one."""
-        for group in self.adam.param_groups:
-            group["lr"] = learning_rate
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
-        weight = 1.0 - (1.0 - 1.0 / (done + 1)) ** (self.gamma + 1)
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], weight)
-
-    def state(self) -> dict[str, Any]:
-        """Adam's state by parameter name, of tensors only."""
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Tensors by parameter name in one that holds them all; convolutions channels-last."""
+        parts = flat.split([shape.numel() for shape in self._shapes.values()])
         return {
-            name: {key: value for key, value in self.adam.state[p].items() if isinstance(value, Tensor)}
-            for name, p in self.parameters.items()
+            name: part.view(shape) if len(shape) != 4 else part.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
+
+    def coefficients(self, rates: np.ndarray) -> Tensor:
+        """(n, 3) fp32, what `ops.adam_ema` takes in each step of a training with these learning rates (n,) float64."""
+        n = np.arange(1, len(rates) + 1)
+        size = rates / (1 - self.betas[0] ** n)
+        scale = (1 - self.betas[1] ** n) ** -0.5
+        weight = 1 - (1 - 1 / n) ** (self.gamma + 1)
+        return torch.from_numpy(np.stack((size, scale, weight), 1)).float().to(self._value.device)
+
+    def take_gradient(self, *more: Tensor) -> Tensor:
+        """All gradients behind each other, (N,) fp32, and then `more`; the parameters have none afterwards."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
+        for p in self.parameters.values():
+            p.grad = None
+        return torch.cat([*map(_in_memory_order, gradients), *(value.detach().view(-1) for value in more)])
+
+    def step(self, gradient: Tensor, coefficients: Tensor) -> None:
+        """One update from `take_gradient` (N,) and a row of `coefficients` (3,)."""
+        ops.adam_ema(
+            self._value,
+            self._exp_avg,
+            self._exp_avg_sq,
+            self._average,
+            self._copies,
+            gradient,
+            coefficients,
+            self.betas,
+        )
+
+    def state(self, done: int) -> dict[str, dict[str, Tensor]]:
+        """Adam's state after `done` steps by parameter name, as torch.optim.Adam keeps it."""
+        first, second = self._views(self._exp_avg), self._views(self._exp_avg_sq)
+        return {
+            name: {
+                "step": torch.tensor(float(done)),
+                "exp_avg": first[name].contiguous(),
+                "exp_avg_sq": second[name].contiguous(),
+            }
+            for name in self.parameters
         }
 
     def load(self, state: dict[str, Any], average: dict[str, Tensor]) -> None:
-        """Continue from `state` and `average`."""
-        for name, p in self.parameters.items():
-            self.adam.state[p] = {key: value.to(p.device, copy=True) for key, value in state[name].items()}
-            self.average[name].copy_(average[name])
+        """Continue from `state` and `average`; moments that are not there begin at 0."""
+        for key, flat in (("exp_avg", self._exp_avg), ("exp_avg_sq", self._exp_avg_sq)):
+            for name, view in self._views(flat).items():
+                view.copy_(state[name].get(key, torch.zeros(())))
+        for name, view in self.average.items():
+            view.copy_(average[name])
+        if self._copies is not None:
+            self._copies.copy_(self._value)
 
 
-def learning_rate(progress: float, steps: int, peak: float, decay: str, warmup: float, drop_at: float) -> float:
-    """Learning rate at `progress` in [0, 1) of a training of `steps` steps, after a linear warm-up.
+def _in_memory_order(value: Tensor) -> Tensor:
+    """(N,): a convolution's weight channels-last, anything else as it is."""
+    return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).reshape(-1)
+
+
+def learning_rates(steps: int, peak: float, decay: str, warmup: float, drop_at: float) -> np.ndarray:
+    """(steps,) float64: the learning rate of every step of a training, after a linear warm-up.
 
     warmup: its length as a fraction of the training. decay: `cosine` to zero at the end, or `step`: a tenth from
     progress `drop_at` on.
     """
-    ramp = min(1.0, (progress * steps + 1) / max(1.0, warmup * steps))
+    step = np.arange(steps)
+    ramp = np.minimum(1.0, (step + 1) / max(1.0, warmup * steps))
     if decay == "step":
-        return peak * ramp * (0.1 if progress >= drop_at else 1.0)
-    return peak * ramp * 0.5 * (1 + math.cos(math.pi * progress))
+        return peak * ramp * np.where(step / steps >= drop_at, 0.1, 1.0)
+    return peak * ramp * 0.5 * (1 + np.cos(np.pi * step / steps))

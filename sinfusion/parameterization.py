@@ -6,8 +6,8 @@ calling it denoises. All states are x = clean + sigma * noise, pictures in [-1, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,40 +16,47 @@ from torch import Tensor, nn
 from .schedule import Schedule
 
 
+# A noise level, or (B,) of them; coefficients are of the same kind.
+Level = TypeVar("Level", float, Tensor)
+
+
 class Parameterization(Protocol):
-    """How to read a network's output F. `centre` (B, 3, H, W): the expected picture, `spread`: its RMS error."""
+    """What the network sees and what its output F stands for, as sums of pictures with these coefficients.
 
-    def scale_input(self, x: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        """The picture the network sees, of about unit variance."""
+    Pictures: x = clean + sigma * noise, and the centre, the expected picture; `spread`: RMS of clean - centre.
+    """
 
-    def target(self, clean: Tensor, noise: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        """What F should be."""
+    def input(self, sigma: Level, spread: Level) -> tuple[Level, Level]:
+        """Of x and of the centre, in what the network sees: about unit variance."""
 
-    def estimate(self, output: Tensor, x: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        """The clean picture that F stands for: the inverse of `target`."""
+    def target(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+        """Of clean, noise and centre, in what F should be."""
+
+    def estimate(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+        """Of F, x and centre, in the clean picture that F stands for: the inverse of `target`."""
 
 
 class X0:
     """F is the clean picture."""
 
-    def scale_input(self, x: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        return x / (1 + sigma**2).sqrt()
+    def input(self, sigma: Level, spread: Level) -> tuple[Level, Level]:
+        return (1 + sigma**2) ** -0.5, 0 * sigma
 
-    def target(self, clean: Tensor, noise: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        return clean
+    def target(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+        return 0 * sigma + 1, 0 * sigma, 0 * sigma
 
-    def estimate(self, output: Tensor, x: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        return output
+    def estimate(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+        return 0 * sigma + 1, 0 * sigma, 0 * sigma
 
 
 class Noise(X0):
     """F is the noise (Ho et al. 2020)."""
 
-    def target(self, clean: Tensor, noise: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        return noise
+    def target(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+        return 0 * sigma, 0 * sigma + 1, 0 * sigma
 
-    def estimate(self, output: Tensor, x: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        return x - sigma * output
+    def estimate(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+        return -sigma, 0 * sigma + 1, 0 * sigma
 
 
 class Preconditioned:
@@ -58,17 +65,18 @@ class Preconditioned:
     With centre = the previous frame and spread = the RMS change between frames, F = 0 says 'nothing moves'.
     """
 
-    def scale_input(self, x: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        return (x - centre) / (sigma**2 + spread**2).sqrt()
+    def input(self, sigma: Level, spread: Level) -> tuple[Level, Level]:
+        scale = (sigma**2 + spread**2) ** -0.5
+        return scale, -scale
 
-    def target(self, clean: Tensor, noise: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-        total = (sigma**2 + spread**2).sqrt()
+    def target(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
         # (clean - c - skip (clean + sigma noise - c)) / out, multiplied out so that nothing cancels.
-        return (sigma / spread * (clean - centre) - spread * noise) / total
+        scale = (sigma**2 + spread**2) ** -0.5
+        return sigma / spread * scale, -spread * scale, -sigma / spread * scale
 
-    def estimate(self, output: Tensor, x: Tensor, sigma: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
+    def estimate(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
         variance = sigma**2 + spread**2
-        return centre + spread**2 / variance * (x - centre) + sigma * spread / variance.sqrt() * output
+        return sigma * spread * variance**-0.5, spread**2 / variance, sigma**2 / variance
 
 
 PARAMETERIZATIONS: dict[str, Parameterization] = {"x0": X0(), "noise": Noise(), "preconditioned": Preconditioned()}
@@ -84,12 +92,30 @@ class Denoiser:
     continuous: bool  # the network is told the noise level itself, not the whole timestep (x0 and noise only)
     spreads: tuple[float, ...]  # RMS of clean - centre; entry |frame_offset| - 1 (one entry without frame offsets)
     frame_offset: bool = False  # the network is told the frame offset
+    _tables: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def form(self) -> Parameterization:
+        """What the network sees and means."""
+        return PARAMETERIZATIONS[self.parameterization]
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Spreads (n,) fp32, the schedule's levels as logarithms (T,) and as `signal`, fp64: once on each device."""
+        if device not in self._tables:
+            logarithm = torch.from_numpy(np.log(self.schedule.sigma[1:])).to(device)
+            signal = torch.from_numpy(np.sqrt(self.schedule.alphas_cumprod)).to(device)
+            self._tables[device] = torch.tensor(self.spreads, device=device), logarithm, signal
+        return self._tables[device]
+
+    def signal(self, device: torch.device) -> Tensor:
+        """(T + 1,) fp64: sqrt(alphas_cumprod) of the schedule."""
+        return self._on(device)[2]
 
     def spread(self, frame_offset: Tensor | None, batch: int, device: torch.device) -> Tensor:
         """(B,) fp32: the RMS distance between the clean picture and the centre for each sample."""
+        table = self._on(device)[0]
         if frame_offset is None or len(self.spreads) == 1:
-            return torch.full((batch,), self.spreads[0], device=device)
-        table = torch.tensor(self.spreads, device=device)
+            return table[:1].expand(batch)
         return table[(frame_offset.abs() - 1).clamp(0, len(self.spreads) - 1)]
 
     def time(self, sigma: Tensor, spread: Tensor) -> Tensor:
@@ -98,22 +124,30 @@ class Denoiser:
             return 4.0 * (sigma / spread).log()  # about -16 .. 16: spans the sinusoids like 32 timesteps
         if self.continuous:
             return (1 + sigma**2).rsqrt()  # sqrt(alphas_cumprod)
-        timestep = self.schedule.timestep_at(sigma.double().cpu().numpy()) - 1  # the released code counts from 0
-        return torch.as_tensor(timestep, dtype=torch.float32, device=sigma.device)
+        # The timestep, interpolated as `Schedule.timestep_at` does, but where the levels are; counted from 0 as in
+        # the released code.
+        logarithm = self._on(sigma.device)[1]
+        wanted = sigma.double().log()
+        above = torch.searchsorted(logarithm, wanted).clamp(1, len(logarithm) - 1)
+        low, high = logarithm[above - 1], logarithm[above]
+        return (above - 1 + (wanted - low) / (high - low)).clamp(0, len(logarithm) - 1).float()
 
-    def _parts(
-        self, x: Tensor, sigma: Tensor, condition: Tensor | None, frame_offset: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Centre (B, 3, H, W), sigma and spread (B or 1, 1, 1, 1), time (B or 1,)."""
-        spread = self.spread(frame_offset, len(sigma), x.device)
-        centre = torch.zeros_like(x) if condition is None else condition.unflatten(1, (-1, 3)).mean(1)
-        time = self.time(sigma, spread)
-        return centre, sigma[:, None, None, None], spread[:, None, None, None], time
+    def training_coefficients(self, sigma: Tensor, spread: Tensor) -> Tensor:
+        """(B, 6) fp32: clean, noise and centre in the noisy picture that the network sees, and in its target."""
+        of_state, of_centre = self.form.input(sigma, spread)
+        return torch.stack((of_state, of_state * sigma, of_centre, *self.form.target(sigma, spread)), 1)
 
-    def _network(self, x: Tensor, time: Tensor, condition: Tensor | None, frame_offset: Tensor | None) -> Tensor:
-        inputs = x if condition is None else torch.cat((condition, x), 1)
-        output: Tensor = self.network(inputs, time, frame_offset if self.frame_offset else None)
-        return output.float()
+    def loss(
+        self,
+        inputs: Tensor,  # (B, 3 (n + 1), H, W): conditions, then the noisy picture as the network sees it
+        target: Tensor,  # (B, 3, H, W) fp32
+        sigma: Tensor,  # (B,)
+        spread: Tensor,  # (B,)
+        frame_offset: Tensor | None = None,  # (B,) int64
+    ) -> Tensor:
+        """Mean squared error between the network's output and its target, a scalar."""
+        output = self.network(inputs, self.time(sigma, spread), frame_offset if self.frame_offset else None)
+        return (output - target).square().mean()
 
     def __call__(
         self,
@@ -123,25 +157,24 @@ class Denoiser:
         frame_offset: Tensor | None = None,  # (B or 1,) int64
     ) -> Tensor:
         """The expected clean picture, (B, 3, H, W) fp32."""
-        centre, s, spread, time = self._parts(x, sigma, condition, frame_offset)
-        form = PARAMETERIZATIONS[self.parameterization]
-        output = self._network(form.scale_input(x, s, centre, spread), time, condition, frame_offset)
-        return form.estimate(output, x, s, centre, spread)
+        spread = self.spread(frame_offset, len(sigma), x.device)
+        centre = centre_of(x, condition)
 
-    def loss(
-        self,
-        clean: Tensor,  # (B, 3, H, W) fp32 in [-1, 1]
-        noise: Tensor,  # (B, 3, H, W) standard normal
-        sigma: Tensor,  # (B,)
-        condition: Tensor | None = None,
-        frame_offset: Tensor | None = None,
-    ) -> Tensor:
-        """Mean squared error between the network's output and its target, a scalar."""
-        centre, s, spread, time = self._parts(clean, sigma, condition, frame_offset)
-        form = PARAMETERIZATIONS[self.parameterization]
-        x = form.scale_input(clean + s * noise, s, centre, spread)
-        output = self._network(x, time, condition, frame_offset)
-        return (output - form.target(clean, noise, s, centre, spread)).square().mean()
+        def columns(values: tuple[Tensor, ...]) -> list[Tensor]:
+            return [value[:, None, None, None] for value in values]
+
+        of_state, of_centre = columns(self.form.input(sigma, spread))
+        inputs = of_state * x + of_centre * centre
+        if condition is not None:
+            inputs = torch.cat((condition, inputs), 1)
+        output = self.network(inputs, self.time(sigma, spread), frame_offset if self.frame_offset else None)
+        of_output, of_state, of_centre = columns(self.form.estimate(sigma, spread))
+        return of_output * output.float() + of_state * x + of_centre * centre
+
+
+def centre_of(x: Tensor, condition: Tensor | None) -> Tensor:
+    """(B, 3, H, W): the mean of the conditions (B, 3 n, H, W), or 0: what is expected before anything is denoised."""
+    return torch.zeros_like(x) if condition is None else condition.unflatten(1, (-1, 3)).mean(1)
 
 
 def rms_change(frames: np.ndarray, offset: int) -> float:

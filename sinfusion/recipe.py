@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from .errors import SinfusionError
 from .roles import Role
 
@@ -128,10 +130,14 @@ class Recipe:
         """Training steps of a role when no time budget is given."""
         return int(getattr(self, f"{role.name}_steps"))
 
-    def offsets(self, progress: float) -> tuple[int, ...]:
-        """Frame offsets in play at `progress` in [0, 1] of the Predictor's training."""
-        largest = 1 + sum(progress >= milestone for milestone in self.offset_milestones)
-        largest = min(largest, self.max_frame_offset)
+    def largest_offset(self, progress: np.ndarray) -> np.ndarray:
+        """The largest frame offset in play at each progress in [0, 1] of the Predictor's training; int64."""
+        reached = np.add.outer(progress, -np.array(self.offset_milestones)) >= 0
+        return np.minimum(1 + reached.sum(-1), self.max_frame_offset)
+
+    def offsets(self) -> tuple[int, ...]:
+        """Frame offsets that a Predictor trained to the end knows."""
+        largest = int(self.largest_offset(np.ones(1))[0])
         return tuple(k for k in range(-largest, largest + 1) if k)
 
     def crop_size(self, role: Role, height: int, width: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ a sample is the same alone or in a batch.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from . import ops
 from .errors import SinfusionError
+from .network import NextNet
+from .parameterization import centre_of
 from .recipe import Recipe
 from .roles import Role
 from .run import Run
@@ -72,7 +75,7 @@ def reverse(
     run: Run,
     role: Role,
     seeds: Tensor,  # (B,) int64
-    moment: int,  # which picture of a rollout this is
+    moment: int | Tensor,  # which picture of a rollout this is; a tensor is () int64 on the run's device
     levels: np.ndarray,  # from `sampling_levels`
     start: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: the picture noise is added to; None: the centre
     size: tuple[int, int] | None = None,  # (H, W), needed where neither start nor condition tells it
@@ -81,24 +84,78 @@ def reverse(
     keep: tuple[Tensor, Tensor] | None = None,  # (B or 1, 1, H, W) bool, picture (B or 1, 3, H, W): known where True
     sampler: str | None = None,  # None: the recipe's
 ) -> Tensor:
-    """One picture for each seed, (B, 3, H, W) fp32 in [-1, 1]."""
+    """One picture for each seed, (B, 3, H, W) fp32 in [-1, 1]. Nothing here waits for the device."""
     denoiser = run.denoiser(role)
-    offset = None if frame_offset is None else torch.tensor([frame_offset], device=run.device)
+    network = denoiser.network
+    assert isinstance(network, NextNet)
+    table = _table(run, role, sampler or run.recipe.sampler, levels, frame_offset)
+    spread = denoiser.spread(table.frame_offset, len(table.sigma), run.device)
+    # For all evaluations at once, and one row for all samples: products over more rows would round differently.
+    shifts = network.shifts(denoiser.time(table.sigma, spread), table.frame_offset if denoiser.frame_offset else None)
+    seeds = seeds.to(run.device)
+    moment = moment if isinstance(moment, Tensor) else torch.full((), moment, device=run.device)
+    counters = moment * STEPS_A_MOMENT + table.draws
+
+    x = _start(run, len(seeds), start, size, condition)
+    centre = None if condition is None else centre_of(x, condition)
+    inputs = torch.empty(len(x), role.in_channels, *x.shape[2:], dtype=network.dtype, device=run.device)
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    if condition is not None:
+        inputs[:, :-3] = condition
+    before = torch.empty_like(x) if table.looks_back else None
+    stream = STREAM_SAMPLE + role.conditions
+    known = (None, None) if keep is None else keep
+    ops.ddpm_step(x, None, centre, table.coefficients[0], seeds, stream, counters[0], inputs, before)
+    for i in range(len(table.sigma)):
+        output = network.evaluate(inputs, shifts[i : i + 1])
+        row, draw = table.coefficients[i + 1], counters[i + 1]
+        ops.ddpm_step(x, output, centre, row, seeds, stream, draw, inputs, before, *known)
+    return x
+
+
+@dataclass(frozen=True)
+class Table:
+    """The numbers of a reverse process, on the device."""
+
+    sigma: Tensor  # (S,) fp32: the level of each evaluation
+    coefficients: (
+        Tensor  # (S + 1, 9) fp32, as `ops.ddpm_step` takes them: the start, then the step after each evaluation
+    )
+    draws: Tensor  # (S + 1,) int64: number of each step's noise within its moment
+    frame_offset: Tensor | None  # (S,) int64
+    looks_back: bool  # some state depends on the one before the last
+
+
+def _table(run: Run, role: Role, sampler: str, levels: np.ndarray, frame_offset: int | None) -> Table:
+    """Made once for each reverse process that a run is asked for: no copy to the device while a graph is recorded."""
+    key = (role.name, sampler, levels.tobytes(), frame_offset)
+    if key in run.tables:
+        made: Table = run.tables[key]
+        return made
+    denoiser, steps = run.denoiser(role), SAMPLERS[sampler](levels)
+    spread = denoiser.spreads[min(abs(frame_offset or 1), len(denoiser.spreads)) - 1]
+    of_input = [denoiser.form.input(step.sigma, spread) for step in steps] + [(0.0, 0.0)]
+    rows = [(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, steps[0].sigma, *of_input[0])]
+    for step, inputs in zip(steps, of_input[1:], strict=True):
+        rows.append((*denoiser.form.estimate(step.sigma, spread), *step[1:], *inputs))
+    made = Table(
+        torch.tensor([step.sigma for step in steps], device=run.device),
+        torch.tensor(rows, device=run.device),
+        torch.tensor([STEPS_A_MOMENT - 1, *range(len(steps))], device=run.device),
+        None if frame_offset is None else torch.full((len(steps),), frame_offset, device=run.device),
+        any(step.of_previous for step in steps),
+    )
+    run.tables[key] = made
+    return made
+
+
+def _start(
+    run: Run, batch: int, start: Tensor | None, size: tuple[int, int] | None, condition: Tensor | None
+) -> Tensor:
+    """(B, 3, H, W) fp32, channels-last and its own memory: what noise is added to."""
     if start is None:
-        start = (
-            torch.zeros(len(seeds), 3, *size, device=run.device)  # type: ignore[misc]  # size is given here
-            if condition is None
-            else condition.unflatten(1, (-1, 3)).mean(1)
-        )
-
-    def noise(step: int) -> Tensor:
-        counter = moment * STEPS_A_MOMENT + step
-        return ops.normal(seeds, STREAM_SAMPLE + role.conditions, counter, start.shape[1:], run.device)
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        # One level for all: matrix products over one row and over several round differently.
-        clean = denoiser(x, sigma[:1], condition, offset)
-        return clean if keep is None else torch.where(keep[0], keep[1], clean)
-
-    x = start + float(levels[0]) * noise(STEPS_A_MOMENT - 1)
-    return SAMPLERS[sampler or run.recipe.sampler](denoise, x, levels, noise)
+        if condition is None:
+            start = torch.zeros(batch, 3, *size, device=run.device)  # type: ignore[misc]  # size is given here
+        else:
+            start = centre_of(condition[:, :3], condition)
+    return torch.empty_like(start, memory_format=torch.channels_last).copy_(start)

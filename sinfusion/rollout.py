@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .crops import to_uint8, to_unit
 from .errors import SinfusionError
+from .graph import delivered, replayed
 from .reverse import check_size, reverse, sampling_levels
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, Role
 from .run import Run
@@ -53,7 +55,7 @@ def generate_images(
     run: Run, count: int = 1, size: tuple[int, int] | None = None, seed: int = 0, steps: int | None = None
 ) -> Frames:
     """(count, H, W, 3) uint8: diverse samples of an image run at any size."""
-    pictures = _from_noise(run, IMAGE, _seeds(seed, count), check_size(size or run.size), steps)
+    pictures = _from_noise(run, IMAGE, _seeds(run, seed, count), check_size(size or run.size), steps)
     return to_uint8(pictures).cpu().numpy()
 
 
@@ -73,25 +75,43 @@ def stream(
     if frames < 1:
         raise SinfusionError(f"a video has at least 1 frame, not {frames}.")
     size = check_size(size or run.size)
-    seeds = _seeds(seed, count)
+    seeds = _seeds(run, seed, count)
     run.denoiser(PREDICTOR)
     hidden = 0
     if start is None:
-        picture, hidden = _from_noise(run, PROJECTOR, seeds, size, None), run.recipe.hidden_frames
+        first, hidden = _from_noise(run, PROJECTOR, seeds, size, None), run.recipe.hidden_frames
     else:
-        picture = _tensor(run, _resized(_start_frame(run, start), size)[None]).expand(count, -1, -1, -1)
-    for moment in range(hidden + frames):
-        if moment > 0:
-            picture = next_frame(run, picture, seeds, moment, frame_offset, steps)
-        if moment >= hidden:
-            yield to_uint8(picture).cpu().numpy()
+        first = _tensor(run, _resized(_start_frame(run, start), size)[None]).expand(count, -1, -1, -1)
+
+    def advance(picture: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+        picture = next_frame(run, picture, seeds, moment, frame_offset, steps)
+        return picture, to_uint8(picture)
+
+    return delivered(_chain(run, first, replayed(advance, run.device, run.graph), hidden, hidden + frames))
+
+
+def _chain(
+    run: Run, picture: Tensor, advance: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], shown: int, stop: int
+) -> Iterator[Tensor]:
+    """Each picture (B, 3, H, W) made from the one before; those from `shown` to `stop` as (B, H, W, 3) uint8."""
+    if shown == 0:
+        yield to_uint8(picture)
+    for moment in range(1, stop):
+        picture, frame = advance(picture, _moment(run, moment))
+        if moment >= shown:
+            yield frame
+
+
+def _moment(run: Run, moment: int) -> Tensor:
+    """() int64 on the device, without a copy from the host."""
+    return torch.full((), moment, device=run.device)
 
 
 def next_frame(
     run: Run,
     previous: Tensor,  # (B, 3, H, W) in [-1, 1]
     seeds: Tensor,
-    moment: int,
+    moment: int | Tensor,
     frame_offset: int = 1,
     steps: int | None = None,
     towards: Tensor | None = None,  # (B, 3, H, W): a picture to start from instead of noise around the previous one
@@ -103,7 +123,7 @@ def next_frame(
     return correct(run, picture, seeds, moment)
 
 
-def correct(run: Run, picture: Tensor, seeds: Tensor, moment: int) -> Tensor:
+def correct(run: Run, picture: Tensor, seeds: Tensor, moment: int | Tensor) -> Tensor:
     """Noise a frame a little and let the Projector remove it with its own artefacts (SinFusion, section 5)."""
     recipe = run.recipe
     if recipe.correction_timesteps == 0:
@@ -167,18 +187,22 @@ def upsample(
     if len(clip) < 2:
         raise SinfusionError(f"upsampling needs at least 2 frames, not {len(clip)}.")
     check_size(clip.shape[1:3])
-    levels = sampling_levels(run, INTERPOLATOR, 1, steps)
-    moment = 0
+    levels, seeds = sampling_levels(run, INTERPOLATOR, 1, steps), _seeds(run, seed, 1)
+
+    def between(pair: Tensor, moment: Tensor) -> Tensor:
+        return to_uint8(reverse(run, INTERPOLATOR, seeds, moment, levels, condition=pair))
+
+    between_two = replayed(between, run.device, run.graph)
+    moments = itertools.count()
     while factor > 1:
-        between = []
-        for i in range(len(clip) - 1):  # a pair at a time bounds the memory
-            pair = _tensor(run, clip[i : i + 2]).flatten(0, 1)[None]
-            middle = reverse(run, INTERPOLATOR, _seeds(seed, 1), moment, levels, condition=pair)
-            between.append(to_uint8(middle).cpu().numpy()[0])
-            moment += 1
+        # A pair at a time bounds the memory.
+        pairs = (_tensor(run, clip[i : i + 2]).flatten(0, 1)[None] for i in range(len(clip) - 1))
+        middles = []
+        for made in delivered(between_two(pair, _moment(run, next(moments))) for pair in pairs):
+            middles.append(made[0])
             told()
         woven = np.empty((2 * len(clip) - 1, *clip.shape[1:]), np.uint8)
-        woven[::2], woven[1::2] = clip, np.stack(between)
+        woven[::2], woven[1::2] = clip, np.stack(middles)
         clip, factor = woven, factor // 2
     return clip
 
@@ -202,23 +226,33 @@ def retarget(
     source = run.frames if frames is None else frames
     source = source[None] if source.ndim == 3 else source
     first = IMAGE if run.kind == "image" else PROJECTOR
-    seeds = _seeds(seed, 1)
+    seeds = _seeds(run, seed, 1)
     stretched = _tensor(run, np.stack([_resized(frame, size) for frame in source]))
     levels = sampling_levels(run, first, 1, steps, strength=strength)
     picture = reverse(run, first, seeds, 0, levels, stretched[:1])
     if run.kind == "image":
         told()
         return to_uint8(picture)[0].cpu().numpy()
-    made = []
     # Where each frame goes is the resized clip's to say (the entry level is above the change between frames),
     # how it looks is the Predictor's.
-    spread = run.denoiser(PREDICTOR).spreads[0]
-    for moment in range(len(stretched)):
-        target = stretched[moment : moment + 1]
-        picture = next_frame(run, picture, seeds, moment, 1, steps, target, 4 * strength * spread)
-        made.append(picture)
+    enter = 4 * strength * run.denoiser(PREDICTOR).spreads[0]
+
+    def follow(picture: Tensor, moment: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        picture = next_frame(run, picture, seeds, moment, 1, steps, target, enter)
+        return picture, to_uint8(picture)
+
+    follow_one = replayed(follow, run.device, run.graph)
+
+    def followed(picture: Tensor) -> Iterator[Tensor]:
+        for moment in range(len(stretched)):
+            picture, frame = follow_one(picture, _moment(run, moment), stretched[moment : moment + 1])
+            yield frame
+
+    made = []
+    for frame in delivered(followed(picture)):
+        made.append(frame[0])
         told()
-    return to_uint8(torch.cat(made)).cpu().numpy()
+    return np.stack(made)
 
 
 def require_video(run: Run) -> None:
@@ -228,7 +262,7 @@ def require_video(run: Run) -> None:
 
 
 def _check_offset(run: Run, frame_offset: int) -> None:
-    known = run.recipe.offsets(1.0)
+    known = run.recipe.offsets()
     if frame_offset not in known:
         choices = ", ".join(map(str, known))
         raise SinfusionError(f"frame offset {frame_offset} was not trained; this run knows {choices}.")
@@ -259,7 +293,7 @@ def _tensor(run: Run, frames: Frames) -> Tensor:
     return to_unit(torch.from_numpy(np.ascontiguousarray(frames)).to(run.device))
 
 
-def _seeds(seed: int, count: int) -> Tensor:
+def _seeds(run: Run, seed: int, count: int) -> Tensor:
     if count < 1:
         raise SinfusionError(f"count must be at least 1, not {count}.")
-    return torch.arange(seed, seed + count, dtype=torch.int64)
+    return torch.arange(seed, seed + count, dtype=torch.int64, device=run.device)

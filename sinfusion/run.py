@@ -54,7 +54,9 @@ class Run:
     source: str = ""
     device: torch.device = field(default_factory=lambda: choose_device("auto"))
     dtype: torch.dtype | None = None  # of the activations; None: what the device is fast at
+    graph: bool = True  # on a GPU, replay kernels from CUDA graphs
     _denoisers: dict[str, Denoiser] = field(default_factory=dict, repr=False)
+    tables: dict[Any, Any] = field(default_factory=dict, repr=False)  # numbers that `reverse` keeps on the device
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,10 +67,11 @@ class Run:
         """Whether a checkpoint of the role exists."""
         return last_checkpoint(self.path / role.name) is not None
 
-    def to(self, device: str = "auto", precision: str = "auto") -> Run:
+    def to(self, device: str = "auto", precision: str = "auto", graph: bool = True) -> Run:
         """The same run computing elsewhere or otherwise."""
         chosen = choose_device(device)
-        return dataclasses.replace(self, device=chosen, dtype=choose_dtype(precision, chosen), _denoisers={})
+        dtype = choose_dtype(precision, chosen)
+        return dataclasses.replace(self, device=chosen, dtype=dtype, graph=graph, _denoisers={}, tables={})
 
     def build(self, role: Role) -> Denoiser:
         """A role's denoiser with untrained weights, on the CPU's default generator seeded from the run's seed."""
@@ -155,9 +158,10 @@ def load_into(network: torch.nn.Module, weights: dict[str, Tensor], prefix: str,
         raise SinfusionError(f"the weights in {origin} do not fit the network that run.json describes.") from None
 
 
-def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Run:
+def load(path: str | Path, device: str = "auto", precision: str = "auto", graph: bool = True) -> Run:
     """Open a run folder.
 
+    device: auto, cpu, cuda. precision: auto, bf16, fp32. graph: on a GPU, replay kernels from CUDA graphs.
     Raises SinfusionError for a folder that is not a run, is damaged, or was written by a newer version.
     """
     folder = Path(path)
@@ -193,7 +197,7 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto") -> Run
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
             SafetensorError) as error:  # fmt: skip
         raise SinfusionError(f"{folder} is damaged: {type(error).__name__}: {error!s:.100}") from error
-    return run.to(device, precision)
+    return run.to(device, precision, graph)
 
 
 def _model(stored: dict[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
@@ -19,12 +19,13 @@ from .crops import (
     STREAM_LEVEL,
     STREAM_NOISE,
     STREAM_TOP,
-    Examples,
     draw,
     sample_seeds,
 )
 from .errors import SinfusionError
-from .optimizer import AdamEma, learning_rate
+from .graph import replayed
+from .network import Dense
+from .optimizer import AdamEma, learning_rates
 from .parameterization import Denoiser
 from .progress import Progress
 from .recipe import Recipe
@@ -39,125 +40,149 @@ class Stopped(Exception):
     """The user asked to stop; the state has been saved."""
 
 
-def levels(
-    recipe: Recipe, role: Role, denoiser: Denoiser, spread: Tensor, seed: int, step: int, samples: range
-) -> Tensor:
+def levels(recipe: Recipe, role: Role, denoiser: Denoiser, spread: Tensor, seeds: Tensor, step: Tensor) -> Tensor:
     """(B,) fp32 noise levels to train on.
 
     preconditioned: log-normal around the spread, and for models with a condition a share at the top, where they learn
     the conditional mean. Otherwise a timestep of 1..T, or, for continuous roles, a level
     sqrt(alphas_cumprod) uniform between two neighbouring timesteps (reference: the released code).
     """
-    seeds = sample_seeds(seed, samples)
     if denoiser.parameterization == "preconditioned":
         free = role.conditions == 0
         mean, std = (recipe.free_level_mean, recipe.free_level_std) if free else (recipe.level_mean, recipe.level_std)
-        logarithm = mean + std * ops.normal(seeds, STREAM_LEVEL, step, (1,))[:, 0].to(spread.device)
+        logarithm = mean + std * ops.normal(seeds, STREAM_LEVEL, step, (1,), seeds.device)[:, 0]
         if free:
             return spread * logarithm.exp()
-        top = torch.full_like(logarithm, np.log(recipe.level_top))
-        at_top = ops.uniform_bits(seeds, STREAM_TOP, step, 1)[:, 0] < recipe.level_top_share * 2**32
-        return spread * torch.where(at_top.to(spread.device), top, logarithm).exp()
-    schedule = denoiser.schedule
-    bits = ops.uniform_bits(seeds, STREAM_LEVEL, step, 2).double() / 2**32  # (B, 2) in [0, 1)
-    timestep = 1 + (bits[:, 0] * schedule.timesteps).long().numpy()
-    if not denoiser.continuous:
-        return torch.as_tensor(schedule.sigma[timestep], dtype=torch.float32, device=spread.device)
-    root = np.sqrt(schedule.alphas_cumprod)
-    level = root[timestep] + bits[:, 1].numpy() * (root[timestep - 1] - root[timestep])
-    sigma = np.sqrt(np.maximum(1 / level**2 - 1, 1e-8))
-    return torch.as_tensor(sigma, dtype=torch.float32, device=spread.device)
+        bits = ops.uniform_bits(seeds, STREAM_TOP, step, 1, seeds.device)[:, 0]
+        at_top = bits < int(recipe.level_top_share * 2**32)
+        return spread * logarithm.masked_fill(at_top, float(np.log(recipe.level_top))).exp()
+    signal = denoiser.signal(seeds.device)
+    bits = ops.uniform_bits(seeds, STREAM_LEVEL, step, 2, seeds.device)
+    timestep = 1 + (bits[:, 0] * (len(signal) - 1) >> 32)
+    level = signal[timestep]
+    if denoiser.continuous:
+        level = level + bits[:, 1].double() / 2**32 * (signal[timestep - 1] - level)
+    return (1 / level**2 - 1).clamp(min=1e-8).sqrt().float()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the network sees in one step, and what it should make of it."""
+
+    inputs: Tensor  # (B, 3 (n + 1), h, w), conditions first
+    target: Tensor  # (B, 3, h, w) fp32
+    sigma: Tensor  # (B,) fp32
+    spread: Tensor  # (B,) fp32
+    frame_offset: Tensor  # (B,) int64
 
 
 class Trainer:
-    """One role in training: `step(n)` does step n, which is a pure function of the weights, the seed and n."""
+    """One role in training. Step n is a pure function of the weights, the seed and n.
+
+    All that changes from step to step lies on the device, n among it: nothing there waits for the host, and on a GPU
+    a step is a CUDA graph.
+    """
 
     def __init__(self, run: Run, role: Role, total: int, rank: int = 0, ranks: int = 1):
-        self.run, self.role, self.total = run, role, total
+        self.run, self.role, self.total, self.ranks = run, role, total, ranks
         self.recipe = run.recipe
         self.denoiser = run.build(role)
-        self.optimizer = AdamEma(self.denoiser.network, run.recipe.ema_gamma)
+        network = self.denoiser.network
+        self.dtype = run.dtype or torch.float32
+        copies = None if self.dtype == torch.float32 else self.dtype
+        self.optimizer = AdamEma(network, run.recipe.ema_gamma, copies=copies)
+        for name, copy in self.optimizer.copies.items():
+            layer = network.get_submodule(name.rpartition(".")[0])
+            if isinstance(layer, Dense) and name.endswith(".weight"):
+                layer.adopt(copy)
         self.frames = torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device)
         self.crop = run.recipe.crop_size(role, *run.size)
         share = run.recipe.batch_size // ranks
-        self.samples, self.ranks = range(rank * share, (rank + 1) * share), ranks
-        self.done = 0
         # The roles of a run draw different numbers from one seed.
-        self.seed = run.seed * 16 + list("image predictor projector interpolator".split()).index(role.name)
+        seed = run.seed * 16 + list("image predictor projector interpolator".split()).index(role.name)
+        self.seeds = sample_seeds(seed, range(rank * share, (rank + 1) * share)).to(run.device)
+        self._plan()
+        self._at_once, self._gradient, self._update = (
+            replayed(part, run.device, run.graph) for part in (self._whole_step, self._backward, self._apply)
+        )
 
-    def examples(self, step: int) -> Examples:
-        """The crops of a step, noise already on the condition."""
-        examples = draw(
+    def _plan(self) -> None:
+        """What every step needs, of all steps, on the device."""
+        recipe, device = self.recipe, self.run.device
+        drop_at = 100_000 / recipe.steps(self.role)
+        self.rates = learning_rates(self.total, recipe.learning_rate, recipe.decay, recipe.warmup, drop_at)
+        self.coefficients = self.optimizer.coefficients(self.rates)
+        progress = np.arange(self.total) / self.total
+        self.largest_offset = torch.from_numpy(recipe.largest_offset(progress)).to(device)
+        self.strength = torch.tensor((recipe.condition_noise, recipe.condition_drift), device=device)
+        self.done = 0
+        self.counter = torch.zeros((), dtype=torch.int64, device=device)  # `done`, on the device
+        self.losses = torch.zeros(self.total, device=device)
+
+    def batch(self, step: Tensor) -> Batch:
+        """The examples of a step, () int64 on the device."""
+        role, recipe, seeds = self.role, self.recipe, self.seeds
+        largest = self.largest_offset.index_select(0, step.view(1))
+        clip = (self.frames.shape[0], self.frames.shape[1], self.frames.shape[2])
+        places = draw(clip, role.conditions, self.crop, seeds, step, largest, recipe.every_triple)
+        spread = self.denoiser.spread(places[:, 1] if role.frame_offset else None, len(seeds), seeds.device)
+        sigma = levels(recipe, role, self.denoiser, spread, seeds, step)
+        # Noise on the condition, as a rollout's own errors look: grain and blotches, each of a random strength.
+        share = ops.uniform_bits(seeds, STREAM_CONDITION_SHARE, step, 2, seeds.device).float() / 2**32
+        blotches = None
+        if role.conditions and recipe.condition_drift > 0:
+            coarse = (3 * role.conditions, self.crop[0] // BLOTCH + 2, self.crop[1] // BLOTCH + 2)
+            blotches = ops.normal(seeds, STREAM_CONDITION_DRIFT, step, coarse, seeds.device)
+        inputs, target = ops.sample_crops(
             self.frames,
-            self.role.conditions,
-            self.crop,
-            self.seed,
+            places,
+            torch.cat((self.denoiser.training_coefficients(sigma, spread), self.strength * spread[:, None] * share), 1),
+            blotches,
+            seeds,
             step,
-            self.samples,
-            self.recipe.offsets(step / self.total),
-            self.recipe.every_triple,
+            (STREAM_NOISE, STREAM_CONDITION_NOISE),
+            role.conditions,
+            self.crop,
+            self.dtype,
         )
-        if examples.condition is None or self.recipe.condition_noise == self.recipe.condition_drift == 0:
-            return examples
-        condition = examples.condition + self._condition_noise(examples.condition, examples.frame_offset, step)
-        return Examples(examples.clean, condition, examples.frame_offset)
+        return Batch(inputs, target, sigma, spread, places[:, 1])
 
-    def _condition_noise(self, condition: Tensor, frame_offset: Tensor | None, step: int) -> Tensor:
-        """What a rollout's own errors look like: grain and blotches, each of a random strength."""
-        seeds = sample_seeds(self.seed, self.samples)
-        size = condition.shape[2:]
-        coarse = (condition.shape[1], size[0] // BLOTCH + 2, size[1] // BLOTCH + 2)
-        grain = ops.normal(seeds, STREAM_CONDITION_NOISE, step, condition.shape[1:], condition.device)
-        blotches = ops.normal(seeds, STREAM_CONDITION_DRIFT, step, coarse, condition.device)
-        blotches = F.interpolate(blotches, size, mode="bilinear", align_corners=True)
-        share = ops.uniform_bits(seeds, STREAM_CONDITION_SHARE, step, 2).to(condition) / 2**32  # (B, 2)
-        spread = self.denoiser.spread(frame_offset, len(seeds), condition.device)
-        strength = (spread[:, None] * share)[..., None, None, None]  # (B, 2, 1, 1, 1)
-        return (
-            self.recipe.condition_noise * strength[:, 0] * grain
-            + self.recipe.condition_drift * strength[:, 1] * blotches
-        )
+    def step(self) -> None:
+        """The next step; its loss is in `losses` when the device gets there."""
+        if self.ranks == 1:
+            self._at_once()
+        else:
+            # The processes' messages meet between two graphs, so that any backend and any version of NCCL serves.
+            message = self._gradient()
+            dist.all_reduce(message)
+            self._update(message)
+        self.done += 1
 
-    def step(self, step: int) -> tuple[Tensor, float]:
-        """One step of training; returns the loss (a scalar on the device) and the learning rate."""
-        examples = self.examples(step)
-        seeds = sample_seeds(self.seed, self.samples)
-        spread = self.denoiser.spread(examples.frame_offset, len(seeds), self.frames.device)
-        sigma = levels(self.recipe, self.role, self.denoiser, spread, self.seed, step, self.samples)
-        noise = ops.normal(seeds, STREAM_NOISE, step, examples.clean.shape[1:], self.frames.device)
-        loss = self.denoiser.loss(examples.clean, noise, sigma, examples.condition, examples.frame_offset)
+    def _whole_step(self) -> None:
+        self._apply(self._backward())
+
+    def _backward(self) -> Tensor:
+        """(N + 1,): the gradient of this process's share of the mean over all, and the loss likewise."""
+        batch = self.batch(self.counter)
+        loss = self.denoiser.loss(batch.inputs, batch.target, batch.sigma, batch.spread, batch.frame_offset)
+        loss = loss / self.ranks
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.ranks > 1:
-            self._average_gradients(loss)
-        nominal = self.recipe.steps(self.role)
-        rate = learning_rate(
-            step / self.total,
-            self.total,
-            self.recipe.learning_rate,
-            self.recipe.decay,
-            self.recipe.warmup,
-            100_000 / nominal,
-        )
-        self.optimizer.step(rate, step)
-        return loss.detach(), rate
+        return self.optimizer.take_gradient(loss)
 
-    def _average_gradients(self, loss: Tensor) -> None:
-        """The mean over processes of all gradients and of the loss, in one message."""
-        gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
-        message = torch.cat([g.flatten() for g in gradients] + [loss.detach().flatten()])
-        dist.all_reduce(message)
-        message /= self.ranks
-        parts = message.split([g.numel() for g in gradients] + [1])
-        for gradient, part in zip(gradients, parts[:-1], strict=True):
-            gradient.copy_(part.view_as(gradient))
-        loss.data.copy_(parts[-1][0])
+    def _apply(self, message: Tensor) -> None:
+        """Update the weights from a gradient and a loss (N + 1,), and count the step."""
+        step = self.counter.view(1)
+        self.optimizer.step(message[:-1], self.coefficients.index_select(0, step)[0])
+        self.losses.index_copy_(0, step, message[-1:])
+        self.counter += 1
 
     def save(self) -> None:
         """Write a checkpoint of the steps done; never one that is not finite."""
         raw = {name: p.detach() for name, p in self.optimizer.parameters.items()}
         if not all(bool(p.isfinite().all()) for p in raw.values()):
             raise self._not_finite("weights", self.done)
-        save_checkpoint(self.run, self.role, self.done, raw, self.optimizer.average, self.optimizer.state())
+        state = self.optimizer.state(self.done)
+        save_checkpoint(self.run, self.role, self.done, raw, self.optimizer.average, state)
 
     def restore(self) -> None:
         """Go on from the last checkpoint, if there is one."""
@@ -173,16 +198,17 @@ class Trainer:
         except (KeyError, RuntimeError, AttributeError) as error:
             raise SinfusionError(f"{checkpoint} is damaged: {type(error).__name__}: {error}") from error
         self.done = state["step"]
+        self.counter.fill_(self.done)
 
     def train(self, progress: Progress | None, stop: Callable[[], bool] = lambda: False) -> None:
         """Train to the end. Raises Stopped after a save when `stop()`; SinfusionError on a non-finite loss."""
         saved_at = time.monotonic()
         while self.done < self.total:
-            loss, rate = self.step(self.done)
-            mean = progress.step(self.done, loss, rate) if progress else None
+            step = self.done
+            self.step()
+            mean = progress.step(step, self.losses[step], float(self.rates[step])) if progress else None
             if mean is not None and not np.isfinite(mean):
-                raise self._not_finite("loss", self.done + 1)
-            self.done += 1
+                raise self._not_finite("loss", self.done)
             if self._all_agree(stop()):
                 if progress:
                     self.save()
@@ -216,8 +242,8 @@ def measure_speed(run: Run, role: Role, seconds: float, rank: int = 0, ranks: in
         ranks == 1 and time.monotonic() - started < seconds and len(times) < trainer.total
     ):
         before = time.monotonic()
-        loss, _ = trainer.step(len(times))
-        loss.item()
+        trainer.step()
+        trainer.losses[len(times)].item()
         times.append(time.monotonic() - before)
     median = float(np.median(times[2:]))
     return median if ranks == 1 else _largest(median, run.device)

@@ -48,6 +48,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    graph: bool = True,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Run:
@@ -59,14 +60,15 @@ def train(
     schedule, decay and curriculum scale to it. tasks: `generate` (Predictor and Projector) and `upsample`
     (Interpolator); an image always trains the image model. size: (height, width) of the training frames.
     max_side: larger inputs are scaled down to this longer side. start, stop, stride: frames of the video to use.
-    fps: of frames that come without it. device: auto, cpu, cuda. precision: auto, bf16, fp32.
+    fps: of frames that come without it. device: auto, cpu, cuda. precision: auto, bf16, fp32. graph: on a GPU, replay each
+    step from a CUDA graph.
 
     Raises SinfusionError for anything wrong with these, before any work starts.
     """
     rank, ranks = _join_processes(device)
     say: Callable[[str], None] = (lambda _: None) if quiet or rank else (lambda text: print(text, file=sys.stderr))
     if isinstance(input, str | Path) and (Path(input) / "run.json").is_file():
-        run = load(input, device, precision)
+        run = load(input, device, precision, graph)
         _check_batch(run.recipe, ranks)
         say(f"continuing {run.path}")
     else:
@@ -76,7 +78,7 @@ def train(
         roles = _roles(clip, tasks)
         _check_batch(settings, ranks)
         run = _new_run(input, clip, out, settings, roles, minutes, seed, overwrite, rank)
-        run = run.to(str(chosen), precision)
+        run = run.to(str(chosen), precision, graph)
     _say_what(run, say)
     with _stop_signals() as stopping:
         try:
@@ -131,7 +133,7 @@ def _previewer(run: Run, role: Role, trainer: Trainer) -> Callable[[], None]:
         weights = trainer.optimizer.average if run.recipe.ema_gamma > 0 else trainer.optimizer.parameters
         averaged.network.load_state_dict(weights)
         # A run of its own, so that sampling finds this denoiser and never the checkpoint's.
-        now = run.to(run.device.type)
+        now = run.to(run.device.type, graph=False)
         now.dtype = run.dtype
         now.recipe = run.recipe.replace(correction_timesteps=0)
         now._denoisers[role.name] = averaged

@@ -12,7 +12,7 @@ ORDER = [
     {"parameterization", "network", "crops", "optimizer", "features"},
     {"roles"},
     {"recipe"},
-    {"sampler"},
+    {"graph", "sampler"},
     {"run", "progress"},
     {"reverse", "released"},
     {"trainer", "rollout", "image_tasks"},

@@ -22,13 +22,40 @@ def parts():
     return clean, noise, column(1e-3, 0.1, 1, 10, 1e3), centre, column(0.05, 0.2, 1, 0.02, 0.5)
 
 
+def target(form, clean, noise, sigma, centre, spread):
+    """What the network's output should be."""
+    of_clean, of_noise, of_centre = form.target(sigma, spread)
+    return of_clean * clean + of_noise * noise + of_centre * centre
+
+
+def estimate(form, output, x, sigma, centre, spread):
+    """The clean picture that an output stands for."""
+    of_output, of_state, of_centre = form.estimate(sigma, spread)
+    return of_output * output + of_state * x + of_centre * centre
+
+
+def seen(form, x, sigma, centre, spread):
+    """The noisy picture as the network sees it."""
+    of_state, of_centre = form.input(sigma, spread)
+    return of_state * x + of_centre * centre
+
+
 @EVERY
 def test_the_estimate_undoes_the_target(name, parts):
     clean, noise, sigma, centre, spread = parts
     form = PARAMETERIZATIONS[name]
     x = clean + sigma * noise
-    output = form.target(clean, noise, sigma, centre, spread)
-    torch.testing.assert_close(form.estimate(output, x, sigma, centre, spread), clean, rtol=1e-9, atol=1e-9)
+    output = target(form, clean, noise, sigma, centre, spread)
+    torch.testing.assert_close(estimate(form, output, x, sigma, centre, spread), clean, rtol=1e-9, atol=1e-9)
+
+
+@EVERY
+def test_coefficients_of_a_number_are_those_of_a_tensor(name):
+    form = PARAMETERIZATIONS[name]
+    sigma, spread = torch.tensor([0.3, 7.0], dtype=torch.float64), torch.tensor([0.1, 0.2], dtype=torch.float64)
+    for of in (form.input, form.target, form.estimate):
+        for i in range(2):
+            assert [float(c[i]) for c in of(sigma, spread)] == pytest.approx(of(float(sigma[i]), float(spread[i])))
 
 
 def test_x0_and_noise_see_and_mean_what_they_do_in_variance_preserving_coordinates(parts):
@@ -37,17 +64,17 @@ def test_x0_and_noise_see_and_mean_what_they_do_in_variance_preserving_coordinat
     s = (1 - a**2).sqrt()
     x_t = a * clean + s * noise
     for name in ("x0", "noise"):
-        seen = PARAMETERIZATIONS[name].scale_input(clean + sigma * noise, sigma, centre, spread)
-        torch.testing.assert_close(seen, x_t, rtol=1e-6, atol=1e-9)
+        picture = seen(PARAMETERIZATIONS[name], clean + sigma * noise, sigma, centre, spread)
+        torch.testing.assert_close(picture, x_t, rtol=1e-6, atol=1e-9)
     output = torch.randn_like(clean)
-    estimate = PARAMETERIZATIONS["noise"].estimate(output, x_t / a, sigma, centre, spread)
-    torch.testing.assert_close(estimate, (x_t - s * output) / a, rtol=1e-6, atol=1e-6)
+    made = estimate(PARAMETERIZATIONS["noise"], output, x_t / a, sigma, centre, spread)
+    torch.testing.assert_close(made, (x_t - s * output) / a, rtol=1e-6, atol=1e-6)
 
 
 def test_preconditioned_with_no_output_is_the_best_linear_guess_around_the_centre(parts):
     clean, noise, sigma, centre, spread = parts
     x = clean + sigma * noise
-    guess = PARAMETERIZATIONS["preconditioned"].estimate(torch.zeros_like(x), x, sigma, centre, spread)
+    guess = estimate(PARAMETERIZATIONS["preconditioned"], torch.zeros_like(x), x, sigma, centre, spread)
     # Two measurements of one picture, weighed by their inverse variances.
     torch.testing.assert_close(guess, (centre / spread**2 + x / sigma**2) / (1 / spread**2 + 1 / sigma**2))
 
@@ -60,8 +87,8 @@ def test_preconditioned_inputs_and_targets_have_unit_variance(sigma):
     clean = centre + spread * change
     form = PARAMETERIZATIONS["preconditioned"]
     for value in (
-        form.scale_input(clean + level * noise, level, centre, spread),
-        form.target(clean, noise, level, centre, spread),
+        seen(form, clean + level * noise, level, centre, spread),
+        target(form, clean, noise, level, centre, spread),
     ):
         assert value.std().item() == pytest.approx(1, abs=0.02)
 
@@ -130,16 +157,24 @@ def test_two_conditions_are_centred_on_their_mean():
 
 
 @EVERY
-def test_the_loss_is_zero_for_a_network_that_hits_its_target_and_its_variance_above_it(name):
+def test_training_coefficients_make_what_the_network_sees_and_should_answer(name):
     torch.manual_seed(2)
     clean, noise, condition = torch.rand(3, 2, 3, 8, 8) * 2 - 1
-    sigma, spread = torch.tensor([0.1, 3.0]), torch.tensor([0.1, 0.1])
-    target = PARAMETERIZATIONS[name].target(
-        clean, noise, sigma[:, None, None, None], condition, spread[:, None, None, None]
-    )
-    arguments = (clean, noise, sigma, condition)
-    assert denoiser(name, Recorder(target)).loss(*arguments).item() == pytest.approx(0, abs=1e-10)
-    assert denoiser(name, Recorder(target + 2)).loss(*arguments).item() == pytest.approx(4, rel=1e-5)
+    sigma, spread = torch.tensor([0.1, 3.0]), torch.tensor([0.1, 0.2])
+    model = denoiser(name, spreads=(0.1,))
+    c = model.training_coefficients(sigma, spread)[..., None, None, None]
+    s, d = (value[:, None, None, None] for value in (sigma, spread))
+    expected = seen(model.form, clean + s * noise, s, condition, d)
+    torch.testing.assert_close(c[:, 0] * clean + c[:, 1] * noise + c[:, 2] * condition, expected, rtol=1e-5, atol=1e-5)
+    expected = target(model.form, clean, noise, s, condition, d)
+    torch.testing.assert_close(c[:, 3] * clean + c[:, 4] * noise + c[:, 5] * condition, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_loss_is_the_mean_square_of_what_the_network_misses_its_target_by():
+    inputs, wanted = torch.rand(2, 6, 8, 8), torch.rand(2, 3, 8, 8)
+    sigma, spread = torch.tensor([0.1, 3.0]), torch.tensor([0.1, 0.2])
+    assert denoiser("x0", Recorder(wanted)).loss(inputs, wanted, sigma, spread).item() == 0
+    assert denoiser("x0", Recorder(wanted + 2)).loss(inputs, wanted, sigma, spread).item() == pytest.approx(4)
 
 
 def test_rms_change_is_measured_on_the_unit_scale_and_never_zero():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sinfusion.sampler import SAMPLERS, ddim, ddpm, posterior
+from sinfusion.sampler import SAMPLERS, ddpm
 from sinfusion.schedule import SCHEDULES, karras_sigmas, truncated
 
 
@@ -33,6 +33,20 @@ class Noises:
         generator = torch.Generator().manual_seed(step + 1)
         self.given[step] = torch.randn(self.shape, generator=generator, dtype=self.dtype)
         return self.given[step]
+
+
+def sample(sampler, denoise, x, levels, noise):
+    """Follow a sampler's table; estimates are clamped to the range of pictures."""
+    previous = torch.full_like(x, torch.nan)
+    for i, step in enumerate(SAMPLERS[sampler](levels)):
+        clean = denoise(x, torch.full((len(x),), step.sigma)).clamp(-1, 1)
+        after = step.of_state * x + step.of_clean * clean
+        if step.of_previous:
+            after = after + step.of_previous * previous
+        if step.of_noise:
+            after = after + step.of_noise * noise(i)
+        previous, x = x, after
+    return x
 
 
 SHAPE = (4, 3, 64, 64)
@@ -61,7 +75,7 @@ def ancestral_deviation(levels, deviation=0.2):
 )
 def test_ancestral_sampling_of_gaussian_pixels_has_their_mean_and_the_deviation_that_theory_says(sampler, levels):
     torch.manual_seed(0)
-    made = SAMPLERS[sampler](Gaussian(), levels[0] * torch.randn(SHAPE), levels, Noises(SHAPE))
+    made = sample(sampler, Gaussian(), levels[0] * torch.randn(SHAPE), levels, Noises(SHAPE))
     # 49152 pixels: the standard error of the mean is 0.5%, that of the deviation 0.3%, of the deviation.
     assert made.mean().item() == pytest.approx(0.1, abs=0.005)
     assert made.std().item() == pytest.approx(ancestral_deviation(levels), rel=0.015)
@@ -79,7 +93,7 @@ def test_ancestral_sampling_of_gaussian_pixels_has_their_mean_and_the_deviation_
 )
 def test_with_enough_steps_every_sampler_gives_the_deviation_of_gaussian_pixels(sampler, levels, tolerance):
     torch.manual_seed(0)
-    made = SAMPLERS[sampler](Gaussian(), levels[0] * torch.randn(SHAPE), levels, Noises(SHAPE))
+    made = sample(sampler, Gaussian(), levels[0] * torch.randn(SHAPE), levels, Noises(SHAPE))
     assert made.mean().item() == pytest.approx(0.1, abs=0.005)
     assert made.std().item() == pytest.approx(0.2, rel=tolerance)
 
@@ -93,7 +107,7 @@ def test_fifty_ddpm_steps_are_the_textbook_loop(schedule):
     denoise, noises = Gaussian(0.2, 0.4), Noises(shape, torch.float64)
     start = torch.randn(shape, dtype=torch.float64)
     top_signal = math.sqrt(schedule.alphas_cumprod[-1])
-    made = ddpm(denoise, start / top_signal, schedule.sigmas(50), noises)
+    made = sample("ddpm", denoise, start / top_signal, schedule.sigmas(50), noises)
 
     abar, beta = schedule.alphas_cumprod, np.append(0.0, schedule.betas)
     x = start
@@ -116,7 +130,8 @@ def test_the_posterior_has_the_textbook_coefficients(schedule):
     clean, x_t = torch.randn(2, 5, dtype=torch.float64)
     for t in (1, 2, 25, 49, 50):
         a_t, a_before = math.sqrt(abar[t]), math.sqrt(abar[t - 1])
-        mean, deviation = posterior(x_t / a_t, clean, schedule.sigma[t], schedule.sigma[t - 1])
+        (step,) = ddpm(schedule.sigma[[t, t - 1]])
+        mean, deviation = step.of_state * x_t / a_t + step.of_clean * clean, step.of_noise
         by_hand = (
             a_before * beta[t] / (1 - abar[t]) * clean
             + math.sqrt(1 - beta[t]) * (1 - abar[t - 1]) / (1 - abar[t]) * x_t
@@ -133,7 +148,7 @@ def test_ddim_is_the_textbook_loop():
     levels = schedule.sigmas(10)
     a = 1 / np.sqrt(1 + levels**2)
     start = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    made = ddim(Gaussian(), start / a[0], levels, None)
+    made = sample("ddim", Gaussian(), start / a[0], levels, None)
     x = start
     for i in range(10):
         clean = Gaussian()(x / a[i], torch.full((2,), levels[i], dtype=torch.float32)).clamp(-1, 1)
@@ -146,7 +161,7 @@ def test_ddim_is_the_textbook_loop():
 def test_samplers_evaluate_the_network_as_often_as_they_say(sampler, evaluations):
     shape = (1, 3, 8, 8)
     denoise, noises = Gaussian(), Noises(shape)
-    SAMPLERS[sampler](denoise, torch.zeros(shape), karras_sigmas(9, 5, 0.1), noises)
+    sample(sampler, denoise, torch.zeros(shape), karras_sigmas(9, 5, 0.1), noises)
     assert len(denoise.levels) == evaluations
     assert sorted(noises.given) == (list(range(8)) if sampler == "ddpm" else [])  # none at the last step
 
@@ -160,7 +175,7 @@ def test_euler_is_first_and_heun_second_order():
         errors = []
         for steps in (40, 80, 160):
             # The bottom is so low that the last step, which is Euler's in both, adds nothing that shows.
-            made = SAMPLERS[sampler](Gaussian(mean=0), x, karras_sigmas(steps, top, 0.0005), None)
+            made = sample(sampler, Gaussian(mean=0), x, karras_sigmas(steps, top, 0.0005), None)
             errors.append(abs(made.mean().item() / (exact * top) - 1))
         assert errors[0] / errors[1] == pytest.approx(ratio, rel=0.1)
         assert errors[1] / errors[2] == pytest.approx(ratio, rel=0.1)
@@ -171,13 +186,13 @@ def test_a_truncated_start_visits_only_the_levels_below_it():
     schedule = SCHEDULES["cosine"](50)
     shape = (1, 3, 8, 8)
     denoise = Gaussian()
-    ddpm(denoise, torch.zeros(shape), truncated(schedule.sigmas(50), schedule.sigma[3]), Noises(shape))
+    sample("ddpm", denoise, torch.zeros(shape), truncated(schedule.sigmas(50), schedule.sigma[3]), Noises(shape))
     np.testing.assert_allclose(denoise.levels, schedule.sigma[[3, 2, 1]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_estimates_are_clamped_to_the_range_of_pictures(sampler):
     shape = (1, 3, 4, 4)
-    made = SAMPLERS[sampler](lambda x, s: torch.full_like(x, 7), torch.zeros(shape), karras_sigmas(5, 3, 0.1),
+    made = sample(sampler, lambda x, s: torch.full_like(x, 7), torch.zeros(shape), karras_sigmas(5, 3, 0.1),
                              Noises(shape))  # fmt: skip
     torch.testing.assert_close(made, torch.ones(shape), rtol=0, atol=1e-5)

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Result = tuple[str, "np.ndarray", "np.ndarray"]  # name, pictures, nearest-neighbour field
 
-OF_A_RUN = ("held_out", "count", "steps", "out", "format", "device", "precision")  # options of what is made here
+OF_A_RUN = (
+    "held_out",
+    "count",
+    "steps",
+    "out",
+    "format",
+    "device",
+    "precision",
+    "graph",
+)  # options of what is made here
 OF_FILES = ("size", "max_side")
 OF_VIDEOS = ("start", "stop", "stride")
 FIELD_FPS = 10.0  # slow enough to be followed
@@ -90,6 +99,8 @@ class Evaluate(Command):
     device: str = "auto"
     # A run: arithmetic.
     precision: Precision = "auto"
+    # A run: on a GPU, launch kernels one by one and not from CUDA graphs; for finding errors.
+    graph: Annotated[bool, OPTIONAL] = True
     # Write over files that exist.
     overwrite: bool = False
 
@@ -118,7 +129,7 @@ class Evaluate(Command):
 
         if self.original.exists() and not (self.original / "run.json").is_file():
             raise SinfusionError(f"{self.original} is not a run; give results to compare with it.")
-        run = load(self.original, self.device, self.precision)
+        run = load(self.original, self.device, self.precision, self.graph)
         made = Made(self, run.kind, run.path / "made", {"run": run.path}, self.count * max(1, len(starts(run))))
         plot = self.plot or made.record.with_name(f"{made.record.stem}-plot.png")
         refuse_existing(plot, self.overwrite)

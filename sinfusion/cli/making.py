@@ -43,6 +43,8 @@ class Making(Command):
     device: str = "auto"
     # Arithmetic: auto is bf16 where the hardware is fast at it.
     precision: Precision = "auto"
+    # On a GPU, launch kernels one by one and not from CUDA graphs; for finding errors.
+    graph: Annotated[bool, OPTIONAL] = True
     # Write over files that exist.
     overwrite: bool = False
 
@@ -52,7 +54,7 @@ class Making(Command):
         check_seed(self.seed)
         from ..run import load
 
-        return load(self.run, self.device, self.precision)
+        return load(self.run, self.device, self.precision, self.graph)
 
     def made(self, run: Run, count: int = 1, variants: tuple[str, ...] = ()) -> Made:
         """Where the results go."""

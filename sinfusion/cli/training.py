@@ -81,6 +81,8 @@ class TrainOptions:
     device: str = "auto"
     # Arithmetic: auto is bf16 where the hardware is fast at it.
     precision: Precision = "auto"
+    # On a GPU, launch kernels one by one and not from CUDA graphs; for finding errors.
+    graph: Annotated[bool, OPTIONAL] = True
     # Write over a run that exists.
     overwrite: bool = False
 
@@ -114,7 +116,7 @@ class Train(TrainOptions, Command):
         run = train(
             self.input, self.out, recipe, self.minutes, self.tasks, parse_size(self.size), self.max_side, self.start,
             self.stop, self.stride, seed=self.seed, device=self.device, precision=self.precision,
-            overwrite=self.overwrite,
+            graph=self.graph, overwrite=self.overwrite,
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":
             command = "upsample" if list(run.models) == ["interpolator"] else "generate"
@@ -124,7 +126,7 @@ class Train(TrainOptions, Command):
         """A run that is continued has its settings; others would be ignored in silence."""
         if not (self.input / "run.json").is_file():
             return
-        free = ("input", "device", "precision", "recipe_settings")
+        free = ("input", "device", "precision", "graph", "recipe_settings")
         changed = [
             f.name for f in dataclasses.fields(self) if f.name not in free and getattr(self, f.name) != f.default
         ]

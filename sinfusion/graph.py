@@ -1,0 +1,107 @@
+"""CUDA graphs: the kernels of a function recorded once for each shape of its arguments, then launched all at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import SinfusionError
+
+Function = Callable[..., Any]  # tensors -> tensor, tuple of tensors or None
+
+
+def replayed(function: Function, device: torch.device, wanted: bool = True) -> Function:
+    """`function`, replayed from a CUDA graph where the device has them and `wanted`; else just itself.
+
+    It may read and write other tensors, always the same ones, and may not wait for the device. The first call of a shape
+    runs it plainly, the second records it. What it returns is overwritten by the next call.
+    """
+    return Replayed(function, device) if wanted and device.type == "cuda" else function
+
+
+class Replayed:
+    """See `replayed`."""
+
+    def __init__(self, function: Function, device: torch.device):
+        self.function, self.device = function, device
+        self.memory = 0  # bytes that the graphs keep for themselves
+        self._seen: set[Any] = set()
+        self._recordings: dict[Any, _Recording] = {}
+        # Of plain calls too: gradients are summed on the stream of the first backward, which has to be the recorded one.
+        self._stream = torch.cuda.Stream(device)
+
+    def __call__(self, *arguments: Tensor) -> Any:
+        key = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in arguments)
+        if key not in self._seen:
+            self._seen.add(key)
+            return self._plainly(*arguments)
+        if key not in self._recordings:
+            before = torch.cuda.memory_reserved(self.device)
+            self._recordings[key] = self._record(*arguments)
+            self.memory += torch.cuda.memory_reserved(self.device) - before
+        recording = self._recordings[key]
+        for kept, tensor in zip(recording.arguments, arguments, strict=True):
+            kept.copy_(tensor)
+        recording.graph.replay()
+        return recording.results
+
+    def _plainly(self, *arguments: Tensor) -> Any:
+        current = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            results = self.function(*arguments)
+        current.wait_stream(self._stream)
+        return results
+
+    def _record(self, *arguments: Tensor) -> _Recording:
+        kept = [tensor.clone() for tensor in arguments]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                results = self.function(*kept)
+        except RuntimeError as error:
+            raise SinfusionError(f"a CUDA graph could not be recorded ({error}); go on with --no-graph.") from error
+        return _Recording(graph, kept, results)
+
+
+@dataclass
+class _Recording:
+    graph: Any
+    arguments: list[Tensor]  # where the graph reads
+    results: Any  # where it writes
+
+
+def delivered(made: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    """Arrays on the host of tensors made one after the other; from a GPU, each is copied while the next is made."""
+    under_way: deque[tuple[Tensor, Tensor, torch.cuda.Event]] = deque()
+    copying: torch.cuda.Stream | None = None
+    for tensor in made:
+        if tensor.device.type == "cpu":
+            yield tensor.numpy()
+            continue
+        if copying is None:
+            copying = torch.cuda.Stream(tensor.device)
+        source = tensor.clone()  # the next one may be written to the same place
+        copying.wait_stream(torch.cuda.current_stream(tensor.device))
+        with torch.cuda.stream(copying):
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            host.copy_(source, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record(copying)
+        under_way.append((source, host, done))
+        if len(under_way) > 1:
+            yield _arrived(*under_way.popleft())
+    while under_way:
+        yield _arrived(*under_way.popleft())
+
+
+def _arrived(source: Tensor, host: Tensor, done: torch.cuda.Event) -> np.ndarray:
+    """`source` is kept alive until its copy is there."""
+    done.synchronize()
+    return host.numpy().copy()
