@@ -7,6 +7,7 @@ with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: 
 
 from ._choice import backend
 from ._native import status
+from .ddpm_step import ddpm_step
 from .depthwise_norm import depthwise_norm
 from .patch_match import patch_match, places
 from .philox import normal, uniform_bits
@@ -23,6 +24,7 @@ def cpu_has_bf16() -> bool:
 __all__ = [
     "backend",
     "cpu_has_bf16",
+    "ddpm_step",
     "depthwise_norm",
     "normal",
     "patch_match",
