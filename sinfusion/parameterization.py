@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from .schedule import Schedule
 
-
 # A noise level, or (B,) of them; coefficients are of the same kind.
 Level = TypeVar("Level", float, Tensor)
 

@@ -102,7 +102,7 @@ def reverse(
     inputs = inputs.contiguous(memory_format=torch.channels_last)
     if condition is not None:
         inputs[:, :-3] = condition
-    before = torch.empty_like(x) if table.looks_back else None
+    before = torch.zeros_like(x) if table.looks_back else None
     stream = STREAM_SAMPLE + role.conditions
     known = (None, None) if keep is None else keep
     ops.ddpm_step(x, None, centre, table.coefficients[0], seeds, stream, counters[0], inputs, before)

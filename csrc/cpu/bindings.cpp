@@ -1,6 +1,7 @@
 // sinfusion._cpu: addresses in, nothing else. Import it after torch, whose OpenMP runtime it uses.
 #include <pybind11/pybind11.h>
 
+#include "../common/ddpm_step.h"
 #include "../common/philox.h"
 #include "depthwise_norm.h"
 #include "isa.h"
@@ -10,6 +11,7 @@
 namespace sinfusion {
 void uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, int64_t* out);
 void normal(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out);
+void ddpm_step(const DdpmStep& a);
 }  // namespace sinfusion
 
 namespace py = pybind11;
@@ -89,6 +91,17 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("has_bf16", &has_bf16);
   m.def("depthwise_norm_forward", &depthwise_norm_forward);
   m.def("depthwise_norm_backward", &depthwise_norm_backward);
+  m.def("ddpm_step", [](int64_t batch, int64_t pixels, Address x, Address output, bool output_bf16, Address centre,
+                        Address coefficients, Address seeds, uint32_t stream, Address counter, Address inputs,
+                        bool inputs_bf16, int64_t channels, Address previous, Address known, bool known_once,
+                        Address picture, bool picture_once) {
+    const DdpmStep a{batch, pixels, at<float>(x), at<void>(output), output_bf16, at<float>(centre),
+                     at<float>(coefficients), at<int64_t>(seeds), stream, at<int64_t>(counter), at<void>(inputs),
+                     inputs_bf16, channels, at<float>(previous), at<bool>(known), known_once, at<float>(picture),
+                     picture_once};
+    py::gil_scoped_release release;
+    ddpm_step(a);
+  });
   m.def("patch_match", &patch_match);
   m.def("vote", &vote);
   m.def("uniform_bits", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "../common/ddpm_step.h"
 #include "../common/patch_match.h"
 #include "../common/philox.h"
 #include "../common/vote.h"
@@ -12,6 +13,7 @@ int uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, 
                  void* cuda_stream);
 int normal(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out,
            void* cuda_stream);
+int ddpm_step(const DdpmStep& a, void* cuda_stream);
 int patch_match(const PatchMatch& a, void* cuda_stream);
 int vote(const Vote& a, void* cuda_stream);
 }  // namespace sinfusion
@@ -39,6 +41,30 @@ PYBIND11_MODULE(_cuda, m) {
                      Address out, Address cuda_stream) {
     return normal(at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count, at<float>(out),
                   at<void>(cuda_stream));
+  });
+  m.def("ddpm_step", [](int64_t batch, int64_t pixels, Address x, Address output, bool output_bf16, Address centre,
+                        Address coefficients, Address seeds, uint32_t stream, Address counter, Address inputs,
+                        bool inputs_bf16, int64_t channels, Address previous, Address known, bool known_once,
+                        Address picture, bool picture_once, Address cuda_stream) {
+    const DdpmStep a{batch,
+                     pixels,
+                     at<float>(x),
+                     at<void>(output),
+                     output_bf16,
+                     at<float>(centre),
+                     at<float>(coefficients),
+                     at<int64_t>(seeds),
+                     stream,
+                     at<int64_t>(counter),
+                     at<void>(inputs),
+                     inputs_bf16,
+                     channels,
+                     at<float>(previous),
+                     at<bool>(known),
+                     known_once,
+                     at<float>(picture),
+                     picture_once};
+    return ddpm_step(a, at<void>(cuda_stream));
   });
   m.def("patch_match",
         [](Address query, int64_t query_frames, int64_t query_height, int64_t query_width, Address key,

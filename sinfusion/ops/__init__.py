@@ -7,6 +7,7 @@ with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: 
 
 from ._choice import backend
 from ._native import status
+from .ddpm_step import ddpm_step
 from .dense import dense
 from .depthwise_norm import depthwise_norm
 from .patch_match import patch_match, places
@@ -24,6 +25,7 @@ def cpu_has_bf16() -> bool:
 __all__ = [
     "backend",
     "cpu_has_bf16",
+    "ddpm_step",
     "dense",
     "depthwise_norm",
     "normal",

@@ -1,0 +1,78 @@
+// One step of a reverse process, in place. Coefficients and noise are read from memory, so that a CUDA graph of the step
+// serves them all.
+//
+// For host and device; the same on both as long as no compiler makes one instruction, which rounds once, of products
+// and sums: CMakeLists.txt forbids it.
+#pragma once
+#include "bf16.h"
+#include "normal_tile.h"
+
+namespace sinfusion {
+
+// Pictures are (H, W, 3) in memory. Arguments are checked in Python (sinfusion/ops/ddpm_step.py).
+struct DdpmStep {
+  int64_t batch, pixels;
+  float* x;
+  const void* output;  // or null
+  bool output_bf16;
+  const float* centre;        // or null
+  const float* coefficients;  // (9)
+  const int64_t* seeds;       // (B)
+  uint32_t stream;
+  const int64_t* counter;
+  void* inputs;  // (B, H, W, channels), or null: the last three channels are written
+  bool inputs_bf16;
+  int64_t channels;
+  float* previous;       // or null
+  const bool* known;     // (B or 1, H, W), or null
+  bool known_once;       // 1: the same for all samples
+  const float* picture;  // with `known`
+  bool picture_once;
+};
+
+constexpr int DDPM_NORMALS = 3 * TILE_NORMALS;
+
+SINFUSION_HD static inline bool draws(const DdpmStep& a) { return a.coefficients[6] != 0; }
+
+// Of thread `thread`, one of TILE; where the step draws.
+SINFUSION_HD static inline void draw_noise(const DdpmStep& a, const Tile& tile, int thread, float* drawn) {
+  const Draw draw = {uint64_t(a.seeds[tile.sample]), a.stream, uint64_t(*a.counter)};
+  draw_tile(draw, tile, a.pixels, 3, thread, drawn);
+}
+
+// The clean picture that the network expects; NaN stays NaN.
+SINFUSION_HD static inline float clean_at(const DdpmStep& a, int64_t at, float x, float centre) {
+  if (!a.output) return 0;
+  const float output = a.output_bf16 ? widened(static_cast<const uint16_t*>(a.output)[at])
+                                     : static_cast<const float*>(a.output)[at];
+  float clean = a.coefficients[0] * output + a.coefficients[1] * x;
+  if (a.centre) clean += a.coefficients[2] * centre;
+  return clean < -1 ? -1 : clean > 1 ? 1 : clean;
+}
+
+// Number `number` of the tile, in the order of memory.
+SINFUSION_HD static inline void step_number(const DdpmStep& a, const Tile& tile, const float* drawn, int number) {
+  const int pixel = number / 3, channel = number % 3;
+  const int64_t within = tile.first + pixel, row = tile.sample * a.pixels + within, at = 3 * row + channel;
+  const float* c = a.coefficients;
+  const float x = a.x[at], centre = a.centre ? a.centre[at] : 0;
+  float clean = clean_at(a, at, x, centre);
+  if (a.known && a.known[a.known_once ? within : row])
+    clean = a.picture[3 * (a.picture_once ? within : row) + channel];
+  float next = c[3] * x;
+  if (a.previous) next += c[4] * a.previous[at];
+  next += c[5] * clean;
+  if (draws(a)) next += c[6] * drawn[drawn_at(tile, a.pixels, channel, pixel)];
+  if (a.previous) a.previous[at] = x;
+  a.x[at] = next;
+  if (!a.inputs) return;
+  float input = c[7] * next;
+  if (a.centre) input += c[8] * centre;
+  const int64_t to = (row + 1) * a.channels - 3 + channel;
+  if (a.inputs_bf16)
+    put(static_cast<uint16_t*>(a.inputs) + to, input);
+  else
+    put(static_cast<float*>(a.inputs) + to, input);
+}
+
+}  // namespace sinfusion

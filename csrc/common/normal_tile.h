@@ -1,0 +1,49 @@
+// Standard normals for a run of pixels: those of every channel, drawn a Philox block at a time.
+//
+// The number of pixel p in channel c is c * pixels + p, which begins anywhere in a block of four. A tile is a run that
+// is long beside such a block, so that almost every block is drawn once.
+#pragma once
+#include "philox.h"
+
+namespace sinfusion {
+
+constexpr int TILE = 128;                      // pixels, a multiple of 4; also the device's threads for them
+constexpr int TILE_NORMALS = 4 * (TILE / 4 + 1);  // room for those of a channel, from the beginning of their first block
+
+struct Tile {
+  int64_t sample, first;  // pixel, in the order of rows
+  int count;
+};
+
+SINFUSION_HD static inline int64_t tiles_of(int64_t pixels) { return (pixels + TILE - 1) / TILE; }
+
+SINFUSION_HD static inline Tile tile_of(int64_t number, int64_t pixels) {
+  const int64_t tiles = tiles_of(pixels), first = number % tiles * TILE;
+  return {number / tiles, first, int(pixels - first < TILE ? pixels - first : TILE)};
+}
+
+// What the numbers are: a sample's key, stream and step.
+struct Draw {
+  uint64_t seed;
+  uint32_t stream;
+  uint64_t step;
+};
+
+// Where the number of a channel and pixel of the tile lies among the drawn.
+SINFUSION_HD static inline int drawn_at(const Tile& tile, int64_t pixels, int channel, int pixel) {
+  return channel * TILE_NORMALS + int((channel * pixels + tile.first) % 4) + pixel;
+}
+
+// The part of `thread`, one of TILE: `drawn` takes TILE_NORMALS numbers for each channel.
+SINFUSION_HD static inline void draw_tile(const Draw& draw, const Tile& tile, int64_t pixels, int channels, int thread,
+                                          float* drawn) {
+  constexpr int BLOCKS = TILE_NORMALS / 4;
+  for (int i = thread; i < channels * BLOCKS; i += TILE) {
+    const int channel = i / BLOCKS, block = i % BLOCKS;
+    const int64_t first = channel * pixels + tile.first;
+    if (first / 4 + block > (first + tile.count - 1) / 4) continue;
+    normals(philox_block(draw.seed, draw.stream, draw.step, uint32_t(first / 4 + block)), drawn + 4 * i);
+  }
+}
+
+}  // namespace sinfusion

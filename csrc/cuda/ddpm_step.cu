@@ -1,0 +1,33 @@
+// One step of a reverse process on the device: the numbers of csrc/cpu/ddpm_step.cpp; compiled without fused
+// multiply-adds for that.
+#include <cuda_runtime.h>
+
+#include "../common/ddpm_step.h"
+
+namespace sinfusion {
+namespace {
+
+// One block of threads a tile of pixels.
+__global__ void __launch_bounds__(TILE) ddpm_step_kernel(DdpmStep a) {
+  __shared__ float drawn[DDPM_NORMALS];
+  const Tile tile = tile_of(blockIdx.x, a.pixels);
+  const int thread = int(threadIdx.x);
+  if (draws(a)) {
+    draw_noise(a, tile, thread, drawn);
+    __syncthreads();
+  }
+  for (int number = thread; number < 3 * tile.count; number += TILE) step_number(a, tile, drawn, number);
+}
+
+}  // namespace
+
+// Returns the error of the launch, 0 for none.
+int ddpm_step(const DdpmStep& a, void* cuda_stream) {
+  const int64_t blocks = a.batch * tiles_of(a.pixels);
+  if (blocks == 0) return 0;
+  if (blocks > INT32_MAX) return int(cudaErrorInvalidValue);
+  ddpm_step_kernel<<<unsigned(blocks), TILE, 0, static_cast<cudaStream_t>(cuda_stream)>>>(a);
+  return int(cudaGetLastError());
+}
+
+}  // namespace sinfusion

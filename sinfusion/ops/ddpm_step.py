@@ -1,0 +1,177 @@
+"""The operator `ddpm_step`: one step of a reverse process, in place; a CUDA graph of it serves every step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._choice import use_native
+from ._native import run, why_no_library
+from .philox import normal
+
+_library = torch.library.Library("sinfusion", "FRAGMENT")
+_library.define(
+    "ddpm_step(Tensor(a!) x, Tensor? output, Tensor? centre, Tensor coefficients, Tensor seeds, int stream, "
+    "Tensor counter, Tensor(b!)? inputs, Tensor(c!)? previous, Tensor? known, Tensor? picture) -> ()"
+)
+
+
+def ddpm_step(
+    x: Tensor,  # (B, 3, H, W) fp32 (fp64: reference only), channels-last: the state, changed in place
+    output: Tensor | None,  # (B, 3, H, W) fp32 or bf16: the network's; None: nothing was evaluated
+    centre: Tensor | None,  # as x: the expected picture; None: 0
+    coefficients: Tensor,  # (9,) as x, on its device: numbers [0] to [8] below
+    seeds: Tensor,  # (B,) int64, on its device: keys of the noise
+    stream: int,  # what the noise is for, below 2^32
+    counter: Tensor,  # () int64, on its device: when
+    inputs: Tensor | None,  # (B, C, H, W) fp32 or bf16, channels-last: its last three channels are written
+    previous: Tensor | None = None,  # as x: takes what x was; finite
+    known: Tensor | None = None,  # (B or 1, 1, H, W) bool
+    picture: Tensor | None = None,  # (B or 1, 3, H, W) as x, with known
+) -> None:
+    """In this order, where what is None is left out:
+
+    clean = clamp([0] output + [1] x + [2] centre, -1, 1), or 0 without an output; where known, the picture
+    x, previous = [3] x + [4] previous + [5] clean + [6] normal(seeds, stream, counter, (3, H, W)), x
+    inputs[:, -3:] = [7] x + [8] centre
+    """
+    torch.ops.sinfusion.ddpm_step(
+        x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture
+    )
+
+
+def _check_layout(name: str, value: Tensor) -> None:
+    torch._check(
+        value.is_contiguous(memory_format=torch.channels_last),
+        lambda: f"{name} is written, so it has to be channels-last in memory",
+    )
+
+
+def _check_like(name: str, value: Tensor, x: Tensor, shapes: tuple[tuple[int, ...], ...], *dtypes: torch.dtype) -> None:
+    torch._check(
+        tuple(value.shape) in shapes and value.dtype in dtypes and value.device == x.device,
+        lambda: (
+            f"{name} is {' or '.join(map(str, dict.fromkeys(shapes)))} {' or '.join(map(str, dict.fromkeys(dtypes)))} "
+            f"on {x.device}, not {tuple(value.shape)} {value.dtype} on {value.device}"
+        ),
+    )
+
+
+def _check(
+    x: Tensor,
+    output: Tensor | None,
+    centre: Tensor | None,
+    coefficients: Tensor,
+    seeds: Tensor,
+    stream: int,
+    counter: Tensor,
+    inputs: Tensor | None,
+    previous: Tensor | None,
+    known: Tensor | None,
+    picture: Tensor | None,
+) -> None:
+    torch._check(x.ndim == 4 and x.shape[1] == 3, lambda: f"x is (B, 3, H, W), not {tuple(x.shape)}")
+    torch._check(x.dtype in (torch.float32, torch.float64), lambda: f"x is float32 or float64, not {x.dtype}")
+    torch._check(0 <= stream < 2**32, lambda: f"stream is from 0 and below 2^32, not {stream}")
+    torch._check((known is None) == (picture is None), lambda: "known and picture come together")
+    _check_layout("x", x)
+    batch, height, width = x.shape[0], x.shape[2], x.shape[3]
+    shape = (batch, 3, height, width)
+    _check_like("coefficients", coefficients, x, ((9,),), x.dtype)
+    _check_like("seeds", seeds, x, ((batch,),), torch.int64)
+    _check_like("counter", counter, x, ((),), torch.int64)
+    if output is not None:
+        _check_like("output", output, x, (shape,), torch.float32, torch.bfloat16, x.dtype)
+    if centre is not None:
+        _check_like("centre", centre, x, (shape,), x.dtype)
+    if inputs is not None:
+        channels = max(3, inputs.shape[1]) if inputs.ndim > 1 else 3
+        _check_like("inputs", inputs, x, ((batch, channels, height, width),), torch.float32, torch.bfloat16, x.dtype)
+        _check_layout("inputs", inputs)
+    if previous is not None:
+        _check_like("previous", previous, x, (shape,), x.dtype)
+        _check_layout("previous", previous)
+    if known is not None and picture is not None:
+        _check_like("known", known, x, ((batch, 1, height, width), (1, 1, height, width)), torch.bool)
+        _check_like("picture", picture, x, (shape, (1, *shape[1:])), x.dtype)
+
+
+@torch.no_grad()
+def _reference(
+    x: Tensor,
+    output: Tensor | None,
+    centre: Tensor | None,
+    coefficients: Tensor,
+    seeds: Tensor,
+    stream: int,
+    counter: Tensor,
+    inputs: Tensor | None,
+    previous: Tensor | None,
+    known: Tensor | None,
+    picture: Tensor | None,
+) -> None:
+    _check(x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture)
+    c = coefficients.view(9, 1, 1, 1, 1)
+    clean = torch.zeros_like(x)
+    if output is not None:
+        clean = c[0] * output.to(x.dtype) + c[1] * x
+        if centre is not None:
+            clean = clean + c[2] * centre
+        clean = clean.clamp(-1, 1)
+    if known is not None and picture is not None:
+        clean = torch.where(known, picture, clean)
+    new = c[3] * x
+    if previous is not None:
+        new = new + c[4] * previous
+        previous.copy_(x)
+    noise = normal(seeds, stream, counter, x.shape[1:], x.device).to(x.dtype)
+    new = new + c[5] * clean + c[6] * noise
+    x.copy_(new)
+    if inputs is not None:
+        inputs[:, -3:] = c[7] * new if centre is None else c[7] * new + c[8] * centre
+
+
+def unsupported(x: Tensor) -> list[str]:
+    """Why the native kernels cannot run."""
+    reasons = why_no_library(x.device)
+    if x.dtype != torch.float32:
+        reasons.append(f"x is {x.dtype}, not float32")
+    return reasons
+
+
+def _native(
+    x: Tensor,
+    output: Tensor | None,
+    centre: Tensor | None,
+    coefficients: Tensor,
+    seeds: Tensor,
+    stream: int,
+    counter: Tensor,
+    inputs: Tensor | None,
+    previous: Tensor | None,
+    known: Tensor | None,
+    picture: Tensor | None,
+) -> None:
+    if not use_native("ddpm_step", unsupported(x)):
+        return _reference(x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture)
+    _check(x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture)
+    run(
+        "ddpm_step", x, len(x), x.shape[2] * x.shape[3], x, _in_order(output),
+        output is not None and output.dtype == torch.bfloat16, _in_order(centre), coefficients.contiguous(),
+        seeds.contiguous(), stream, counter, inputs, inputs is not None and inputs.dtype == torch.bfloat16,
+        3 if inputs is None else inputs.shape[1], previous, _in_order(known), known is not None and len(known) == 1,
+        _in_order(picture), picture is not None and len(picture) == 1,
+    )  # fmt: skip
+    written = (value for value in (x, inputs, previous) if value is not None and not value.is_inference())
+    torch.autograd.graph.increment_version(written)  # the dispatcher leaves that to whoever writes
+    return None
+
+
+def _in_order(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.contiguous(memory_format=torch.channels_last)
+
+
+_library.impl("ddpm_step", _reference, "CompositeExplicitAutograd")
+_library.impl("ddpm_step", _native, "CPU")
+_library.impl("ddpm_step", _native, "CUDA")
+torch.library.register_fake("sinfusion::ddpm_step", _check, lib=_library)
