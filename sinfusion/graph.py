@@ -19,8 +19,8 @@ Function = Callable[..., Any]  # tensors -> tensor, tuple of tensors or None
 def replayed(function: Function, device: torch.device, wanted: bool = True) -> Function:
     """`function`, replayed from a CUDA graph where the device has them and `wanted`; else just itself.
 
-    It may read and write other tensors, always the same ones, and may not wait for the device. The first call of a shape
-    runs it plainly, the second records it. What it returns is overwritten by the next call.
+    It may read and write other tensors, always the same ones, and may not wait for the device. The first call of a
+    shape runs it plainly, the second records it. What it returns is overwritten by the next call.
     """
     return Replayed(function, device) if wanted and device.type == "cuda" else function
 
@@ -33,7 +33,7 @@ class Replayed:
         self.memory = 0  # bytes that the graphs keep for themselves
         self._seen: set[Any] = set()
         self._recordings: dict[Any, _Recording] = {}
-        # Of plain calls too: gradients are summed on the stream of the first backward, which has to be the recorded one.
+        # Of plain calls too: gradients are summed on the stream of the first backward, so it has to be the same one.
         self._stream = torch.cuda.Stream(device)
 
     def __call__(self, *arguments: Tensor) -> Any:

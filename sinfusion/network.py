@@ -6,6 +6,7 @@ It knows nothing of diffusion: pictures and a time value go in, a picture comes 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +131,7 @@ class NextNet(nn.Module):
                 raise ValueError("this network is conditioned on the frame offset: pass frame_offset (B,).")
             offset = self.frame_offset(frame_offset).expand(len(embedding), -1)
             embedding = torch.cat((embedding, offset), 1)
-        layers = [block.shift for block in self.blocks]
+        layers = [cast(ConvNeXtBlock, block).shift for block in self.blocks]
         weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
         return F.linear(F.gelu(embedding), weight, bias)  # one product for all blocks
 
@@ -140,7 +141,7 @@ class NextNet(nn.Module):
         shifts: Tensor,  # (B or 1, ...) from `shifts`
     ) -> Tensor:  # (B, out_channels, H, W) in the dtype of the activations
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        widths = [block.shift.out_features for block in self.blocks]
+        widths = [cast(ConvNeXtBlock, block).shift.out_features for block in self.blocks]
         for_block = iter(shifts.expand(len(x), -1).split(widths, 1))
         skips: list[Tensor] = []
         for block in self.blocks[: self.first_half]:

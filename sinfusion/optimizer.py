@@ -79,13 +79,10 @@ class AdamEma:
 
     def state(self, done: int) -> dict[str, dict[str, Tensor]]:
         """Adam's state after `done` steps by parameter name, as torch.optim.Adam keeps it."""
-        first, second = self._views(self._exp_avg), self._views(self._exp_avg_sq)
+        moments = {"exp_avg": self._views(self._exp_avg), "exp_avg_sq": self._views(self._exp_avg_sq)}
         return {
-            name: {
-                "step": torch.tensor(float(done)),
-                "exp_avg": first[name].contiguous(),
-                "exp_avg_sq": second[name].contiguous(),
-            }
+            name: {"step": torch.tensor(float(done))}
+            | {key: views[name].clone(memory_format=torch.contiguous_format) for key, views in moments.items()}
             for name in self.parameters
         }
 

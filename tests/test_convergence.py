@@ -39,8 +39,8 @@ def trained(texture, tmp_path_factory):
     path = tmp_path_factory.mktemp("convergence")
     run = Run(path, "video", RECIPE, clip[:16], 20.0, 0, models).to("cpu", "fp32")
     trainer = Trainer(run, PREDICTOR, STEPS)
-    for step in range(STEPS):
-        trainer.step(step)
+    for _ in range(STEPS):
+        trainer.step()
     trainer.denoiser.network.load_state_dict(trainer.optimizer.average)
     return trainer.denoiser, to_unit(torch.from_numpy(clip))
 

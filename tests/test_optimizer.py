@@ -2,10 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from sinfusion.optimizer import AdamEma, learning_rate
+from sinfusion.optimizer import AdamEma, learning_rates
+
+
+def step(optimizer, rate, done):
+    """One step from the gradients at hand, `done` having been made before."""
+    table = optimizer.coefficients(np.full(done + 1, rate))
+    optimizer.step(optimizer.take_gradient(), table[done])
 
 
 def trained(steps, gamma=3.0, seed=0, rate=0.01):
@@ -17,7 +24,7 @@ def trained(steps, gamma=3.0, seed=0, rate=0.01):
     for n in range(steps):
         for p in network.parameters():
             p.grad = torch.randn(p.shape)
-        optimizer.step(rate, n)
+        step(optimizer, rate, n)
         history.append(network.weight.detach().clone())
     return network, optimizer, history
 
@@ -49,7 +56,7 @@ def test_steps_are_those_of_adam():
     for n in range(1, 6):
         gradient = torch.randn(3, 4)
         network.weight.grad = gradient.clone()
-        optimizer.step(0.01 * n, n - 1)
+        step(optimizer, 0.01 * n, n - 1)
         first = 0.9 * first + 0.1 * gradient.double()
         second = 0.999 * second + 0.001 * gradient.double() ** 2
         weight = weight - 0.01 * n * (first / (1 - 0.9**n)) / ((second / (1 - 0.999**n)).sqrt() + 1e-8)
@@ -59,7 +66,7 @@ def test_steps_are_those_of_adam():
 
 def test_a_saved_state_goes_on_to_the_bit(tmp_path):
     network, optimizer, _ = trained(5)
-    torch.save(optimizer.state(), tmp_path / "state.pt")
+    torch.save(optimizer.state(5), tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     copy = torch.nn.Linear(4, 3)
     copy.load_state_dict(network.state_dict())
@@ -69,23 +76,51 @@ def test_a_saved_state_goes_on_to_the_bit(tmp_path):
         for p, q in zip(network.parameters(), copy.parameters(), strict=True):
             p.grad = torch.randn(p.shape)
             q.grad = p.grad.clone()
-        optimizer.step(0.02, n)
-        resumed.step(0.02, n)
+        step(optimizer, 0.02, n)
+        step(resumed, 0.02, n)
     assert all(torch.equal(p, q) for p, q in zip(network.parameters(), copy.parameters(), strict=True))
     assert all(torch.equal(optimizer.average[name], resumed.average[name]) for name in optimizer.average)
 
 
 def test_a_loaded_state_is_a_copy():
     _, optimizer, _ = trained(3)
-    state, average = optimizer.state(), optimizer.average
+    state, average = optimizer.state(3), optimizer.average
     network, resumed, _ = trained(1, seed=5)
     resumed.load(state, average)
     before = average["weight"].clone()
     for p in network.parameters():
         p.grad = torch.ones_like(p)
-    resumed.step(0.1, 3)
+    step(resumed, 0.1, 3)
     assert torch.equal(average["weight"], before)
     assert state["weight"]["step"].item() == 3
+
+
+def test_weights_of_any_shape_and_layout_are_updated_in_place_with_their_copies():
+    torch.manual_seed(2)
+    network = torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3), torch.nn.Conv2d(6, 6, 7, groups=6), torch.nn.Linear(2, 5))
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    optimizer = AdamEma(network, 3.0, copies=torch.bfloat16)
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+    layouts = torch.channels_last, torch.contiguous_format, torch.contiguous_format
+    for layer, layout in zip(network, layouts, strict=True):
+        layer.weight.grad = torch.ones_like(layer.weight).contiguous(memory_format=layout)
+    step(optimizer, 0.01, 0)
+    for name, p in network.named_parameters():
+        moved = 0.01 if name.endswith("weight") else 0.0  # biases had no gradient
+        torch.testing.assert_close(p.detach(), before[name] - moved)
+        assert torch.equal(optimizer.average[name], p.detach())
+        assert torch.equal(optimizer.copies[name], p.detach().bfloat16())
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_gradients_lie_behind_each_other_in_the_order_of_the_weights():
+    network = torch.nn.Conv2d(2, 3, 3)
+    optimizer = AdamEma(network, 3.0)
+    network.weight.grad, network.bias.grad = torch.randn(3, 2, 3, 3), torch.randn(3)
+    expected = {"weight": network.weight.grad.clone(), "bias": network.bias.grad.clone()}
+    taken = optimizer.take_gradient(torch.tensor(7.0))
+    assert taken[-1] == 7 and network.weight.grad is None
+    assert all(torch.equal(view, expected[name]) for name, view in optimizer._views(taken[:-1]).items())
 
 
 @pytest.mark.parametrize(
@@ -99,15 +134,14 @@ def test_a_loaded_state_is_a_copy():
     ],
 )
 def test_cosine_decay_after_a_warm_up(progress, expected):
-    assert learning_rate(progress, 1000, 2e-3, "cosine", 0.02, 9.9) == pytest.approx(expected)
+    rates = learning_rates(1000, 2e-3, "cosine", 0.02, 9.9)
+    assert rates[round(progress * 1000)] == pytest.approx(expected)
 
 
 def test_a_decay_by_steps_drops_to_a_tenth_and_no_warm_up_starts_at_the_peak():
-    def rate(step, total):
-        return learning_rate(step / total, total, 2e-4, "step", 0.0, 100_000 / total)
-
-    assert rate(0, 200_000) == 2e-4
-    assert rate(99_999, 200_000) == 2e-4
-    assert rate(100_000, 200_000) == pytest.approx(2e-5)
-    assert rate(199_999, 200_000) == pytest.approx(2e-5)
-    assert rate(49_999, 50_000) == 2e-4  # a shorter training never gets there
+    rates = learning_rates(200_000, 2e-4, "step", 0.0, 100_000 / 200_000)
+    assert rates[0] == rates[99_999] == 2e-4
+    assert rates[100_000] == rates[199_999] == pytest.approx(2e-5)
+    assert (
+        learning_rates(50_000, 2e-4, "step", 0.0, 100_000 / 50_000)[-1] == 2e-4
+    )  # a shorter training never gets there

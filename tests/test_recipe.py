@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 
+import numpy as np
 import pytest
 
 from sinfusion.errors import SinfusionError
@@ -30,23 +31,21 @@ def test_paper_has_the_numbers_of_the_paper():
 
 @pytest.mark.parametrize("total", [200_000, 5_000])  # as published, and as a time budget may scale it
 def test_the_curriculum_of_the_paper_advances(total):
-    def offsets(step):
-        return PAPER.offsets(step / total)
-
+    largest = PAPER.largest_offset(np.arange(total) / total)
     second, third = total * 75 // 200, total * 150 // 200
-    assert offsets(0) == offsets(second - 1) == (-1, 1)
-    assert offsets(second) == offsets(third - 1) == (-2, -1, 1, 2)
-    assert offsets(third) == offsets(total - 1) == (-3, -2, -1, 1, 2, 3)
+    assert set(largest[:second]) == {1} and set(largest[second:third]) == {2} and set(largest[third:]) == {3}
 
 
 @EVERY
 def test_the_curriculum_ends_with_every_offset_that_can_be_asked_for(recipe):
     largest = recipe.max_frame_offset
-    assert recipe.offsets(1 - 1e-6) == recipe.offsets(1.0) == tuple(k for k in range(-largest, largest + 1) if k)
+    assert recipe.largest_offset(np.array([1 - 1e-6])) == largest
+    assert recipe.offsets() == tuple(k for k in range(-largest, largest + 1) if k)
 
 
 def test_a_short_clip_bounds_the_offsets():
-    assert PAPER.replace(max_frame_offset=2).offsets(1.0) == (-2, -1, 1, 2)
+    assert PAPER.replace(max_frame_offset=2).offsets() == (-2, -1, 1, 2)
+    assert PAPER.replace(offset_milestones=()).offsets() == (-1, 1)
 
 
 def test_crops_are_squares_as_published_or_follow_the_picture():

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from sinfusion import ops
 from sinfusion import progress as progress_module
 from sinfusion import trainer as trainer_module
+from sinfusion.crops import STREAM_NOISE, draw, sample_seeds, to_unit
 from sinfusion.errors import SinfusionError
 from sinfusion.parameterization import Denoiser
 from sinfusion.progress import Progress
@@ -119,7 +121,7 @@ def test_the_seed_and_the_role_decide_what_is_drawn(new_run):
     def first_loss(role, seed):
         run = new_run(f"{role.name}{seed}", role)
         run.seed = seed
-        return Trainer(run, role, TOTAL).examples(0).clean
+        return Trainer(run, role, TOTAL).batch(torch.tensor(0)).target
 
     assert not torch.equal(first_loss(PREDICTOR, 0), first_loss(PREDICTOR, 1))
     assert torch.equal(first_loss(PREDICTOR, 1), first_loss(PREDICTOR, 1))
@@ -225,7 +227,9 @@ def test_measuring_the_speed_leaves_no_trace(new_run):
 def drawn(role, recipe, count=4000, run=None, spread=0.1):
     denoiser = Denoiser(torch.nn.Identity(), recipe.parameterization_of(role), run.build(role).schedule,
                         role.continuous, (spread,))  # fmt: skip
-    return levels(recipe, role, denoiser, torch.full((count,), spread), 5, 17, range(count)).double()
+    return levels(
+        recipe, role, denoiser, torch.full((count,), spread), sample_seeds(5, range(count)), torch.tensor(17)
+    ).double()
 
 
 @pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR], ids=lambda role: role.name)
@@ -276,20 +280,48 @@ def test_continuous_levels_fill_every_gap_between_neighbouring_timesteps_uniform
 
 def test_levels_split_over_processes_are_those_of_the_whole_batch(new_run):
     recipe, denoiser = RECIPES["tiny"], new_run("run").build(PREDICTOR)
-    whole = levels(recipe, PREDICTOR, denoiser, torch.full((6,), 0.1), 5, 17, range(6))
-    parts = [
-        levels(recipe, PREDICTOR, denoiser, torch.full((3,), 0.1), 5, 17, part) for part in (range(3), range(3, 6))
-    ]
+
+    def drawn_for(samples):
+        seeds = sample_seeds(5, samples)
+        return levels(recipe, PREDICTOR, denoiser, torch.full((len(seeds),), 0.1), seeds, torch.tensor(17))
+
+    whole, parts = drawn_for(range(6)), [drawn_for(part) for part in (range(3), range(3, 6))]
     assert torch.equal(whole, torch.cat(parts))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
+def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe):
+    """Put together from its parts: cuts, levels, noise, the parameterization."""
+    run = new_run("run", role, recipe, batch_size=6, condition_noise=0.0, condition_drift=0.0)
+    trainer, step = Trainer(run, role, TOTAL), torch.tensor(7)
+    batch = trainer.batch(step)
+    height, width = trainer.crop
+    places = draw(run.frames.shape[:3], role.conditions, trainer.crop, trainer.seeds, step,
+                  trainer.largest_offset[7], run.recipe.every_triple)  # fmt: skip
+    assert torch.equal(batch.frame_offset, places[:, 1])
+    noise = ops.normal(trainer.seeds, STREAM_NOISE, step, (3, height, width))
+    form = trainer.denoiser.form
+    for b, (target, offset, top, left) in enumerate(places.tolist()):
+        around = {0: [], 1: [target - offset], 2: [target - 1, target + 1]}[role.conditions]
+        cut = to_unit(torch.from_numpy(run.frames[:, top : top + height, left : left + width]))
+        clean, conditions = cut[target], cut[around]
+        centre = conditions.mean(0) if around else torch.zeros_like(clean)
+        sigma, spread = float(batch.sigma[b]), float(batch.spread[b])
+        of_state, of_centre = form.input(sigma, spread)
+        seen = of_state * (clean + sigma * noise[b]) + of_centre * centre
+        torch.testing.assert_close(batch.inputs[b], torch.cat((conditions.flatten(0, 1), seen)), rtol=1e-4, atol=1e-4)
+        of_clean, of_noise, of_centre = form.target(sigma, spread)
+        wanted = of_clean * clean + of_noise * noise[b] + of_centre * centre
+        torch.testing.assert_close(batch.target[b], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spares_the_target(new_run):
     run = new_run("noisy", condition_noise=2.0, condition_drift=0.0, batch_size=400)
     clear = new_run("clear", condition_noise=0.0, condition_drift=0.0, batch_size=400)
-    noisy, plain = (Trainer(r, PREDICTOR, TOTAL).examples(3) for r in (run, clear))
-    assert torch.equal(noisy.clean, plain.clean)
-    spread = run.build(PREDICTOR).spread(plain.frame_offset, 400, torch.device("cpu"))
-    strength = (noisy.condition - plain.condition).flatten(1).std(1) / spread / 2.0  # uniform in 0 .. 1
+    noisy, plain = (Trainer(r, PREDICTOR, TOTAL).batch(torch.tensor(3)) for r in (run, clear))
+    assert torch.equal(noisy.sigma, plain.sigma) and torch.equal(noisy.frame_offset, plain.frame_offset)
+    strength = (noisy.inputs - plain.inputs)[:, :3].flatten(1).std(1) / plain.spread / 2.0  # uniform in 0 .. 1
     assert strength.max().item() == pytest.approx(1, abs=0.1)
     assert abs(np.histogram(strength.numpy(), 4, (0, 1.1))[0] - 110).max() < 60
     assert strength.mean().item() == pytest.approx(0.5, abs=5 * 0.289 / 20)
@@ -298,9 +330,8 @@ def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spa
 def test_drift_on_the_condition_is_blotches_of_a_few_pixels(new_run):
     run = new_run("drifting", condition_noise=0.0, condition_drift=2.0, batch_size=400)
     clear = new_run("clear", condition_noise=0.0, condition_drift=0.0, batch_size=400)
-    drifting, plain = (Trainer(r, PREDICTOR, TOTAL).examples(3) for r in (run, clear))
-    assert torch.equal(drifting.clean, plain.clean)
-    drift = drifting.condition - plain.condition
+    drifting, plain = (Trainer(r, PREDICTOR, TOTAL).batch(torch.tensor(3)) for r in (run, clear))
+    drift = (drifting.inputs - plain.inputs)[:, :3]
     step = drift.diff(dim=3).square().mean().sqrt() / drift.square().mean().sqrt()
     assert 0.05 < step < 0.5  # white noise would have the square root of 2
     assert abs(drift.mean()) < 0.1 * drift.std()

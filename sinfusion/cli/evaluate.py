@@ -17,7 +17,7 @@ from .. import __version__
 from ..errors import SinfusionError
 from .command import Command
 from .made import SHEET_COLUMNS, Made, check_writable
-from .options import File, Format, Precision, Size, Whole, bar, check_seed, option_name, parse_size, spread
+from .options import File, Format, Graph, Precision, Size, Whole, bar, check_seed, option_name, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,7 @@ class Evaluate(Command):
     # A run: arithmetic.
     precision: Precision = "auto"
     # A run: on a GPU, launch kernels one by one and not from CUDA graphs; for finding errors.
-    graph: Annotated[bool, OPTIONAL] = True
+    graph: Graph = True
     # Write over files that exist.
     overwrite: bool = False
 

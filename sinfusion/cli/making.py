@@ -15,7 +15,7 @@ from tyro.conf import Positional
 from ..errors import SinfusionError
 from .command import Command
 from .made import SHEET_COLUMNS, SHEET_FRAMES, Made
-from .options import File, Format, Precision, Size, Trained, Whole, bar, check_seed, parse_size, spread
+from .options import File, Format, Graph, Precision, Size, Trained, Whole, bar, check_seed, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ class Making(Command):
     # Arithmetic: auto is bf16 where the hardware is fast at it.
     precision: Precision = "auto"
     # On a GPU, launch kernels one by one and not from CUDA graphs; for finding errors.
-    graph: Annotated[bool, OPTIONAL] = True
+    graph: Graph = True
     # Write over files that exist.
     overwrite: bool = False
 

@@ -21,6 +21,7 @@ File = Annotated[Path | None, OPTIONAL]
 Size = Annotated[str | None, tyro.conf.arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")]
 Format = Annotated[Literal["mp4", "gif", "png"] | None, OPTIONAL]
 Precision = Literal["auto", "bf16", "fp32"]
+Graph = Annotated[bool, OPTIONAL]
 Trained = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 

@@ -17,7 +17,7 @@ from ..errors import SinfusionError
 from ..recipe import RECIPES, Recipe
 from ..roles import ROLES
 from .command import Command
-from .options import OPTIONAL, File, Number, Precision, Size, Whole, check_seed, option_name, parse_size
+from .options import OPTIONAL, File, Graph, Number, Precision, Size, Whole, check_seed, option_name, parse_size
 
 
 def _overrides() -> type:
@@ -82,7 +82,7 @@ class TrainOptions:
     # Arithmetic: auto is bf16 where the hardware is fast at it.
     precision: Precision = "auto"
     # On a GPU, launch kernels one by one and not from CUDA graphs; for finding errors.
-    graph: Annotated[bool, OPTIONAL] = True
+    graph: Graph = True
     # Write over a run that exists.
     overwrite: bool = False
 

@@ -6,13 +6,16 @@ a GPU cuDNN with a fused epilogue or an implicit GEMM, both of kernels/, whichev
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._choice import backend, chosen_backend
+from ._choice import backend, chosen_backend, use_native
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
 TOLERANCE = 2.0
@@ -23,7 +26,7 @@ _library.define(
     "-> (Tensor, Tensor)"
 )
 _library.define(
-    "dense_backward(Tensor grad_out, Tensor x, Tensor z, Tensor weight, Tensor? copy, bool bias, bool gelu, "
+    "dense_backward(Tensor grad_out, Tensor x, Tensor z, Tensor weight, Tensor? bias, Tensor? copy, bool gelu, "
     "bool input) -> (Tensor, Tensor, Tensor)"
 )
 
@@ -84,8 +87,8 @@ def _reference_backward(
     x: Tensor,
     z: Tensor,
     weight: Tensor,
+    bias: Tensor | None,
     copy: Tensor | None,
-    bias: bool,
     gelu: bool,
     input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,13 +96,134 @@ def _reference_backward(
     padding = weight.shape[2] // 2
     grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         grad, x, _rounded(weight, copy, x.dtype), [weight.shape[0]], [1, 1], [padding, padding], [1, 1], False, [0, 0],
-        1, [input, True, bias],
+        1, [input, True, bias is not None],
     )  # fmt: skip
     return (
         grad_x.contiguous(memory_format=torch.channels_last) if input else x.new_empty(0),
         grad_weight.to(weight.dtype, memory_format=torch.channels_last),
-        grad_bias.to(weight.dtype) if bias else weight.new_empty(0),
+        grad_bias.to(weight.dtype) if bias is not None else weight.new_empty(0),
     )
+
+
+def unsupported_on_gpu(x: Tensor, weight: Tensor) -> list[str]:
+    """Why Triton's kernels, and cuDNN with them around it, cannot run."""
+    from .. import kernels
+
+    reasons = [kernels.why_not()] if kernels.why_not() else []
+    if torch.cuda.get_device_capability(x.device) < (8, 0):
+        reasons.append("the GPU's compute capability is below 8.0")
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        reasons.append(f"x is {x.dtype}, not float32 or bfloat16")
+    if weight.dtype != torch.float32:
+        reasons.append(f"the weight is {weight.dtype}, not float32")
+    if weight.shape[2] not in (1, 3):
+        reasons.append(f"the kernel is {weight.shape[2]} wide, not 1 or 3")
+    if x.shape[0] * x.shape[2] * x.shape[3] * max(weight.shape[:2]) >= 2**31:
+        reasons.append(f"x is {tuple(x.shape)}: a batch has to be below 2^31 numbers")
+    if not x.numel():
+        reasons.append("x is empty")
+    return reasons
+
+
+def _cuda(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    copy: Tensor | None,
+    gelu: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    _check(x, weight, bias, residual, gelu)
+    if not use_native("dense", unsupported_on_gpu(x, weight)):
+        return _reference(x, weight, bias, residual, copy, gelu, save)
+    from ..kernels import dense as implicit
+    from ..kernels import gelu as epilogue
+
+    x, rounded = x.contiguous(memory_format=torch.channels_last), _rounded(weight, copy, x.dtype)
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    if bias is not None:
+        bias = bias.detach().float().contiguous()
+
+    def cudnn() -> tuple[Tensor, Tensor | None]:
+        with _cudnn():
+            z = F.conv2d(x, rounded, padding=weight.shape[2] // 2)
+        return epilogue.forward(z.contiguous(memory_format=torch.channels_last), bias, residual, gelu), z
+
+    def triton(config: int) -> tuple[Tensor, Tensor | None]:
+        return implicit.forward(x, rounded, bias, residual, gelu, save, config)
+
+    key = (*x.shape, *weight.shape, str(x.dtype), gelu, residual is not None)
+    out, z = _fastest("dense", key, cudnn, triton, x.device)()
+    return out, z if gelu and save and z is not None else x.new_empty(0)
+
+
+def _cuda_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    z: Tensor,  # without the bias, unlike the reference's
+    weight: Tensor,
+    bias: Tensor | None,
+    copy: Tensor | None,
+    gelu: bool,
+    input: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not use_native("dense", unsupported_on_gpu(x, weight)):
+        return _reference_backward(grad_out, x, z, weight, bias, copy, gelu, input)
+    from ..kernels import dense as implicit
+    from ..kernels import gelu as epilogue
+
+    x, grad = (value.contiguous(memory_format=torch.channels_last) for value in (x, grad_out.to(x.dtype)))
+    rounded, kernel = _rounded(weight, copy, x.dtype), weight.shape[2]
+    grad_bias = weight.new_empty(0)
+    if gelu or bias is not None:
+        fp32 = None if bias is None else bias.detach().float().contiguous()
+        grad, sums = epilogue.backward(grad, z, fp32, gelu)
+        grad_bias = grad_bias if bias is None else sums
+
+    def cudnn(which: int) -> Tensor:
+        mask = [which == 0, which == 1, False]
+        sizes = [[kernel // 2] * 2, [1, 1]]
+        with _cudnn():
+            made: Tensor = torch.ops.aten.convolution_backward(
+                grad, x, rounded, None, [1, 1], *sizes, False, [0, 0], 1, mask
+            )[which]
+        return made.to(weight.dtype if which else x.dtype, memory_format=torch.channels_last)
+
+    key = (*x.shape, *weight.shape, str(x.dtype))
+    of_weight = _fastest(
+        "dense weight gradient", key, functools.partial(cudnn, 1),
+        lambda config: implicit.weight_gradient(grad, x, kernel, config), x.device,
+    )  # fmt: skip
+    if not input:
+        return x.new_empty(0), of_weight(), grad_bias
+    of_input = _fastest(
+        "dense input gradient", key, functools.partial(cudnn, 0),
+        lambda config: implicit.input_gradient(grad, rounded, config), x.device,
+    )  # fmt: skip
+    return of_input(), of_weight(), grad_bias
+
+
+def _cudnn() -> contextlib.AbstractContextManager[None]:
+    """The same algorithm, and the same bits, each time; fp32 is not rounded."""
+    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return flags
+
+
+def _fastest(
+    operator: str, key: tuple[Any, ...], cudnn: Callable[[], Any], triton: Callable[[int], Any], device: torch.device
+) -> Callable[[], Any]:
+    """Whichever was measured to be the fastest here."""
+    from ..kernels import dense as implicit
+    from ..kernels import tuning
+
+    candidates = {"cudnn": cudnn}
+    for config in range(len(implicit.CONFIGS)):
+        candidates[f"triton {config}"] = functools.partial(triton, config)
+    return candidates[tuning.choose(operator, key, candidates, device)]
 
 
 def _fake(
@@ -121,15 +245,15 @@ def _fake_backward(
     x: Tensor,
     z: Tensor,
     weight: Tensor,
+    bias: Tensor | None,
     copy: Tensor | None,
-    bias: bool,
     gelu: bool,
     input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
         torch.empty_like(x, memory_format=torch.channels_last) if input else x.new_empty(0),
         torch.empty_like(weight, memory_format=torch.channels_last),
-        weight.new_empty(weight.shape[0] if bias else 0),
+        weight.new_empty(0 if bias is None else weight.shape[0]),
     )
 
 
@@ -137,28 +261,26 @@ def _setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None
     x, weight, bias, residual, copy, gelu, save = inputs
     _, z = output
     if save:
-        ctx.save_for_backward(x, z, weight, copy)
-    ctx.saved, ctx.gelu, ctx.bias, ctx.residual, ctx.backend = (
-        save, gelu, bias is not None, residual is not None, chosen_backend(),
-    )  # fmt: skip
+        ctx.save_for_backward(x, z, weight, bias, copy)
+    ctx.saved, ctx.gelu, ctx.residual, ctx.backend = save, gelu, residual is not None, chosen_backend()
     ctx.mark_non_differentiable(z)
 
 
 def _backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     if not ctx.saved:
         raise RuntimeError("dense ran with save=False: nothing was kept for its backward")
-    x, z, weight, copy = ctx.saved_tensors
+    x, z, weight, bias, copy = ctx.saved_tensors
     needed = ctx.needs_input_grad[0]
     with backend(ctx.backend):  # on a GPU this is another thread, where the caller's choice is not known
-        gx, gweight, gbias = torch.ops.sinfusion.dense_backward(
-            grad_out, x, z, weight, copy, ctx.bias, ctx.gelu, needed
-        )
-    return (gx if needed else None, gweight, gbias if ctx.bias else None, grad_out if ctx.residual else None,
+        gx, gweight, gbias = torch.ops.sinfusion.dense_backward(grad_out, x, z, weight, bias, copy, ctx.gelu, needed)
+    return (gx if needed else None, gweight, None if bias is None else gbias, grad_out if ctx.residual else None,
             None, None, None)  # fmt: skip
 
 
 _library.impl("dense", _reference, "CompositeExplicitAutograd")
 _library.impl("dense_backward", _reference_backward, "CompositeExplicitAutograd")
+_library.impl("dense", _cuda, "CUDA")
+_library.impl("dense_backward", _cuda_backward, "CUDA")
 torch.library.register_fake("sinfusion::dense", _fake, lib=_library)
 torch.library.register_fake("sinfusion::dense_backward", _fake_backward, lib=_library)
 torch.library.register_autograd("sinfusion::dense", _backward, setup_context=_setup_context, lib=_library)
