@@ -144,4 +144,4 @@ def test_a_decay_by_steps_drops_to_a_tenth_and_no_warm_up_starts_at_the_peak():
     assert rates[100_000] == rates[199_999] == pytest.approx(2e-5)
     assert (
         learning_rates(50_000, 2e-4, "step", 0.0, 100_000 / 50_000)[-1] == 2e-4
-    )  # a shorter training never gets there
+    )  # it never gets there
