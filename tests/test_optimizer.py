@@ -142,6 +142,4 @@ def test_a_decay_by_steps_drops_to_a_tenth_and_no_warm_up_starts_at_the_peak():
     rates = learning_rates(200_000, 2e-4, "step", 0.0, 100_000 / 200_000)
     assert rates[0] == rates[99_999] == 2e-4
     assert rates[100_000] == rates[199_999] == pytest.approx(2e-5)
-    assert (
-        learning_rates(50_000, 2e-4, "step", 0.0, 100_000 / 50_000)[-1] == 2e-4
-    )  # it never gets there
+    assert learning_rates(50_000, 2e-4, "step", 0.0, 100_000 / 50_000)[-1] == 2e-4  # it never gets there

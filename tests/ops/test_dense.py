@@ -1,0 +1,264 @@
+"""dense: gradients in float64, what a GPU runs in Triton's interpreter, and on a GPU.
+
+Run as a program, this file prints the errors of what a GPU runs, for every implementation: the interpreter is chosen
+when triton is imported, so it needs a process of its own.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sinfusion import kernels, ops
+from sinfusion.errors import SinfusionError
+from sinfusion.network import Dense
+
+operator = importlib.import_module("sinfusion.ops.dense")  # sinfusion.ops names the function so
+FP32, BF16 = torch.float32, torch.bfloat16
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+# x (B, C, H, W), outputs, kernel, bias, then: gelu, residual or neither
+CASES = [
+    ((2, 3, 5, 7), 6, 3, True, "gelu"),
+    ((1, 6, 4, 1), 3, 3, True, "residual"),
+    ((1, 5, 1, 9), 4, 1, False, "gelu"),
+    ((3, 8, 3, 3), 8, 1, True, "neither"),
+    ((1, 4, 6, 5), 4, 3, False, "residual"),
+]
+
+
+def operands(case, seed=0):
+    shape, outputs, kernel, bias, then = case
+    generator = torch.Generator().manual_seed(seed)
+
+    def values(*size):
+        return torch.randn(*size, generator=generator).bfloat16().float()
+
+    out = (shape[0], outputs, *shape[2:])
+    given = {
+        "x": values(*shape),
+        "weight": values(outputs, shape[1], kernel, kernel) / (shape[1] * kernel**2) ** 0.5,
+        "bias": values(outputs) if bias else None,
+        "residual": values(*out) if then == "residual" else None,
+    }
+    return given, values(*out)
+
+
+def evaluate(case, dtype, device="cpu", **options):
+    """Output and gradients by name."""
+    given, grad = operands(case)
+    leaves = {}
+    for name, value in given.items():
+        kept = dtype if name in ("x", "residual") or dtype == torch.float64 else FP32
+        leaves[name] = None if value is None else value.to(device, kept).requires_grad_()
+    out = ops.dense(**leaves, gelu=case[4] == "gelu", **options)
+    out.backward(grad.to(device, dtype))
+    made = {"out": out.detach()} | {name: leaf.grad for name, leaf in leaves.items() if leaf is not None}
+    assert made["weight"].dtype == (torch.float64 if dtype == torch.float64 else FP32)
+    return {name: value.double().cpu() for name, value in made.items()}
+
+
+def distances(values, truth):
+    assert values.keys() == truth.keys()
+    return {name: float((values[name] - truth[name]).norm() / (truth[name].norm() + 1e-3)) for name in truth}
+
+
+def assert_close(ours, theirs, dtype):
+    slack = 2e-6 if dtype == FP32 else 4e-3
+    for name in theirs:
+        assert ours[name] <= operator.TOLERANCE * theirs[name] + slack, f"{name}: {ours[name]} against {theirs[name]}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_operator_is_the_convolution_with_what_follows_it(case):
+    given, grad = operands(case)
+    leaves = {name: None if v is None else v.double().requires_grad_() for name, v in given.items()}
+    z = F.conv2d(leaves["x"], leaves["weight"], leaves["bias"], padding=case[2] // 2)
+    expected = F.gelu(z) if case[4] == "gelu" else z if leaves["residual"] is None else z + leaves["residual"]
+    expected.backward(grad.double())
+    found = evaluate(case, torch.float64)
+    torch.testing.assert_close(found["out"], expected.detach())
+    for name, leaf in leaves.items():
+        if leaf is not None:
+            torch.testing.assert_close(found[name], leaf.grad)
+
+
+@pytest.mark.parametrize("case", CASES[:3], ids=str)
+def test_gradients_are_those_of_the_function(case):
+    given, _ = operands(case)
+    leaves = [None if v is None else v.double().requires_grad_() for v in given.values()]
+    assert torch.autograd.gradcheck(lambda *values: ops.dense(*values, gelu=case[4] == "gelu"), leaves, nondet_tol=0.0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
+def test_opcheck(case, dtype):
+    x, weight, bias, residual = operands(case)[0].values()
+    residual = None if residual is None else residual.to(dtype).requires_grad_()
+    arguments = (x.to(dtype).requires_grad_(), weight.requires_grad_(), bias, residual, None, case[4] == "gelu", True)
+    torch.library.opcheck(torch.ops.sinfusion.dense.default, arguments)
+
+
+def test_an_input_that_needs_no_gradient_gets_none():
+    x, weight, bias, _ = operands(CASES[0])[0].values()
+    ops.dense(x, weight.requires_grad_(), bias, gelu=True).sum().backward()
+    assert x.grad is None and weight.grad.abs().sum() > 0
+
+
+def test_wrong_shapes_are_named():
+    x, weight = torch.zeros(1, 3, 4, 4), torch.zeros(5, 3, 3, 3)
+    with pytest.raises(RuntimeError, match=r"weight is \(5, 2, 3, 3\), for x \(1, 3, 4, 4\)"):
+        ops.dense(x, weight[:, :2])
+    with pytest.raises(RuntimeError, match="bias is one number for each output channel"):
+        ops.dense(x, weight, torch.zeros(4))
+    with pytest.raises(RuntimeError, match=r"residual is not \(1, 5, 4, 4\)"):
+        ops.dense(x, weight, residual=torch.zeros(1, 3, 4, 4))
+    with pytest.raises(RuntimeError, match="a residual is added where there is no GELU"):
+        ops.dense(x, weight, residual=torch.zeros(1, 5, 4, 4), gelu=True)
+
+
+class TestCopies:
+    """A layer keeps its weight in the dtype of the activations, and never an old one."""
+
+    @pytest.fixture
+    def layer(self):
+        torch.manual_seed(0)
+        return Dense(4, 6, 3)
+
+    def expected(self, layer, x):
+        return ops.dense(x, layer.weight.detach(), layer.bias.detach())
+
+    def test_it_is_made_once(self, layer):
+        x = torch.randn(1, 4, 5, 5).bfloat16()
+        assert torch.equal(layer(x), self.expected(layer, x))
+        first = layer._copy
+        assert first.dtype == BF16 and first.is_contiguous(memory_format=torch.channels_last)
+        layer(x)
+        assert layer._copy is first
+
+    def test_a_weight_that_is_written_is_copied_again(self, layer):
+        x = torch.randn(1, 4, 5, 5).bfloat16()
+        layer(x)
+        layer.load_state_dict({name: value + 1 for name, value in layer.state_dict().items()})
+        assert torch.equal(layer(x), self.expected(layer, x))
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        assert torch.equal(layer(x), self.expected(layer, x))
+
+    def test_another_dtype_gets_its_own(self, layer):
+        layer(torch.randn(1, 4, 5, 5).bfloat16())
+        x = torch.randn(1, 4, 5, 5)
+        assert torch.equal(layer(x), self.expected(layer, x))
+        half = x.half()
+        assert torch.equal(layer(half), self.expected(layer, half))
+
+    def test_one_that_is_kept_from_outside_is_used_until_the_weight_is_written_otherwise(self, layer):
+        x = torch.randn(1, 4, 5, 5).bfloat16()
+        outside = torch.zeros_like(layer.weight, dtype=BF16).contiguous(memory_format=torch.channels_last)
+        layer.adopt(outside)
+        assert torch.equal(layer(x), layer.bias.detach().bfloat16()[:, None, None].expand(1, 6, 5, 5))
+        with torch.no_grad():
+            layer.weight.add_(1)
+        assert torch.equal(layer(x), self.expected(layer, x))
+        assert torch.equal(outside, layer.weight.detach().bfloat16())
+
+
+IMPLEMENTATIONS = ["cudnn", "triton 0", "triton 1"]
+
+
+def by_interpreter(case, dtype, implementation):
+    """What a GPU runs, with CPU tensors."""
+    from sinfusion.kernels import tuning
+
+    torch.cuda.get_device_capability = lambda device: (9, 0)
+    kernels.why_not = lambda: ""
+    tuning.choose = lambda operator, key, candidates, device: implementation
+    given, grad = operands(case)
+    x, weight, bias, residual = given.values()
+    x, grad = x.to(dtype), grad.to(dtype)
+    gelu = case[4] == "gelu"
+    with ops.backend("native"):
+        out, z = operator._cuda(x, weight, bias, residual, None, gelu, True)
+        assert z.numel() == (out.numel() if gelu else 0)
+        gradients = operator._cuda_backward(grad, x, z, weight, bias, None, gelu, True)
+        assert operator._cuda_backward(grad, x, z, weight, bias, None, gelu, False)[0].numel() == 0
+    assert gradients[1].dtype == FP32
+    made = {"out": out, "x": gradients[0], "weight": gradients[1]}
+    made |= {"bias": gradients[2]} if bias is not None else {}
+    made |= {"residual": grad} if residual is not None else {}
+    return {name: value.double() for name, value in made.items()}
+
+
+@needs_triton
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_what_a_gpu_runs_is_as_close_to_float64_as_the_reference(implementation):
+    result = subprocess.run(
+        [sys.executable, __file__, implementation],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    for case, dtype, errors in json.loads(result.stdout):
+        case = (tuple(case[0]), *case[1:])
+        truth = evaluate(case, torch.float64)
+        if dtype == "fp32":
+            assert_close(errors, distances(evaluate(case, FP32), truth), FP32)
+        else:  # the interpreter truncates to bf16, where a GPU rounds
+            assert max(errors.values()) < 2**-5, (case, errors)
+
+
+@needs_triton
+def test_what_the_gpu_cannot_take_is_named(monkeypatch):
+    monkeypatch.setattr(kernels, "why_not", lambda: "")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+
+    def reasons(x, weight, dtype=FP32):
+        return operator.unsupported_on_gpu(*(torch.empty(s, dtype=dtype, device="meta") for s in (x, weight)))
+
+    assert reasons((1, 64, 9, 9), (64, 64, 3, 3)) == []
+    assert "5 wide" in reasons((1, 64, 9, 9), (64, 64, 5, 5))[0]
+    assert "2^31" in reasons((1, 64, 2**12, 2**13), (64, 64, 3, 3))[0]
+    assert "empty" in reasons((0, 64, 9, 9), (64, 64, 3, 3))[0]
+    assert "float64" in reasons((1, 64, 9, 9), (64, 64, 3, 3), torch.float64)[0]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "capability" in reasons((1, 64, 9, 9), (64, 64, 3, 3))[0]
+    with ops.backend("native"), pytest.raises(SinfusionError, match="capability is below 8.0"):
+        operator._cuda(torch.zeros(1, 3, 4, 4), torch.zeros(5, 3, 3, 3), None, None, None, False, False)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "case",
+    [*CASES, ((1, 64, 136, 243), 192, 3, True, "gelu"), ((2, 192, 37, 53), 64, 3, True, "residual")],
+    ids=str,
+)
+def test_on_a_gpu_every_implementation_is_as_close_to_float64_as_the_reference(case, dtype, monkeypatch):
+    from sinfusion.kernels import dense as implicit
+    from sinfusion.kernels import tuning
+
+    truth = evaluate(case, torch.float64, "cuda")
+    with ops.backend("reference"):
+        reference = distances(evaluate(case, dtype, "cuda"), truth)
+    for name in ("cudnn", *(f"triton {i}" for i in range(len(implicit.CONFIGS)))):
+        monkeypatch.setattr(tuning, "choose", lambda operator, key, candidates, device, name=name: name)
+        with ops.backend("native"):
+            first, second = evaluate(case, dtype, "cuda"), evaluate(case, dtype, "cuda")
+        assert_close(distances(first, truth), reference, dtype)
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+if __name__ == "__main__":
+    rows = []
+    for case in CASES:
+        truth = evaluate(case, torch.float64)
+        for name, dtype in (("fp32", FP32), ("bf16", BF16)):
+            rows.append((case, name, distances(by_interpreter(case, dtype, sys.argv[1]), truth)))
+    print(json.dumps(rows))
