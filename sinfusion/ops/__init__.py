@@ -2,6 +2,7 @@
 
 ops.depthwise_norm(x, weight, bias, shift, gain, offset)
 ops.patch_match(query, key), ops.vote(value, offsets)
+ops.sample_crops(frames, places, ...), ops.ddpm_step(x, output, ...)
 with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: is it the kernel?
 """
 
@@ -11,6 +12,7 @@ from .ddpm_step import ddpm_step
 from .depthwise_norm import depthwise_norm
 from .patch_match import patch_match, places
 from .philox import normal, uniform_bits
+from .sample_crops import sample_crops
 from .vote import vote
 
 
@@ -29,6 +31,7 @@ __all__ = [
     "normal",
     "patch_match",
     "places",
+    "sample_crops",
     "status",
     "uniform_bits",
     "vote",
