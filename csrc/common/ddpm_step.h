@@ -1,5 +1,5 @@
-// One step of a reverse process, in place. Coefficients and noise are read from memory, so that a CUDA graph of the step
-// serves them all.
+// One step of a reverse process, in place. Coefficients and noise are read from memory, so that a CUDA graph of the
+// step serves them all.
 //
 // For host and device; the same on both as long as no compiler makes one instruction, which rounds once, of products
 // and sums: CMakeLists.txt forbids it.
@@ -43,8 +43,8 @@ SINFUSION_HD static inline void draw_noise(const DdpmStep& a, const Tile& tile, 
 // The clean picture that the network expects; NaN stays NaN.
 SINFUSION_HD static inline float clean_at(const DdpmStep& a, int64_t at, float x, float centre) {
   if (!a.output) return 0;
-  const float output = a.output_bf16 ? widened(static_cast<const uint16_t*>(a.output)[at])
-                                     : static_cast<const float*>(a.output)[at];
+  const float output =
+      a.output_bf16 ? widened(static_cast<const uint16_t*>(a.output)[at]) : static_cast<const float*>(a.output)[at];
   float clean = a.coefficients[0] * output + a.coefficients[1] * x;
   if (a.centre) clean += a.coefficients[2] * centre;
   return clean < -1 ? -1 : clean > 1 ? 1 : clean;
@@ -57,8 +57,7 @@ SINFUSION_HD static inline void step_number(const DdpmStep& a, const Tile& tile,
   const float* c = a.coefficients;
   const float x = a.x[at], centre = a.centre ? a.centre[at] : 0;
   float clean = clean_at(a, at, x, centre);
-  if (a.known && a.known[a.known_once ? within : row])
-    clean = a.picture[3 * (a.picture_once ? within : row) + channel];
+  if (a.known && a.known[a.known_once ? within : row]) clean = a.picture[3 * (a.picture_once ? within : row) + channel];
   float next = c[3] * x;
   if (a.previous) next += c[4] * a.previous[at];
   next += c[5] * clean;

@@ -7,8 +7,9 @@
 
 namespace sinfusion {
 
-constexpr int TILE = 128;                      // pixels, a multiple of 4; also the device's threads for them
-constexpr int TILE_NORMALS = 4 * (TILE / 4 + 1);  // room for those of a channel, from the beginning of their first block
+constexpr int TILE = 128;  // pixels, a multiple of 4; also the device's threads for them
+constexpr int TILE_NORMALS =
+    4 * (TILE / 4 + 1);  // room for those of a channel, from the beginning of their first block
 
 struct Tile {
   int64_t sample, first;  // pixel, in the order of rows

@@ -3,6 +3,7 @@
 
 #include "../common/ddpm_step.h"
 #include "../common/philox.h"
+#include "../common/sample_crops.h"
 #include "depthwise_norm.h"
 #include "isa.h"
 #include "patch_match.h"
@@ -12,6 +13,7 @@ namespace sinfusion {
 void uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, int64_t* out);
 void normal(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out);
 void ddpm_step(const DdpmStep& a);
+void sample_crops(const SampleCrops& a);
 }  // namespace sinfusion
 
 namespace py = pybind11;
@@ -103,6 +105,18 @@ PYBIND11_MODULE(_cpu, m) {
     ddpm_step(a);
   });
   m.def("patch_match", &patch_match);
+  m.def("sample_crops", [](Address frames, int64_t height, int64_t width, int64_t batch, Address places,
+                           Address coefficients, Address blotches, int32_t blotch_height, int32_t blotch_width,
+                           Address seeds, Address step, uint32_t noise_stream, uint32_t grain_stream,
+                           int32_t conditions, int32_t crop_height, int32_t crop_width, Address input, bool bf16,
+                           Address target) {
+    const SampleCrops a{at<uint8_t>(frames), height, width, batch, at<int64_t>(places), at<float>(coefficients),
+                        at<float>(blotches), blotch_height, blotch_width, at<int64_t>(seeds), at<int64_t>(step),
+                        noise_stream, grain_stream, conditions, crop_height, crop_width, at<void>(input), bf16,
+                        at<float>(target)};
+    py::gil_scoped_release release;
+    sample_crops(a);
+  });
   m.def("vote", &vote);
   m.def("uniform_bits", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
                            Address out) {

@@ -6,15 +6,16 @@
 #include "../common/ddpm_step.h"
 #include "../common/patch_match.h"
 #include "../common/philox.h"
+#include "../common/sample_crops.h"
 #include "../common/vote.h"
 
 namespace sinfusion {
 int uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, int64_t* out,
                  void* cuda_stream);
-int normal(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out,
-           void* cuda_stream);
+int normal(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out, void* cuda_stream);
 int ddpm_step(const DdpmStep& a, void* cuda_stream);
 int patch_match(const PatchMatch& a, void* cuda_stream);
+int sample_crops(const SampleCrops& a, void* cuda_stream);
 int vote(const Vote& a, void* cuda_stream);
 }  // namespace sinfusion
 
@@ -84,6 +85,32 @@ PYBIND11_MODULE(_cuda, m) {
                              at<Offset>(other),
                              at<float>(distances)};
           return patch_match(a, at<void>(cuda_stream));
+        });
+  m.def("sample_crops",
+        [](Address frames, int64_t height, int64_t width, int64_t batch, Address places, Address coefficients,
+           Address blotches, int32_t blotch_height, int32_t blotch_width, Address seeds, Address step,
+           uint32_t noise_stream, uint32_t grain_stream, int32_t conditions, int32_t crop_height, int32_t crop_width,
+           Address input, bool bf16, Address target, Address cuda_stream) {
+          const SampleCrops a{at<uint8_t>(frames),
+                              height,
+                              width,
+                              batch,
+                              at<int64_t>(places),
+                              at<float>(coefficients),
+                              at<float>(blotches),
+                              blotch_height,
+                              blotch_width,
+                              at<int64_t>(seeds),
+                              at<int64_t>(step),
+                              noise_stream,
+                              grain_stream,
+                              conditions,
+                              crop_height,
+                              crop_width,
+                              at<void>(input),
+                              bf16,
+                              at<float>(target)};
+          return sample_crops(a, at<void>(cuda_stream));
         });
   m.def("vote", [](Address value, int32_t height, int32_t width, bool bf16, int64_t channels, int32_t patch_frames,
                    int32_t patch_height, int32_t patch_width, int32_t count_frames, int32_t count_height,

@@ -2,6 +2,7 @@
 
 ops.depthwise_norm(x, weight, bias, shift, gain, offset)
 ops.patch_match(query, key), ops.vote(value, offsets)
+ops.sample_crops(frames, places, ...), ops.ddpm_step(x, output, ...)
 with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: is it the kernel?
 """
 
@@ -12,6 +13,7 @@ from .dense import dense
 from .depthwise_norm import depthwise_norm
 from .patch_match import patch_match, places
 from .philox import normal, uniform_bits
+from .sample_crops import sample_crops
 from .vote import vote
 
 
@@ -31,6 +33,7 @@ __all__ = [
     "normal",
     "patch_match",
     "places",
+    "sample_crops",
     "status",
     "uniform_bits",
     "vote",

@@ -8,24 +8,8 @@ extern "C" void ddpm_step(int64_t batch, int64_t pixels, float* x, const void* o
                           const float* centre, const float* coefficients, const int64_t* seeds, int64_t stream,
                           const int64_t* counter, void* inputs, bool inputs_bf16, int64_t channels, float* previous,
                           const bool* known, bool known_once, const float* picture, bool picture_once) {
-  const DdpmStep a{batch,
-                   pixels,
-                   x,
-                   output,
-                   output_bf16,
-                   centre,
-                   coefficients,
-                   seeds,
-                   uint32_t(stream),
-                   counter,
-                   inputs,
-                   inputs_bf16,
-                   channels,
-                   previous,
-                   known,
-                   known_once,
-                   picture,
-                   picture_once};
+  const DdpmStep a{batch,   pixels, x,           output,   output_bf16, centre, coefficients, seeds,   uint32_t(stream),
+                   counter, inputs, inputs_bf16, channels, previous,    known,  known_once,   picture, picture_once};
   for (int64_t i = batch * tiles_of(pixels); i-- > 0;) {
     const Tile tile = tile_of(i, pixels);
     float drawn[DDPM_NORMALS];

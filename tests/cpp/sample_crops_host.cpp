@@ -1,0 +1,39 @@
+// The device's sample_crops on the host, for tests: the threads of a tile one after the other, from the last to the
+// first. Signature and arguments of csrc/cpu/bindings.cpp.
+#include "../../csrc/common/sample_crops.h"
+
+using namespace sinfusion;
+
+extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t width, int64_t batch, const int64_t* places,
+                             const float* coefficients, const float* blotches, int32_t blotch_height,
+                             int32_t blotch_width, const int64_t* seeds, const int64_t* step, int64_t noise_stream,
+                             int64_t grain_stream, int32_t conditions, int32_t crop_height, int32_t crop_width,
+                             void* input, bool bf16, float* target) {
+  const SampleCrops a{frames,
+                      height,
+                      width,
+                      batch,
+                      places,
+                      coefficients,
+                      blotches,
+                      blotch_height,
+                      blotch_width,
+                      seeds,
+                      step,
+                      uint32_t(noise_stream),
+                      uint32_t(grain_stream),
+                      conditions,
+                      crop_height,
+                      crop_width,
+                      input,
+                      bf16,
+                      target};
+  const int64_t pixels = pixels_of(a);
+  for (int64_t i = batch * tiles_of(pixels); i-- > 0;) {
+    const Tile tile = tile_of(i, pixels);
+    float drawn[CROP_NORMALS];
+    for (int thread = TILE; thread-- > 0;) draw_crop(a, tile, thread, drawn);
+    for (int thread = TILE; thread-- > 0;)
+      for (int number = thread; number < 3 * tile.count; number += TILE) crop_number(a, tile, drawn, number);
+  }
+}
