@@ -39,7 +39,9 @@ class AdamEma:
         self._copies = None if copies is None else self._value.to(copies)
         self.parameters = named
         self.average = self._views(self._average)
-        self.copies = {} if self._copies is None else self._views(self._copies)
+        # Each with a version of its own, as far as autograd asks: a layer may write its copy while others are in use.
+        copied = {} if self._copies is None else self._views(self._copies)
+        self.copies = {name: view.data for name, view in copied.items()}
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         """Tensors by parameter name in one that holds them all; convolutions channels-last."""

@@ -73,7 +73,8 @@ class Recording(TorchDispatchMode):
 
     def replay(self):
         for function, arguments, options, made in self.calls:
-            results = function(*arguments, **options)
+            with torch._C._AutoDispatchBelowAutograd():
+                results = function(*arguments, **options)
             for kept, value in zip(made, results if isinstance(results, tuple | list) else [results], strict=False):
                 kept.copy_(value)
 
