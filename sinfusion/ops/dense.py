@@ -264,9 +264,12 @@ def _setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None
         ctx.save_for_backward(x, z, weight, bias, copy)
     ctx.saved, ctx.gelu, ctx.residual, ctx.backend = save, gelu, residual is not None, chosen_backend()
     ctx.mark_non_differentiable(z)
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    if grad_out is None:
+        return (None,) * 7
     if not ctx.saved:
         raise RuntimeError("dense ran with save=False: nothing was kept for its backward")
     x, z, weight, bias, copy = ctx.saved_tensors
