@@ -7,6 +7,7 @@
 #pragma once
 #include <string.h>
 
+#include "bf16.h"
 #include "patch_match.h"
 
 namespace sinfusion {
@@ -43,21 +44,6 @@ SINFUSION_HD static inline float from_ordered(int32_t value) {
 }
 
 // The device's part: one thread a pixel and channel.
-
-SINFUSION_HD static inline float widened(float value) { return value; }
-SINFUSION_HD static inline float widened(uint16_t value) {  // of bf16
-  const uint32_t bits = uint32_t(value) << 16;
-  float result;
-  memcpy(&result, &bits, 4);
-  return result;
-}
-
-SINFUSION_HD static inline void put(float* to, float value) { *to = value; }
-SINFUSION_HD static inline void put(uint16_t* to, float value) {  // as bf16: nearest even; NaN stays NaN
-  uint32_t bits;
-  memcpy(&bits, &value, 4);
-  *to = uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
 
 // Calls visit(number of the patch, address of the suggested value) for all patches over a pixel of the output.
 template <class T, class Visit>
