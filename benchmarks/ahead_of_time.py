@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,3 +122,32 @@ def compile_variant(
         (used,) = resources(cubin)
     spilled = used.stack_bytes + used.local_bytes
     return Usage(used.registers, spilled, binary.metadata.shared, binary.asm["ptx"])
+
+
+@contextmanager
+def recorded() -> Iterator[list[Variant]]:
+    """The launches that are made inside the with block, of kernels that do not run; their tensors may lie anywhere."""
+    from triton.runtime.jit import JITFunction
+
+    launches: list[Variant] = []
+
+    def record(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **named: Any) -> None:
+        constants = {name: value for name, value in named.items() if name in kernel.arg_names}
+        options = {name: value for name, value in named.items() if name not in kernel.arg_names}
+        types = {name: _type(value) for name, value in zip(kernel.arg_names, arguments, strict=False)}
+        launches.append(Variant(kernel, types, constants, options))
+
+    run, JITFunction.run = JITFunction.run, record
+    try:
+        yield launches
+    finally:
+        JITFunction.run = run
+
+
+def _type(argument: Any) -> str | None:
+    """As Triton names it."""
+    if argument is None:
+        return None
+    if isinstance(argument, int | float):
+        return "i32" if isinstance(argument, int) else "fp32"
+    return {"bfloat16": "*bf16", "float32": "*fp32"}[str(argument.dtype).removeprefix("torch.")]

@@ -1,8 +1,17 @@
-"""The Triton kernels that a training step and a reverse step launch, as they launch them: a function a kernel file."""
+"""The Triton kernels that a training step and a reverse step launch, as they launch them: a function a kernel file.
+
+LAUNCHED at the end says for which arguments, with the 64 filters of `paper` and `fast`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
 from ahead_of_time import Variant
+
+Arguments = list[tuple[Any, ...]]
 
 
 def depthwise_norm(channels: int, activation: str) -> dict[str, Variant]:
@@ -33,3 +42,8 @@ def depthwise_norm(channels: int, activation: str) -> dict[str, Variant]:
     if norm:  # a reverse step keeps nothing
         variants["convolve, inference"] = variant(module.convolve, given | dict.fromkeys(("u", "mean", "rstd")))
     return variants
+
+
+LAUNCHED: dict[Callable[..., dict[str, Variant]], Arguments] = {
+    depthwise_norm: list(product((3, 6, 9, 64, 128), ("*bf16", "*fp32"))),
+}

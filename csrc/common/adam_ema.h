@@ -68,7 +68,7 @@ SINFUSION_HD static inline const Four<float>& four_at(const float* p) {
 static inline bool aligned(const AdamEma& a) {
   const auto address = [](const void* p) { return reinterpret_cast<uintptr_t>(p); };
   const uintptr_t all = address(a.value) | address(a.exp_avg) | address(a.exp_avg_sq) | address(a.average) |
-                        address(a.gradient) | address(a.copy);
+                        address(a.gradient) | address(a.copy) * 2;
   return all % 16 == 0;
 }
 
