@@ -180,13 +180,13 @@ def multiply_gradients(
         row = first + step // strips
         y = row % height
         column = step % strips * K + tl.arange(0, K)
-        mask = (column < width)[:, None] & (output < O)[None, :]
-        g = tl.load(grad + (row * width + column)[:, None] * O + output[None, :], mask=mask, other=0.0)
+        mask = (output < O)[:, None] & (column < width)[None, :]
+        g = tl.load(grad + row * width * O + (output[:, None] + column[None, :] * O), mask=mask, other=0.0)
         b = _load_taps(x, row * width * C, column, y, place, dy, dx, n < columns, height, width, C)
-        sums = tl.dot(tl.trans(g), b, sums, input_precision="ieee")
+        sums = tl.dot(g, b, sums, input_precision="ieee")
         if REST > 0:
             b = _load_taps(x, row * width * C, column, y, place_rest, dy_rest, dx_rest, n_rest < columns, height, width, C)
-            more = tl.dot(tl.trans(g), b, more, input_precision="ieee")
+            more = tl.dot(g, b, more, input_precision="ieee")
     target = partial + tl.program_id(0).to(tl.int64) * (O * columns) + output[:, None] * columns
     tl.store(target + n[None, :], sums, mask=(output < O)[:, None] & (n < columns)[None, :])
     if REST > 0:
