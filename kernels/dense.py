@@ -31,48 +31,62 @@ class Config(NamedTuple):
     depth: int  # of one step
     warps: int
     stages: int
+    through_l1: bool  # whether L1 keeps pixels for the taps that read them again
 
 
 CONFIGS = [  # of bf16; the default fits 100 KB of shared memory, as every GPU of capability 8.0 or more has them
-    Config(128, 192, 32, 8, 4),
-    Config(128, 192, 64, 8, 3),
-    Config(64, 192, 64, 4, 3),
-    Config(128, 64, 64, 4, 4),
+    Config(128, 192, 32, 8, 4, True),
+    Config(128, 192, 64, 8, 3, True),
+    Config(128, 192, 64, 8, 3, False),
+    Config(64, 192, 64, 4, 3, True),
+    Config(128, 64, 64, 4, 4, True),
+    Config(256, 64, 64, 8, 4, True),
 ]
-FP32 = Config(64, 64, 16, 4, 3)  # no tensor cores: whichever configuration is asked for, this runs
-WARPS = 1056  # warps of a weight gradient, about: 8 for each of an H200's 132 multiprocessors
+FP32 = Config(64, 64, 16, 4, 3, True)  # no tensor cores: whichever configuration is asked for, this runs
+WARPS = 1056  # of a weight gradient, about: 8 for each of an H200's 132 multiprocessors
 
 
 @triton.jit
-def _load_pixels(x, pixel, row, column, dy, dx, channel, height, width, C: tl.constexpr, K: tl.constexpr):
+def _load_pixels(
+    x, pixel, row, column, dy, dx, channel, height, width, INPUTS: tl.constexpr, K: tl.constexpr, L1: tl.constexpr
+):
     """(M, K): neighbours (dy, dx) of pixels, 0 outside their image."""
     y, x_ = row + dy, column + dx
     mask = ((y >= 0) & (y < height) & (x_ >= 0) & (x_ < width))[:, None]
-    if C % K != 0:
-        mask = mask & (channel < C)[None, :]
-    place = pixel[:, None] * C + channel[None, :]
-    return tl.load(x + (dy * width + dx) * C + place, mask=mask, other=0.0)
+    if INPUTS % K != 0:
+        mask = mask & (channel < INPUTS)[None, :]
+    place = pixel[:, None] * INPUTS + channel[None, :]
+    return tl.load(x + (dy * width + dx) * INPUTS + place, mask=mask, other=0.0, cache_modifier=".ca" if L1 else "")
 
 
 @triton.jit
 def _load_weights(
-    weight, tap, channel, output, C: tl.constexpr, O: tl.constexpr, TAPS: tl.constexpr, BACKWARD: tl.constexpr
+    weight,
+    tap,
+    channel,
+    output,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    TAPS: tl.constexpr,
+    BACKWARD: tl.constexpr,
 ):
     """(K, N): weights of a tap; for the gradient the taps are in reverse, inputs and outputs exchanged."""
-    mask = ((channel < C)[:, None]) & ((output < O)[None, :])
+    mask = (channel < INPUTS)[:, None] & (output < OUTPUTS)[None, :]
     if BACKWARD:
-        place = (channel[:, None] * TAPS + (TAPS - 1 - tap)) * O + output[None, :]
+        weight += (TAPS - 1 - tap) * OUTPUTS
+        place = channel[:, None] * (TAPS * OUTPUTS) + output[None, :]
     else:
-        place = (output[None, :] * TAPS + tap) * C + channel[:, None]
+        weight += tap * INPUTS
+        place = output[None, :] * (TAPS * INPUTS) + channel[:, None]
     return tl.load(weight + place, mask=mask, other=0.0)
 
 
 @triton.jit
-def _store(value, bias, residual, out, z, pixel, pixels, output, O: tl.constexpr, GELU: tl.constexpr):
+def _store(value, bias, residual, out, z, pixel, pixels, output, OUTPUTS: tl.constexpr, GELU: tl.constexpr):
     if bias is not None:
-        value += tl.load(bias + output, mask=output < O, other=0.0)[None, :]
-    mask = (pixel < pixels)[:, None] & (output < O)[None, :]
-    place = pixel[:, None] * O + output[None, :]
+        value += tl.load(bias + output, mask=output < OUTPUTS, other=0.0)[None, :]
+    mask = (pixel < pixels)[:, None] & (output < OUTPUTS)[None, :]
+    place = pixel[:, None] * OUTPUTS + output[None, :]
     if z is not None:
         tl.store(z + place, value.to(z.dtype.element_ty), mask=mask)
     if GELU:
@@ -93,8 +107,8 @@ def convolve(
     pixels,  # of all images
     height,
     width,
-    C: tl.constexpr,
-    O: tl.constexpr,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
     KERNEL: tl.constexpr,
     BACKWARD: tl.constexpr,
     GELU: tl.constexpr,
@@ -102,10 +116,11 @@ def convolve(
     N: tl.constexpr,
     REST: tl.constexpr,
     K: tl.constexpr,
+    L1: tl.constexpr,
 ):
     """A program: M consecutive pixels, N + REST outputs (192 is no power of two, 128 and 64 are)."""
-    blocks: tl.constexpr = (O + N + REST - 1) // (N + REST)
-    chunks: tl.constexpr = (C + K - 1) // K
+    blocks: tl.constexpr = (OUTPUTS + N + REST - 1) // (N + REST)
+    chunks: tl.constexpr = (INPUTS + K - 1) // K
     pixel = tl.program_id(0) // blocks * M + tl.arange(0, M)
     output = tl.program_id(0) % blocks * (N + REST) + tl.arange(0, N)
     column = pixel % width
@@ -119,24 +134,27 @@ def convolve(
         channel = step % chunks * K + tl.arange(0, K)
         dy = tap // KERNEL - KERNEL // 2
         dx = tap % KERNEL - KERNEL // 2
-        a = _load_pixels(x, pixel, row, column, dy, dx, channel, height, width, C, K)
-        b = _load_weights(weight, tap, channel, output, C, O, KERNEL * KERNEL, BACKWARD)
+        a = _load_pixels(x, pixel, row, column, dy, dx, channel, height, width, INPUTS, K, L1)
+        b = _load_weights(weight, tap, channel, output, INPUTS, OUTPUTS, KERNEL * KERNEL, BACKWARD)
         sums = tl.dot(a, b, sums, input_precision="ieee")
         if REST > 0:
-            b = _load_weights(weight, tap, channel, further, C, O, KERNEL * KERNEL, BACKWARD)
+            b = _load_weights(weight, tap, channel, further, INPUTS, OUTPUTS, KERNEL * KERNEL, BACKWARD)
             more = tl.dot(a, b, more, input_precision="ieee")
-    _store(sums, bias, residual, out, z, pixel, pixels, output, O, GELU)
+    _store(sums, bias, residual, out, z, pixel, pixels, output, OUTPUTS, GELU)
     if REST > 0:
-        _store(more, bias, residual, out, z, pixel, pixels, further, O, GELU)
+        _store(more, bias, residual, out, z, pixel, pixels, further, OUTPUTS, GELU)
 
 
 @triton.jit
-def _load_taps(x, start, column, y, place, dy, dx, inside, height, width, C: tl.constexpr):
-    """(P, N): for each pixel of a strip its neighbours' channels, a column for each tap and channel; 0 outside."""
-    valid = (y + dy >= 0) & (y + dy < height) & inside
-    x_ = column[:, None] + dx[None, :]
-    mask = valid[None, :] & (x_ >= 0) & (x_ < width) & (column < width)[:, None]
-    return tl.load(x + (start + column * C)[:, None] + place[None, :], mask=mask, other=0.0)
+def _load_taps(x, n, y, column, height, width, INPUTS: tl.constexpr, KERNEL: tl.constexpr, L1: tl.constexpr):
+    """(K, N): for each pixel of a strip a tap's neighbour and its channel, n = tap x channels + channel; 0 outside."""
+    dy = n // INPUTS // KERNEL - KERNEL // 2
+    dx = n // INPUTS % KERNEL - KERNEL // 2
+    valid = (y + dy >= 0) & (y + dy < height) & (n < KERNEL * KERNEL * INPUTS)
+    neighbour = column[:, None] + dx[None, :]
+    mask = valid[None, :] & (neighbour >= 0) & (neighbour < width) & (column < width)[:, None]
+    place = column[:, None] * INPUTS + ((dy * width + dx) * INPUTS + n % INPUTS)[None, :]
+    return tl.load(x + place, mask=mask, other=0.0, cache_modifier=".ca" if L1 else "")
 
 
 @triton.jit(do_not_specialize=["rows", "height", "width", "share"])
@@ -148,49 +166,45 @@ def multiply_gradients(
     height,
     width,
     share,  # rows of a program
-    C: tl.constexpr,
-    O: tl.constexpr,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
     KERNEL: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
     REST: tl.constexpr,
     K: tl.constexpr,
+    L1: tl.constexpr,
 ):
     """A program: M channels of grad, N + REST of the taps x channels of x, summed over `share` rows of pixels.
 
     Pixels are taken in strips of K along a row: no division for each pixel. Grid: shares, blocks of M x of N + REST.
     """
-    columns: tl.constexpr = KERNEL * KERNEL * C
+    columns: tl.constexpr = KERNEL * KERNEL * INPUTS
     blocks: tl.constexpr = (columns + N + REST - 1) // (N + REST)
     output = tl.program_id(1) // blocks * M + tl.arange(0, M)
     n = tl.program_id(1) % blocks * (N + REST) + tl.arange(0, N)
-    dy = n // C // KERNEL - KERNEL // 2
-    dx = n // C % KERNEL - KERNEL // 2
-    place = (dy * width + dx) * C + n % C
     sums = tl.zeros((M, N), tl.float32)
     if REST > 0:
-        n_rest = tl.program_id(1) % blocks * (N + REST) + N + tl.arange(0, REST)
-        dy_rest = n_rest // C // KERNEL - KERNEL // 2
-        dx_rest = n_rest // C % KERNEL - KERNEL // 2
-        place_rest = (dy_rest * width + dx_rest) * C + n_rest % C
+        further = tl.program_id(1) % blocks * (N + REST) + N + tl.arange(0, REST)
         more = tl.zeros((M, REST), tl.float32)
     strips = tl.cdiv(width, K)
     first = tl.program_id(0) * share
     for step in range((tl.minimum(first + share, rows) - first) * strips):
         row = first + step // strips
+        line = x + row * width * INPUTS
         y = row % height
         column = step % strips * K + tl.arange(0, K)
-        mask = (output < O)[:, None] & (column < width)[None, :]
-        g = tl.load(grad + row * width * O + (output[:, None] + column[None, :] * O), mask=mask, other=0.0)
-        b = _load_taps(x, row * width * C, column, y, place, dy, dx, n < columns, height, width, C)
-        sums = tl.dot(g, b, sums, input_precision="ieee")
+        mask = (output < OUTPUTS)[:, None] & (column < width)[None, :]
+        a = tl.load(grad + row * width * OUTPUTS + (output[:, None] + column[None, :] * OUTPUTS), mask=mask, other=0.0)
+        b = _load_taps(line, n, y, column, height, width, INPUTS, KERNEL, L1)
+        sums = tl.dot(a, b, sums, input_precision="ieee")
         if REST > 0:
-            b = _load_taps(x, row * width * C, column, y, place_rest, dy_rest, dx_rest, n_rest < columns, height, width, C)
-            more = tl.dot(g, b, more, input_precision="ieee")
-    target = partial + tl.program_id(0).to(tl.int64) * (O * columns) + output[:, None] * columns
-    tl.store(target + n[None, :], sums, mask=(output < O)[:, None] & (n < columns)[None, :])
+            b = _load_taps(line, further, y, column, height, width, INPUTS, KERNEL, L1)
+            more = tl.dot(a, b, more, input_precision="ieee")
+    target = partial + tl.program_id(0).to(tl.int64) * (OUTPUTS * columns) + output[:, None] * columns
+    tl.store(target + n[None, :], sums, mask=(output < OUTPUTS)[:, None] & (n < columns)[None, :])
     if REST > 0:
-        tl.store(target + n_rest[None, :], more, mask=(output < O)[:, None] & (n_rest < columns)[None, :])
+        tl.store(target + further[None, :], more, mask=(output < OUTPUTS)[:, None] & (further < columns)[None, :])
 
 
 def _tile(config: int, dtype: torch.dtype, columns: int) -> tuple[Config, dict[str, int]]:
@@ -202,6 +216,7 @@ def _tile(config: int, dtype: torch.dtype, columns: int) -> tuple[Config, dict[s
     return tile, {
         "N": first,
         "REST": rest,
+        "L1": tile.through_l1,
         "num_warps": tile.warps,
         "num_stages": tile.stages,
         "enable_fp_fusion": True,
@@ -209,13 +224,14 @@ def _tile(config: int, dtype: torch.dtype, columns: int) -> tuple[Config, dict[s
 
 
 def convolution_options(config: int, dtype: torch.dtype, inputs: int, outputs: int) -> dict[str, int]:
-    tile, options = _tile(config, dtype, outputs)
+    # The first convolution writes more than it computes: small tiles, so that some compute while others write.
+    tile, options = _tile(config, dtype, outputs if inputs >= 16 else min(outputs, 64))
     return {"M": tile.rows, "K": min(tile.depth, max(16, channel_block(inputs)))} | options
 
 
 def gradient_options(config: int, dtype: torch.dtype, inputs: int, outputs: int, kernel: int) -> dict[str, int]:
     tile, options = _tile(config, dtype, kernel * kernel * inputs)
-    return {"M": min(tile.rows, max(16, triton.next_power_of_2(outputs))), "K": tile.depth} | options
+    return {"M": min(tile.rows, max(64, triton.next_power_of_2(outputs))), "K": tile.depth} | options
 
 
 def _blocks(columns: int, options: dict[str, int]) -> int:
@@ -253,7 +269,7 @@ def weight_gradient(
     kernel: int,  # k
     config: int = 0,
 ) -> Tensor:  # (O, C, k, k) fp32
-    """The sums over pixels are made in an order that the shape and the configuration decide: results repeat to the bit."""
+    """Sums over pixels are made in an order that shape and configuration decide: results repeat to the bit."""
     batch, channels, height, width = x.shape
     outputs, rows, columns = grad.shape[1], batch * height, kernel * kernel * channels
     options = gradient_options(config, x.dtype, channels, outputs, kernel)
@@ -263,7 +279,7 @@ def weight_gradient(
     partial = x.new_empty(programs, outputs, kernel, kernel, channels, dtype=torch.float32)
     with torch.cuda.device_of(x):
         multiply_gradients[programs, blocks](
-            grad, x, partial, rows, height, width, share, C=channels, O=outputs, KERNEL=kernel, **options
+            grad, x, partial, rows, height, width, share, INPUTS=channels, OUTPUTS=outputs, KERNEL=kernel, **options
         )
     return partial.sum(0).permute(0, 3, 1, 2)
 
@@ -292,6 +308,6 @@ def _convolve(
     with torch.cuda.device_of(x):
         convolve[(triton.cdiv(pixels, options["M"]) * _blocks(outputs, options),)](
             x, weight, bias, residual, out, z, pixels, height, width,
-            C=inputs, O=outputs, KERNEL=kernel, BACKWARD=backward, GELU=gelu, **options,
+            INPUTS=inputs, OUTPUTS=outputs, KERNEL=kernel, BACKWARD=backward, GELU=gelu, **options,
         )  # fmt: skip
     return out

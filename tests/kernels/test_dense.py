@@ -45,10 +45,10 @@ CASES = {
         Case((3, 128, 7, 7), 64, 1, FP32, "residual"),
         Case((1, 20, 7, 7), 100, 3, BF16, "residual"),
         Case((1, 128, 7, 7), 192, 3, BF16, "gelu"),
-        Case((1, 64, 37, 53), 192, 3, BF16, "gelu"),
+        Case((1, 32, 37, 53), 96, 3, BF16, "gelu"),
     ],
-    "every configuration": [Case((3, 64, 3, 19), 192, 3, BF16, "gelu", config) for config in range(1, 4)],
-    "a whole picture": [Case((1, 64, 136, 243), 192, 3, BF16, "gelu", -1)],
+    "every configuration": [Case((1, 64, 5, 29), 192, 3, BF16, "gelu", config) for config in range(1, 6)],
+    "a whole picture": [Case((1, 32, 136, 243), 96, 3, BF16, "gelu", -1)],
 }
 
 
@@ -134,11 +134,91 @@ def test_interpreted_kernels_are_as_close_to_float64_as_pytorch(cases):
         assert_close(ours, theirs, case.dtype)
 
 
+LAYERS = [(6, 192, 3, "gelu"), (64, 192, 3, "gelu"), (128, 192, 3, "gelu"), (192, 64, 3, "residual")]
+LAYERS += [(6, 64, 1, ""), (128, 64, 1, ""), (64, 3, 1, "")]  # of the default network: residuals, final convolution
+
+
+@pytest.mark.skipif(bool(ahead_of_time.why_not()), reason=ahead_of_time.why_not())
+@pytest.mark.parametrize(
+    ("layer", "config", "capability"),
+    [(layer, 0, 90) for layer in LAYERS]
+    + [(LAYERS[1], config, 90) for config in range(1, 6)]
+    + [(layer, 0, capability) for layer in (LAYERS[0], LAYERS[1]) for capability in (80, 100)],
+    ids=str,
+)
+def test_compiled_kernels_use_tensor_cores_and_spill_nothing(layer, config, capability, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    inputs, outputs, kernel, epilogue = layer
+    for name, variant in kernel_variants.dense(inputs, outputs, kernel, "*bf16", epilogue, config).items():
+        usage = ahead_of_time.compile_variant(*variant, capability)
+        assert 0 < usage.registers <= 255, f"{name}: {usage[:3]}"
+        # For sm_80 ptxas spills two words of one kernel, to fit a third program into a multiprocessor.
+        assert usage.spill_bytes <= (8 if capability == 80 else 0), f"{name}: {usage[:3]}"
+        assert usage.shared_bytes <= (99 << 10 if config == 0 else 227 << 10), f"{name}: {usage[:3]}"
+        assert usage.tensor_cores in {80: "mma.sync", 90: "wgmma", 100: "tcgen05"}[capability], name
+        if inputs > 6 and outputs > 3:
+            assert "cp.async" in usage.ptx, name
+
+
+@pytest.mark.skipif(bool(ahead_of_time.why_not()), reason=ahead_of_time.why_not())
+def test_compiled_kernels_in_fp32_spill_nothing_and_do_not_round_to_tf32(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for name, variant in kernel_variants.dense(64, 192, 3, "*fp32", "gelu").items():
+        usage = ahead_of_time.compile_variant(*variant, 90)
+        assert usage.spill_bytes == 0 and not usage.tensor_cores, f"{name}: {usage[:3]}"
+
+
+@pytest.mark.gpu
+@needs_triton
+@pytest.mark.parametrize(
+    "case",
+    [case._replace(config=max(0, case.config)) for cases in CASES.values() for case in cases]
+    + [Case((4, 64, 144, 256), 192, 3, BF16, "gelu", config) for config in range(6)]
+    + [Case((1, 192, 136, 243), 64, 3, BF16, "residual", config) for config in range(6)]
+    + [Case((2, 64, 136, 243), 192, 3, FP32, "gelu")],
+    ids=str,
+)
+def test_on_a_gpu_the_kernels_are_as_close_to_float64_as_pytorch(case):
+    from sinfusion.kernels import dense
+
+    if case.config and torch.cuda.get_device_properties(0).shared_memory_per_block_optin < 160 << 10:
+        pytest.skip(f"this GPU's shared memory is too small for {dense.CONFIGS[case.config]}")
+    assert_close(*errors(case, "cuda"), case.dtype)
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_on_a_gpu_results_repeat_to_the_bit():
+    case = Case((2, 64, 136, 243), 192, 3, BF16, "gelu")
+    first, second = by_kernels(case, "cuda"), by_kernels(case, "cuda")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.gpu
+@needs_triton
+def test_on_a_gpu_forward_and_gradients_replay_in_a_graph():
+    from sinfusion.kernels import dense
+
+    x, weight, bias, _, grad = (None if value is None else value.cuda() for value in draw(CASES["many channels"][-1]))
+    x, weight, grad = (value.to(BF16, memory_format=torch.channels_last) for value in (x, weight, grad))
+
+    def step():
+        results = dense.forward(x, weight, bias, None, True, True)
+        return *results, dense.input_gradient(grad, weight), dense.weight_gradient(grad, x, 3)
+
+    step()  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = step()
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(replayed, step(), strict=True))
+
+
 if __name__ == "__main__":
     from interpreter import repair_bf16
-
     from sinfusion.kernels import dense
 
     repair_bf16()
-    dense.CONFIGS.append(dense.Config(8192, 256, 256, 1, 1))
+    dense.CONFIGS.append(dense.Config(8192, 256, 256, 1, 1, False))
     print(json.dumps([errors(case) for case in CASES[sys.argv[1]]]))
