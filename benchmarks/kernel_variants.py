@@ -44,6 +44,75 @@ def depthwise_norm(channels: int, activation: str) -> dict[str, Variant]:
     return variants
 
 
+def dense(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    activation: str,  # "*bf16" or "*fp32"
+    epilogue: str,  # "gelu", "residual" or "" for neither
+    config: int = 0,
+) -> dict[str, Variant]:
+    """A convolution of the network with its gradients. The network's first convolution has no input gradient."""
+    import torch
+    from sinfusion.kernels import dense as module
+
+    dtype = torch.bfloat16 if activation == "*bf16" else torch.float32
+    types = dict.fromkeys(("pixels", "height", "width", "rows", "share"), "i32") | {"bias": "*fp32", "partial": "*fp32"}
+    types |= dict.fromkeys(("x", "weight", "residual", "out", "z", "grad"), activation)
+    layer = {"INPUTS": inputs, "OUTPUTS": outputs, "KERNEL": kernel, "BACKWARD": False, "GELU": epilogue == "gelu"}
+    swapped = layer | {"INPUTS": outputs, "OUTPUTS": inputs, "BACKWARD": True, "GELU": False}
+
+    def variant(kernel, options, constants, *absent):
+        of_kernel = {n: v for n, v in (constants | options).items() if n in kernel.arg_names}
+        given = {n: None if n in absent else types[n] for n in kernel.arg_names if n not in of_kernel}
+        return Variant(kernel, given, of_kernel, {n: v for n, v in options.items() if n not in of_kernel})
+
+    forward = module.convolution_options(config, dtype, inputs, outputs)
+    backward = module.convolution_options(config, dtype, outputs, inputs)
+    gradient = module.gradient_options(config, dtype, inputs, outputs, kernel)
+    absent = {"gelu": ("residual",), "residual": ("z",), "": ("residual", "z")}[epilogue]
+    variants = {
+        "forward": variant(module.convolve, forward, layer, *absent),
+        "input gradient": variant(module.convolve, backward, swapped, "bias", "residual", "z"),
+        "weight gradient": variant(module.multiply_gradients, gradient, layer),
+    }
+    if epilogue == "gelu":  # a reverse step keeps nothing
+        variants["inference"] = variant(module.convolve, forward, layer, "residual", "z")
+    return variants
+
+
+def gelu(channels: int, activation: str, epilogue: str) -> dict[str, Variant]:
+    """What follows a convolution that cuDNN makes, and its backward. Arguments as of dense."""
+    from sinfusion.kernels import gelu as module
+
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    types = dict.fromkeys(("z", "out", "residual", "grad", "dz"), activation)
+    types |= {"bias": "*fp32", "partial": "*fp32", "pixels": "i32"}
+    constants = {"C": channels, "GELU": epilogue == "gelu", "NUMBERS": module.NUMBERS}
+    constants |= {"CHANNELS": module.channel_block(channels), "PIXELS": module.PIXELS, "STEPS": module.STEPS}
+
+    def variant(kernel, *absent):
+        of_kernel = {n: v for n, v in constants.items() if n in kernel.arg_names}
+        given = {n: None if n in absent else types[n] for n in kernel.arg_names if n not in of_kernel}
+        return Variant(kernel, given, of_kernel, options)
+
+    return {
+        "forward": variant(module.finish, *() if epilogue == "residual" else ("residual",)),
+        "backward": variant(module.finish_backward, *() if epilogue == "gelu" else ("z", "bias", "dz")),
+    }
+
+
+BF16, FP32 = "*bf16", "*fp32"
 LAUNCHED: dict[Callable[..., dict[str, Variant]], Arguments] = {
-    depthwise_norm: list(product((3, 6, 9, 64, 128), ("*bf16", "*fp32"))),
+    depthwise_norm: list(product((3, 6, 9, 64, 128), (BF16, FP32))),
+    dense: [
+        *((channels, 192, 3, BF16, "gelu", config) for channels in (64, 128) for config in range(6)),
+        *((192, 64, 3, BF16, "residual", config) for config in range(6)),
+        *((channels, 192, 3, BF16, "gelu") for channels in (3, 6, 9)),
+        *((channels, 64, 1, BF16, "") for channels in (3, 6, 9, 128)),
+        (64, 3, 1, BF16, ""),
+        (64, 192, 3, FP32, "gelu"),
+        (192, 64, 3, FP32, "residual"),
+    ],
+    gelu: [(192, BF16, "gelu"), (64, BF16, "residual"), (64, BF16, ""), (192, FP32, "gelu"), (64, FP32, "residual")],
 }
