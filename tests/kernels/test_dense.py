@@ -216,9 +216,9 @@ def test_on_a_gpu_forward_and_gradients_replay_in_a_graph():
 
 
 if __name__ == "__main__":
-    from interpreter import repair_bf16
+    from interpreter import prepare
     from sinfusion.kernels import dense
 
-    repair_bf16()
+    prepare()
     dense.CONFIGS.append(dense.Config(8192, 256, 256, 1, 1, False))
     print(json.dumps([errors(case) for case in CASES[sys.argv[1]]]))
