@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 NUMBERS = 1024  # of one program of forward: 8 a thread
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 PIXELS, STEPS = 32, 4  # of one program of backward: 64 channels of 128 pixels, 775 programs for the picture above
 
 
@@ -112,7 +113,7 @@ def forward(
     out = torch.empty_like(z, memory_format=torch.channels_last)
     with torch.cuda.device_of(z):
         finish[(triton.cdiv(z.numel(), NUMBERS),)](
-            z, bias, residual, out, batch * height * width, C=channels, GELU=gelu, NUMBERS=NUMBERS, num_warps=4
+            z, bias, residual, out, batch * height * width, C=channels, GELU=gelu, NUMBERS=NUMBERS, **OPTIONS
         )
     return out
 
@@ -135,6 +136,6 @@ def backward(
     given = (z, bias, dz) if gelu else (None, None, None)
     with torch.cuda.device_of(grad):
         finish_backward[programs, triton.cdiv(channels, block)](
-            grad, *given, partial, pixels, C=channels, CHANNELS=block, PIXELS=PIXELS, STEPS=STEPS, num_warps=4
+            grad, *given, partial, pixels, C=channels, CHANNELS=block, PIXELS=PIXELS, STEPS=STEPS, **OPTIONS
         )
     return grad if dz is None else dz, partial.sum(0)
