@@ -85,7 +85,6 @@ def gelu(channels: int, activation: str, epilogue: str) -> dict[str, Variant]:
     """What follows a convolution that cuDNN makes, and its backward. Arguments as of dense."""
     from sinfusion.kernels import gelu as module
 
-    options = {"num_warps": 4, "enable_fp_fusion": True}
     types = dict.fromkeys(("z", "out", "residual", "grad", "dz"), activation)
     types |= {"bias": "*fp32", "partial": "*fp32", "pixels": "i32"}
     constants = {"C": channels, "GELU": epilogue == "gelu", "NUMBERS": module.NUMBERS}
@@ -94,7 +93,7 @@ def gelu(channels: int, activation: str, epilogue: str) -> dict[str, Variant]:
     def variant(kernel, *absent):
         of_kernel = {n: v for n, v in constants.items() if n in kernel.arg_names}
         given = {n: None if n in absent else types[n] for n in kernel.arg_names if n not in of_kernel}
-        return Variant(kernel, given, of_kernel, options)
+        return Variant(kernel, given, of_kernel, module.OPTIONS)
 
     return {
         "forward": variant(module.finish, *() if epilogue == "residual" else ("residual",)),

@@ -161,7 +161,7 @@ def test_on_a_gpu_forward_and_backward_replay_in_a_graph():
 
 
 if __name__ == "__main__":
-    from interpreter import repair_bf16
+    from interpreter import prepare
 
-    repair_bf16()
+    prepare()
     print(json.dumps([errors(case) for case in CASES]))
