@@ -64,6 +64,8 @@ class Replayed:
         try:
             with torch.cuda.graph(graph, stream=self._stream):
                 results = self.function(*kept)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise SinfusionError(f"a CUDA graph could not be recorded ({error}); go on with --no-graph.") from error
         return _Recording(graph, kept, results)

@@ -98,8 +98,8 @@ def reverse(
 
     x = _start(run, len(seeds), start, size, condition)
     centre = None if condition is None else centre_of(x, condition)
-    inputs = torch.empty(len(x), role.in_channels, *x.shape[2:], dtype=network.dtype, device=run.device)
-    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    shape = (len(x), role.in_channels, *x.shape[2:])
+    inputs = torch.empty(shape, dtype=network.dtype, device=run.device, memory_format=torch.channels_last)
     if condition is not None:
         inputs[:, :-3] = condition
     before = torch.zeros_like(x) if table.looks_back else None

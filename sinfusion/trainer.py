@@ -23,7 +23,7 @@ from .crops import (
     sample_seeds,
 )
 from .errors import SinfusionError
-from .graph import replayed
+from .graph import Replayed, replayed
 from .network import Dense
 from .optimizer import AdamEma, learning_rates
 from .parameterization import Denoiser
@@ -33,6 +33,7 @@ from .roles import Role
 from .run import Run, last_checkpoint, load_into, load_optimizer, load_weights, save_checkpoint
 
 CHECKPOINT_SECONDS = 60.0
+AGREE = 16  # steps between two times that several processes agree on whether to stop
 WINDOW = 2**16  # steps that are planned at once
 BLOTCH = 8  # pixels from one blotch of colour to the next
 
@@ -152,6 +153,12 @@ class Trainer:
         )
         return Batch(inputs, target, sigma, spread, places[:, 1])
 
+    @property
+    def graph_bytes(self) -> int:
+        """Memory that the graphs of a step keep for themselves."""
+        parts = (self._at_once, self._gradient, self._update)
+        return sum(part.memory for part in parts if isinstance(part, Replayed))
+
     def step(self) -> None:
         """The next step; its loss is in `losses` when the device gets there."""
         if self.done and self.done % len(self.losses) == 0:
@@ -236,6 +243,8 @@ class Trainer:
         """Whether any process was asked to stop, so that all stop at the same step."""
         if self.ranks == 1:
             return stop
+        if self.done % AGREE:  # to ask is to wait for the device
+            return False
         return bool(_largest(float(stop), self.run.device))
 
 

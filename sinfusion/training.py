@@ -119,6 +119,8 @@ def _train_role(
         progress = Progress(run.path / role.name, role.name, trainer.done, trainer.total, preview, quiet=quiet)
     try:
         trainer.train(progress, stopping)
+        if trainer.graph_bytes:
+            say(f"{role.name}: the graph of a step kept {trainer.graph_bytes / 2**20:.0f} MiB")
     finally:
         if progress:
             progress.close(trainer.done == trainer.total)

@@ -373,7 +373,7 @@ def test_out_of_memory_says_which_setting_to_lower(
     def greedy(*_, **__):
         raise error
 
-    monkeypatch.setattr("sinfusion.network.NextNet.forward", greedy)
+    monkeypatch.setattr("sinfusion.network.NextNet.evaluate", greedy)
     out = tmp_path / "out"
     for words, setting in (
         (("generate", video_run.path), "--size or --count"),

@@ -53,7 +53,7 @@ def use(path) -> None:
     sinfusion.generate(run, frames=2, start=0, steps=1)
     trainer = Trainer(run, PREDICTOR, 10**6)
     trainer.restore()
-    trainer.step(trainer.done)
+    trainer.step()
 
 
 @pytest.mark.parametrize("name", ["run.json", "input.safetensors", "weights.safetensors", "optimizer.pt"])

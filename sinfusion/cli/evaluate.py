@@ -17,7 +17,7 @@ from .. import __version__
 from ..errors import SinfusionError
 from .command import Command
 from .made import SHEET_COLUMNS, Made, check_writable
-from .options import File, Format, Graph, Precision, Size, Whole, bar, check_seed, option_name, parse_size, spread
+from .options import File, Format, Precision, Size, Whole, bar, check_seed, option_name, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,8 +99,6 @@ class Evaluate(Command):
     device: str = "auto"
     # A run: arithmetic.
     precision: Precision = "auto"
-    # A run: on a GPU, launch kernels one by one and not from CUDA graphs; for finding errors.
-    graph: Graph = True
     # Write over files that exist.
     overwrite: bool = False
 
@@ -129,7 +127,7 @@ class Evaluate(Command):
 
         if self.original.exists() and not (self.original / "run.json").is_file():
             raise SinfusionError(f"{self.original} is not a run; give results to compare with it.")
-        run = load(self.original, self.device, self.precision, self.graph)
+        run = load(self.original, self.device, self.precision)
         made = Made(self, run.kind, run.path / "made", {"run": run.path}, self.count * max(1, len(starts(run))))
         plot = self.plot or made.record.with_name(f"{made.record.stem}-plot.png")
         refuse_existing(plot, self.overwrite)

@@ -221,13 +221,12 @@ def _fastest(
     triton: Callable[[int], Any],
 ) -> Callable[[], Any]:
     """Whichever was measured to be the fastest here."""
-    from ..kernels import dense as implicit
     from ..kernels import tuning
 
     candidates = {"cudnn": cudnn}
-    # The few other convolutions of a network cost less than finding out would.
+    # To compile more configurations takes longer than they can win; the few other convolutions of a network, too.
     worth_it = weight.shape[2] == 3 and weight.shape[1] >= 32
-    for config in range(len(implicit.CONFIGS) if worth_it else 0):
+    for config in () if not worth_it else (0, 1, 4) if x.dtype == torch.bfloat16 else (0,):
         candidates[f"triton {config}"] = functools.partial(triton, config)
     key = (*x.shape, *weight.shape, str(x.dtype), *how)
     return candidates[tuning.choose(operator, key, candidates, x.device)]
