@@ -1,6 +1,7 @@
 """The door to native code: operators defined in plain PyTorch, with C++ and CUDA behind them where those can run.
 
-ops.depthwise_norm(x, weight, bias, shift, gain, offset)
+ops.depthwise_norm(x, weight, bias, shift, gain, offset), ops.dense(x, weight, bias)     # the network
+ops.sample_crops(frames, places, ...), ops.adam_ema(...), ops.ddpm_step(x, output, ...)   # around it
 ops.patch_match(query, key), ops.vote(value, offsets)
 ops.sample_crops(frames, places, ...), ops.ddpm_step(x, output, ...)
 with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: is it the kernel?
