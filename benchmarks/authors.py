@@ -1,13 +1,12 @@
 """The authors' released code as it trains and samples, from a checkout that is first on the path.
 
-It needs einops. Without pytorch_lightning a plain module stands in for its LightningModule, of which training_step and
-sample use nothing but the device and `log`.
+It needs einops and matplotlib. Stand-ins take the place of what is missing of pytorch_lightning, torchvision and cv2:
+training_step and sample use a LightningModule's device and `log`, and nothing else of the three.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.util
 import sys
@@ -28,25 +27,31 @@ class _Module(nn.Module):
         return next(self.parameters()).device
 
 
-def why_no_lightning() -> str:
-    """Why their training loop cannot run in Lightning's Trainer; empty where it can."""
-    missing = [name for name in ("pytorch_lightning", "torchvision") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed" if missing else ""
+MISSING = [name for name in ("pytorch_lightning", "torchvision", "cv2") if importlib.util.find_spec(name) is None]
+STAND_INS = MISSING + ["torchvision.transforms"] * ("torchvision" in MISSING)
+WHY_NO_LIGHTNING = f"needs {' and '.join(MISSING)}" if MISSING else ""
 
 
-def _diffusion(kind: str, network: Network, device: torch.device) -> nn.Module:
-    """A Predictor (ConditionalDiffusion) or a Projector (Diffusion) as main.py trains it."""
-    if importlib.util.find_spec("pytorch_lightning") is None:
-        sys.modules["pytorch_lightning"] = types.ModuleType("pytorch_lightning")
-        sys.modules["pytorch_lightning"].LightningModule = _Module  # type: ignore[attr-defined]
-    module = {"ConditionalDiffusion": "conditional_diffusion", "Diffusion": "diffusion"}[kind]
+def _predictor(network: Network, device: torch.device) -> nn.Module:
+    return _diffusion("conditional_diffusion", "ConditionalDiffusion", network, device)
+
+
+def _projector(network: Network, device: torch.device) -> nn.Module:
+    return _diffusion("diffusion", "Diffusion", network._replace(in_channels=3), device)
+
+
+def _diffusion(module: str, name: str, network: Network, device: torch.device) -> nn.Module:
+    """As main.py makes it."""
+    for name_of_missing in STAND_INS:
+        stand_in = sys.modules.setdefault(name_of_missing, types.ModuleType(name_of_missing))
+        stand_in.LightningModule = _Module  # type: ignore[attr-defined]
     model = importlib.import_module("models.nextnet").NextNet(
         network.in_channels, depth=network.depth, filters_per_layer=network.filters,
-        frame_conditioned=kind == "ConditionalDiffusion",
+        frame_conditioned=network.in_channels == 6,
     )  # fmt: skip
-    create = getattr(importlib.import_module(f"diffusion.{module}"), kind)
+    create = getattr(importlib.import_module(f"diffusion.{module}"), name)
     made: nn.Module = create(model, training_target="noise", noise_schedule="cosine", timesteps=50)
-    made.log = lambda *_, **__: None  # type: ignore[assignment]  # there is no logger outside of the Trainer
+    made.log = lambda *_, **__: None  # type: ignore[assignment]  # there is no logger
     return made.to(device)
 
 
@@ -55,7 +60,7 @@ def training_step(network: Network, crop: tuple[int, int], device: torch.device)
 
     What Lightning and the data loader do in every step besides is left out, in their favour.
     """
-    module = _diffusion("ConditionalDiffusion", network, device).train()
+    module = _predictor(network, device).train()
     optimizer = torch.optim.Adam(module.parameters(), lr=module.initial_lr)  # as configure_optimizers makes it
     batch = {name: 2 * torch.rand(1, 3, *crop, device=device) - 1 for name in ("IMG", "CONDITION_IMG")}
     batch["FRAME"] = torch.ones(1, dtype=torch.int64, device=device)
@@ -78,7 +83,7 @@ def seconds_in_lightning(
     """
     import pytorch_lightning as lightning
 
-    module = _diffusion("ConditionalDiffusion", network, device)
+    module = _predictor(network, device)
     data = importlib.import_module("datasets.frameset").FrameSet(frames=frames, crop_size=crop)
     moments: list[float] = []
 
@@ -102,8 +107,7 @@ def seconds_in_lightning(
 def _old_schedulers() -> Iterator[None]:
     """They pass `verbose` to MultiStepLR, which newer versions of PyTorch do not know."""
     scheduler = torch.optim.lr_scheduler.MultiStepLR
-    changed = functools.partial(scheduler)
-    torch.optim.lr_scheduler.MultiStepLR = lambda *a, verbose=True, **k: changed(*a, **k)  # type: ignore
+    torch.optim.lr_scheduler.MultiStepLR = lambda *a, verbose, **k: scheduler(*a, **k)  # type: ignore
     try:
         yield
     finally:
@@ -112,8 +116,8 @@ def _old_schedulers() -> Iterator[None]:
 
 def next_frame(network: Network, size: tuple[int, int], batch: int, device: torch.device) -> Callable[[], Tensor]:
     """A frame of their generate_video: 50 evaluations of the Predictor, 3 of the Projector."""
-    predictor = _diffusion("ConditionalDiffusion", network, device).eval()
-    projector = _diffusion("Diffusion", network._replace(in_channels=3), device).eval()
+    predictor = _predictor(network, device).eval()
+    projector = _projector(network, device).eval()
     picture = 2 * torch.rand(batch, 3, *size, device=device) - 1
 
     def frame() -> Tensor:

@@ -12,7 +12,11 @@ from floors import Network
 from machine import machine
 
 from sinfusion import ops
+from sinfusion.media import Clip, read_media
 from sinfusion.precision import choose_device
+from sinfusion.scene import render
+from sinfusion.trainer import Trainer
+from sinfusion.training import _new_run
 
 
 def pytest_addoption(parser):
@@ -85,6 +89,24 @@ def checkout(request):
 def released(checkout):
     """The authors' NextNet class."""
     return importlib.import_module("models.nextnet").NextNet
+
+
+@pytest.fixture
+def untrained(request, tmp_path, device, frame_size, network, quick):
+    """untrained(recipe, roles, graph=True): a run on --clip, or on a rendered scene, with weights as they begin."""
+    path = request.config.getoption("--clip")
+    frames = render(12, frame_size) if path is None else read_media(path, size=frame_size, say=lambda _: None).frames
+    clip = Clip(frames, 20.0, "video", frame_size)
+
+    def make(recipe, roles, graph=True):
+        recipe = recipe.replace(filters=network.filters, depth=network.depth)
+        run = _new_run("clip", clip, tmp_path / f"{recipe.name}-{graph}", recipe, roles, None, 0, True, 0)
+        run = run.to(str(device), graph=graph)
+        for role in roles:
+            Trainer(run, role, 1).save()
+        return run
+
+    return make
 
 
 @pytest.fixture(autouse=True)
