@@ -48,10 +48,10 @@ def _captured(function: Function) -> Function:
 
 
 def _calls_of_a_sample(function: Function, device: torch.device) -> int:
-    for _ in range(2):
-        function()
+    function()
     if device.type == "cpu":
         return 1
+    function()  # Graphs are recorded in the second call.
     return max(1, round(SAMPLE_SECONDS / _sample(function, 3, device) * 3))
 
 

@@ -66,7 +66,7 @@ def network(quick):
 
 @pytest.fixture(scope="session")
 def rounds(quick):
-    return 3 if quick else 9
+    return 1 if quick else 9
 
 
 @pytest.fixture(scope="session")
