@@ -1,6 +1,9 @@
 """Triton kernels; importing this imports no triton.
 
 depthwise_norm: depthwise 7x7 + shift + LayerNorm, forward and backward
+dense: convolutions 3x3 and 1x1 with bias, GELU and residual, forward and backward
+gelu: bias, GELU and residual after a convolution that cuDNN makes, forward and backward
+tuning: which of several implementations runs, by measurement
 """
 
 from __future__ import annotations

@@ -33,7 +33,6 @@ class Replayed:
         self.memory = 0  # bytes that the graphs keep for themselves
         self._seen: set[Any] = set()
         self._recordings: dict[Any, _Recording] = {}
-        # Of plain calls too: gradients are summed on the stream of the first backward, so it has to be the same one.
         self._stream = torch.cuda.Stream(device)
 
     def __call__(self, *arguments: Tensor) -> Any:

@@ -39,7 +39,9 @@ class AdamEma:
         self._copies = None if copies is None else self._value.to(copies)
         self.parameters = named
         self.average = self._views(self._average)
-        self.copies = {} if self._copies is None else self._views(self._copies)
+        # Each with a version of its own, as far as autograd asks: a layer may write its copy while others are in use.
+        copied = {} if self._copies is None else self._views(self._copies)
+        self.copies = {name: view.data for name, view in copied.items()}
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         """Tensors by parameter name in one that holds them all; convolutions channels-last."""
@@ -49,23 +51,22 @@ class AdamEma:
             for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
 
-    def coefficients(self, rates: np.ndarray) -> Tensor:
-        """(n, 3) fp32, what `ops.adam_ema` takes in each step of a training with these learning rates (n,) float64."""
-        n = np.arange(1, len(rates) + 1)
+    def coefficients(self, rates: np.ndarray, first: int = 0) -> Tensor:
+        """(n, 3) fp32, what `ops.adam_ema` takes in the steps from `first` on, of learning rates (n,) float64."""
+        n = first + np.arange(1, len(rates) + 1)
         size = rates / (1 - self.betas[0] ** n)
         scale = (1 - self.betas[1] ** n) ** -0.5
         weight = 1 - (1 - 1 / n) ** (self.gamma + 1)
-        return torch.from_numpy(np.stack((size, scale, weight), 1)).float().to(self._value.device)
+        return torch.from_numpy(np.stack((size, scale, weight), 1)).float()
 
-    def take_gradient(self, *more: Tensor) -> Tensor:
-        """All gradients behind each other, (N,) fp32, and then `more`; the parameters have none afterwards."""
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
-        for p in self.parameters.values():
-            p.grad = None
-        return torch.cat([*map(_in_memory_order, gradients), *(value.detach().view(-1) for value in more)])
+    def gradient(self, loss: Tensor) -> Tensor:
+        """(N + 1,) fp32: that of a loss () by all weights, behind each other; and then the loss."""
+        weights = list(self.parameters.values())
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        return torch.cat([*map(_in_memory_order, gradients), loss.detach().view(1)])
 
     def step(self, gradient: Tensor, coefficients: Tensor) -> None:
-        """One update from `take_gradient` (N,) and a row of `coefficients` (3,)."""
+        """One update from a gradient (N,) in the order of `gradient` and a row of `coefficients` (3,)."""
         ops.adam_ema(
             self._value,
             self._exp_avg,
@@ -102,13 +103,12 @@ def _in_memory_order(value: Tensor) -> Tensor:
     return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).reshape(-1)
 
 
-def learning_rates(steps: int, peak: float, decay: str, warmup: float, drop_at: float) -> np.ndarray:
-    """(steps,) float64: the learning rate of every step of a training, after a linear warm-up.
+def learning_rates(step: np.ndarray, steps: int, peak: float, decay: str, warmup: float, drop_at: float) -> np.ndarray:
+    """(n,) float64: the learning rate at each of `step` (n,), of a training of `steps` steps, after a linear warm-up.
 
     warmup: its length as a fraction of the training. decay: `cosine` to zero at the end, or `step`: a tenth from
     progress `drop_at` on.
     """
-    step = np.arange(steps)
     ramp = np.minimum(1.0, (step + 1) / max(1.0, warmup * steps))
     if decay == "step":
         return peak * ramp * np.where(step / steps >= drop_at, 0.1, 1.0)

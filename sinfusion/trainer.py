@@ -33,6 +33,7 @@ from .roles import Role
 from .run import Run, last_checkpoint, load_into, load_optimizer, load_weights, save_checkpoint
 
 CHECKPOINT_SECONDS = 60.0
+WINDOW = 2**16  # steps that are planned at once
 BLOTCH = 8  # pixels from one blotch of colour to the next
 
 
@@ -85,44 +86,48 @@ class Trainer:
 
     def __init__(self, run: Run, role: Role, total: int, rank: int = 0, ranks: int = 1):
         self.run, self.role, self.total, self.ranks = run, role, total, ranks
-        self.recipe = run.recipe
+        self.recipe = recipe = run.recipe
         self.denoiser = run.build(role)
         network = self.denoiser.network
         self.dtype = run.dtype or torch.float32
         copies = None if self.dtype == torch.float32 else self.dtype
-        self.optimizer = AdamEma(network, run.recipe.ema_gamma, copies=copies)
+        self.optimizer = AdamEma(network, recipe.ema_gamma, copies=copies)
         for name, copy in self.optimizer.copies.items():
             layer = network.get_submodule(name.rpartition(".")[0])
             if isinstance(layer, Dense) and name.endswith(".weight"):
                 layer.adopt(copy)
         self.frames = torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device)
-        self.crop = run.recipe.crop_size(role, *run.size)
-        share = run.recipe.batch_size // ranks
+        self.crop = recipe.crop_size(role, *run.size)
+        share = recipe.batch_size // ranks
         # The roles of a run draw different numbers from one seed.
         seed = run.seed * 16 + list("image predictor projector interpolator".split()).index(role.name)
         self.seeds = sample_seeds(seed, range(rank * share, (rank + 1) * share)).to(run.device)
-        self._plan()
+        self.strength = torch.tensor((recipe.condition_noise, recipe.condition_drift), device=run.device)
+        window = min(total, WINDOW)
+        self.rates = np.zeros(window)
+        self.coefficients = torch.zeros(window, 3, device=run.device)
+        self.largest_offset = torch.zeros(window, dtype=torch.int64, device=run.device)
+        self.losses = torch.zeros(window, device=run.device)  # of the last steps, likewise
+        self._plan(0)
+        self.done = 0
+        self.counter = torch.zeros((), dtype=torch.int64, device=run.device)  # `done`, on the device
         self._at_once, self._gradient, self._update = (
             replayed(part, run.device, run.graph) for part in (self._whole_step, self._backward, self._apply)
         )
 
-    def _plan(self) -> None:
-        """What every step needs, of all steps, on the device."""
-        recipe, device = self.recipe, self.run.device
+    def _plan(self, first: int) -> None:
+        """Put on the device what the steps from `first` on need; step n is found at n modulo their number."""
+        recipe, step = self.recipe, np.arange(first, min(first + len(self.losses), self.total))
         drop_at = 100_000 / recipe.steps(self.role)
-        self.rates = learning_rates(self.total, recipe.learning_rate, recipe.decay, recipe.warmup, drop_at)
-        self.coefficients = self.optimizer.coefficients(self.rates)
-        progress = np.arange(self.total) / self.total
-        self.largest_offset = torch.from_numpy(recipe.largest_offset(progress)).to(device)
-        self.strength = torch.tensor((recipe.condition_noise, recipe.condition_drift), device=device)
-        self.done = 0
-        self.counter = torch.zeros((), dtype=torch.int64, device=device)  # `done`, on the device
-        self.losses = torch.zeros(self.total, device=device)
+        rates = learning_rates(step, self.total, recipe.learning_rate, recipe.decay, recipe.warmup, drop_at)
+        self.rates[: len(step)] = rates
+        self.coefficients[: len(step)] = self.optimizer.coefficients(rates, first)
+        self.largest_offset[: len(step)] = torch.from_numpy(recipe.largest_offset(step / self.total))
 
     def batch(self, step: Tensor) -> Batch:
         """The examples of a step, () int64 on the device."""
         role, recipe, seeds = self.role, self.recipe, self.seeds
-        largest = self.largest_offset.index_select(0, step.view(1))
+        largest = self.largest_offset.index_select(0, (step % len(self.losses)).view(1))
         clip = (self.frames.shape[0], self.frames.shape[1], self.frames.shape[2])
         places = draw(clip, role.conditions, self.crop, seeds, step, largest, recipe.every_triple)
         spread = self.denoiser.spread(places[:, 1] if role.frame_offset else None, len(seeds), seeds.device)
@@ -149,6 +154,8 @@ class Trainer:
 
     def step(self) -> None:
         """The next step; its loss is in `losses` when the device gets there."""
+        if self.done and self.done % len(self.losses) == 0:
+            self._plan(self.done)
         if self.ranks == 1:
             self._at_once()
         else:
@@ -165,13 +172,11 @@ class Trainer:
         """(N + 1,): the gradient of this process's share of the mean over all, and the loss likewise."""
         batch = self.batch(self.counter)
         loss = self.denoiser.loss(batch.inputs, batch.target, batch.sigma, batch.spread, batch.frame_offset)
-        loss = loss / self.ranks
-        loss.backward()  # type: ignore[no-untyped-call]
-        return self.optimizer.take_gradient(loss)
+        return self.optimizer.gradient(loss / self.ranks)
 
     def _apply(self, message: Tensor) -> None:
         """Update the weights from a gradient and a loss (N + 1,), and count the step."""
-        step = self.counter.view(1)
+        step = (self.counter % len(self.losses)).view(1)
         self.optimizer.step(message[:-1], self.coefficients.index_select(0, step)[0])
         self.losses.index_copy_(0, step, message[-1:])
         self.counter += 1
@@ -199,6 +204,7 @@ class Trainer:
             raise SinfusionError(f"{checkpoint} is damaged: {type(error).__name__}: {error}") from error
         self.done = state["step"]
         self.counter.fill_(self.done)
+        self._plan(self.done - self.done % len(self.losses))
 
     def train(self, progress: Progress | None, stop: Callable[[], bool] = lambda: False) -> None:
         """Train to the end. Raises Stopped after a save when `stop()`; SinfusionError on a non-finite loss."""
@@ -206,7 +212,8 @@ class Trainer:
         while self.done < self.total:
             step = self.done
             self.step()
-            mean = progress.step(step, self.losses[step], float(self.rates[step])) if progress else None
+            at = step % len(self.losses)
+            mean = progress.step(step, self.losses[at], float(self.rates[at])) if progress else None
             if mean is not None and not np.isfinite(mean):
                 raise self._not_finite("loss", self.done)
             if self._all_agree(stop()):

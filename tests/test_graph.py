@@ -55,7 +55,7 @@ class Recording(TorchDispatchMode):
             self.inside = False
         made = [value for value in (results if isinstance(results, tuple | list) else [results])
                 if isinstance(value, torch.Tensor)]  # fmt: skip
-        is_view = not written and any(storage(a) == storage(b) for a in made for b in given)
+        is_view = not written and {storage(value) for value in made} & {storage(value) for value in given} - {0}
         if not is_view:
             self.calls.append((function, arguments, options, [] if written else made))
         return results
@@ -73,7 +73,8 @@ class Recording(TorchDispatchMode):
 
     def replay(self):
         for function, arguments, options, made in self.calls:
-            results = function(*arguments, **options)
+            with torch._C._AutoDispatchBelowAutograd():
+                results = function(*arguments, **options)
             for kept, value in zip(made, results if isinstance(results, tuple | list) else [results], strict=False):
                 kept.copy_(value)
 
@@ -138,6 +139,8 @@ def graphs(monkeypatch):
 
     for module in (trainer, rollout):
         monkeypatch.setattr(module, "replayed", on_cpu)
+    # On the CPU it hands out a tensor's own memory, which a graph writes again.
+    monkeypatch.setattr(rollout, "delivered", lambda frames: (frame.numpy().copy() for frame in frames))
     return types.SimpleNamespace(made=made, of=lambda function: on_cpu(function, CPU))
 
 

@@ -10,9 +10,10 @@ from sinfusion.optimizer import AdamEma, learning_rates
 
 
 def step(optimizer, rate, done):
-    """One step from the gradients at hand, `done` having been made before."""
-    table = optimizer.coefficients(np.full(done + 1, rate))
-    optimizer.step(optimizer.take_gradient(), table[done])
+    """One step from the gradients in `grad`, `done` having been made before."""
+    given = [(p, torch.zeros_like(p) if p.grad is None else p.grad) for p in optimizer.parameters.values()]
+    loss = sum((p * gradient).sum() for p, gradient in given)
+    optimizer.step(optimizer.gradient(loss)[:-1], optimizer.coefficients(np.full(done + 1, rate))[done])
 
 
 def trained(steps, gamma=3.0, seed=0, rate=0.01):
@@ -60,7 +61,6 @@ def test_steps_are_those_of_adam():
         first = 0.9 * first + 0.1 * gradient.double()
         second = 0.999 * second + 0.001 * gradient.double() ** 2
         weight = weight - 0.01 * n * (first / (1 - 0.9**n)) / ((second / (1 - 0.999**n)).sqrt() + 1e-8)
-        assert network.weight.grad is None
     torch.testing.assert_close(network.weight.detach().double(), weight, rtol=1e-5, atol=1e-6)
 
 
@@ -95,6 +95,12 @@ def test_a_loaded_state_is_a_copy():
     assert state["weight"]["step"].item() == 3
 
 
+def test_coefficients_of_later_steps_are_those_of_a_table_of_all():
+    optimizer = AdamEma(torch.nn.Linear(2, 2), 16.0)
+    rates = np.linspace(1e-3, 1e-4, 50)
+    assert torch.equal(optimizer.coefficients(rates)[20:], optimizer.coefficients(rates[20:], 20))
+
+
 def test_weights_of_any_shape_and_layout_are_updated_in_place_with_their_copies():
     torch.manual_seed(2)
     network = torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3), torch.nn.Conv2d(6, 6, 7, groups=6), torch.nn.Linear(2, 5))
@@ -113,14 +119,17 @@ def test_weights_of_any_shape_and_layout_are_updated_in_place_with_their_copies(
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_gradients_lie_behind_each_other_in_the_order_of_the_weights():
-    network = torch.nn.Conv2d(2, 3, 3)
+def test_gradients_lie_behind_each_other_in_the_order_of_the_weights_and_then_the_loss():
+    network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Conv2d(3, 1, 1), torch.nn.Linear(2, 2))
     optimizer = AdamEma(network, 3.0)
-    network.weight.grad, network.bias.grad = torch.randn(3, 2, 3, 3), torch.randn(3)
-    expected = {"weight": network.weight.grad.clone(), "bias": network.bias.grad.clone()}
-    taken = optimizer.take_gradient(torch.tensor(7.0))
-    assert taken[-1] == 7 and network.weight.grad is None
-    assert all(torch.equal(view, expected[name]) for name, view in optimizer._views(taken[:-1]).items())
+    loss = network[1](network[0](torch.randn(2, 2, 5, 5))).square().mean()  # not of the last layer
+    expected = torch.autograd.grad(loss, list(network[:2].parameters()), retain_graph=True)
+    made = optimizer.gradient(loss)
+    assert made[-1] == loss
+    views = list(optimizer._views(made[:-1]).values())
+    assert all(torch.equal(view, gradient) for view, gradient in zip(views, expected, strict=False))
+    assert not views[-1].any() and not views[-2].any()
+    assert all(p.grad is None for p in network.parameters())
 
 
 @pytest.mark.parametrize(
@@ -134,12 +143,12 @@ def test_gradients_lie_behind_each_other_in_the_order_of_the_weights():
     ],
 )
 def test_cosine_decay_after_a_warm_up(progress, expected):
-    rates = learning_rates(1000, 2e-3, "cosine", 0.02, 9.9)
+    rates = learning_rates(np.arange(1000), 1000, 2e-3, "cosine", 0.02, 9.9)
     assert rates[round(progress * 1000)] == pytest.approx(expected)
 
 
 def test_a_decay_by_steps_drops_to_a_tenth_and_no_warm_up_starts_at_the_peak():
-    rates = learning_rates(200_000, 2e-4, "step", 0.0, 100_000 / 200_000)
+    rates = learning_rates(np.arange(200_000), 200_000, 2e-4, "step", 0.0, 100_000 / 200_000)
     assert rates[0] == rates[99_999] == 2e-4
     assert rates[100_000] == rates[199_999] == pytest.approx(2e-5)
-    assert learning_rates(50_000, 2e-4, "step", 0.0, 100_000 / 50_000)[-1] == 2e-4  # it never gets there
+    assert learning_rates(np.array(49_999), 50_000, 2e-4, "step", 0.0, 100_000 / 50_000) == 2e-4  # it never gets there

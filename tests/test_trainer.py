@@ -92,6 +92,15 @@ def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(new_run, role, r
     assert same_state(straight, parts, role)
 
 
+def test_a_training_planned_in_parts_is_the_one_planned_at_once(new_run, monkeypatch):
+    straight, parts = new_run("straight"), new_run("parts")
+    losses = trained(straight, PREDICTOR)
+    monkeypatch.setattr(trainer_module, "WINDOW", 3)
+    resumed = trained(parts, PREDICTOR, lambda trainer: trainer.done == 4)
+    assert resumed + trained(parts, PREDICTOR) == losses
+    assert same_state(straight, parts, PREDICTOR)
+
+
 def test_resuming_is_exact_in_bf16_too(new_run):
     straight, parts = (new_run(name, precision="bf16") for name in ("straight", "parts"))
     trained(straight, PREDICTOR)
@@ -154,7 +163,7 @@ def test_previews_do_not_change_the_training(new_run, role, monkeypatch):
     progress.preview_at = 0.0
     trainer.train(progress)
     progress.close(True)
-    assert made[0] == 0 and made[-1] == TOTAL
+    assert made[0] == 1 and made[-1] == TOTAL
     assert (with_previews.path / role.name / "preview.png").stat().st_size > 100
     assert same_state(without, with_previews, role)
 

@@ -51,6 +51,31 @@ struct Step {
 };
 SINFUSION_HD static inline uint64_t value_of(Step step) { return step.address ? uint64_t(*step.address) : step.number; }
 
+// Numbers in rows, a row for each seed.
+struct PhiloxRows {
+  const int64_t* seeds;
+  int64_t batch;
+  uint32_t stream;
+  Step at;
+  int64_t count;  // of a row
+};
+SINFUSION_HD static inline int64_t blocks_of(const PhiloxRows& a) { return a.batch * ((a.count + 3) / 4); }
+
+SINFUSION_HD static inline void numbers_of(const PhiloxBlock& block, float out[4]) { normals(block, out); }
+SINFUSION_HD static inline void numbers_of(const PhiloxBlock& block, int64_t out[4]) {
+  for (int k = 0; k < 4; ++k) out[k] = block.v[k];
+}
+
+// Block i of all rows: normals, or the words themselves as int64. out (batch, count).
+template <class T>
+SINFUSION_HD static inline void draw_block(const PhiloxRows& a, int64_t i, T* out) {
+  const int64_t blocks = (a.count + 3) / 4;
+  const int64_t b = i / blocks, first = i % blocks * 4;
+  T four[4];
+  numbers_of(philox_block(uint64_t(a.seeds[b]), a.stream, value_of(a.at), uint32_t(first / 4)), four);
+  for (int64_t k = 0; k < 4 && first + k < a.count; ++k) out[b * a.count + first + k] = four[k];
+}
+
 // `philox_block` for N blocks that follow each other, in loops over them that a compiler makes vectors of.
 template <int N>
 struct PhiloxBlocks {

@@ -4,6 +4,7 @@
 #include "../common/ddpm_step.h"
 #include "../common/philox.h"
 #include "../common/sample_crops.h"
+#include "adam_ema.h"
 #include "depthwise_norm.h"
 #include "isa.h"
 #include "patch_match.h"
@@ -86,6 +87,18 @@ void vote(Address value, int32_t height, int32_t width, bool bf16, int64_t chann
   plain::vote(a);
 }
 
+void adam_ema(Address value, Address exp_avg, Address exp_avg_sq, Address average, Address copy, Address gradient,
+              Address coefficients, int64_t count, float first_weight, float beta2, float second_weight, float eps) {
+  const AdamEma a{at<float>(value), at<float>(exp_avg), at<float>(exp_avg_sq), at<float>(average), at<uint16_t>(copy),
+                  at<float>(gradient), at<float>(coefficients), count, first_weight, beta2, second_weight, eps};
+  py::gil_scoped_release release;
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return avx512::adam_ema(a);
+  if (isa() == Isa::avx2) return avx2::adam_ema(a);
+#endif
+  plain::adam_ema(a);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -118,6 +131,7 @@ PYBIND11_MODULE(_cpu, m) {
     sample_crops(a);
   });
   m.def("vote", &vote);
+  m.def("adam_ema", &adam_ema);
   m.def("uniform_bits", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
                            Address out) {
     uniform_bits(at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count, at<int64_t>(out));

@@ -53,6 +53,16 @@ inline void store(T* p, vf v, int n) {
   store(part, v);
   memcpy(p, part, n * sizeof(T));
 }
+inline vf root(vf v) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_sqrt_ps((__m512)v);
+#elif defined(__AVX2__)
+  return (vf)_mm256_sqrt_ps((__m256)v);
+#else
+  for (int i = 0; i < L; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
+}
 inline float sum(vf v) {  // by halves
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);

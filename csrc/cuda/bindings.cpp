@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../common/ddpm_step.h"
+#include "../common/adam_ema.h"
 #include "../common/patch_match.h"
 #include "../common/philox.h"
 #include "../common/sample_crops.h"
@@ -17,6 +18,7 @@ int ddpm_step(const DdpmStep& a, void* cuda_stream);
 int patch_match(const PatchMatch& a, void* cuda_stream);
 int sample_crops(const SampleCrops& a, void* cuda_stream);
 int vote(const Vote& a, void* cuda_stream);
+int adam_ema(const AdamEma& a, void* cuda_stream);
 }  // namespace sinfusion
 
 using namespace sinfusion;
@@ -127,5 +129,22 @@ PYBIND11_MODULE(_cuda, m) {
                  at<float>(weight),
                  at<void>(out)};
     return vote(a, at<void>(cuda_stream));
+  });
+  m.def("adam_ema", [](Address value, Address exp_avg, Address exp_avg_sq, Address average, Address copy,
+                       Address gradient, Address coefficients, int64_t count, float first_weight, float beta2,
+                       float second_weight, float eps, Address cuda_stream) {
+    const AdamEma a{at<float>(value),
+                    at<float>(exp_avg),
+                    at<float>(exp_avg_sq),
+                    at<float>(average),
+                    at<uint16_t>(copy),
+                    at<float>(gradient),
+                    at<float>(coefficients),
+                    count,
+                    first_weight,
+                    beta2,
+                    second_weight,
+                    eps};
+    return adam_ema(a, at<void>(cuda_stream));
   });
 }

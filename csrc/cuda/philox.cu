@@ -8,30 +8,19 @@ namespace {
 
 constexpr int THREADS = 256;
 
-// One thread a block of four numbers, in both. seeds (batch), out (batch, count).
-__global__ void __launch_bounds__(THREADS)
-    uniform_bits_kernel(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, int64_t* out) {
-  const int64_t blocks = (count + 3) / 4;
+// One thread a block of four numbers.
+template <class T>
+__global__ void __launch_bounds__(THREADS) draw_kernel(PhiloxRows a, T* out) {
   const int64_t i = int64_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (i >= batch * blocks) return;
-  const int64_t b = i / blocks, first = i % blocks * 4;
-  const PhiloxBlock r = philox_block(uint64_t(seeds[b]), stream, value_of(at), uint32_t(first / 4));
-  for (int k = 0; k < 4 && first + k < count; ++k) out[b * count + first + k] = r.v[k];
+  if (i < blocks_of(a)) draw_block(a, i, out);
 }
 
-__global__ void __launch_bounds__(THREADS)
-    normal_kernel(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out) {
-  const int64_t blocks = (count + 3) / 4;
-  const int64_t i = int64_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (i >= batch * blocks) return;
-  const int64_t b = i / blocks, first = i % blocks * 4;
-  float four[4];
-  normals(philox_block(uint64_t(seeds[b]), stream, value_of(at), uint32_t(first / 4)), four);
-  for (int k = 0; k < 4 && first + k < count; ++k) out[b * count + first + k] = four[k];
-}
-
-unsigned grid(int64_t batch, int64_t count) {
-  return unsigned((batch * ((count + 3) / 4) + THREADS - 1) / THREADS);
+template <class T>
+int draw(const PhiloxRows& a, T* out, void* cuda_stream) {
+  const int64_t grid = (blocks_of(a) + THREADS - 1) / THREADS;
+  if (grid == 0) return 0;
+  draw_kernel<<<unsigned(grid), THREADS, 0, static_cast<cudaStream_t>(cuda_stream)>>>(a, out);
+  return int(cudaGetLastError());
 }
 
 }  // namespace
@@ -39,18 +28,12 @@ unsigned grid(int64_t batch, int64_t count) {
 // Both return the error of the launch, 0 for none.
 int uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, int64_t* out,
                  void* cuda_stream) {
-  if (batch * count == 0) return 0;
-  uniform_bits_kernel<<<grid(batch, count), THREADS, 0, static_cast<cudaStream_t>(cuda_stream)>>>(
-      seeds, batch, stream, at, count, out);
-  return int(cudaGetLastError());
+  return draw({seeds, batch, stream, at, count}, out, cuda_stream);
 }
 
 int normal(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out,
            void* cuda_stream) {
-  if (batch * count == 0) return 0;
-  normal_kernel<<<grid(batch, count), THREADS, 0, static_cast<cudaStream_t>(cuda_stream)>>>(seeds, batch, stream, at,
-                                                                                           count, out);
-  return int(cudaGetLastError());
+  return draw({seeds, batch, stream, at, count}, out, cuda_stream);
 }
 
 }  // namespace sinfusion

@@ -3,12 +3,12 @@
 ops.depthwise_norm(x, weight, bias, shift, gain, offset), ops.dense(x, weight, bias)     # the network
 ops.sample_crops(frames, places, ...), ops.adam_ema(...), ops.ddpm_step(x, output, ...)   # around it
 ops.patch_match(query, key), ops.vote(value, offsets)
-ops.sample_crops(frames, places, ...), ops.ddpm_step(x, output, ...)
 with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: is it the kernel?
 """
 
 from ._choice import backend
 from ._native import status
+from .adam_ema import adam_ema
 from .ddpm_step import ddpm_step
 from .dense import dense
 from .depthwise_norm import depthwise_norm
@@ -26,6 +26,7 @@ def cpu_has_bf16() -> bool:
 
 
 __all__ = [
+    "adam_ema",
     "backend",
     "cpu_has_bf16",
     "ddpm_step",

@@ -154,8 +154,8 @@ def _cuda(
     def triton(config: int) -> tuple[Tensor, Tensor | None]:
         return implicit.forward(x, rounded, bias, residual, gelu, save, config)
 
-    key = (*x.shape, *weight.shape, str(x.dtype), gelu, residual is not None)
-    out, z = _fastest("dense", key, cudnn, triton, x.device)()
+    how = (gelu, residual is not None, save)
+    out, z = _fastest("dense", x, weight, how, cudnn, triton)()
     return out, z if gelu and save and z is not None else x.new_empty(0)
 
 
@@ -191,16 +191,15 @@ def _cuda_backward(
             )[which]
         return made.to(weight.dtype if which else x.dtype, memory_format=torch.channels_last)
 
-    key = (*x.shape, *weight.shape, str(x.dtype))
     of_weight = _fastest(
-        "dense weight gradient", key, functools.partial(cudnn, 1),
-        lambda config: implicit.weight_gradient(grad, x, kernel, config), x.device,
+        "dense weight gradient", x, weight, (), functools.partial(cudnn, 1),
+        lambda config: implicit.weight_gradient(grad, x, kernel, config),
     )  # fmt: skip
     if not input:
         return x.new_empty(0), of_weight(), grad_bias
     of_input = _fastest(
-        "dense input gradient", key, functools.partial(cudnn, 0),
-        lambda config: implicit.input_gradient(grad, rounded, config), x.device,
+        "dense input gradient", x, weight, (), functools.partial(cudnn, 0),
+        lambda config: implicit.input_gradient(grad, rounded, config),
     )  # fmt: skip
     return of_input(), of_weight(), grad_bias
 
@@ -214,16 +213,24 @@ def _cudnn() -> contextlib.AbstractContextManager[None]:
 
 
 def _fastest(
-    operator: str, key: tuple[Any, ...], cudnn: Callable[[], Any], triton: Callable[[int], Any], device: torch.device
+    operator: str,
+    x: Tensor,
+    weight: Tensor,
+    how: tuple[bool, ...],
+    cudnn: Callable[[], Any],
+    triton: Callable[[int], Any],
 ) -> Callable[[], Any]:
     """Whichever was measured to be the fastest here."""
     from ..kernels import dense as implicit
     from ..kernels import tuning
 
     candidates = {"cudnn": cudnn}
-    for config in range(len(implicit.CONFIGS)):
+    # The few other convolutions of a network cost less than finding out would.
+    worth_it = weight.shape[2] == 3 and weight.shape[1] >= 32
+    for config in range(len(implicit.CONFIGS) if worth_it else 0):
         candidates[f"triton {config}"] = functools.partial(triton, config)
-    return candidates[tuning.choose(operator, key, candidates, device)]
+    key = (*x.shape, *weight.shape, str(x.dtype), *how)
+    return candidates[tuning.choose(operator, key, candidates, x.device)]
 
 
 def _fake(
@@ -264,9 +271,12 @@ def _setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None
         ctx.save_for_backward(x, z, weight, bias, copy)
     ctx.saved, ctx.gelu, ctx.residual, ctx.backend = save, gelu, residual is not None, chosen_backend()
     ctx.mark_non_differentiable(z)
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    if grad_out is None:
+        return (None,) * 7
     if not ctx.saved:
         raise RuntimeError("dense ran with save=False: nothing was kept for its backward")
     x, z, weight, bias, copy = ctx.saved_tensors

@@ -331,9 +331,12 @@ def _setup_context(ctx: Any, inputs: Any, output: Four) -> None:
         ctx.save_for_backward(x, u, mean, rstd, weight, gain)
     ctx.saved, ctx.with_shift, ctx.backend = save, shift is not None, chosen_backend()
     ctx.mark_non_differentiable(u, mean, rstd)
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_out: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad_out is None:
+        return (None,) * 8
     if not ctx.saved:
         raise RuntimeError("depthwise_norm ran with save=False: nothing was kept for its backward")
     x, u, mean, rstd, weight, gain = ctx.saved_tensors

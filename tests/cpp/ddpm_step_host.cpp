@@ -1,5 +1,8 @@
 // The device's ddpm_step on the host, for tests: the threads of a tile one after the other, from the last to the first.
 // Signature and arguments of csrc/cpu/bindings.cpp.
+#include <algorithm>
+#include <cmath>
+
 #include "../../csrc/common/ddpm_step.h"
 
 using namespace sinfusion;
@@ -13,6 +16,7 @@ extern "C" void ddpm_step(int64_t batch, int64_t pixels, float* x, const void* o
   for (int64_t i = batch * tiles_of(pixels); i-- > 0;) {
     const Tile tile = tile_of(i, pixels);
     float drawn[DDPM_NORMALS];
+    std::fill_n(drawn, DDPM_NORMALS, NAN);  // shows where a number that was not drawn is used
     if (draws(a))
       for (int thread = TILE; thread-- > 0;) draw_noise(a, tile, thread, drawn);
     for (int thread = TILE; thread-- > 0;)

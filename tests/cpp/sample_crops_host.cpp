@@ -1,5 +1,8 @@
 // The device's sample_crops on the host, for tests: the threads of a tile one after the other, from the last to the
 // first. Signature and arguments of csrc/cpu/bindings.cpp.
+#include <algorithm>
+#include <cmath>
+
 #include "../../csrc/common/sample_crops.h"
 
 using namespace sinfusion;
@@ -32,6 +35,7 @@ extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t widt
   for (int64_t i = batch * tiles_of(pixels); i-- > 0;) {
     const Tile tile = tile_of(i, pixels);
     float drawn[CROP_NORMALS];
+    std::fill_n(drawn, CROP_NORMALS, NAN);  // shows where a number that was not drawn is used
     for (int thread = TILE; thread-- > 0;) draw_crop(a, tile, thread, drawn);
     for (int thread = TILE; thread-- > 0;)
       for (int number = thread; number < 3 * tile.count; number += TILE) crop_number(a, tile, drawn, number);

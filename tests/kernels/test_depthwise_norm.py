@@ -8,12 +8,11 @@ import importlib
 import importlib.util
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
+import ahead_of_time
+import kernel_variants
 import pytest
 import torch
 
@@ -108,7 +107,7 @@ def test_importing_the_package_of_kernels_imports_no_triton():
 def test_interpreted_kernels_are_as_close_to_float64_as_the_reference(channels):
     result = subprocess.run(
         [sys.executable, __file__, str(channels)],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )
@@ -120,73 +119,17 @@ def test_interpreted_kernels_are_as_close_to_float64_as_the_reference(channels):
             assert max(ours.values()) < 2**-5, ours
 
 
-def cuobjdump():
-    import triton
-
-    bundled = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    return str(bundled) if bundled.exists() else shutil.which("cuobjdump")
-
-
-def triton_version():
-    import triton
-
-    return tuple(int(part) for part in triton.__version__.split(".")[:2])
-
-
-def compiled_variants(channels, dtype):
-    """Every kernel a training step launches: its pointers' types (None: not given), constants and options."""
-    from sinfusion.kernels import depthwise_norm as module
-
-    activation = {FP32: "*fp32", BF16: "*bf16"}[dtype]
-    all_channels = module.launch_options(channels)
-    block = module.launch_options(min(channels, module.GRADIENT_CHANNELS))
-    given = {"x": activation, "out": activation, "u": activation, "du": activation, "grad": activation}
-    if channels == 3:  # the network's first block has no norm
-        given |= dict.fromkeys(("gain", "offset", "u", "mean", "rstd"))
-    plain = dict.fromkeys(("bias", "shift", "gain", "offset", "u", "mean", "rstd"))
-    in_norm = given if channels > 3 else given | {"du": None}
-    return {
-        "forward": (module.convolve, given, {"FLIP": False, **all_channels}),
-        "grad_x": (module.convolve, given | plain, {"FLIP": True, **all_channels}),
-        "norm_backward": (module.norm_backward, in_norm, {"STEPS": module.STEPS, **all_channels}),
-        "weight_gradient": (module.weight_gradient, given, {"BAND": module.BAND, **block}),
-    }
-
-
-@needs_triton
+@pytest.mark.skipif(bool(ahead_of_time.why_not()), reason=ahead_of_time.why_not())
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 @pytest.mark.parametrize("channels", [3, 64, 128])
 def test_compiled_kernels_spill_no_registers(channels, dtype, capability, tmp_path, monkeypatch):
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    if triton_version() < (3, 3):
-        pytest.skip(f"Triton {triton.__version__} compiles ahead of time by another interface (before 3.3)")
-    tool = cuobjdump()
-    if tool is None:
-        pytest.skip("there is no cuobjdump to read registers with")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    numbers = {"height": "i32", "width": "i32", "pixels": "i32", "eps": "fp32"}
-    for name, (kernel, given, constants) in compiled_variants(channels, dtype).items():
-        options = {n: constants.pop(n) for n in list(constants) if n not in kernel.arg_names}
-        constants["C"] = channels
-        types = {n: numbers.get(n, given.get(n, "*fp32")) for n in kernel.arg_names}
-        constants |= {n: None for n, value in types.items() if value is None}
-        signature = {n: "constexpr" if n in constants else value for n, value in types.items()}
-        aligned = {
-            (i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if signature[n].startswith("*")
-        }
-        source = ASTSource(kernel, signature, constants, aligned)
-        binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-        file = tmp_path / f"{name}.cubin"
-        file.write_bytes(binary.asm["cubin"])
-        usage = subprocess.run([tool, "--dump-resource-usage", file], capture_output=True, text=True, check=True).stdout
-        found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-        assert 0 < found["REG"] <= 255 and found["LOCAL"] == 0, f"{name}: {usage}"
+    for name, variant in kernel_variants.depthwise_norm(channels, f"*{dtype}").items():
+        usage = ahead_of_time.compile_variant(*variant, capability)
+        assert 0 < usage.registers <= 255, name
         # Other versions' ptxas spills up to 8 words, to fit one more program into a multiprocessor.
-        assert found["STACK"] <= (0 if triton_version() == (3, 9) else 32), f"{name}: {usage}"
+        assert usage.spill_bytes <= (0 if ahead_of_time.triton_version() == (3, 9) else 32), f"{name}: {usage[:3]}"
 
 
 def test_without_triton_the_reference_runs_or_the_reason_is_said(monkeypatch):

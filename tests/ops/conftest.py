@@ -14,8 +14,11 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-DIGESTED = ("test_patch_match.py", "test_vote.py")
-TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int32, "u": ctypes.c_uint64, "b": ctypes.c_bool}
+DIGESTED = ("test_adam_ema.py", "test_patch_match.py", "test_vote.py")
+TYPES = {
+    "p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int32, "u": ctypes.c_uint64, "w": ctypes.c_uint32,
+    "b": ctypes.c_bool, "f": ctypes.c_float,
+}  # fmt: skip
 
 
 class HostLibrary:
@@ -33,16 +36,19 @@ class HostLibrary:
 
 @pytest.fixture(scope="session")
 def device_code(tmp_path_factory):
-    """device_code("vote", arguments): tests/cpp/vote_host.cpp, called with arguments of these TYPES."""
+    """device_code("vote", arguments): tests/cpp/vote_host.cpp, called with arguments of these TYPES.
+
+    device_code("normal", arguments, "philox"): a function of tests/cpp/philox_host.cpp.
+    """
     compiler = shutil.which("c++")
     if compiler is None:
         pytest.skip("needs a C++ compiler, and there is no c++")
     if not (ROOT / "csrc").is_dir():
         pytest.skip("needs csrc/, and the package is tested without its sources")
 
-    def build(function: str, arguments: str) -> HostLibrary:
+    def build(function: str, arguments: str, page: str = "") -> HostLibrary:
         file = tmp_path_factory.mktemp("host") / f"{function}.so"
-        source = ROOT / "tests" / "cpp" / f"{function}_host.cpp"
+        source = ROOT / "tests" / "cpp" / f"{page or function}_host.cpp"
         options = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"]
         subprocess.run([compiler, *options, str(source), "-o", str(file)], check=True)
         return HostLibrary(file, function, arguments)

@@ -238,6 +238,14 @@ def test_the_gpu_gives_the_numbers_of_the_cpu(size, of_network):
 
 
 @pytest.mark.gpu
+def test_the_noise_of_the_gpu_is_that_of_normal_bit_for_bit():
+    given = arguments((2, 37, 53), device="cuda", output=None, previous=None, known=None, picture=None)
+    given["coefficients"] = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 0], device="cuda")
+    noise = ops.normal(given["seeds"], given["stream"], given["counter"], (3, 37, 53), "cuda")
+    assert torch.equal(stepped(given, "native")["x"], noise.cpu())
+
+
+@pytest.mark.gpu
 def test_one_graph_serves_every_step():
     given = arguments((2, 37, 53), of_network=torch.bfloat16, device="cuda")
     expected = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in given.items()}

@@ -1,9 +1,13 @@
 """The counter-based generator: known answers, the same numbers on every backend."""
 
+import importlib
+
 import pytest
 import torch
 
 from sinfusion import ops
+
+ARGUMENTS = "plwuplp"  # of the CPU bindings
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
@@ -27,6 +31,21 @@ def test_a_step_may_be_read_from_memory(backend):
     with ops.backend(backend):
         assert torch.equal(ops.normal([1, 2], 3, step, (9,)), ops.normal([1, 2], 3, 2**33 + 5, (9,)))
         assert torch.equal(ops.uniform_bits([1, 2], 3, step, 9), ops.uniform_bits([1, 2], 3, 2**33 + 5, 9))
+
+
+@pytest.mark.parametrize("name", ["uniform_bits", "normal"])
+@pytest.mark.parametrize("count", [0, 1, 4, 1003])
+def test_the_code_of_the_device_draws_the_same_numbers_on_the_host(name, count, device_code, monkeypatch):
+    def draws():
+        steps = (0, 2**33 + 5, torch.tensor(2**33 + 6))
+        shape = (lambda n: n) if name == "uniform_bits" else (lambda n: (n,))
+        with ops.backend("native"):
+            return [getattr(ops, name)([0, 1, 2**40 + 7, 2**62], 2**32 - 1, step, shape(count)) for step in steps]
+
+    expected = draws()
+    monkeypatch.setattr(importlib.import_module("sinfusion.ops._native"), "cpu", device_code(name, ARGUMENTS, "philox"))
+    for found, wanted in zip(draws(), expected, strict=True):
+        assert found.shape == (4, count) and torch.equal(found, wanted)
 
 
 def test_a_sample_is_the_same_alone_and_in_a_batch():

@@ -203,6 +203,14 @@ def test_the_gpu_gives_the_numbers_of_the_cpu(case, conditions, dtype):
 
 
 @pytest.mark.gpu
+def test_the_noise_of_the_gpu_is_that_of_normal_bit_for_bit():
+    given = arguments(CASES[5], 0, coefficients=torch.tensor([[0.0, 1, 0, 0, 1, 0, 0, 0]]).repeat(3, 1))
+    given = {name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in given.items()}
+    noise = ops.normal(given["seeds"], given["streams"][0], given["step"], (3, *given["size"]), "cuda")
+    assert all(torch.equal(result, noise) for result in sampled(given, "native"))
+
+
+@pytest.mark.gpu
 def test_one_graph_serves_every_step():
     given = arguments(CASES[5], 2, torch.bfloat16)
     given = {name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in given.items()}

@@ -1,0 +1,118 @@
+"""The Triton kernels that a training step and a reverse step launch, as they launch them: a function a kernel file.
+
+LAUNCHED at the end says for which arguments, with the 64 filters of `paper` and `fast`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+from ahead_of_time import Variant
+
+Arguments = list[tuple[Any, ...]]
+
+
+def depthwise_norm(channels: int, activation: str) -> dict[str, Variant]:
+    """activation: "*bf16" or "*fp32". The network's first block, of 3, 6 or 9 channels, has no norm."""
+    from sinfusion.kernels import depthwise_norm as module
+
+    norm = channels > 9
+    numbers = {"height": "i32", "width": "i32", "pixels": "i32", "eps": "fp32"}
+    given = numbers | {name: activation for name in ("x", "out", "u", "du", "grad")}
+    without_norm = dict.fromkeys(("gain", "offset", "u", "mean", "rstd"))
+    constants = {"C": channels, "FLIP": False, "STEPS": module.STEPS, "BAND": module.BAND}
+
+    def variant(kernel, types, width=channels, **changed):
+        options = module.launch_options(width)
+        of_kernel = {n: v for n, v in (constants | options | changed).items() if n in kernel.arg_names}
+        types = {n: types.get(n, "*fp32") for n in kernel.arg_names if n not in of_kernel}
+        return Variant(kernel, types, of_kernel, {n: v for n, v in options.items() if n not in of_kernel})
+
+    forward = given if norm else given | without_norm
+    variants = {
+        "convolve, forward": variant(module.convolve, forward),
+        "convolve, gradient of x": variant(
+            module.convolve, given | without_norm | dict.fromkeys(("bias", "shift")), FLIP=True
+        ),
+        "norm_backward": variant(module.norm_backward, given if norm else given | without_norm | {"du": None}),
+        "weight_gradient": variant(module.weight_gradient, given, min(channels, module.GRADIENT_CHANNELS)),
+    }
+    if norm:  # a reverse step keeps nothing
+        variants["convolve, inference"] = variant(module.convolve, given | dict.fromkeys(("u", "mean", "rstd")))
+    return variants
+
+
+def dense(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    activation: str,  # "*bf16" or "*fp32"
+    epilogue: str,  # "gelu", "residual" or "" for neither
+    config: int = 0,
+) -> dict[str, Variant]:
+    """A convolution of the network with its gradients. The network's first convolution has no input gradient."""
+    import torch
+    from sinfusion.kernels import dense as module
+
+    dtype = torch.bfloat16 if activation == "*bf16" else torch.float32
+    types = dict.fromkeys(("pixels", "height", "width", "rows", "share"), "i32") | {"bias": "*fp32", "partial": "*fp32"}
+    types |= dict.fromkeys(("x", "weight", "residual", "out", "z", "grad"), activation)
+    layer = {"INPUTS": inputs, "OUTPUTS": outputs, "KERNEL": kernel, "BACKWARD": False, "GELU": epilogue == "gelu"}
+    swapped = layer | {"INPUTS": outputs, "OUTPUTS": inputs, "BACKWARD": True, "GELU": False}
+
+    def variant(kernel, options, constants, *absent):
+        of_kernel = {n: v for n, v in (constants | options).items() if n in kernel.arg_names}
+        given = {n: None if n in absent else types[n] for n in kernel.arg_names if n not in of_kernel}
+        return Variant(kernel, given, of_kernel, {n: v for n, v in options.items() if n not in of_kernel})
+
+    forward = module.convolution_options(config, dtype, inputs, outputs)
+    backward = module.convolution_options(config, dtype, outputs, inputs)
+    gradient = module.gradient_options(config, dtype, inputs, outputs, kernel)
+    absent = {"gelu": ("residual",), "residual": ("z",), "": ("residual", "z")}[epilogue]
+    variants = {
+        "forward": variant(module.convolve, forward, layer, *absent),
+        "input gradient": variant(module.convolve, backward, swapped, "bias", "residual", "z"),
+        "weight gradient": variant(module.multiply_gradients, gradient, layer),
+    }
+    if epilogue == "gelu":  # a reverse step keeps nothing
+        variants["inference"] = variant(module.convolve, forward, layer, "residual", "z")
+    return variants
+
+
+def gelu(channels: int, activation: str, epilogue: str) -> dict[str, Variant]:
+    """What follows a convolution that cuDNN makes, and its backward. Arguments as of dense."""
+    from sinfusion.kernels import gelu as module
+
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    types = dict.fromkeys(("z", "out", "residual", "grad", "dz"), activation)
+    types |= {"bias": "*fp32", "partial": "*fp32", "pixels": "i32"}
+    constants = {"C": channels, "GELU": epilogue == "gelu", "NUMBERS": module.NUMBERS}
+    constants |= {"CHANNELS": module.channel_block(channels), "PIXELS": module.PIXELS, "STEPS": module.STEPS}
+
+    def variant(kernel, *absent):
+        of_kernel = {n: v for n, v in constants.items() if n in kernel.arg_names}
+        given = {n: None if n in absent else types[n] for n in kernel.arg_names if n not in of_kernel}
+        return Variant(kernel, given, of_kernel, options)
+
+    return {
+        "forward": variant(module.finish, *() if epilogue == "residual" else ("residual",)),
+        "backward": variant(module.finish_backward, *() if epilogue == "gelu" else ("z", "bias", "dz")),
+    }
+
+
+BF16, FP32 = "*bf16", "*fp32"
+LAUNCHED: dict[Callable[..., dict[str, Variant]], Arguments] = {
+    depthwise_norm: list(product((3, 6, 9, 64, 128), (BF16, FP32))),
+    dense: [
+        *((channels, 192, 3, BF16, "gelu", config) for channels in (64, 128) for config in range(6)),
+        *((192, 64, 3, BF16, "residual", config) for config in range(6)),
+        *((channels, 192, 3, BF16, "gelu") for channels in (3, 6, 9)),
+        *((channels, 64, 1, BF16, "") for channels in (3, 6, 9, 128)),
+        (64, 3, 1, BF16, ""),
+        (64, 192, 3, FP32, "gelu"),
+        (192, 64, 3, FP32, "residual"),
+    ],
+    gelu: [(192, BF16, "gelu"), (64, BF16, "residual"), (64, BF16, ""), (192, FP32, "gelu"), (64, FP32, "residual")],
+}

@@ -1,0 +1,118 @@
+// Adam, the moving average of the weights and their copy in bf16, in one pass.
+//
+// What CPU and device share: the arithmetic, of one number or of a vector of them. The results are the same everywhere
+// as long as no compiler makes one instruction, which rounds once, of its products and sums: CMakeLists.txt forbids it.
+#pragma once
+#include <math.h>
+
+#include "bf16.h"
+
+namespace sinfusion {
+
+// Arguments are checked in Python (sinfusion/ops/adam_ema.py).
+struct AdamEma {
+  float *value, *exp_avg, *exp_avg_sq, *average;
+  uint16_t* copy;  // bf16, or null
+  const float* gradient;
+  const float* coefficients;  // three, on the device
+  int64_t count;
+  float first_weight;  // of the gradient in exp_avg
+  float beta2;
+  float second_weight;  // of its square in exp_avg_sq
+  float eps;
+};
+
+struct AdamEmaCoefficients {
+  float step_size, root_factor, average_weight;
+};
+SINFUSION_HD static inline AdamEmaCoefficients coefficients_of(const AdamEma& a) {
+  return {a.coefficients[0], a.coefficients[1], a.coefficients[2]};
+}
+
+// As torch.lerp: exactly `from` with weight 0, exactly `to` with weight 1.
+template <class V>
+SINFUSION_HD static inline V between(V from, V to, float weight) {
+  const V difference = to - from;
+  if (weight < 0.5f) return from + weight * difference;
+  return to - difference * (1 - weight);
+}
+
+// In two halves: the root between them is the caller's, because vectors have an instruction of their own for it.
+template <class V>
+SINFUSION_HD static inline void update_moments(const AdamEma& a, V gradient, V& exp_avg, V& exp_avg_sq) {
+  exp_avg = between(exp_avg, gradient, a.first_weight);
+  exp_avg_sq = a.beta2 * exp_avg_sq + a.second_weight * gradient * gradient;
+}
+template <class V>
+SINFUSION_HD static inline void update_value(const AdamEma& a, const AdamEmaCoefficients& c, V exp_avg, V root,
+                                             V& value, V& average) {
+  value -= c.step_size * exp_avg / (root * c.root_factor + a.eps);
+  average = between(average, value, c.average_weight);
+}
+
+// The device's part, which the tests compile for the host too: a thread for four numbers, in 16 bytes of every array,
+// where all lie so that a thread's are aligned, else a thread for each.
+
+template <class T>
+struct alignas(4 * sizeof(T)) Four {
+  T v[4];
+};
+template <class T>
+SINFUSION_HD static inline Four<T>& four_at(T* p) {
+  return *reinterpret_cast<Four<T>*>(p);
+}
+SINFUSION_HD static inline const Four<float>& four_at(const float* p) {
+  return *reinterpret_cast<const Four<float>*>(p);
+}
+
+static inline bool aligned(const AdamEma& a) {
+  const auto address = [](const void* p) { return reinterpret_cast<uintptr_t>(p); };
+  const uintptr_t all = address(a.value) | address(a.exp_avg) | address(a.exp_avg_sq) | address(a.average) |
+                        address(a.gradient) | address(a.copy) * 2;
+  return all % 16 == 0;
+}
+
+static inline int64_t threads_of(const AdamEma& a, bool by_four) { return by_four ? (a.count + 3) / 4 : a.count; }
+
+SINFUSION_HD static inline void update_one(const AdamEma& a, const AdamEmaCoefficients& c, int64_t i) {
+  float value = a.value[i], exp_avg = a.exp_avg[i], exp_avg_sq = a.exp_avg_sq[i], average = a.average[i];
+  update_moments(a, a.gradient[i], exp_avg, exp_avg_sq);
+  update_value(a, c, exp_avg, sqrtf(exp_avg_sq), value, average);
+  a.value[i] = value;
+  a.exp_avg[i] = exp_avg;
+  a.exp_avg_sq[i] = exp_avg_sq;
+  a.average[i] = average;
+  if (a.copy) put(a.copy + i, value);
+}
+
+SINFUSION_HD static inline void update_four(const AdamEma& a, const AdamEmaCoefficients& c, int64_t i) {
+  Four<float> value = four_at(a.value + i), exp_avg = four_at(a.exp_avg + i), exp_avg_sq = four_at(a.exp_avg_sq + i);
+  Four<float> average = four_at(a.average + i);
+  const Four<float> gradient = four_at(a.gradient + i);
+  Four<uint16_t> copy;
+  for (int k = 0; k < 4; ++k) {
+    update_moments(a, gradient.v[k], exp_avg.v[k], exp_avg_sq.v[k]);
+    update_value(a, c, exp_avg.v[k], sqrtf(exp_avg_sq.v[k]), value.v[k], average.v[k]);
+    put(copy.v + k, value.v[k]);
+  }
+  four_at(a.value + i) = value;
+  four_at(a.exp_avg + i) = exp_avg;
+  four_at(a.exp_avg_sq + i) = exp_avg_sq;
+  four_at(a.average + i) = average;
+  if (a.copy) four_at(a.copy + i) = copy;
+}
+
+template <bool Aligned>
+SINFUSION_HD static inline void adam_ema_of_thread(const AdamEma& a, int64_t thread) {
+  const AdamEmaCoefficients c = coefficients_of(a);
+  if (!Aligned) {
+    if (thread < a.count) update_one(a, c, thread);
+  } else if (thread * 4 + 4 <= a.count) {
+    update_four(a, c, thread * 4);
+  } else {
+#pragma unroll 1  // unrolled, these three numbers are most of the code
+    for (int64_t i = thread * 4; i < a.count; ++i) update_one(a, c, i);
+  }
+}
+
+}  // namespace sinfusion

@@ -1,0 +1,36 @@
+// Compiled once for each instruction set; no C++ library here (see vector.h).
+//
+// Memory is the limit: 20 bytes are read and 18 written for every number, each once.
+#include "adam_ema.h"
+
+#include "vector.h"
+
+namespace sinfusion {
+namespace SINFUSION_ISA_NAMESPACE {
+namespace {
+
+// Numbers `i` to `i + n`, at most L.
+inline void update(const AdamEma& a, const AdamEmaCoefficients& c, int64_t i, int n) {
+  vf value = load(a.value + i, n), exp_avg = load(a.exp_avg + i, n), exp_avg_sq = load(a.exp_avg_sq + i, n);
+  vf average = load(a.average + i, n);
+  update_moments(a, load(a.gradient + i, n), exp_avg, exp_avg_sq);
+  update_value(a, c, exp_avg, root(exp_avg_sq), value, average);
+  store(a.value + i, value, n);
+  store(a.exp_avg + i, exp_avg, n);
+  store(a.exp_avg_sq + i, exp_avg_sq, n);
+  store(a.average + i, average, n);
+  if (a.copy) store(a.copy + i, value, n);
+}
+
+}  // namespace
+
+void adam_ema(const AdamEma& a) {
+  const AdamEmaCoefficients c = coefficients_of(a);
+  const int64_t whole = a.count / L * L;
+#pragma omp parallel for schedule(static) if (a.count > 32768)
+  for (int64_t i = 0; i < whole; i += L) update(a, c, i, L);
+  if (whole < a.count) update(a, c, whole, int(a.count - whole));
+}
+
+}  // namespace SINFUSION_ISA_NAMESPACE
+}  // namespace sinfusion

@@ -1,0 +1,313 @@
+"""Triton kernels of the dense convolutions of a ConvNeXt block, as implicit matrix products.
+
+out, z = forward(x, weight, bias, residual, gelu, save)
+grad_x = input_gradient(grad, weight)
+grad_weight = weight_gradient(grad, x, kernel)
+
+Activations are channels-last, fp32 or bf16; sums are fp32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .gelu import activate, channel_block
+
+
+class Config(NamedTuple):
+    """The tile of a matrix product that one program makes, and how.
+
+    A convolution has pixels as rows, outputs as columns, taps x channels as depth; a weight gradient has channels of
+    grad, taps x channels of x, pixels.
+    """
+
+    rows: int
+    columns: int
+    depth: int  # of one step
+    warps: int
+    stages: int
+    through_l1: bool  # whether L1 keeps pixels for the taps that read them again
+
+
+CONFIGS = [  # of bf16; the default fits 100 KB of shared memory, as every GPU of capability 8.0 or more has them
+    Config(128, 192, 32, 8, 4, True),
+    Config(128, 192, 64, 8, 3, True),
+    Config(128, 192, 64, 8, 3, False),
+    Config(64, 192, 64, 4, 3, True),
+    Config(128, 64, 64, 4, 4, True),
+    Config(256, 64, 64, 8, 4, True),
+]
+FP32 = Config(64, 64, 16, 4, 3, True)  # no tensor cores: whichever configuration is asked for, this runs
+WARPS = 1056  # of a weight gradient, about: 8 for each of an H200's 132 multiprocessors
+
+
+@triton.jit
+def _load_pixels(
+    x, pixel, row, column, dy, dx, channel, height, width, INPUTS: tl.constexpr, K: tl.constexpr, L1: tl.constexpr
+):
+    """(M, K): neighbours (dy, dx) of pixels, 0 outside their image."""
+    y, x_ = row + dy, column + dx
+    mask = ((y >= 0) & (y < height) & (x_ >= 0) & (x_ < width))[:, None]
+    if INPUTS % K != 0:
+        mask = mask & (channel < INPUTS)[None, :]
+    place = pixel[:, None] * INPUTS + channel[None, :]
+    return tl.load(x + (dy * width + dx) * INPUTS + place, mask=mask, other=0.0, cache_modifier=".ca" if L1 else "")
+
+
+@triton.jit
+def _load_weights(
+    weight,
+    tap,
+    channel,
+    output,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    TAPS: tl.constexpr,
+    BACKWARD: tl.constexpr,
+):
+    """(K, N): weights of a tap; for the gradient the taps are in reverse, inputs and outputs exchanged."""
+    mask = (channel < INPUTS)[:, None] & (output < OUTPUTS)[None, :]
+    if BACKWARD:
+        weight += (TAPS - 1 - tap) * OUTPUTS
+        place = channel[:, None] * (TAPS * OUTPUTS) + output[None, :]
+    else:
+        weight += tap * INPUTS
+        place = output[None, :] * (TAPS * INPUTS) + channel[:, None]
+    return tl.load(weight + place, mask=mask, other=0.0)
+
+
+@triton.jit
+def _store(value, bias, residual, out, z, pixel, pixels, output, OUTPUTS: tl.constexpr, GELU: tl.constexpr):
+    mask = (pixel < pixels)[:, None] & (output < OUTPUTS)[None, :]
+    place = pixel[:, None] * OUTPUTS + output[None, :]
+    if z is not None:
+        tl.store(z + place, value.to(z.dtype.element_ty), mask=mask)
+    if bias is not None:
+        value += tl.load(bias + output, mask=output < OUTPUTS, other=0.0)[None, :]
+    if GELU:
+        value = activate(value)
+    if residual is not None:
+        value += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["pixels", "height", "width"])
+def convolve(
+    x,  # (B, H, W, C)
+    weight,  # (O, KERNEL, KERNEL, C); BACKWARD: (C, KERNEL, KERNEL, O)
+    bias,  # (O,) fp32 or None
+    residual,  # (B, H, W, O) or None
+    out,  # (B, H, W, O), written
+    z,  # as out, written; or None
+    pixels,  # of all images
+    height,
+    width,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    KERNEL: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    GELU: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    REST: tl.constexpr,
+    K: tl.constexpr,
+    L1: tl.constexpr,
+):
+    """A program: M consecutive pixels, N + REST outputs (192 is no power of two, 128 and 64 are)."""
+    blocks: tl.constexpr = (OUTPUTS + N + REST - 1) // (N + REST)
+    chunks: tl.constexpr = (INPUTS + K - 1) // K
+    pixel = tl.program_id(0) // blocks * M + tl.arange(0, M)
+    output = tl.program_id(0) % blocks * (N + REST) + tl.arange(0, N)
+    column = pixel % width
+    row = tl.where(pixel < pixels, pixel // width % height, -KERNEL)  # no tap reaches into an image from there
+    sums = tl.zeros((M, N), tl.float32)
+    if REST > 0:
+        further = tl.program_id(0) % blocks * (N + REST) + N + tl.arange(0, REST)
+        more = tl.zeros((M, REST), tl.float32)
+    for step in range(KERNEL * KERNEL * chunks):  # one loop, so that loads run ahead of the products across taps too
+        tap = step // chunks
+        channel = step % chunks * K + tl.arange(0, K)
+        dy = tap // KERNEL - KERNEL // 2
+        dx = tap % KERNEL - KERNEL // 2
+        a = _load_pixels(x, pixel, row, column, dy, dx, channel, height, width, INPUTS, K, L1)
+        b = _load_weights(weight, tap, channel, output, INPUTS, OUTPUTS, KERNEL * KERNEL, BACKWARD)
+        sums = tl.dot(a, b, sums, input_precision="ieee")
+        if REST > 0:
+            b = _load_weights(weight, tap, channel, further, INPUTS, OUTPUTS, KERNEL * KERNEL, BACKWARD)
+            more = tl.dot(a, b, more, input_precision="ieee")
+    _store(sums, bias, residual, out, z, pixel, pixels, output, OUTPUTS, GELU)
+    if REST > 0:
+        _store(more, bias, residual, out, z, pixel, pixels, further, OUTPUTS, GELU)
+
+
+@triton.jit
+def _load_taps(x, n, y, column, height, width, INPUTS: tl.constexpr, KERNEL: tl.constexpr, L1: tl.constexpr):
+    """(K, N): for each pixel of a strip a tap's neighbour and its channel, n = tap x channels + channel; 0 outside."""
+    dy = n // INPUTS // KERNEL - KERNEL // 2
+    dx = n // INPUTS % KERNEL - KERNEL // 2
+    valid = (y + dy >= 0) & (y + dy < height) & (n < KERNEL * KERNEL * INPUTS)
+    neighbour = column[:, None] + dx[None, :]
+    mask = valid[None, :] & (neighbour >= 0) & (neighbour < width) & (column < width)[:, None]
+    place = column[:, None] * INPUTS + ((dy * width + dx) * INPUTS + n % INPUTS)[None, :]
+    return tl.load(x + place, mask=mask, other=0.0, cache_modifier=".ca" if L1 else "")
+
+
+@triton.jit(do_not_specialize=["rows", "height", "width", "share"])
+def multiply_gradients(
+    grad,  # (rows, width, O)
+    x,  # (rows, width, C)
+    partial,  # (programs, O, KERNEL, KERNEL, C) fp32, written
+    rows,  # of all images
+    height,
+    width,
+    share,  # rows of a program
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    KERNEL: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    REST: tl.constexpr,
+    K: tl.constexpr,
+    L1: tl.constexpr,
+):
+    """A program: M channels of grad, N + REST of the taps x channels of x, summed over `share` rows of pixels.
+
+    Pixels are taken in strips of K along a row: no division for each pixel. Grid: shares, blocks of M x of N + REST.
+    """
+    columns: tl.constexpr = KERNEL * KERNEL * INPUTS
+    blocks: tl.constexpr = (columns + N + REST - 1) // (N + REST)
+    output = tl.program_id(1) // blocks * M + tl.arange(0, M)
+    n = tl.program_id(1) % blocks * (N + REST) + tl.arange(0, N)
+    sums = tl.zeros((M, N), tl.float32)
+    if REST > 0:
+        further = tl.program_id(1) % blocks * (N + REST) + N + tl.arange(0, REST)
+        more = tl.zeros((M, REST), tl.float32)
+    strips = tl.cdiv(width, K)
+    first = tl.program_id(0) * share
+    for step in range((tl.minimum(first + share, rows) - first) * strips):
+        row = first + step // strips
+        line = x + row * width * INPUTS
+        y = row % height
+        column = step % strips * K + tl.arange(0, K)
+        mask = (output < OUTPUTS)[:, None] & (column < width)[None, :]
+        a = tl.load(grad + row * width * OUTPUTS + (output[:, None] + column[None, :] * OUTPUTS), mask=mask, other=0.0)
+        b = _load_taps(line, n, y, column, height, width, INPUTS, KERNEL, L1)
+        sums = tl.dot(a, b, sums, input_precision="ieee")
+        if REST > 0:
+            b = _load_taps(line, further, y, column, height, width, INPUTS, KERNEL, L1)
+            more = tl.dot(a, b, more, input_precision="ieee")
+    target = partial + tl.program_id(0).to(tl.int64) * (OUTPUTS * columns) + output[:, None] * columns
+    tl.store(target + n[None, :], sums, mask=(output < OUTPUTS)[:, None] & (n < columns)[None, :])
+    if REST > 0:
+        tl.store(target + further[None, :], more, mask=(output < OUTPUTS)[:, None] & (further < columns)[None, :])
+
+
+def _tile(config: int, dtype: torch.dtype, columns: int) -> tuple[Config, dict[str, int]]:
+    """A configuration, and its columns (no more than needed) as powers of two: 192 = 128 + 64, 96 = 64 + 32."""
+    tile = CONFIGS[config] if dtype == torch.bfloat16 else FP32
+    most = max(16, min(tile.columns, columns))
+    first = 1 << (most.bit_length() - 1)
+    rest = max(16, triton.next_power_of_2(most - first)) if most > first else 0
+    return tile, {
+        "N": first,
+        "REST": rest,
+        "L1": tile.through_l1,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+        "enable_fp_fusion": True,
+    }
+
+
+def convolution_options(config: int, dtype: torch.dtype, inputs: int, outputs: int) -> dict[str, int]:
+    # The first convolution writes more than it computes: small tiles, so that some compute while others write.
+    tile, options = _tile(config, dtype, outputs if inputs >= 16 else min(outputs, 64))
+    return {"M": tile.rows, "K": min(tile.depth, max(16, channel_block(inputs)))} | options
+
+
+def gradient_options(config: int, dtype: torch.dtype, inputs: int, outputs: int, kernel: int) -> dict[str, int]:
+    tile, options = _tile(config, dtype, kernel * kernel * inputs)
+    return {"M": min(tile.rows, max(64, triton.next_power_of_2(outputs))), "K": tile.depth} | options
+
+
+def _blocks(columns: int, options: dict[str, int]) -> int:
+    return triton.cdiv(columns, options["N"] + options["REST"])
+
+
+def forward(
+    x: Tensor,  # (B, C, H, W) fp32 or bf16, channels-last in memory, as every tensor of 4 dimensions here
+    weight: Tensor,  # (O, C, k, k) as x, k 1 or 3
+    bias: Tensor | None,  # (O,) fp32, contiguous
+    residual: Tensor | None,  # (B, O, H, W) as x
+    gelu: bool,
+    save: bool,
+    config: int = 0,
+) -> tuple[Tensor, Tensor | None]:
+    """out (B, O, H, W) as x: gelu(z + bias), or z + bias + residual, with z = conv(x); and z if gelu and save.
+
+    gelu and residual exclude each other. B H W times C or O has to be below 2^31, in every function here.
+    """
+    z = _empty(x, weight.shape[0]) if gelu and save else None
+    return _convolve(x, weight, bias, residual, z, gelu, False, config), z
+
+
+def input_gradient(
+    grad: Tensor,  # (B, O, H, W)
+    weight: Tensor,  # (O, C, k, k) as grad
+    config: int = 0,
+) -> Tensor:  # (B, C, H, W) as grad
+    return _convolve(grad, weight, None, None, None, False, True, config)
+
+
+def weight_gradient(
+    grad: Tensor,  # (B, O, H, W)
+    x: Tensor,  # (B, C, H, W) as grad
+    kernel: int,  # k
+    config: int = 0,
+) -> Tensor:  # (O, C, k, k) fp32
+    """Sums over pixels are made in an order that shape and configuration decide: results repeat to the bit."""
+    batch, channels, height, width = x.shape
+    outputs, rows, columns = grad.shape[1], batch * height, kernel * kernel * channels
+    options = gradient_options(config, x.dtype, channels, outputs, kernel)
+    blocks = triton.cdiv(outputs, options["M"]) * _blocks(columns, options)
+    share = triton.cdiv(rows, max(1, WARPS // options["num_warps"] // blocks))  # rows of a program
+    programs = triton.cdiv(rows, share)
+    partial = x.new_empty(programs, outputs, kernel, kernel, channels, dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        multiply_gradients[programs, blocks](
+            grad, x, partial, rows, height, width, share, INPUTS=channels, OUTPUTS=outputs, KERNEL=kernel, **options
+        )
+    return partial.sum(0).permute(0, 3, 1, 2)
+
+
+def _empty(x: Tensor, channels: int) -> Tensor:
+    batch, _, height, width = x.shape
+    return torch.empty(
+        batch, channels, height, width, dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+    )
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    z: Tensor | None,
+    gelu: bool,
+    backward: bool,
+    config: int,
+) -> Tensor:
+    batch, inputs, height, width = x.shape
+    outputs, kernel, pixels = weight.shape[1 if backward else 0], weight.shape[2], batch * height * width
+    options = convolution_options(config, x.dtype, inputs, outputs)
+    out = _empty(x, outputs)
+    with torch.cuda.device_of(x):
+        convolve[(triton.cdiv(pixels, options["M"]) * _blocks(outputs, options),)](
+            x, weight, bias, residual, out, z, pixels, height, width,
+            INPUTS=inputs, OUTPUTS=outputs, KERNEL=kernel, BACKWARD=backward, GELU=gelu, **options,
+        )  # fmt: skip
+    return out

@@ -1,0 +1,168 @@
+"""The choice among candidates, with a clock that says what a test wants; and once with a GPU's."""
+
+import json
+
+import pytest
+import torch
+from sinfusion.kernels import tuning
+
+GPU = torch.device("cuda", 0)
+
+
+class Clock:
+    """Candidates take the seconds a test says; counts what runs and what is measured, in order."""
+
+    def __init__(self, **seconds):
+        self.seconds, self.ran, self.measured = seconds, [], []
+        self.candidates = {name: lambda name=name: self.run(name) for name in seconds}
+
+    def run(self, name):
+        self.ran.append(name)
+        if self.seconds[name] is None:
+            raise RuntimeError("out of resources")
+
+    def timer(self, run, device):
+        run()
+        name = self.ran[-1]
+
+        def measure():
+            self.measured.append(name)
+            value = self.seconds[name]
+            return value[self.measured.count(name) - 1] if isinstance(value, list) else value
+
+        return measure
+
+    def choose(self, operator="convolution", key=((1, 64, 9, 9), "bf16")):
+        return tuning.choose(operator, key, self.candidates, GPU, self.timer)
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path, monkeypatch):
+    """A GPU as far as tuning can see, and a cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("SINFUSION_TUNING", raising=False)
+    monkeypatch.setattr(tuning, "_choices", {})
+    monkeypatch.setattr(tuning, "_machine", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    return tmp_path / "sinfusion" / "tuning.json"
+
+
+def forget(monkeypatch):
+    monkeypatch.setattr(tuning, "_choices", {})
+
+
+def test_the_fastest_candidate_is_chosen():
+    assert Clock(cudnn=3.0, triton=2.0, other=2.5).choose() == "triton"
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [(0.96, "cudnn"), (0.94, "triton")])
+def test_the_default_stays_unless_another_is_five_percent_faster(seconds, chosen):
+    assert Clock(cudnn=1.0, triton=seconds).choose() == chosen
+
+
+def test_medians_decide_and_rounds_are_interleaved():
+    once_fast = [2.0, 2.0, 2.0, 0.1, 2.0, 2.0, 2.0, 2.0]
+    slow_twice = [9.0, 9.0, 1.0, 1.0, 9.0, 1.0, 1.0, 1.0]  # the first is warming up
+    clock = Clock(cudnn=once_fast, triton=slow_twice)
+    assert clock.choose() == "triton"
+    assert clock.measured[2:] == ["cudnn", "triton"] * tuning.ROUNDS
+
+
+def test_a_candidate_that_raises_is_out():
+    clock = Clock(cudnn=3.0, large=None, small=2.0)
+    assert clock.choose() == "small" and "large" not in clock.measured
+
+
+def test_a_default_that_raises_is_an_error():
+    with pytest.raises(RuntimeError, match="out of resources"):
+        Clock(cudnn=None, triton=2.0).choose()
+
+
+def test_a_choice_is_made_once_in_a_process_and_once_for_all_processes(machine, monkeypatch):
+    assert Clock(cudnn=3.0, triton=2.0).choose() == "triton"
+    again = Clock(cudnn=1.0, triton=2.0)
+    assert again.choose() == "triton" and not again.ran
+    assert json.loads(machine.read_text()) == {"a GPU": {"convolution ((1, 64, 9, 9), 'bf16')": "triton"}}
+    forget(monkeypatch)
+    assert again.choose() == "triton" and not again.ran
+    assert [path.name for path in machine.parent.iterdir()] == ["tuning.json"]
+
+
+def test_other_operators_keys_and_machines_have_choices_of_their_own(monkeypatch):
+    Clock(cudnn=3.0, triton=2.0).choose()
+    assert Clock(cudnn=1.0, triton=2.0).choose(operator="gelu") == "cudnn"
+    assert Clock(cudnn=1.0, triton=2.0).choose(key=((2, 64, 9, 9), "bf16")) == "cudnn"
+    monkeypatch.setattr(tuning, "_machine", lambda device: "another GPU")
+    assert Clock(cudnn=1.0, triton=2.0).choose() == "cudnn"
+
+
+def test_choices_of_other_processes_are_kept_when_one_is_written(machine, monkeypatch):
+    Clock(cudnn=3.0, triton=2.0).choose()
+    monkeypatch.setattr(tuning, "_choices", {"a GPU": {}})  # a process that read the file before
+    Clock(cudnn=3.0, triton=2.0).choose(operator="gelu")
+    assert len(json.loads(machine.read_text())["a GPU"]) == 2
+
+
+def test_a_stored_name_that_is_no_candidate_is_measured_anew(monkeypatch):
+    Clock(cudnn=3.0, triton=2.0).choose()
+    forget(monkeypatch)
+    assert Clock(cudnn=3.0, renamed=2.0).choose() == "renamed"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a GPU": 3}', '"text"', '{"a GPU": {"convolution": 7}}'])
+def test_a_damaged_file_is_no_error_and_is_replaced(content, machine):
+    machine.parent.mkdir()
+    machine.write_text(content)
+    assert Clock(cudnn=3.0, triton=2.0).choose() == "triton"
+    assert "triton" in json.loads(machine.read_text())["a GPU"].values()
+
+
+def test_an_unwritable_folder_is_no_error(machine):
+    machine.parent.write_text("a file where the folder should be")
+    clock = Clock(cudnn=3.0, triton=2.0)
+    assert clock.choose() == "triton" and clock.choose() == "triton"
+
+
+def capturing(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+
+
+def switched_off(monkeypatch):
+    monkeypatch.setenv("SINFUSION_TUNING", "0")
+
+
+def without_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("where", [capturing, switched_off, without_gpu])
+def test_where_nothing_can_be_measured_the_stored_choice_or_the_default_is_taken(where, machine, monkeypatch):
+    with monkeypatch.context() as patch:
+        where(patch)
+        clock = Clock(cudnn=3.0, triton=2.0)
+        assert clock.choose() == "cudnn" and not clock.ran and not machine.exists()
+    assert clock.choose() == "triton"  # the default was not remembered
+    where(monkeypatch)
+    assert Clock(cudnn=3.0, triton=2.0).choose() == "triton"
+
+
+def test_a_single_candidate_is_not_measured():
+    clock = Clock(cudnn=3.0)
+    assert clock.choose() == "cudnn" and not clock.ran
+
+
+def test_a_machine_is_known_by_its_gpu_and_its_versions(monkeypatch):
+    monkeypatch.undo()
+    name = tuning._machine(torch.device("cpu"))
+    assert name.startswith("no GPU, torch ") and torch.__version__ in name and "triton" in name and "cudnn" in name
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_less_work_is_chosen(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("SINFUSION_TUNING", "1")
+    few, many = torch.ones(1 << 10, device="cuda"), torch.ones(1 << 26, device="cuda")
+    candidates = {"many": lambda: many.exp(), "few": lambda: few.exp()}
+    assert tuning._fastest(candidates, GPU, tuning._gpu_timer) == "few"
+    assert torch.cuda.get_device_name() in tuning._machine(GPU)
