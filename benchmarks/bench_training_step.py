@@ -137,7 +137,8 @@ def test_whole_step(benchmark, request, device, crop_size, network, rounds, limi
     pixels = recipe.batch_size * crop_size[0] * crop_size[1]
     floor = floors.total_seconds(floors.training_step(pixels, network), limits)
     benchmark.extra_info.update(recipe=recipe.name, batch=recipe.batch_size, crop=crop_size, seconds=seconds,
-                                floor_seconds=floor, limits=limits._asdict())  # fmt: skip
+                                floor_seconds=floor, steps=recipe.predictor_steps + recipe.projector_steps,
+                                limits=limits._asdict())  # fmt: skip
     each = ", ".join(f"{name} {value * 1e3:.2f}" for name, value in seconds.items())
     print(f"\n{recipe.name}, batch {recipe.batch_size} (released: 1), {crop_size[0]}x{crop_size[1]}: {each} ms a step; "
           f"floor {floor * 1e3:.2f} ms")  # fmt: skip
