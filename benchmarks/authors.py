@@ -7,8 +7,8 @@ training_step and sample use a LightningModule's device and `log`, and nothing e
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
-import importlib.util
 import sys
 import time
 import types
@@ -27,9 +27,18 @@ class _Module(nn.Module):
         return next(self.parameters()).device
 
 
-MISSING = [name for name in ("pytorch_lightning", "torchvision", "cv2") if importlib.util.find_spec(name) is None]
-STAND_INS = MISSING + ["torchvision.transforms"] * ("torchvision" in MISSING)
-WHY_NO_LIGHTNING = f"needs {' and '.join(MISSING)}" if MISSING else ""
+@functools.cache
+def missing() -> list[str]:
+    """What cannot be imported of what their training in Lightning needs."""
+    return [name for name in ("pytorch_lightning", "torchvision", "cv2") if not _imports(name)]
+
+
+def _imports(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except Exception:  # two installed packages need not fit each other
+        return False
+    return True
 
 
 def _predictor(network: Network, device: torch.device) -> nn.Module:
@@ -40,16 +49,16 @@ def _projector(network: Network, device: torch.device) -> nn.Module:
     return _diffusion("diffusion", "Diffusion", network._replace(in_channels=3), device)
 
 
-def _diffusion(module: str, name: str, network: Network, device: torch.device) -> nn.Module:
+def _diffusion(module: str, kind: str, network: Network, device: torch.device) -> nn.Module:
     """As main.py makes it."""
-    for name_of_missing in STAND_INS:
-        stand_in = sys.modules.setdefault(name_of_missing, types.ModuleType(name_of_missing))
-        stand_in.LightningModule = _Module  # type: ignore[attr-defined]
+    for name in [*missing(), *["torchvision.transforms"] * ("torchvision" in missing())]:
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].LightningModule = _Module  # type: ignore[attr-defined]
     model = importlib.import_module("models.nextnet").NextNet(
         network.in_channels, depth=network.depth, filters_per_layer=network.filters,
         frame_conditioned=network.in_channels == 6,
     )  # fmt: skip
-    create = getattr(importlib.import_module(f"diffusion.{module}"), name)
+    create = getattr(importlib.import_module(f"diffusion.{module}"), kind)
     made: nn.Module = create(model, training_target="noise", noise_schedule="cosine", timesteps=50)
     made.log = lambda *_, **__: None  # type: ignore[assignment]  # there is no logger
     return made.to(device)

@@ -1,6 +1,6 @@
 """Frames a second of rollouts: one frame, and a whole video as `sinfusion generate` makes it.
 
-pytest benchmarks/bench_rollout.py --released PATH --benchmark-json=OUT.json          # on a GPU if there is one
+pytest benchmarks/bench_rollout.py --released PATH --benchmark-json=OUT.json          # on a GPU; --quick on a CPU
 
 Of 144x256 pixels, by `paper` (50 evaluations of the Predictor and 3 of the Projector a frame) and by `fast` (10), from
 CUDA graphs and without, 1 video and 4 at once; beside the released sampling loop. The weights are untrained.
@@ -49,6 +49,7 @@ def seconds_of_a_video(run, batch, frames):
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("not_for_hours")
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("recipe", [PAPER, FAST], ids=lambda recipe: recipe.name)
 def test_rollout(benchmark, request, device, frame_size, network, quick, rounds, limits, untrained, recipe, batch):

@@ -3,9 +3,9 @@
 pytest benchmarks/bench_training_step.py --released PATH --benchmark-json=OUT.json          # on a GPU if there is one
 pytest benchmarks/bench_training_step.py --device cpu --released PATH --benchmark-json=OUT.json
 
-On any device: whole steps of `paper` (batch 1) and `fast` (batch 4), from CUDA graphs and without, beside the released
-training step, whose data lies on the device already, and beside the released training in Lightning with its data
-loader. On a CPU besides: the networks alone, the released one in fp32, and the memory of a step.
+On a GPU (or, small, with --quick): whole steps of `paper` (batch 1) and `fast` (batch 4), from CUDA graphs and without,
+beside the released training step, whose data lies on the device already, and beside the released training in Lightning
+with its data loader. On a CPU: the networks alone, the released one in fp32, and the memory of a step.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ def test_peak_memory_of_a_step_against_released(benchmark, request):
 STEPS = 100_000  # more than are measured
 
 
+@pytest.mark.usefixtures("not_for_hours")
 @pytest.mark.parametrize("recipe", [PAPER, FAST], ids=lambda recipe: recipe.name)
 def test_whole_step(benchmark, request, device, crop_size, network, rounds, limits, untrained, recipe):
     functions = {}
@@ -144,9 +145,10 @@ def test_whole_step(benchmark, request, device, crop_size, network, rounds, limi
           f"floor {floor * 1e3:.2f} ms")  # fmt: skip
 
 
-@pytest.mark.usefixtures("checkout")
-@pytest.mark.skipif(bool(authors.WHY_NO_LIGHTNING), reason=authors.WHY_NO_LIGHTNING)
+@pytest.mark.usefixtures("not_for_hours", "checkout")
 def test_released_training_in_lightning(benchmark, device, frame_size, crop_size, network, quick):
+    if missing := authors.missing():
+        pytest.skip(f"needs {' and '.join(missing)}")
     frames = torch.from_numpy(render(12, frame_size)).permute(0, 3, 1, 2) / 255
     steps = 4 if quick else 400
     seconds = benchmark.pedantic(authors.seconds_in_lightning, (network, frames, crop_size, device, steps))

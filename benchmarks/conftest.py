@@ -46,6 +46,12 @@ def quick(request):
     return request.config.getoption("--quick")
 
 
+@pytest.fixture
+def not_for_hours(device, quick):
+    if device.type == "cpu" and not quick:
+        pytest.skip("takes a CPU hours: pass --quick for small pictures and networks")
+
+
 @pytest.fixture(scope="session")
 def frame_size(quick):
     """Height and width of frames."""
