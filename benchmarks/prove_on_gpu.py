@@ -79,24 +79,25 @@ def kernels(place: Place) -> Iterator[Command]:
 
 
 def ops(place: Place) -> Iterator[Command]:
-    yield _benchmark(place, "ops", "test_operator")
+    yield _benchmark(place, "ops", "test_operator and not dense", "ops")
+    yield _benchmark(place, "ops", "dense", "dense")  # apart: Triton compiles its configurations for minutes
 
 
 def training(place: Place) -> Iterator[Command]:
-    yield _benchmark(place, "training_step", "whole_step or lightning")
+    yield _benchmark(place, "training_step", "whole_step or lightning", "training")
 
 
 def rollout(place: Place) -> Iterator[Command]:
-    yield _benchmark(place, "rollout", "rollout")
+    yield _benchmark(place, "rollout", "rollout", "rollout")
 
 
-def _benchmark(place: Place, name: str, which: str) -> Command:
+def _benchmark(place: Place, name: str, which: str, result: str) -> Command:
     options = ["--device", place.asked.device] + ["--quick"] * place.asked.quick
     for option in ("released", "clip"):
         if value := getattr(place.asked, option):
             options += [f"--{option}", str(value)]
     return [PYTHON, "-m", "pytest", f"benchmarks/bench_{name}.py", "-k", which, "-s", "-rs", "--timeout", "0", *options,
-            f"--benchmark-json={place.details / name}.json"]  # fmt: skip
+            f"--benchmark-json={place.details / result}.json"]  # fmt: skip
 
 
 def fast(place: Place) -> Iterator[Command]:
@@ -109,9 +110,9 @@ def paper(place: Place) -> Iterator[Command]:
 
 def _recipe(place: Place, recipe: str) -> Iterator[Command]:
     """Train, make a video, measure both."""
-    clip, out, made = place.asked.clip, place.asked.out / f"{recipe}.mp4", str(place.scratch / recipe)
-    device = ["--device", place.asked.device]
-    sinfusion = [PYTHON, "-m", "sinfusion"]
+    clip, out, made = place.asked.clip, place.details / f"{recipe}.mp4", str(place.scratch / recipe)
+    sinfusion, device = [PYTHON, "-m", "sinfusion"], ["--device", place.asked.device]
+    sampling = device + ["--steps", "4"] * place.asked.quick
     if clip is None:
         clip = place.scratch / "scene.mp4"
         size = place.size.split("x")
@@ -121,9 +122,9 @@ def _recipe(place: Place, recipe: str) -> Iterator[Command]:
     yield [*sinfusion, "train", str(clip), "--recipe", recipe, "--minutes", str(place.asked.minutes), "--size",
            place.size, "--out", made, *device]  # fmt: skip
     yield [*sinfusion, "generate", made, "--frames", "4" if place.asked.quick else "60", "--out", str(out),
-           "--overwrite", *device]  # fmt: skip
+           *sampling]  # fmt: skip
     yield [*sinfusion, "evaluate", made, "--count", "1", "--json", str(place.details / f"{recipe}-evaluate.json"),
-           *device]  # fmt: skip
+           *sampling]  # fmt: skip
     if not place.asked.quick:
         yield [PYTHON, "benchmarks/compare_recipes.py", str(clip), "--run", made, "--out",
                str(place.details / f"{recipe}-quality.json")]  # fmt: skip
@@ -142,7 +143,7 @@ class Step(NamedTuple):
 STEPS = {
     "build": Step(build, 5),
     "tests": Step(tests, 5),
-    "ops": Step(ops, 5),
+    "ops": Step(ops, 9),
     "training": Step(training, 5),
     "rollout": Step(rollout, 8),
     "fast": Step(fast, 4),
@@ -202,11 +203,12 @@ def _finish(command: Command, log: Any, seconds: float, env: dict[str, str]) -> 
 
 def figures(details: Path) -> list[Row]:
     """What the benchmarks that have run show of what must be shown."""
+    shown = {"training": _of_training, "rollout": _of_rollout, "ops": _of_operators, "dense": _of_operators}
     rows = []
-    for file, shown in (("training_step", _of_training), ("rollout", _of_rollout), ("ops", _of_operators)):
-        path = details / f"{file}.json"
+    for name, rows_of in shown.items():
+        path = details / f"{name}.json"
         if path.exists() and (text := path.read_text()):  # empty where the benchmark was stopped
-            rows += shown([benchmark["extra_info"] for benchmark in json.loads(text)["benchmarks"]])
+            rows += rows_of([benchmark["extra_info"] for benchmark in json.loads(text)["benchmarks"]])
     return rows
 
 
@@ -296,6 +298,8 @@ def write(place: Place, steps: list[Row], facts: Row) -> None:
     summary = {"facts": facts, "rehearsal": not judged, "steps": steps, "figures": rows}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     (out / "summary.md").write_text(table(steps, rows, facts, judged))
+    for file in (*place.details.glob("*.mp4"), *place.details.glob("*-sheet.png")):
+        shutil.copy(file, out)
     with tarfile.open(out / "details.tar.gz", "w:gz") as archive:
         archive.add(place.details, "details")
 

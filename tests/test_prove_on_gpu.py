@@ -31,10 +31,19 @@ def test_without_a_gpu_what_needs_one_is_skipped_and_the_summary_says_why(tmp_pa
     assert "| tests | skipped | 0 | needs a GPU |" in text and "prove nothing" in text
 
 
-def test_the_operators_are_measured_on_a_cpu_too(tmp_path):
+def test_the_operators_are_measured_on_a_cpu_too(tmp_path, monkeypatch):
+    all_at_once = Step(lambda place: iter([prove_on_gpu._benchmark(place, "ops", "test_operator", "ops")]), 5)
+    monkeypatch.setitem(prove_on_gpu.STEPS, "ops", all_at_once)
     assert main(["--out", str(tmp_path), "--device", "cpu", "--quick", "--steps", "ops"]) == 0
     measured = {row["what"].split(",")[0] for row in summary(tmp_path)["figures"]}
-    assert {"depthwise_norm forward", "gelu backward", "sample_crops", "ddpm_step", "adam_ema"} <= measured
+    assert {
+        "depthwise_norm forward",
+        "dense forward 3x3",
+        "gelu backward",
+        "sample_crops",
+        "ddpm_step",
+        "adam_ema",
+    } <= measured
     assert all(row["measured"] > 0 for row in summary(tmp_path)["figures"])
     with tarfile.open(tmp_path / "details.tar.gz") as archive:
         assert {"details/ops.log", "details/ops.json"} <= set(archive.getnames())
@@ -84,7 +93,7 @@ def operator(name, seconds, share, **work):
 def details(tmp_path):
     """Figures that every benchmark left."""
     left = {
-        "training_step": [
+        "training": [
             training("paper", 1, {"graph": 0.002, "no graph": 0.01, "released": 0.03}),
             training("fast", 4, {"graph": 0.015, "no graph": 0.02, "released": 0.03}),
             {"seconds": {"released in Lightning": 0.018}},
@@ -96,6 +105,8 @@ def details(tmp_path):
         "ops": [
             operator("adam_ema", 5e-5, {"bandwidth": 0.8, "matrix": 0.0}, bytes=160_000_000),
             operator("ddpm_step", 5e-6, {"bandwidth": 0.1, "matrix": 0.0}, bytes=1_000_000),
+        ],
+        "dense": [
             operator("dense forward", 1e-4, {"bandwidth": 0.1, "matrix": 0.4}, bytes=2 * 10**7, dense=3 * 10**10),
         ],
     }  # fmt: skip
@@ -125,5 +136,6 @@ def test_the_table_judges_what_was_measured_on_a_gpu_alone(details):
 
 
 def test_a_benchmark_that_was_stopped_leaves_no_figures(details):
-    (details / "ops.json").write_text("")
+    for name in ("ops", "dense"):
+        (details / f"{name}.json").write_text("")
     assert {row["unit"] for row in figures(details)} == {"ms", "minutes", "times", "frames/s"}
