@@ -1,6 +1,11 @@
-"""The Predictor's training step and forward pass, beside the released network in fp32, interleaved in one process.
+"""The Predictor's training step beside the released code, interleaved in one process.
 
-pytest benchmarks/bench_training_step.py --released PATH --benchmark-json=OUT.json
+pytest benchmarks/bench_training_step.py --released PATH --benchmark-json=OUT.json          # on a GPU if there is one
+pytest benchmarks/bench_training_step.py --device cpu --released PATH --benchmark-json=OUT.json
+
+On a GPU (or, small, with --quick): whole steps of `paper` (batch 1) and `fast` (batch 4), from CUDA graphs and without,
+beside the released training step, whose data lies on the device already, and beside the released training in Lightning
+with its data loader. On a CPU: the networks alone, the released one in fp32, and the memory of a step.
 """
 
 from __future__ import annotations
@@ -12,11 +17,18 @@ import sys
 import time
 from pathlib import Path
 
+import authors
+import clock
+import floors
 import pytest
 import torch
 
 from sinfusion import ops
 from sinfusion.network import NextNet
+from sinfusion.recipe import FAST, PAPER
+from sinfusion.roles import PREDICTOR
+from sinfusion.scene import render
+from sinfusion.trainer import Trainer
 
 
 def stepper(network, height, width, batch=1):
@@ -36,6 +48,7 @@ def stepper(network, height, width, batch=1):
     return step, forward
 
 
+@pytest.mark.usefixtures("cpu_only")
 @pytest.mark.parametrize("what", ["step", "forward"])
 @pytest.mark.parametrize(
     "height, width, filters, depth, rounds", [(136, 243, 64, 16, 5), (64, 114, 32, 8, 15)], ids=["136x243", "64x114"]
@@ -87,7 +100,7 @@ def _peak(path, answer):
     answer.put((_high_water(), before))
 
 
-@pytest.mark.usefixtures("released")
+@pytest.mark.usefixtures("cpu_only", "released")
 def test_peak_memory_of_a_step_against_released(benchmark, request):
     """Each in a fresh process."""
     peaks = {}
@@ -105,3 +118,39 @@ def test_peak_memory_of_a_step_against_released(benchmark, request):
     for name, (peak, before) in peaks.items():
         benchmark.extra_info.update({f"{name}_peak_gib": peak, f"{name}_before_gib": before})
         print(f"\n{name}: {peak:.2f} GiB at the peak, {before:.2f} GiB before the step")
+
+
+STEPS = 100_000  # more than are measured
+
+
+@pytest.mark.usefixtures("not_for_hours")
+@pytest.mark.parametrize("recipe", [PAPER, FAST], ids=lambda recipe: recipe.name)
+def test_whole_step(benchmark, request, device, crop_size, network, rounds, limits, untrained, recipe):
+    functions = {}
+    for name, graph in (("graph", True), ("no graph", False))[device.type == "cpu" :]:
+        trainer = Trainer(untrained(recipe, [PREDICTOR], graph), PREDICTOR, STEPS)
+        assert trainer.crop == crop_size
+        functions[name] = trainer.step
+    if request.config.getoption("--released"):
+        request.getfixturevalue("checkout")
+        functions["released"] = authors.training_step(network, crop_size, device)
+    seconds = benchmark.pedantic(clock.medians, (functions, device, rounds), {"capture": False})
+    pixels = recipe.batch_size * crop_size[0] * crop_size[1]
+    floor = floors.total_seconds(floors.training_step(pixels, network), limits)
+    benchmark.extra_info.update(recipe=recipe.name, batch=recipe.batch_size, crop=crop_size, seconds=seconds,
+                                floor_seconds=floor, steps=recipe.predictor_steps + recipe.projector_steps,
+                                limits=limits._asdict())  # fmt: skip
+    each = ", ".join(f"{name} {value * 1e3:.2f}" for name, value in seconds.items())
+    print(f"\n{recipe.name}, batch {recipe.batch_size} (released: 1), {crop_size[0]}x{crop_size[1]}: {each} ms a step; "
+          f"floor {floor * 1e3:.2f} ms")  # fmt: skip
+
+
+@pytest.mark.usefixtures("not_for_hours", "checkout")
+def test_released_training_in_lightning(benchmark, device, frame_size, crop_size, network, quick):
+    if missing := authors.missing():
+        pytest.skip(f"needs {' and '.join(missing)}")
+    frames = torch.from_numpy(render(12, frame_size)).permute(0, 3, 1, 2) / 255
+    steps = 4 if quick else 400
+    seconds = benchmark.pedantic(authors.seconds_in_lightning, (network, frames, crop_size, device, steps))
+    benchmark.extra_info.update(crop=crop_size, seconds={"released in Lightning": seconds})
+    print(f"\nreleased training in Lightning, batch 1, {crop_size[0]}x{crop_size[1]}: {seconds * 1e3:.2f} ms a step")
