@@ -54,6 +54,7 @@ def stepper(network, height, width, batch=1):
     "height, width, filters, depth, rounds", [(136, 243, 64, 16, 5), (64, 114, 32, 8, 15)], ids=["136x243", "64x114"]
 )
 def test_network_against_released(benchmark, released, what, height, width, filters, depth, rounds):
+    ops.keep_memory()  # as a run does; it serves both
     dtype = torch.bfloat16 if ops.cpu_has_bf16() else torch.float32
     ours = NextNet(6, 3, filters, depth, frame_offset=True, dtype=dtype)
     theirs = released(in_channels=6, depth=depth, filters_per_layer=filters, frame_conditioned=True)

@@ -71,13 +71,12 @@ def train(
     for role in roles:
         trainer = Trainer(run, role, max(1, int(steps * (projector if role is PROJECTOR else 1))))
         times = []
-        for step in range(trainer.total):
+        for _ in range(trainer.total):
             started = time.perf_counter()
-            trainer.step(step)
+            trainer.step()
             times.append(time.perf_counter() - started)
         if role is PREDICTOR:
             seconds = float(np.median(times))
-        trainer.done = trainer.total
         trainer.save()
     return run, seconds
 

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor
 
+from . import ops
 from . import recipe as recipes
 from .errors import SinfusionError
 from .network import NextNet
@@ -75,6 +76,8 @@ class Run:
 
     def build(self, role: Role) -> Denoiser:
         """A role's denoiser with untrained weights, on the CPU's default generator seeded from the run's seed."""
+        if self.device.type == "cpu":
+            ops.keep_memory()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = NextNet(

@@ -25,6 +25,14 @@ def cpu_has_bf16() -> bool:
     return cpu.loaded and bool(cpu.has_bf16())
 
 
+def keep_memory() -> None:
+    """From now on freed blocks of up to 32 MB stay with this process (glibc), for steps that ask for them again."""
+    from ._native import cpu
+
+    if cpu.loaded:
+        cpu.keep_memory()
+
+
 __all__ = [
     "adam_ema",
     "backend",
@@ -32,6 +40,7 @@ __all__ = [
     "ddpm_step",
     "dense",
     "depthwise_norm",
+    "keep_memory",
     "normal",
     "patch_match",
     "places",

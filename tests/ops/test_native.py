@@ -2,6 +2,9 @@
 
 import contextlib
 import gc
+import os
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -106,3 +109,29 @@ def test_a_library_that_is_not_there_says_so_when_it_is_called(monkeypatch):
     with pytest.raises(SinfusionError, match=r"f is not available: sinfusion\._no_such_library is not there"):
         missing.call("f")
     assert _native.why_no_library(torch.device("meta")) == ["no native library for meta"]
+
+
+def test_memory_that_is_kept_is_not_asked_for_again():
+    """Page faults of tensors that are made and dropped over and over, in a process of its own."""
+    code = (
+        "import resource, sys, torch\n"
+        "from sinfusion import ops\n"
+        "if len(sys.argv) > 1: ops.keep_memory()\n"
+        "def step(): [torch.ones(1_000_000) for _ in range(20)]\n"
+        "for _ in range(3): step()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(20): step()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    faults = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", code, *words], env=environment, capture_output=True, check=True
+            ).stdout
+        )
+        for words in ([], ["keep"])
+    ]
+    if faults[0] < 10_000:
+        pytest.skip(f"this C library keeps memory by itself: {faults[0]} page faults")
+    assert faults[1] < faults[0] / 10
