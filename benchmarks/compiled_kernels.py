@@ -44,7 +44,7 @@ def demangled(names: list[str]) -> list[str]:
     output = subprocess.run([tool], input="\n".join(names), capture_output=True, text=True, check=True).stdout
     kernels = [re.sub(r"^.*::(\w+(<[^()]*>)?)\(.*$", r"\1", line) for line in output.splitlines()]
     # nvcc names an unnamed namespace after the file: ..._11_adam_ema_cu_b9cf7e74...
-    files = [re.search(r"_\d+_(\w+?)_cu_[0-9a-f]{8}", name) for name in names]
+    files = [re.search(r"_\d+_([a-z]\w*?)_cu_[0-9a-f]{8}", name) for name in names]
     return [f"{file[1]}.cu: {kernel}" if file else kernel for file, kernel in zip(files, kernels, strict=True)]
 
 
