@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from .. import __version__
+
 Run = Callable[[], object]  # runs a candidate once
 Timer = Callable[[Run, torch.device], Callable[[], float]]  # prepares a candidate; each call then measures seconds
 
@@ -114,7 +116,8 @@ def _machine(device: torch.device) -> str:
         triton = importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
         triton = "none"
-    return f"{gpu}, torch {torch.__version__}, triton {triton}, cudnn {torch.backends.cudnn.version()}"
+    versions = f"torch {torch.__version__}, triton {triton}, cudnn {torch.backends.cudnn.version()}"
+    return f"{gpu}, sinfusion {__version__}, {versions}"
 
 
 def _file() -> Path:

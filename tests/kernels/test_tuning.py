@@ -6,6 +6,8 @@ import pytest
 import torch
 from sinfusion.kernels import tuning
 
+import sinfusion
+
 GPU = torch.device("cuda", 0)
 
 
@@ -155,7 +157,8 @@ def test_a_single_candidate_is_not_measured():
 def test_a_machine_is_known_by_its_gpu_and_its_versions(monkeypatch):
     monkeypatch.undo()
     name = tuning._machine(torch.device("cpu"))
-    assert name.startswith("no GPU, torch ") and torch.__version__ in name and "triton" in name and "cudnn" in name
+    assert name.startswith(f"no GPU, sinfusion {sinfusion.__version__}, torch {torch.__version__}, triton ")
+    assert "cudnn" in name
 
 
 @pytest.mark.gpu
