@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,25 @@ def test_an_input_that_needs_no_gradient_gets_none():
     x, weight, bias, _ = operands(CASES[0])[0].values()
     ops.dense(x, weight.requires_grad_(), bias, gelu=True).sum().backward()
     assert x.grad is None and weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients_by_another_layout_are_the_same(case, monkeypatch):
+    """As with AVX2, where oneDNN's weight gradient is fast in NCHW alone."""
+    layouts = []
+    convolution_backward = torch.ops.aten.convolution_backward
+
+    def seen(grad, x, weight, *rest):
+        layouts.append(x.is_contiguous())
+        return convolution_backward(grad, x, weight, *rest)
+
+    expected = evaluate(case, FP32)
+    monkeypatch.setattr(operator, "cpu", types.SimpleNamespace(loaded=True, isa=lambda: "avx2"))
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", seen)
+    found = evaluate(case, FP32)
+    assert layouts[-1]
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_wrong_shapes_are_named():
