@@ -123,8 +123,7 @@ class Denoiser:
             return 4.0 * (sigma / spread).log()  # about -16 .. 16: spans the sinusoids like 32 timesteps
         if self.continuous:
             return (1 + sigma**2).rsqrt()  # sqrt(alphas_cumprod)
-        # The timestep, interpolated as `Schedule.timestep_at` does, but where the levels are; counted from 0 as in
-        # the released code.
+        # The timestep, the inverse of `Schedule.sigma_at`; counted from 0 as in the released code.
         logarithm = self._on(sigma.device)[1]
         wanted = sigma.double().log()
         above = torch.searchsorted(logarithm, wanted).clamp(1, len(logarithm) - 1)

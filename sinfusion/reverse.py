@@ -128,11 +128,12 @@ class Table:
 
 def _table(run: Run, role: Role, sampler: str, levels: np.ndarray, frame_offset: int | None) -> Table:
     """Made once for each reverse process that a run is asked for: no copy to the device while a graph is recorded."""
-    key = (role.name, sampler, levels.tobytes(), frame_offset)
+    denoiser = run.denoiser(role)
+    key = (denoiser.parameterization, denoiser.spreads, run.device, sampler, levels.tobytes(), frame_offset)
     if key in run.tables:
         made: Table = run.tables[key]
         return made
-    denoiser, steps = run.denoiser(role), SAMPLERS[sampler](levels)
+    steps = SAMPLERS[sampler](levels)
     spread = denoiser.spreads[min(abs(frame_offset or 1), len(denoiser.spreads)) - 1]
     of_input = [denoiser.form.input(step.sigma, spread) for step in steps] + [(0.0, 0.0)]
     rows = [(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, steps[0].sigma, *of_input[0])]

@@ -41,10 +41,6 @@ class Schedule:
         """Sigma at whole or fractional timesteps in [1, T], interpolated in log sigma; exact at whole ones."""
         return np.exp(np.interp(timestep, np.arange(1, self.timesteps + 1), np.log(self.sigma[1:])))
 
-    def timestep_at(self, sigma: np.ndarray) -> np.ndarray:
-        """Timestep in [1, T] of a noise level: the inverse of `sigma_at`."""
-        return np.interp(np.log(sigma), np.log(self.sigma[1:]), np.arange(1, self.timesteps + 1))
-
     def sigmas(self, steps: int) -> np.ndarray:
         """(steps + 1,) float64 levels of a reverse process of any number of steps, from T down to 0."""
         if steps < 1:

@@ -123,6 +123,13 @@ def test_the_network_is_told_the_timestep_counted_from_0_or_the_level_itself():
     torch.testing.assert_close(level.network.time, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_level_between_two_timesteps_is_told_as_the_timestep_it_lies_at():
+    timestep = np.linspace(1, 50, 173)
+    sigma = torch.tensor(cosine_schedule().sigma_at(timestep), dtype=torch.float64)
+    told = denoiser("noise").time(sigma, torch.ones_like(sigma))
+    torch.testing.assert_close(told, torch.tensor(timestep - 1, dtype=torch.float32), rtol=1e-5, atol=1e-5)
+
+
 def test_preconditioned_time_depends_on_the_level_in_spreads_alone():
     model = denoiser("preconditioned")
     first = model.time(torch.tensor([0.1, 2.0]), torch.tensor([0.1, 0.1]))

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from sinfusion import ops
+from sinfusion.crops import to_unit
 from sinfusion.errors import SinfusionError
+from sinfusion.parameterization import PARAMETERIZATIONS, centre_of
 from sinfusion.recipe import PAPER
-from sinfusion.reverse import check_size, reverse, sampling_levels
+from sinfusion.reverse import STEPS_A_MOMENT, STREAM_SAMPLE, check_size, reverse, sampling_levels
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
+from sinfusion.sampler import SAMPLERS
 from sinfusion.schedule import cosine_schedule, karras_sigmas
 
 
@@ -128,3 +132,36 @@ def test_samples_are_pictures(image_run):
     made = reverse(image_run, IMAGE, torch.tensor([0, -3]), 0, levels, size=(16, 24))
     assert made.shape == (2, 3, 16, 24) and made.dtype == torch.float32 and not made.requires_grad
     assert made.abs().max() <= 1
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun"])
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+@pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
+def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_run, role, parameterization, sampler):
+    """`reverse` makes its steps by one operator; here each is put together from the parts."""
+    run = video_run.to("cpu", "fp32")
+    run.models = {**run.models, role.name: {**run.models[role.name], "parameterization": parameterization}}
+    seeds, moment, offset = torch.tensor([3, 8]), 5, -2 if role.frame_offset else None
+    frames = to_unit(torch.from_numpy(run.frames[: 2 * role.conditions])).reshape(2, -1, *run.size)
+    condition = frames if role.conditions else None
+    start = None if role.conditions else to_unit(torch.from_numpy(run.frames[:2]))
+    known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
+    known[..., :5] = True
+    picture = to_unit(torch.from_numpy(run.frames[5:6]))
+    levels = np.array([2.0, 0.7, 0.2, 0.0])
+    made = reverse(run, role, seeds, moment, levels, start, None, condition, offset, (known, picture), sampler)
+
+    def noise(step):
+        return ops.normal(seeds, STREAM_SAMPLE + role.conditions, moment * STEPS_A_MOMENT + step, made.shape[1:])
+
+    x = (centre_of(made, condition) if start is None else start) + 2.0 * noise(STEPS_A_MOMENT - 1)
+    before = torch.zeros_like(x)
+    offsets = None if offset is None else torch.tensor([offset])
+    with torch.no_grad():
+        for i, step in enumerate(SAMPLERS[sampler](levels)):
+            clean = run.denoiser(role)(x, torch.tensor([step.sigma]), condition, offsets).clamp(-1, 1)
+            clean = torch.where(known, picture, clean)
+            after = step.of_state * x + step.of_previous * before + step.of_clean * clean + step.of_noise * noise(i)
+            before, x = x, after
+    torch.testing.assert_close(made, x, rtol=1e-3, atol=1e-3)
+    assert torch.equal(made[..., :5].round(decimals=5), picture.expand_as(made)[..., :5].round(decimals=5))

@@ -50,12 +50,12 @@ def test_sigma_is_noise_over_signal(name):
 
 
 @EVERY
-def test_timesteps_and_sigmas_convert_both_ways(name):
+def test_levels_at_whole_timesteps_are_the_schedules_and_rise_in_between(name):
     schedule = SCHEDULES[name](50)
     whole = np.arange(1, 51)
     np.testing.assert_allclose(schedule.sigma_at(whole), schedule.sigma[1:], rtol=1e-12)
     fractional = np.linspace(1, 50, 173)
-    np.testing.assert_allclose(schedule.timestep_at(schedule.sigma_at(fractional)), fractional, rtol=1e-9)
+    assert (np.diff(schedule.sigma_at(fractional)) > 0).all()
 
 
 @EVERY
