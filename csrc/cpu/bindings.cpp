@@ -103,7 +103,7 @@ void adam_ema(Address value, Address exp_avg, Address exp_avg_sq, Address averag
 }
 
 // Freed blocks of up to 32 MB stay with the process. Else a training step asks the system for the same memory again and
-// again, and a third of its time goes into clearing pages.
+// again, and up to a quarter of its time goes into clearing pages.
 void keep_memory() {
 #if defined(__GLIBC__)
   mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest that glibc takes
