@@ -41,6 +41,7 @@ class Replayed:
             self._seen.add(key)
             return self._plainly(*arguments)
         if key not in self._recordings:
+            torch.cuda.empty_cache()  # as recording does: what it gives back is not the graph's
             before = torch.cuda.memory_reserved(self.device)
             self._recordings[key] = self._record(*arguments)
             self.memory += torch.cuda.memory_reserved(self.device) - before

@@ -27,16 +27,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Result = tuple[str, "np.ndarray", "np.ndarray"]  # name, pictures, nearest-neighbour field
 
-OF_A_RUN = (
-    "held_out",
-    "count",
-    "steps",
-    "out",
-    "format",
-    "device",
-    "precision",
-    "graph",
-)  # options of what is made here
+OF_A_RUN = ("held_out", "count", "steps", "out", "format", "device", "precision")  # options of what is made here
 OF_FILES = ("size", "max_side")
 OF_VIDEOS = ("start", "stop", "stride")
 FIELD_FPS = 10.0  # slow enough to be followed
