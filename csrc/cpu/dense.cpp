@@ -117,7 +117,7 @@ inline void product(const float* a, int64_t a_row, int64_t a_step, const float* 
   for (int r = 0; r < R; r += 4) rows[r / 4] = a + r * a_row;
   for (int64_t k = 0; k < depth; ++k) {
     vf line[V];
-    for (int v = 0; v < V; ++v) line[v] = load(b + v * L);
+    for (int v = 0; v < V; ++v) line[v] = load(b + v * L), __builtin_prefetch(b + depth * b_step + v * L);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
@@ -285,6 +285,7 @@ struct Pointwise {
   }
 };
 
+// (pairs of planes that come out, F, what is summed over, 2 L); a last plane without a pair has L.
 template <class Algorithm>
 struct Weights {
   static int64_t floats(int64_t input_planes, int64_t output_planes) {
@@ -292,12 +293,11 @@ struct Weights {
   }
   // from, to: what is summed over and what comes out, of which one has a (O, taps, C) weight's channels.
   template <class From, class To>
-  static void pack(const float* weight, int64_t outputs, int64_t channels, const From& from, const To& to,
+  static void pack(const float* weight, int64_t channels, const From& from, const To& to,
                    bool transposed, float* packed) {
     constexpr int TAPS = Algorithm::TAPS, F = Algorithm::F;
-    const int64_t depth = from.planes() * L, size = to.planes() * depth * L;
+    const int64_t depth = from.planes() * L;
     const int64_t out_step = transposed ? 1 : TAPS * channels, in_step = transposed ? TAPS * channels : 1;
-    (void)outputs;
 #pragma omp parallel for schedule(static)
     for (int64_t task = 0; task < to.planes() * from.planes(); ++task) {
       const int64_t p = task / from.planes(), q = task % from.planes();
@@ -318,8 +318,8 @@ struct Weights {
           g[tap] = load(lanes);
         }
         Algorithm::kernel_to_points(g, u);
-        float* at = packed + pair * depth * L + (q * L + k) * width + (p - pair) * L;
-        for (int f = 0; f < F; ++f) store(at + f * size, u[f]);
+        float* at = packed + F * pair * L * depth + (q * L + k) * width + (p - pair) * L;
+        for (int f = 0; f < F; ++f) store(at + f * width * depth, u[f]);
       }
     }
   }
@@ -330,42 +330,51 @@ template <class Algorithm, class T>
 struct Convolution {
   static constexpr int F = Algorithm::F, BLOCK = Algorithm::BLOCK;
   static int64_t step(int64_t planes) { return BLOCK * planes * L + 16; }  // from one of F to the next
-  static int64_t floats(int64_t in_planes, int64_t out_planes) { return F * (step(in_planes) + step(out_planes)); }
+  static int64_t floats(int64_t in_planes) { return F * (step(in_planes) + step(2)); }
 
   template <class Out, class Write>
   static void run(const Dense& a, const Channels<const T>& in, const float* packed, const Out& out, float* own,
                   Write&& write) {
     const typename Algorithm::Grid grid(a);
-    const int64_t K = in.planes() * L, N = out.planes() * L;
-    const int64_t in_step = step(in.planes()), out_step = step(out.planes());
-    const int64_t per_thread = floats(in.planes(), out.planes());
+    const int64_t K = in.planes() * L, in_step = step(in.planes()), out_step = step(2);
+    constexpr bool in_place = F == 1 && sizeof(T) == sizeof(float);  // rows of a product are pixels as they lie
 #pragma omp parallel for schedule(dynamic)
     for (int64_t first = 0; first < grid.tiles; first += BLOCK) {
-      float *v = own + thread() * per_thread, *m = v + F * in_step;
+      float *v = own + thread() * floats(in.planes()), *m = v + F * in_step;
       const int64_t count = grid.tiles - first < BLOCK ? grid.tiles - first : BLOCK;
-      for (int64_t t = 0; t < count; ++t) {
+      const int64_t as_they_are = in_place ? count / R * R : 0;
+      for (int64_t t = as_they_are; t < count; ++t) {
         const auto tile = grid.tile(first + t);
         for (int64_t p = 0; p < in.planes(); ++p)
           Algorithm::template gather<T>(grid, tile, in.plane(p), v + t * K + p * L, in_step);
       }
-      for (int f = 0; f < F; ++f)
-        for (int64_t n = 0; n < N; n += 2 * L) {
-          const float* b = packed + f * K * N + n * K;
+      for (int64_t p = 0; p < out.planes(); p += 2) {
+        const bool both = p + 1 < out.planes();
+        const int64_t width = both ? 2 * L : L;
+        const auto multiply = [&](const float* rows, int64_t row, const float* b, int64_t depth, float* to, bool add) {
+          both ? product<2>(rows, row, 1, b, 2 * L, depth, to, 2 * L, add)
+               : product<1>(rows, row, 1, b, L, depth, to, L, add);
+        };
+        for (int f = 0; f < F; ++f) {
+          const float* b = packed + (F * p * L + f * width) * K;
           for (int64_t t = 0; t < count; t += R) {  // rows beyond `count` are not read
-            const float* rows = v + f * in_step + t * K;
-            float* to = m + f * out_step + t * N + n;
-            if (n + L < N)
-              product<2>(rows, K, 1, b, 2 * L, K, to, N, false);
-            else
-              product<1>(rows, K, 1, b, L, K, to, N, false);
+            float* to = m + f * out_step + t * width;
+            if (t >= as_they_are) {
+              multiply(v + f * in_step + t * K, K, b, K, to, false);
+              continue;
+            }
+            for (int part = 0; part < 2 && in.count[part]; ++part)
+              multiply(reinterpret_cast<const float*>(in.data[part]) + (first + t) * in.count[part], in.count[part],
+                       b + part * in.planes(0) * L * width, in.count[part], to, part);
           }
         }
-      for (int64_t t = 0; t < count; ++t) {
-        const auto tile = grid.tile(first + t);
-        for (int64_t p = 0; p < out.planes(); ++p) {
-          const auto plane = out.plane(p);
-          Algorithm::scatter(grid, tile, m + t * N + p * L, out_step,
-                             [&](vf value, int64_t pixel) { write(plane, pixel, value); });
+        for (int64_t t = 0; t < count; ++t) {
+          const auto tile = grid.tile(first + t);
+          for (int64_t n = 0; n < width; n += L) {
+            const auto plane = out.plane(p + n / L);
+            Algorithm::scatter(grid, tile, m + t * width + n, out_step,
+                               [&](vf value, int64_t pixel) { write(plane, pixel, value); });
+          }
         }
       }
     }
@@ -378,8 +387,8 @@ void forward_of(const DenseForward& a) {
   const Channels<T> out{{static_cast<T*>(a.out), nullptr}, {a.outputs, 0}};
   using Run = Convolution<Algorithm, T>;
   const int64_t weights = rounded_up(Weights<Algorithm>::floats(in.planes(), out.planes()), 16);
-  float* packed = scratch(weights + max_threads() * Run::floats(in.planes(), out.planes()));
-  Weights<Algorithm>::pack(a.weight, a.outputs, a.channels + a.skip_channels, in, out, false, packed);
+  float* packed = scratch(weights + max_threads() * Run::floats(in.planes()));
+  Weights<Algorithm>::pack(a.weight, a.channels + a.skip_channels, in, out, false, packed);
   T* z = static_cast<T*>(a.z);
   const T* residual = static_cast<const T*>(a.residual);
   Run::run(a, in, packed, out, packed + weights, [&](const auto& plane, int64_t pixel, vf value) {
@@ -430,6 +439,7 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
   const Channels<const T> in{{static_cast<const T*>(a.x), static_cast<const T*>(a.skip)}, {a.channels, a.skip_channels}};
   const typename Algorithm::Grid grid(a);
   const int64_t K = in.planes() * L, N = grad.planes() * L, rows = rounded_up(N, R), C = a.channels + a.skip_channels;
+  const int64_t pairs = (in.planes() + 1) / 2;
   const int64_t in_step = BLOCK * K + 16, grad_step = BLOCK * N + 16;
   // (F, pairs of planes of inputs, tiles, 2 L); (F, tiles, outputs), read up to R beyond its end; (F, outputs, inputs)
   float *v = scratch(F * (in_step + grad_step + rows * K) + 64), *d = v + F * in_step, *sums = d + F * grad_step + 16;
@@ -447,16 +457,12 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
         Algorithm::template spread<T>(grid, tile, grad.plane(p), d + t * N + p * L, grad_step);
     }
 #pragma omp for schedule(static)
-    for (int64_t task = 0; task < F * (rows / R); ++task) {
-      const int64_t f = task / (rows / R), row = task % (rows / R) * R;
-      for (int64_t k = 0; k < K; k += 2 * L) {
-        const float *left = d + f * grad_step + row, *right = v + f * in_step + k * BLOCK;
-        float* to = sums + (f * rows + row) * K + k;
-        if (k + L < K)
-          product<2>(left, 1, N, right, 2 * L, count, to, K, first > 0);
-        else
-          product<1>(left, 1, N, right, L, count, to, K, first > 0);
-      }
+    for (int64_t task = 0; task < F * (rows / R) * pairs; ++task) {
+      const int64_t f = task / pairs / (rows / R), row = task / pairs % (rows / R) * R, k = task % pairs * 2 * L;
+      const float *left = d + f * grad_step + row, *right = v + f * in_step + k * BLOCK;
+      float* to = sums + (f * rows + row) * K + k;
+      k + L < K ? product<2>(left, 1, N, right, 2 * L, count, to, K, first > 0)
+                : product<1>(left, 1, N, right, L, count, to, K, first > 0);
     }
   }
 #pragma omp parallel for schedule(static)
@@ -481,8 +487,8 @@ void backward_of(const DenseBackward& a) {
   const Channels<T> out{{static_cast<T*>(a.grad_x), static_cast<T*>(a.grad_skip)}, {a.channels, a.skip_channels}};
   using Run = Convolution<Algorithm, T>;
   const int64_t weights = rounded_up(Weights<Algorithm>::floats(grad.planes(), out.planes()), 16);
-  float* packed = scratch(weights + max_threads() * Run::floats(grad.planes(), out.planes()));
-  Weights<Algorithm>::pack(a.weight, a.outputs, a.channels + a.skip_channels, grad, out, true, packed);
+  float* packed = scratch(weights + max_threads() * Run::floats(grad.planes()));
+  Weights<Algorithm>::pack(a.weight, a.channels + a.skip_channels, grad, out, true, packed);
   Run::run(a, grad, packed, out, packed + weights, [&](const auto& plane, int64_t pixel, vf value) {
     store(plane.data + pixel * plane.stride, value, plane.lanes);
   });
