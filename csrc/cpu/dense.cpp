@@ -23,12 +23,13 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-// A product of matrices holds R x 2 vectors in registers. R divides 64, 128 and 192 with little left over.
+// A product of matrices holds R x 2 vectors in registers; in the weight gradient half a plane of outputs x 2 vectors.
 #if defined(__AVX512F__)
 constexpr int R = 13;
 #else
 constexpr int R = 6;
 #endif
+constexpr int HALF = L / 2;
 constexpr int BANDS = 16;  // of pixels, for sums over them
 
 inline int max_threads() {
@@ -107,11 +108,13 @@ inline vf gelu_gradient(vf x) {
 }
 
 // c (R, V L) = a (R, depth) b (depth, V L), added to what is there, or in its place.
-template <int V>
+template <int R, int V>
 inline void product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t depth,
                     float* c, int64_t c_row, bool add) {
   vf sum[R][V];
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
     for (int v = 0; v < V; ++v) sum[r][v] = add ? load(c + r * c_row + v * L) : vf{};
   const float* rows[(R + 3) / 4];
   for (int r = 0; r < R; r += 4) rows[r / 4] = a + r * a_row;
@@ -126,7 +129,9 @@ inline void product(const float* a, int64_t a_row, int64_t a_step, const float* 
     for (int i = 0; i < (R + 3) / 4; ++i) rows[i] += a_step;
     b += b_step;
   }
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
     for (int v = 0; v < V; ++v) store(c + r * c_row + v * L, sum[r][v]);
 }
 
@@ -136,7 +141,8 @@ constexpr float A = 2.0f / 3, B = 3.0f / 2, A2 = A * A, B2 = B * B, A3 = A2 * A,
 constexpr float NA = 0.5f / (A2 * (A2 - B2)), NB = 0.5f / (B2 * (B2 - A2));
 
 struct Winograd {
-  static constexpr int F = 36, TAPS = 9, BLOCK = 2 * R, GRADIENT_BLOCK = 128;
+  static constexpr int F = 36, TAPS = 9, BLOCK = 2 * R;
+  static constexpr int GRADIENT_BLOCK = 64, GRADIENT_BANDS = 4;
 
   struct Grid {
     int64_t height, width, rows, columns, tiles;
@@ -260,7 +266,8 @@ struct Winograd {
 };
 
 struct Pointwise {
-  static constexpr int F = 1, TAPS = 1, BLOCK = 8 * R, GRADIENT_BLOCK = 1024;
+  static constexpr int F = 1, TAPS = 1, BLOCK = 8 * R;
+  static constexpr int GRADIENT_BLOCK = 128, GRADIENT_BANDS = 16;
 
   struct Grid {
     int64_t tiles;
@@ -352,8 +359,8 @@ struct Convolution {
         const bool both = p + 1 < out.planes();
         const int64_t width = both ? 2 * L : L;
         const auto multiply = [&](const float* rows, int64_t row, const float* b, int64_t depth, float* to, bool add) {
-          both ? product<2>(rows, row, 1, b, 2 * L, depth, to, 2 * L, add)
-               : product<1>(rows, row, 1, b, L, depth, to, L, add);
+          both ? product<R, 2>(rows, row, 1, b, 2 * L, depth, to, 2 * L, add)
+               : product<R, 1>(rows, row, 1, b, L, depth, to, L, add);
         };
         for (int f = 0; f < F; ++f) {
           const float* b = packed + (F * p * L + f * width) * K;
@@ -433,47 +440,63 @@ void before_convolution(const DenseBackward& a) {
   }
 }
 
+// A task owns a band of tiles and, where there are more threads than bands, a part of the outputs.
 template <class Algorithm, class T>
 void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
-  constexpr int F = Algorithm::F, BLOCK = Algorithm::GRADIENT_BLOCK, TAPS = Algorithm::TAPS;
+  constexpr int F = Algorithm::F, BLOCK = Algorithm::GRADIENT_BLOCK, BANDS = Algorithm::GRADIENT_BANDS;
   const Channels<const T> in{{static_cast<const T*>(a.x), static_cast<const T*>(a.skip)}, {a.channels, a.skip_channels}};
   const typename Algorithm::Grid grid(a);
-  const int64_t K = in.planes() * L, N = grad.planes() * L, rows = rounded_up(N, R), C = a.channels + a.skip_channels;
-  const int64_t pairs = (in.planes() + 1) / 2;
-  const int64_t in_step = BLOCK * K + 16, grad_step = BLOCK * N + 16;
-  // (F, pairs of planes of inputs, tiles, 2 L); (F, tiles, outputs), read up to R beyond its end; (F, outputs, inputs)
-  float *v = scratch(F * (in_step + grad_step + rows * K) + 64), *d = v + F * in_step, *sums = d + F * grad_step + 16;
-#pragma omp parallel
-  for (int64_t first = 0; first < grid.tiles; first += BLOCK) {
-    const int64_t count = grid.tiles - first < BLOCK ? grid.tiles - first : BLOCK;
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < count; ++t) {
-      const auto tile = grid.tile(first + t);
-      for (int64_t p = 0; p < in.planes(); ++p) {
-        const int64_t pair = p & ~int64_t(1), width = pair + 1 < in.planes() ? 2 * L : L;
-        Algorithm::template gather<T>(grid, tile, in.plane(p), v + pair * L * BLOCK + t * width + (p - pair) * L, in_step);
+  const int64_t planes = in.planes(), K = planes * L, wanted = (max_threads() + BANDS - 1) / BANDS;
+  const int64_t outs = (grad.planes() + wanted - 1) / wanted;  // planes of a part
+  const int64_t parts = (grad.planes() + outs - 1) / outs;
+  const int64_t in_step = BLOCK * K + 16, grad_step = BLOCK * outs * L + 16;
+  const int64_t per_thread = F * (in_step + grad_step), per_task = F * outs * L * K;
+  float *sums = scratch(BANDS * parts * per_task + max_threads() * per_thread), *own = sums + BANDS * parts * per_task;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t task = 0; task < BANDS * parts; ++task) {
+    const int64_t band = task / parts, plane = task % parts * outs;
+    const int64_t count = grad.planes() - plane < outs ? grad.planes() - plane : outs;
+    // (F, pairs of planes of inputs, tiles, 2 L); (F, planes of outputs, tiles, L); (F, outputs, inputs)
+    float *v = own + thread() * per_thread, *d = v + F * in_step, *to = sums + task * per_task;
+    const int64_t begin = grid.tiles * band / BANDS, end = grid.tiles * (band + 1) / BANDS;
+    if (begin == end) memset(to, 0, per_task * sizeof(float));
+    for (int64_t first = begin; first < end; first += BLOCK) {
+      const int64_t tiles = end - first < BLOCK ? end - first : BLOCK;
+      for (int64_t t = 0; t < tiles; ++t) {
+        const auto tile = grid.tile(first + t);
+        for (int64_t p = 0; p < planes; ++p) {
+          const int64_t pair = p & ~int64_t(1), width = pair + 1 < planes ? 2 * L : L;
+          float* slot = v + pair * L * BLOCK + t * width + (p - pair) * L;
+          Algorithm::template gather<T>(grid, tile, in.plane(p), slot, in_step);
+        }
+        for (int64_t p = 0; p < count; ++p)
+          Algorithm::template spread<T>(grid, tile, grad.plane(plane + p), d + (p * BLOCK + t) * L, grad_step);
       }
-      for (int64_t p = 0; p < grad.planes(); ++p)
-        Algorithm::template spread<T>(grid, tile, grad.plane(p), d + t * N + p * L, grad_step);
-    }
-#pragma omp for schedule(static)
-    for (int64_t task = 0; task < F * (rows / R) * pairs; ++task) {
-      const int64_t f = task / pairs / (rows / R), row = task / pairs % (rows / R) * R, k = task % pairs * 2 * L;
-      const float *left = d + f * grad_step + row, *right = v + f * in_step + k * BLOCK;
-      float* to = sums + (f * rows + row) * K + k;
-      k + L < K ? product<2>(left, 1, N, right, 2 * L, count, to, K, first > 0)
-                : product<1>(left, 1, N, right, L, count, to, K, first > 0);
+      for (int64_t f = 0; f < F; ++f)
+        for (int64_t half = 0; half < 2 * count; ++half)
+          for (int64_t k = 0; k < K; k += 2 * L) {
+            const float *left = d + f * grad_step + half / 2 * BLOCK * L + half % 2 * HALF,
+                        *right = v + f * in_step + k * BLOCK;
+            float* block = to + (f * outs * L + half * HALF) * K + k;
+            k + L < K ? product<HALF, 2>(left, 1, L, right, 2 * L, tiles, block, K, first > begin)
+                      : product<HALF, 1>(left, 1, L, right, L, tiles, block, K, first > begin);
+          }
     }
   }
+  const int64_t C = a.channels + a.skip_channels;
 #pragma omp parallel for schedule(static)
   for (int64_t o = 0; o < a.outputs; ++o)
-    for (int64_t p = 0; p < in.planes(); ++p) {
+    for (int64_t p = 0; p < planes; ++p) {
       const auto plane = in.plane(p);
-      vf m[F], g[TAPS];
-      for (int f = 0; f < F; ++f) m[f] = load(sums + (f * rows + o) * K + p * L);
+      const float* from = sums + o / (outs * L) * per_task + o % (outs * L) * K + p * L;
+      vf m[F], g[Algorithm::TAPS];
+      for (int f = 0; f < F; ++f) {
+        m[f] = load(from + f * outs * L * K);
+        for (int band = 1; band < BANDS; ++band) m[f] += load(from + band * parts * per_task + f * outs * L * K);
+      }
       Algorithm::points_to_kernel(m, g);
-      for (int tap = 0; tap < TAPS; ++tap)
-        store(a.grad_weight + (o * TAPS + tap) * C + plane.channel, g[tap], plane.lanes);
+      for (int tap = 0; tap < Algorithm::TAPS; ++tap)
+        store(a.grad_weight + (o * Algorithm::TAPS + tap) * C + plane.channel, g[tap], plane.lanes);
     }
 }
 

@@ -20,15 +20,32 @@ typedef uint16_t vh __attribute__((vector_size(L * 2), aligned(2), may_alias));
 
 inline vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
-inline vf load(const uint16_t* p) {
-  const vu wide = __builtin_convertvector(*reinterpret_cast<const vh*>(p), vu) << 16;
-  return (vf)wide;
+// By hand: GCC converts vectors in halves.
+inline vu widened(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (vu)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (vu)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  return __builtin_convertvector(*reinterpret_cast<const vh*>(p), vu);
+#endif
 }
+inline void narrow(uint16_t* p, vu v) {  // of numbers below 2^16
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)v));
+#elif defined(__AVX2__)
+  const __m256i packed = _mm256_packus_epi32((__m256i)v, (__m256i)v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 8)));
+#else
+  *reinterpret_cast<vh*>(p) = __builtin_convertvector(v, vh);
+#endif
+}
+inline vf load(const uint16_t* p) { return (vf)(widened(p) << 16); }
 inline void store(uint16_t* p, vf v) {  // round to nearest even; NaN stays NaN
   const vu bits = (vu)v;
   const vu nan = (vu)((bits & 0x7fffffffu) > 0x7f800000u);
   const vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  *reinterpret_cast<vh*>(p) = __builtin_convertvector((nan & 0x7fc0u) | (~nan & rounded), vh);
+  narrow(p, (nan & 0x7fc0u) | (~nan & rounded));
 }
 inline float wide(float value) { return value; }
 inline float wide(uint16_t value) {  // of bf16
