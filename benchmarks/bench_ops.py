@@ -16,13 +16,12 @@ import floors
 import pytest
 import torch
 import torch.nn.functional as F
+from report import THEIRS
 
 from sinfusion import ops
 from sinfusion.network import NextNet
 from sinfusion.ops.dense import _cudnn
 from sinfusion.precision import choose_dtype
-
-THEIRS = ("pytorch", "reference")  # what is not ours; the reference is PyTorch operators too
 
 
 def pytorch(x, weight, bias, shift, gain, offset):
@@ -280,7 +279,8 @@ def test_operator(benchmark, device, crop_size, network, rounds, limits, operato
         "matrix": whole.dense / seconds[ours] / limits.matrix,
     }
     benchmark.extra_info.update(operator=operator, batch=batch, size=crop_size, ours=ours, seconds=seconds,
-                                floor_seconds=floor, shares=shares, **whole._asdict(), limits=limits._asdict())  # fmt: skip
+                                floor_seconds=floor, shares=shares, **whole._asdict(),
+                                limits=limits._asdict())  # fmt: skip
     each = ", ".join(f"{name} {value * 1e6:.1f}" for name, value in seconds.items())
     print(f"\n{operator}, batch {batch}: {each} us; floor {floor * 1e6:.1f} us; {ours} at {shares['floor']:.0%} of the "
           f"floor, {shares['bandwidth']:.0%} of copy bandwidth, {shares['matrix']:.0%} of matrix rate")  # fmt: skip

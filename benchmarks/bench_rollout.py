@@ -3,10 +3,10 @@
 pytest benchmarks/bench_rollout.py --released PATH --benchmark-json=OUT.json          # on a GPU if there is one
 pytest benchmarks/bench_rollout.py --device cpu --released PATH --benchmark-json=OUT.json
 
-On a GPU (or, small, with --quick), of 144x256 pixels: by `paper` (50 evaluations of the Predictor and 3 of the Projector
-a frame) and by `fast` (10), from CUDA graphs and without, 1 video and 4 at once; beside the released sampling loop. On a
-CPU, beside the reference of every operator: by `tiny` at 36x64, and by a small network whose evaluations the released
-code can make too, in fp32. The weights are untrained.
+On a GPU (or, small, with --quick), of 144x256 pixels: by `paper` (50 evaluations of the Predictor and 3 of the
+Projector a frame) and by `fast` (10), from CUDA graphs and without, 1 video and 4 at once; beside the released sampling
+loop. On a CPU, beside the reference of every operator: by `tiny` at 36x64, and by a small network whose evaluations the
+released code can make too, in fp32. The weights are untrained.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from sinfusion.scene import render
 from sinfusion.trainer import Trainer
 from sinfusion.training import _new_run
 
-
 PATHS = {
     "--released": "checkout of the authors' sinfusion-code to compare with",
     "--released-vgpnn": "checkout of the authors' single_video_generation",
@@ -104,7 +103,7 @@ def released(checkout):
 
 @pytest.fixture
 def untrained(request, tmp_path, device, frame_size, network):
-    """untrained(recipe, roles, graph=True, ...): a run on --clip, or on a rendered scene, with weights as they begin."""
+    """untrained(recipe, roles, ...): a run on --clip, or on a rendered scene, with weights as they begin."""
     path = request.config.getoption("--clip")
 
     def make(recipe, roles, graph=True, size=frame_size, network=network):

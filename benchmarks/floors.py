@@ -30,7 +30,7 @@ NORMAL = 6  # operations of a normally distributed number; Box and Muller need 1
 class Limits(NamedTuple):
     """What a device can do."""
 
-    copy: float  # bytes a second, read and written, that a copy in memory moves
+    copy: float  # bytes a second, read and written, that a copy in memory moves; on a CPU in place, if that moves more
     cached_copy: float  # the same for one that stays in the cache
     cache: int  # bytes for which that holds
     matrix: float  # floating-point operations a second of a matrix product in the dtype of the activations
