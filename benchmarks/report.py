@@ -433,7 +433,7 @@ def _panel(axes: Any, entries: list[Entry], machine: str) -> None:
                       textcoords="offset points", rotation=_slope(axes), rotation_mode="anchor")  # fmt: skip
     axes.plot([limit.arithmetic / limit.cached_copy, right], [limit.arithmetic] * 2, "--", color=GREY, zorder=1)
     for rate, name in ((limit.matrix, "matrix products"), (limit.arithmetic, "fp32")):
-        axes.annotate(f"{name} {rate / 1e9:.0f} GFLOP/s", (rate / limit.cached_copy, rate), (8, 5), color=GREY,
+        axes.annotate(f"{name} {rate / 1e9:.0f} GFLOP/s", (rate / limit.cached_copy, rate), (14, 5), color=GREY,
                       textcoords="offset points")  # fmt: skip
     for point, height in zip(found, _heights([_share(rate, low, high) for rate in y]), strict=True):
         _draw(axes, point, height)
