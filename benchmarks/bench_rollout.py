@@ -89,7 +89,7 @@ def test_frame(benchmark, request, device, quick, rounds, limits, untrained, nam
         size, network = (20, 32), network._replace(filters=8, depth=4)
     frame = one_frame(untrained(recipe, [PREDICTOR], size=size, network=network), 1)
     functions = {
-        "native": frame,
+        "ours": clock.shipped(frame),
         "reference": clock.by_reference(frame),
         "ddpm_step": clock.last_call("ddpm_step", frame),
     }
@@ -101,7 +101,7 @@ def test_frame(benchmark, request, device, quick, rounds, limits, untrained, nam
         functions["released evaluation"] = lambda: released(*theirs)
     seconds = benchmark.pedantic(clock.medians, (functions, device, rounds))
     count = recipe.sampling_steps
-    share = seconds["ddpm_step"] / (seconds["native"] / count)
+    share = seconds["ddpm_step"] / (seconds["ours"] / count)
     floor = frame_floor(recipe, network, size[0] * size[1], limits)
     benchmark.extra_info.update(network=name, filters=network.filters, depth=network.depth, kernel=network.kernel,
                                 size=size, evaluations=count, seconds=seconds, shares={"ddpm_step": share},
@@ -116,8 +116,11 @@ def test_frame(benchmark, request, device, quick, rounds, limits, untrained, nam
 def test_video_of_tiny(benchmark, device, quick, limits, untrained):
     size, network = ((20, 32), floors.Network(6, 8, 4, 1)) if quick else ((36, 64), floors.Network(6, 32, 12, 1))
     run, frames = untrained(TINY, [PREDICTOR], size=size, network=network), 2 if quick else 20
-    functions = {"native": lambda: seconds_of_a_video(run, 1, frames)}
-    functions["reference"] = clock.by_reference(functions["native"])
+
+    def video():
+        seconds_of_a_video(run, 1, frames)
+
+    functions = {"ours": clock.shipped(video), "reference": clock.by_reference(video)}
     seconds = benchmark.pedantic(clock.medians, (functions, device, 1 if quick else 3))
     rates = {name: frames / value for name, value in seconds.items()}
     floor = frame_floor(TINY, network, size[0] * size[1], limits)

@@ -60,7 +60,7 @@ def test_network_against_released(benchmark, released, what, height, width, filt
     theirs = released(in_channels=6, depth=depth, filters_per_layer=filters, frame_conditioned=True)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     which = ["step", "forward"].index(what)
-    our, their = stepper(ours, height, width)[which], stepper(theirs, height, width)[which]
+    our, their = clock.shipped(stepper(ours, height, width)[which]), stepper(theirs, height, width)[which]
     our(), their()
     times = {"ours": [], "theirs": []}
 
@@ -149,12 +149,12 @@ def test_whole_step(benchmark, request, device, crop_size, network, rounds, limi
 def test_step_of_tiny(benchmark, device, quick, rounds, limits, untrained):
     size, network = ((20, 32), floors.Network(6, 8, 4, 1)) if quick else ((36, 64), floors.Network(6, 32, 12, 1))
     trainer = Trainer(untrained(TINY, [PREDICTOR], size=size, network=network), PREDICTOR, STEPS)
-    functions = {"native": trainer.step, "reference": clock.by_reference(trainer.step)}
+    functions = {"ours": clock.shipped(trainer.step), "reference": clock.by_reference(trainer.step)}
     parts = {name: clock.last_call(name, trainer.step) for name in ("sample_crops", "adam_ema")}
     seconds = benchmark.pedantic(clock.medians, (functions | parts, device, rounds))
     pixels = TINY.batch_size * trainer.crop[0] * trainer.crop[1]
     floor = floors.total_seconds(floors.training_step(pixels, network), limits)
-    shares = {name: seconds[name] / seconds["native"] for name in parts}
+    shares = {name: seconds[name] / seconds["ours"] for name in parts}
     benchmark.extra_info.update(recipe="tiny", batch=TINY.batch_size, crop=trainer.crop, seconds=seconds, shares=shares,
                                 floor_seconds=floor, limits=limits._asdict())  # fmt: skip
     each = ", ".join(f"{name} {value * 1e3:.3g}" for name, value in seconds.items())

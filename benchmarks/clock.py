@@ -97,6 +97,20 @@ def by_reference(function: Function) -> Function:
     return run
 
 
+def shipped(function: Function) -> Function:
+    """The same with the implementations that a user gets, PyTorch's where it was measured to be faster.
+
+    `function` is called once as things are: where native code is forced and cannot run, that is an error.
+    """
+    function()
+
+    def run() -> None:
+        with ops.backend("auto"):
+            function()
+
+    return run
+
+
 def last_call(operator: str, function: Function) -> Function:
     """The last call of `ops.<operator>` that a function makes, alone and with the same tensors."""
     real, calls = getattr(ops, operator), []

@@ -169,7 +169,7 @@ def _step_of_tiny(infos: list[Info]) -> Iterator[Row]:
         seconds = info["seconds"]
         yield (
             f"whole training step of `tiny`, batch {info['batch']}, {size_of(info['crop'])}, against the reference",
-            _faster(seconds["native"], seconds["reference"]),
+            _faster(seconds["ours"], seconds["reference"]),
         )
         yield from _shares("that step", info["shares"])
 
@@ -186,9 +186,9 @@ def _frame(infos: list[Info]) -> Iterator[Row]:
         seconds, size, count = info["seconds"], size_of(info["size"]), info["evaluations"]
         network = f"{info['filters']} filters, depth {info['depth']}, {info['kernel']}x{info['kernel']}"
         what = f"a frame of {size} by {count} evaluations ({network})"
-        yield f"{what}, against the reference", _faster(seconds["native"], seconds["reference"])
+        yield f"{what}, against the reference", _faster(seconds["ours"], seconds["reference"])
         if "released evaluation" in seconds:
-            ours = seconds["native"] / count
+            ours = seconds["ours"] / count
             yield (
                 "one of these evaluations, against the released network in fp32",
                 _faster(ours, seconds["released evaluation"]),
@@ -201,7 +201,7 @@ def _video_of_tiny(infos: list[Info]) -> Iterator[Row]:
         rates = info["frames_a_second"]
         yield (
             f"a video of `tiny` at {size_of(info['size'])}, {info['frames']} frames, and by the reference",
-            f"{rates['native']:.3g}, {rates['reference']:.3g} frames a second",
+            f"{rates['ours']:.3g}, {rates['reference']:.3g} frames a second",
         )
 
 

@@ -71,7 +71,7 @@ def test_shapes_of_an_operator_share_a_row_that_names_machine_and_command(file, 
 
 
 def test_a_step_stands_beside_the_reference_and_a_share_beside_its_limit(file, capsys):
-    main(Settings((file(step({"native": 0.05, "reference": 0.1}, {"sample_crops": 0.02, "adam_ema": 0.0031})),)))
+    main(Settings((file(step({"ours": 0.05, "reference": 0.1}, {"sample_crops": 0.02, "adam_ema": 0.0031})),)))
     assert [row[:2] for row in rows(capsys.readouterr().out)] == [
         ["whole training step of `tiny`, batch 4, 60x34, against the reference", "2.0 times as fast (50 ms, 100 ms)"],
         ["`sample_crops`, share of that step", "**2%** (must be below 1%)"],
@@ -80,7 +80,7 @@ def test_a_step_stands_beside_the_reference_and_a_share_beside_its_limit(file, c
 
 
 def test_a_share_below_its_limit_is_not_marked(file, capsys):
-    main(Settings((file(step({"native": 0.05, "reference": 0.1}, {"sample_crops": 0.0099})),)))
+    main(Settings((file(step({"ours": 0.05, "reference": 0.1}, {"sample_crops": 0.0099})),)))
     assert rows(capsys.readouterr().out)[1][1] == "0.99% (must be below 1%)"
 
 
@@ -226,7 +226,7 @@ def test_the_roofline_is_a_picture_with_a_panel_for_each_machine(file, tmp_path)
 
 def test_a_roofline_of_nothing_is_refused(file, tmp_path):
     with pytest.raises(SystemExit, match="a roofline needs operators of ours"):
-        main(Settings((file(step({"native": 1, "reference": 2}, {})),), plot=tmp_path / "roofline.png"))
+        main(Settings((file(step({"ours": 1, "reference": 2}, {})),), plot=tmp_path / "roofline.png"))
     assert not (tmp_path / "roofline.png").exists()
 
 
