@@ -6,6 +6,7 @@ python benchmarks/report.py benchmarks/results/*.json --plot docs/roofline.png
 Reads JSON that `pytest benchmarks/bench_*.py --benchmark-json` wrote; of other files it says that they are left out.
 Prints the table, and puts it between two comments of the README. In the plot each operator lies at the operations that
 it makes for a byte (benchmarks/floors.py) and those that it makes a second, below what its machine can do.
+A convolution counts as direct sums, of which Winograd's algorithm makes fewer: it may pass the roof.
 """
 
 from __future__ import annotations
