@@ -1,7 +1,7 @@
 """Every operator on a device: how long it takes beside PyTorch, and beside the least that is possible there.
 
 pytest benchmarks/bench_ops.py --benchmark-json=OUT.json                          # on a GPU if there is one
-pytest benchmarks/bench_ops.py --device cpu -k against_pytorch --benchmark-json=benchmarks/results/ops.json
+pytest benchmarks/bench_ops.py --device cpu -k against_pytorch --benchmark-json=OUT.json
 
 The last figures, of depthwise_norm on a CPU, are interleaved with PyTorch's own convolution and layer norm in bf16.
 """
@@ -16,13 +16,12 @@ import floors
 import pytest
 import torch
 import torch.nn.functional as F
+from report import THEIRS
 
 from sinfusion import ops
 from sinfusion.network import NextNet
-from sinfusion.ops.dense import _cudnn
+from sinfusion.ops.dense import _cudnn, _pytorch_is_faster
 from sinfusion.precision import choose_dtype
-
-THEIRS = ("pytorch", "reference")  # what is not ours; the reference is PyTorch operators too
 
 
 def pytorch(x, weight, bias, shift, gain, offset):
@@ -36,7 +35,6 @@ def pytorch(x, weight, bias, shift, gain, offset):
 @pytest.mark.parametrize("what", ["forward", "backward"])
 @pytest.mark.parametrize("channels", [64, 128])
 def test_depthwise_norm_against_pytorch(benchmark, quick, crop_size, channels, what):
-    ops.keep_memory()  # as a run does; it serves both
     x = torch.randn(1, channels, *crop_size).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
     leaves = [
         torch.randn(s, requires_grad=True) for s in ((channels, 1, 7, 7), (channels,), (1, channels), (channels,))
@@ -57,8 +55,9 @@ def test_depthwise_norm_against_pytorch(benchmark, quick, crop_size, channels, w
     benchmark.pedantic(round_of_both, rounds=2 if quick else 9, warmup_rounds=2)
     medians = {name: float(torch.tensor(values).median()) for name, values in times.items()}
     benchmark.extra_info.update(
-        ours_seconds=medians["ours"], pytorch_seconds=medians["pytorch"], ratio=medians["pytorch"] / medians["ours"]
-    )
+        what=what, channels=channels, size=crop_size, ours_seconds=medians["ours"], pytorch_seconds=medians["pytorch"],
+        ratio=medians["pytorch"] / medians["ours"],
+    )  # fmt: skip
     print(f"\n{what} {channels} channels: ours {medians['ours'] * 1e3:.2f} ms, PyTorch "
           f"{medians['pytorch'] * 1e3:.2f} ms, {benchmark.extra_info['ratio']:.1f} times as fast")  # fmt: skip
 
@@ -81,12 +80,10 @@ class Shapes:
         return torch.arange(self.batch, device=self.device), torch.zeros((), dtype=torch.int64, device=self.device)
 
 
-def by_reference(function):
-    def run():
-        with ops.backend("reference"):
-            function()
-
-    return run
+def native_and_reference(operator, function, device):
+    """A call of an operator with its kernel, where there is one for the device, and without."""
+    native = torch._C._dispatch_has_kernel_for_dispatch_key(f"sinfusion::{operator}", device.type.upper())
+    return ({"native": function} if native else {}) | {"reference": clock.by_reference(function)}
 
 
 # Each of the following: shapes -> implementations by name, and the work to be done.
@@ -98,13 +95,14 @@ def depthwise_norm(shapes, channels, backward):
               shapes.vector(channels), shapes.vector(channels))  # fmt: skip
     forward = functools.partial(torch.ops.sinfusion.depthwise_norm, x, *leaves, 1e-5, True)
     if not backward:
-        functions = {"native": forward, "reference": by_reference(forward), "pytorch": lambda: pytorch(x, *leaves)}
+        functions = native_and_reference("depthwise_norm", forward, shapes.device)
+        functions["pytorch"] = lambda: pytorch(x, *leaves)
         return functions, floors.depthwise_norm_forward(shapes.pixels, channels, save=True)
     _, *kept = forward()
     gradients = functools.partial(
         torch.ops.sinfusion.depthwise_norm_backward, shapes.picture(channels), x, *kept, leaves[0], leaves[3], True
     )
-    functions = {"native": gradients, "reference": by_reference(gradients)}
+    functions = native_and_reference("depthwise_norm_backward", gradients, shapes.device)
     return functions, floors.depthwise_norm_backward(shapes.pixels, channels)
 
 
@@ -113,7 +111,7 @@ def dense_forward(shapes, channels, outputs, kernel, gelu):
     rounded = weight.to(shapes.dtype)
     residual = None if gelu else shapes.picture(outputs)
     operator = functools.partial(torch.ops.sinfusion.dense, x, weight, bias, residual, None, rounded, gelu, gelu)
-    functions = {"native": operator, "reference": by_reference(operator)}
+    functions = _dense_and_reference("dense", operator, x, weight)
     if shapes.device.type == "cuda":
         from sinfusion.kernels import dense as implicit
         from sinfusion.kernels import gelu as epilogue
@@ -128,25 +126,47 @@ def dense_forward(shapes, channels, outputs, kernel, gelu):
     return functions, work
 
 
+def dense_backward(shapes, channels, outputs, kernel, gelu):
+    if shapes.device.type == "cuda":
+        pytest.skip("a GPU makes the two gradients apart: dense input gradient, dense weight gradient")
+    x, weight, bias = shapes.picture(channels), _weight(shapes, channels, outputs, kernel), shapes.vector(outputs)
+    rounded, grad = weight.to(shapes.dtype), shapes.picture(outputs)
+    _, z = torch.ops.sinfusion.dense(x, weight, bias, None, None, rounded, gelu, gelu)
+    operator = functools.partial(
+        torch.ops.sinfusion.dense_backward, grad, x, None, z, weight, bias, rounded, gelu, True
+    )
+    shape = (shapes.pixels, channels, outputs, kernel)
+    works = [floors.dense_input_gradient(*shape), floors.dense_weight_gradient(*shape)]
+    works += [floors.gelu_backward(shapes.pixels, outputs)] * gelu
+    return _dense_and_reference("dense_backward", operator, x, weight), works
+
+
 def dense_gradient(shapes, channels, outputs, kernel, of_input):
+    if shapes.device.type == "cpu":
+        pytest.skip("a CPU makes both gradients at once: dense backward")
+    from sinfusion.kernels import dense as implicit
+
     x, grad, weight = shapes.picture(channels), shapes.picture(outputs), _weight(shapes, channels, outputs, kernel)
     rounded = weight.to(shapes.dtype)
 
-    def library():
+    def cudnn():
         with _cudnn():
             torch.ops.aten.convolution_backward(grad, x, rounded, None, [1, 1], [kernel // 2] * 2, [1, 1], False,
                                                 [0, 0], 1, [of_input, not of_input, False])  # fmt: skip
 
-    functions = {"cudnn" if shapes.device.type == "cuda" else "onednn": library}
-    if shapes.device.type == "cuda":
-        from sinfusion.kernels import dense as implicit
-
-        functions |= (
-            _each_config(implicit.input_gradient, grad, rounded) if of_input
-            else _each_config(implicit.weight_gradient, grad, x, kernel)
-        )  # fmt: skip
+    functions = {"cudnn": cudnn} | (
+        _each_config(implicit.input_gradient, grad, rounded) if of_input
+        else _each_config(implicit.weight_gradient, grad, x, kernel)
+    )  # fmt: skip
     floor = floors.dense_input_gradient if of_input else floors.dense_weight_gradient
     return functions, floor(shapes.pixels, channels, outputs, kernel)
+
+
+def _dense_and_reference(operator, function, x, weight):
+    functions = native_and_reference(operator, function, x.device)
+    if x.device.type == "cpu" and _pytorch_is_faster(x, weight):  # and what a user gets
+        del functions["native"]
+    return functions
 
 
 def _weight(shapes, channels, outputs, kernel):
@@ -188,7 +208,7 @@ def sample_crops(shapes):
     blotches = shapes.vector(shapes.batch, 3, *(side // 8 + 2 for side in shapes.size))
     operator = functools.partial(ops.sample_crops, frames, places, shapes.vector(shapes.batch, 8), blotches, seeds,
                                  step, (0, 1), 1, shapes.size, shapes.dtype)  # fmt: skip
-    return {"native": operator, "reference": by_reference(operator)}, floors.sample_crops(shapes.pixels, 1)
+    return native_and_reference("sample_crops", operator, shapes.device), floors.sample_crops(shapes.pixels, 1)
 
 
 def ddpm_step(shapes):
@@ -197,7 +217,7 @@ def ddpm_step(shapes):
     row = torch.tensor([0.1, 0.1, 0.0, 0.1, 0.0, 0.5, 0.1, 1.0, 0.0], device=shapes.device)
     operator = functools.partial(ops.ddpm_step, shapes.picture(3, torch.float32), shapes.picture(3), None, row, seeds,
                                  0, counter, shapes.picture(6))  # fmt: skip
-    return {"native": operator, "reference": by_reference(operator)}, floors.ddpm_step(shapes.pixels)
+    return native_and_reference("ddpm_step", operator, shapes.device), floors.ddpm_step(shapes.pixels)
 
 
 def adam_ema(shapes):
@@ -205,7 +225,7 @@ def adam_ema(shapes):
     value, exp_avg, average, gradient = (shapes.vector(count) for _ in range(4))
     row = torch.tensor([1e-6, 1.0, 0.01], device=shapes.device)
     operator = functools.partial(ops.adam_ema, value, exp_avg, exp_avg**2, average, value.bfloat16(), gradient, row)
-    return {"native": operator, "reference": by_reference(operator)}, floors.adam_ema(count)
+    return native_and_reference("adam_ema", operator, shapes.device), floors.adam_ema(count)
 
 
 def network_forward(shapes):
@@ -213,9 +233,8 @@ def network_forward(shapes):
     network = network.to(shapes.device)
     x, shifts = shapes.picture(6), shapes.vector(shapes.batch, sum(shapes.network.widths))
     operator = functools.partial(network.evaluate, x, shifts)
-    return {"native": operator, "reference": by_reference(operator)}, floors.network_forward(
-        shapes.pixels, shapes.network
-    )
+    functions = {"native": clock.shipped(operator), "reference": clock.by_reference(operator)}
+    return functions, floors.network_forward(shapes.pixels, shapes.network)
 
 
 OPERATORS = {
@@ -234,6 +253,7 @@ for channels, outputs, kernel in ((64, 192, 3), (128, 192, 3), (192, 64, 3), (12
     shape = {"channels": channels, "outputs": outputs, "kernel": kernel}
     name = f"{kernel}x{kernel}, {channels} to {outputs}"
     OPERATORS[f"dense forward {name}"] = functools.partial(dense_forward, gelu=outputs == 192, **shape)
+    OPERATORS[f"dense backward {name}"] = functools.partial(dense_backward, gelu=outputs == 192, **shape)
     OPERATORS[f"dense input gradient {name}"] = functools.partial(dense_gradient, of_input=True, **shape)
     OPERATORS[f"dense weight gradient {name}"] = functools.partial(dense_gradient, of_input=False, **shape)
 
@@ -259,14 +279,16 @@ def test_operator(benchmark, device, crop_size, network, rounds, limits, operato
     seconds = benchmark.pedantic(clock.medians, (functions, device, rounds))
     works = work if isinstance(work, list) else [work]
     whole, floor = floors.total(works), floors.total_seconds(works, limits)
-    ours = min((name for name in seconds if name not in THEIRS), key=seconds.get, default="pytorch")
+    # Where nothing is ours, the fastest of theirs under its own name.
+    ours = min([name for name in seconds if name not in THEIRS] or seconds, key=seconds.get)
     shares = {
         "floor": floor / seconds[ours],
         "bandwidth": whole.bytes / seconds[ours] / limits.copy,
         "matrix": whole.dense / seconds[ours] / limits.matrix,
     }
-    benchmark.extra_info.update(operator=operator, batch=batch, ours=ours, seconds=seconds, floor_seconds=floor,
-                                shares=shares, **whole._asdict(), limits=limits._asdict())  # fmt: skip
+    benchmark.extra_info.update(operator=operator, batch=batch, size=crop_size, ours=ours, seconds=seconds,
+                                floor_seconds=floor, shares=shares, **whole._asdict(),
+                                limits=limits._asdict())  # fmt: skip
     each = ", ".join(f"{name} {value * 1e6:.1f}" for name, value in seconds.items())
     print(f"\n{operator}, batch {batch}: {each} us; floor {floor * 1e6:.1f} us; {ours} at {shares['floor']:.0%} of the "
           f"floor, {shares['bandwidth']:.0%} of copy bandwidth, {shares['matrix']:.0%} of matrix rate")  # fmt: skip

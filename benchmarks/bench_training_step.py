@@ -5,7 +5,8 @@ pytest benchmarks/bench_training_step.py --device cpu --released PATH --benchmar
 
 On a GPU (or, small, with --quick): whole steps of `paper` (batch 1) and `fast` (batch 4), from CUDA graphs and without,
 beside the released training step, whose data lies on the device already, and beside the released training in Lightning
-with its data loader. On a CPU: the networks alone, the released one in fp32, and the memory of a step.
+with its data loader. On a CPU: the networks alone, the released one in fp32, and the memory of a step; whole steps of
+`tiny`, beside the reference of every operator, and the share of what is not the network.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 
 from sinfusion import ops
 from sinfusion.network import NextNet
-from sinfusion.recipe import FAST, PAPER
+from sinfusion.recipe import FAST, PAPER, TINY
 from sinfusion.roles import PREDICTOR
 from sinfusion.scene import render
 from sinfusion.trainer import Trainer
@@ -54,13 +55,12 @@ def stepper(network, height, width, batch=1):
     "height, width, filters, depth, rounds", [(136, 243, 64, 16, 5), (64, 114, 32, 8, 15)], ids=["136x243", "64x114"]
 )
 def test_network_against_released(benchmark, released, what, height, width, filters, depth, rounds):
-    ops.keep_memory()  # as a run does; it serves both
     dtype = torch.bfloat16 if ops.cpu_has_bf16() else torch.float32
     ours = NextNet(6, 3, filters, depth, frame_offset=True, dtype=dtype)
     theirs = released(in_channels=6, depth=depth, filters_per_layer=filters, frame_conditioned=True)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     which = ["step", "forward"].index(what)
-    our, their = stepper(ours, height, width)[which], stepper(theirs, height, width)[which]
+    our, their = clock.shipped(stepper(ours, height, width)[which]), stepper(theirs, height, width)[which]
     our(), their()
     times = {"ours": [], "theirs": []}
 
@@ -73,11 +73,9 @@ def test_network_against_released(benchmark, released, what, height, width, filt
     benchmark.pedantic(round_of_both, rounds=rounds)
     medians = {name: float(torch.tensor(values).median()) for name, values in times.items()}
     benchmark.extra_info.update(
-        ours_seconds=medians["ours"],
-        released_seconds=medians["theirs"],
-        ratio=medians["theirs"] / medians["ours"],
-        dtype=str(dtype),
-    )
+        what=what, size=(height, width), filters=filters, depth=depth, dtype=str(dtype), ours_seconds=medians["ours"],
+        released_seconds=medians["theirs"], ratio=medians["theirs"] / medians["ours"],
+    )  # fmt: skip
     print(f"\n{what} {height}x{width}: ours {medians['ours'] * 1e3:.1f} ms, released {medians['theirs'] * 1e3:.1f} ms, "
           f"{benchmark.extra_info['ratio']:.1f} times as fast")  # fmt: skip
 
@@ -116,6 +114,7 @@ def test_peak_memory_of_a_step_against_released(benchmark, request):
             process.join()
 
     benchmark.pedantic(both, rounds=1)
+    benchmark.extra_info.update(size=(136, 243))
     for name, (peak, before) in peaks.items():
         benchmark.extra_info.update({f"{name}_peak_gib": peak, f"{name}_before_gib": before})
         print(f"\n{name}: {peak:.2f} GiB at the peak, {before:.2f} GiB before the step")
@@ -144,6 +143,24 @@ def test_whole_step(benchmark, request, device, crop_size, network, rounds, limi
     each = ", ".join(f"{name} {value * 1e3:.2f}" for name, value in seconds.items())
     print(f"\n{recipe.name}, batch {recipe.batch_size} (released: 1), {crop_size[0]}x{crop_size[1]}: {each} ms a step; "
           f"floor {floor * 1e3:.2f} ms")  # fmt: skip
+
+
+@pytest.mark.usefixtures("cpu_only")
+def test_step_of_tiny(benchmark, device, quick, rounds, limits, untrained):
+    size, network = ((20, 32), floors.Network(6, 8, 4, 1)) if quick else ((36, 64), floors.Network(6, 32, 12, 1))
+    trainer = Trainer(untrained(TINY, [PREDICTOR], size=size, network=network), PREDICTOR, STEPS)
+    functions = {"ours": clock.shipped(trainer.step), "reference": clock.by_reference(trainer.step)}
+    parts = {name: clock.last_call(name, trainer.step) for name in ("sample_crops", "adam_ema")}
+    seconds = benchmark.pedantic(clock.medians, (functions | parts, device, rounds))
+    pixels = TINY.batch_size * trainer.crop[0] * trainer.crop[1]
+    floor = floors.total_seconds(floors.training_step(pixels, network), limits)
+    shares = {name: seconds[name] / seconds["ours"] for name in parts}
+    benchmark.extra_info.update(recipe="tiny", batch=TINY.batch_size, crop=trainer.crop, seconds=seconds, shares=shares,
+                                floor_seconds=floor, limits=limits._asdict())  # fmt: skip
+    each = ", ".join(f"{name} {value * 1e3:.3g}" for name, value in seconds.items())
+    of_step = ", ".join(f"{name} is {share:.2%} of a step" for name, share in shares.items())
+    print(f"\ntiny, batch {TINY.batch_size}, {trainer.crop[0]}x{trainer.crop[1]}: {each} ms; "
+          f"floor {floor * 1e3:.2f} ms; {of_step}")  # fmt: skip
 
 
 @pytest.mark.usefixtures("not_for_hours", "checkout")

@@ -5,15 +5,21 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from floors import Limits
 
+from sinfusion import ops
 from sinfusion.precision import choose_dtype
 
 Function = Callable[[], object]
 
 SAMPLE_SECONDS = 0.01  # on a GPU, about: short functions are called many times between two events
+LIMIT_ROUNDS = 25  # what a device can do at most is the best of these
 
 
 def medians(
@@ -23,6 +29,13 @@ def medians(
 
     On a GPU between two events; with `capture`, of a CUDA graph of each function that can be captured.
     """
+    samples = _samples(functions, device, rounds, capture)
+    return {name: float(torch.tensor(values, dtype=torch.float64).median()) for name, values in samples.items()}
+
+
+def _samples(
+    functions: dict[str, Function], device: torch.device, rounds: int, capture: bool = True
+) -> dict[str, list[float]]:
     if device.type == "cuda" and capture:
         functions = {name: _captured(function) for name, function in functions.items()}
     calls = {name: _calls_of_a_sample(function, device) for name, function in functions.items()}
@@ -30,7 +43,7 @@ def medians(
     for _ in range(rounds):
         for name, function in functions.items():
             samples[name].append(_sample(function, calls[name], device) / calls[name])
-    return {name: float(torch.tensor(values, dtype=torch.float64).median()) for name, values in samples.items()}
+    return samples
 
 
 def _captured(function: Function) -> Function:
@@ -74,16 +87,53 @@ def _sample(function: Function, calls: int, device: torch.device) -> float:
     return first.elapsed_time(last) / 1000
 
 
+def by_reference(function: Function) -> Function:
+    """The same with the reference of every operator."""
+
+    def run() -> None:
+        with ops.backend("reference"):
+            function()
+
+    return run
+
+
+def shipped(function: Function) -> Function:
+    """The same with the implementations that a user gets, PyTorch's where it was measured to be faster.
+
+    `function` is called once as things are: where native code is forced and cannot run, that is an error.
+    """
+    function()
+
+    def run() -> None:
+        with ops.backend("auto"):
+            function()
+
+    return run
+
+
+def last_call(operator: str, function: Function) -> Function:
+    """The last call of `ops.<operator>` that a function makes, alone and with the same tensors."""
+    real, calls = getattr(ops, operator), []
+
+    def record(*arguments: Any, **named: Any) -> Any:
+        calls.append(functools.partial(real, *arguments, **named))
+        return calls[-1]()
+
+    with mock.patch.object(ops, operator, record):
+        function()
+    return calls[-1]
+
+
 @functools.cache
 def measured_limits(device: torch.device, quick: bool = False) -> Limits:
     """What the device does at most: copies beyond its cache and within, matrix products in bf16 and in fp32."""
     on_gpu = device.type == "cuda"
-    cache = torch.cuda.get_device_properties(device).L2_cache_size if on_gpu else 2**20
+    cache = torch.cuda.get_device_properties(device).L2_cache_size if on_gpu else _last_cache()
     side = (1024 if quick else 8192) if on_gpu else 256 if quick else 1024
     fp32 = side // 2 if on_gpu else side
     fastest = choose_dtype("auto", device)
     return Limits(
-        copy=_copies(device, (2**28 if quick else 2**31) if on_gpu else 2**25),
+        copy=_copies(device, (2**28 if quick else 2**31) if on_gpu else 2**25 if quick else 4 * cache),
         cached_copy=_copies(device, cache // 4),
         cache=cache // 2,  # of a copy both sides have to fit; other kernels share it
         matrix=_products(device, side, fastest),
@@ -91,15 +141,32 @@ def measured_limits(device: torch.device, quick: bool = False) -> Limits:
     )
 
 
+def _last_cache() -> int:
+    """Bytes of the CPU's last cache; a guess where the system does not say."""
+    sizes = [path.read_text() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((1024 * int(size.strip().removesuffix("K")) for size in sizes), default=2**23)
+
+
 def _copies(device: torch.device, size: int) -> float:
     """Bytes a second, read and written."""
-    source = torch.ones(size, dtype=torch.uint8, device=device)
+    source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
-    return 2 * size / medians({"copy": lambda: target.copy_(source)}, device)["copy"]
+    functions: dict[str, Function] = {"copy": lambda: target.copy_(source)}
+    if device.type == "cpu":  # which reads what a copy overwrites, too
+        functions["in place"] = source.neg_
+    return 2 * size / min(map(min, _samples(functions, device, LIMIT_ROUNDS).values()))
 
 
 def _products(device: torch.device, side: int, dtype: torch.dtype) -> float:
     """Floating-point operations a second; of random numbers, since zeros take less power."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    return 2 * side**3 / medians({"product": lambda: torch.mm(a, b, out=out)}, device)["product"]
+    operations = {"product": 2 * side**3}
+    functions: dict[str, Function] = {"product": lambda: torch.mm(a, b, out=out)}
+    if device.type == "cpu":  # PyTorch asks one library for products and another for convolutions: which one is faster?
+        picture = torch.randn(1, side // 4, 64, 64).to(dtype, memory_format=torch.channels_last)
+        weight = torch.randn(side // 4, side // 4, 3, 3).to(dtype, memory_format=torch.channels_last)
+        functions["convolution"] = lambda: F.conv2d(picture, weight, padding=1)
+        operations["convolution"] = 2 * 64**2 * weight.numel()
+    samples = _samples(functions, device, LIMIT_ROUNDS)
+    return max(operations[name] / min(samples[name]) for name in functions)

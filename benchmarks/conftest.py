@@ -13,19 +13,23 @@ from machine import machine
 
 from sinfusion import ops
 from sinfusion.media import Clip, read_media
+from sinfusion.ops._choice import chosen_backend
 from sinfusion.precision import choose_device
 from sinfusion.scene import render
 from sinfusion.trainer import Trainer
 from sinfusion.training import _new_run
 
+PATHS = {
+    "--released": "checkout of the authors' sinfusion-code to compare with",
+    "--released-vgpnn": "checkout of the authors' single_video_generation",
+    "--released-nnfdiv": "checkout of the authors' nnf_diversity",
+    "--clip": "video or folder of frames to measure on",
+}
+
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--released", type=Path, default=None, help="checkout of the authors' sinfusion-code to compare with"
-    )
-    for option, checkout in (("vgpnn", "single_video_generation"), ("nnfdiv", "nnf_diversity")):
-        parser.addoption(f"--released-{option}", type=Path, default=None, help=f"checkout of the authors' {checkout}")
-    parser.addoption("--clip", type=Path, default=None, help="video or folder of frames to measure on")
+    for option, what in PATHS.items():
+        parser.addoption(option, type=Path, default=None, help=what)
     parser.addoption("--device", default="auto", help="auto, cpu or cuda: where to measure")
     parser.addoption("--quick", action="store_true", help="small pictures and networks, few rounds: a rehearsal")
 
@@ -98,14 +102,14 @@ def released(checkout):
 
 
 @pytest.fixture
-def untrained(request, tmp_path, device, frame_size, network, quick):
-    """untrained(recipe, roles, graph=True): a run on --clip, or on a rendered scene, with weights as they begin."""
+def untrained(request, tmp_path, device, frame_size, network):
+    """untrained(recipe, roles, ...): a run on --clip, or on a rendered scene, with weights as they begin."""
     path = request.config.getoption("--clip")
-    frames = render(12, frame_size) if path is None else read_media(path, size=frame_size, say=lambda _: None).frames
-    clip = Clip(frames, 20.0, "video", frame_size)
 
-    def make(recipe, roles, graph=True):
-        recipe = recipe.replace(filters=network.filters, depth=network.depth)
+    def make(recipe, roles, graph=True, size=frame_size, network=network):
+        frames = render(12, size) if path is None else read_media(path, size=size, say=lambda _: None).frames
+        clip = Clip(frames, 20.0, "video", size)
+        recipe = recipe.replace(filters=network.filters, depth=network.depth, dense_kernel=network.kernel)
         run = _new_run("clip", clip, tmp_path / f"{recipe.name}-{graph}", recipe, roles, None, 0, True, 0)
         run = run.to(str(device), graph=graph)
         for role in roles:
@@ -116,12 +120,29 @@ def untrained(request, tmp_path, device, frame_size, network, quick):
 
 
 @pytest.fixture(autouse=True)
-def _native_or_nothing():
+def _native_or_nothing(benchmark):
     """A benchmark of the reference would pass for one of the kernels."""
     with ops.backend("native"):
+        benchmark.extra_info["backend"] = chosen_backend()
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _freed_memory_is_kept():
+    """As a run does; it serves everything that is compared."""
+    ops.keep_memory()
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info.clear()
-    machine_info.update(machine())
+    machine_info.update(machine(choose_device(config.getoption("--device"))))
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    """Results say what was measured and how to measure it again; the time of a whole benchmark says nothing."""
+    given = [f"{option} PATH" for option in PATHS if config.getoption(option)]
+    given += [f"--device {device}" for device in [config.getoption("--device")] if device != "auto"]
+    output_json["options"] = " ".join([*given, *["--quick"] * config.getoption("--quick")])
+    for entry in output_json["benchmarks"]:
+        for key in set(entry) - {"name", "fullname", "extra_info"}:
+            del entry[key]

@@ -1,7 +1,8 @@
 """The least that each thing moves and computes, as functions of shapes, and how long that takes a device.
 
 A number is counted once for each operator that reads or writes it, in cache or not; a multiply-add is 2 operations.
-Activations are bf16. Arithmetic other than products is left out, so are tensors without pixels, but for weights.
+Activations are bf16. Tensors without pixels are left out, but for weights. Arithmetic other than products takes no time
+here; it is counted (a function is 1 operation) where there are no products, to say what an operator computes at all.
 """
 
 from __future__ import annotations
@@ -14,12 +15,22 @@ class Work(NamedTuple):
     bytes: int
     dense: int = 0  # floating-point operations of matrix products
     depthwise: int = 0  # of depthwise convolutions, which tensor cores do not make
+    elementwise: int = (
+        0  # of everything else, where there are no products; whole numbers of a generator are not counted
+    )
+
+    @property
+    def operations(self) -> int:
+        return self.dense + self.depthwise + self.elementwise
+
+
+NORMAL = 6  # operations of a normally distributed number; Box and Muller need 11 for two
 
 
 class Limits(NamedTuple):
     """What a device can do."""
 
-    copy: float  # bytes a second, read and written, that a copy in memory moves
+    copy: float  # bytes a second, read and written, that a copy in memory moves; on a CPU in place, if that moves more
     cached_copy: float  # the same for one that stays in the cache
     cache: int  # bytes for which that holds
     matrix: float  # floating-point operations a second of a matrix product in the dtype of the activations
@@ -90,28 +101,29 @@ def dense_weight_gradient(pixels: int, channels: int, outputs: int, kernel: int 
 
 
 def gelu_forward(pixels: int, channels: int) -> Work:
-    """z in, out."""
-    return Work(4 * pixels * channels)
+    """z in, out; z / 2 (1 + erf(z / sqrt 2)) of z + bias."""
+    return Work(4 * pixels * channels, elementwise=6 * pixels * channels)
 
 
 def gelu_backward(pixels: int, channels: int) -> Work:
-    """grad, z in, dz."""
-    return Work(6 * pixels * channels)
+    """grad, z in, dz; grad (Phi(z) + z phi(z)) of z + bias, and its sum."""
+    return Work(6 * pixels * channels, elementwise=13 * pixels * channels)
 
 
 def sample_crops(pixels: int, conditions: int) -> Work:
-    """Frames in as uint8, input, target in fp32."""
-    return Work(pixels * 3 * ((conditions + 1) * (1 + 2) + 4))
+    """Frames in as uint8, input, target in fp32; noise, and grain on the conditions, without blotches."""
+    operations = (conditions + 1) * 2 + conditions * (NORMAL + 3) + NORMAL + 10
+    return Work(pixels * 3 * ((conditions + 1) * (1 + 2) + 4), elementwise=pixels * 3 * operations)
 
 
 def ddpm_step(pixels: int, centre: bool = False) -> Work:
     """x in fp32 in and out, the network's output in, its next input; a centre in fp32 in."""
-    return Work(pixels * 3 * (8 + 2 + 2 + 4 * centre))
+    return Work(pixels * 3 * (8 + 2 + 2 + 4 * centre), elementwise=pixels * 3 * (NORMAL + 11 + 4 * centre))
 
 
 def adam_ema(parameters: int) -> Work:
     """Gradient in; weights, two moments and the average in and out, in fp32; a copy in bf16."""
-    return Work(parameters * (4 + 4 * 8 + 2))
+    return Work(parameters * (4 + 4 * 8 + 2), elementwise=16 * parameters)
 
 
 def network_forward(pixels: int, network: Network, save: bool = False) -> list[Work]:

@@ -1,29 +1,40 @@
-"""The facts that every result carries: device, versions, commit."""
+"""The facts that every result carries: device, instruction sets, threads, versions, commit."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import subprocess
+from pathlib import Path
 
 import torch
 
 from sinfusion import ops
+from sinfusion.precision import choose_device
+
+CPUINFO = Path("/proc/cpuinfo")  # Linux has it
+
+# Those that decide which kernels run, as Linux names them: x86-64, then ARM (64-bit ARM calls neon asimd).
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "neon", "asimd")
+
+# Beginnings of environment variables that change threads, memory or kernels.
+SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "MALLOC_", "GLIBC_TUNABLES", "SINFUSION_")
 
 
-def machine() -> dict[str, str | int]:
-    """What the figures were measured on."""
+def machine(device: torch.device | None = None) -> dict[str, str | int]:
+    """What the figures are measured on; device: None: the GPU if there is one."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    with open("/proc/cpuinfo") as file:
-        facts = dict(line.split(":", 1) for line in file.read().replace("\t", "").splitlines() if ":" in line)
-    flags = facts.get("flags", "").split()
-    gpu = torch.cuda.is_available()
+    gpu = (device or choose_device()).type == "cuda"
+    native = ops.status()["cpu"]
     return {
-        "cpu": facts.get("model name", platform.processor()).strip(),
-        "bf16": ", ".join(flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags) or "none",
+        **cpu(),
         "threads": torch.get_num_threads(),
-        "native": ops.status()["cpu"],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "settings": ", ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)) or "none",
+        "freed_memory": "kept" if native.endswith("kernels") and platform.libc_ver()[0] == "glibc" else "given back",
+        "native": native,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "none",
@@ -31,4 +42,16 @@ def machine() -> dict[str, str | int]:
         "commit": commit,
         "device": torch.cuda.get_device_name() if gpu else "cpu",
         "architecture": "{}{}".format(*torch.cuda.get_device_capability()) if gpu else "none",
+    }
+
+
+def cpu() -> dict[str, str | int]:
+    """Its name, and which of INSTRUCTION_SETS it has (`unknown` where the system does not say)."""
+    lines = CPUINFO.read_text().replace("\t", "").splitlines() if CPUINFO.exists() else []
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    flags = facts.get("flags", facts.get("Features"))  # x86-64, ARM
+    known = "unknown" if flags is None else ", ".join(name for name in INSTRUCTION_SETS if name in flags.split())
+    return {
+        "cpu": facts.get("model name", platform.processor() or platform.machine()).strip(),
+        "instruction_sets": known or "none",
     }

@@ -91,7 +91,7 @@ def training(place: Place) -> Iterator[Command]:
 
 
 def rollout(place: Place) -> Iterator[Command]:
-    yield _benchmark(place, "rollout", "rollout", "rollout")
+    yield _benchmark(place, "rollout", "test_rollout", "rollout")
 
 
 def _benchmark(place: Place, name: str, which: str, result: str) -> Command:

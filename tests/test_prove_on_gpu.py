@@ -83,7 +83,15 @@ def operator(name, seconds, share, **work):
     """Where a share of 1 is the floor."""
     info = {"operator": name, "batch": 4, "ours": "native", "seconds": {"native": seconds}, "limits": LIMITS}
     return (
-        info | {"bytes": 0, "dense": 0, "depthwise": 0, "shares": dict.fromkeys(("floor", *share), 1.0) | share} | work
+        info
+        | {
+            "bytes": 0,
+            "dense": 0,
+            "depthwise": 0,
+            "elementwise": 0,
+            "shares": dict.fromkeys(("floor", *share), 1.0) | share,
+        }
+        | work
     )
 
 

@@ -1,0 +1,51 @@
+"""benchmarks/clock.py: what is called with which implementations, and limits that a device can have."""
+
+import clock
+import pytest
+import torch
+
+from sinfusion import ops
+from sinfusion.errors import SinfusionError
+from sinfusion.ops._choice import chosen_backend, use_native
+
+
+def test_what_a_user_gets_is_measured_only_where_native_code_can_run():
+    chosen = []
+    with ops.backend("native"):
+        run = clock.shipped(lambda: chosen.append(chosen_backend()))
+        run()
+        clock.by_reference(run)()
+        with pytest.raises(SinfusionError, match="the native dense cannot run here: no library"):
+            clock.shipped(lambda: use_native("dense", ["no library"]))
+    assert chosen == ["native", "auto", "auto"]
+
+
+def test_the_reference_is_called_in_place_of_every_kernel():
+    chosen = []
+    with ops.backend("native"):
+        clock.by_reference(lambda: chosen.append(chosen_backend()))()
+    assert chosen == ["reference"]
+
+
+def test_the_last_call_of_an_operator_is_made_again_alone():
+    weights, gradient = [torch.zeros(3) for _ in range(4)], torch.ones(3)
+    row = torch.tensor([0.5, 1.0, 1.0])
+    before, between = torch.zeros(3), []
+
+    def twice():
+        ops.adam_ema(before, *[torch.zeros(3) for _ in range(3)], None, gradient, row)
+        ops.adam_ema(*weights, None, gradient, row)
+        between.append((before.clone(), weights[0].clone()))
+
+    real = ops.adam_ema
+    again = clock.last_call("adam_ema", twice)
+    assert ops.adam_ema is real
+    again()
+    assert len(between) == 1 and torch.equal(before, between[0][0]) and not torch.equal(weights[0], between[0][1])
+
+
+def test_limits_are_between_those_of_the_slowest_and_of_the_fastest_cpu():
+    limits = clock.measured_limits(torch.device("cpu"), quick=True)
+    assert 1e8 < limits.copy < 1e13 and 1e8 < limits.cached_copy < 1e14
+    assert 1e8 < limits.arithmetic < 1e14 and 1e8 < limits.matrix < 1e16
+    assert 2**16 <= limits.cache <= 2**31
