@@ -34,10 +34,8 @@ constexpr int DDPM_NORMALS = 3 * TILE_NORMALS;
 
 SINFUSION_HD static inline bool draws(const DdpmStep& a) { return a.coefficients[6] != 0; }
 
-// Of thread `thread`, one of TILE; where the step draws.
-SINFUSION_HD static inline void draw_noise(const DdpmStep& a, const Tile& tile, int thread, float* drawn) {
-  const Draw draw = {uint64_t(a.seeds[tile.sample]), a.stream, uint64_t(*a.counter)};
-  draw_tile(draw, tile, a.pixels, 3, thread, drawn);
+SINFUSION_HD static inline Draw noise_of(const DdpmStep& a, const Tile& tile) {
+  return {uint64_t(a.seeds[tile.sample]), a.stream, uint64_t(*a.counter)};
 }
 
 // The clean picture that the network expects; NaN stays NaN.

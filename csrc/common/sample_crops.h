@@ -31,13 +31,22 @@ constexpr int CROP_NORMALS = 9 * TILE_NORMALS;  // of the noise, then of the gra
 
 SINFUSION_HD static inline int64_t pixels_of(const SampleCrops& a) { return int64_t(a.crop_height) * a.crop_width; }
 
+SINFUSION_HD static inline Draw noise_of(const SampleCrops& a, const Tile& tile) {
+  return {uint64_t(a.seeds[tile.sample]), a.noise_stream, uint64_t(*a.step)};
+}
+SINFUSION_HD static inline Draw grain_of(const SampleCrops& a, const Tile& tile) {
+  return {uint64_t(a.seeds[tile.sample]), a.grain_stream, uint64_t(*a.step)};
+}
+SINFUSION_HD static inline bool has_grain(const SampleCrops& a, const Tile& tile) {
+  return a.coefficients[8 * tile.sample + 6] != 0;
+}
+
 // Of thread `thread`, one of TILE. Where there is no grain none is drawn.
 SINFUSION_HD static inline void draw_crop(const SampleCrops& a, const Tile& tile, int thread, float* drawn) {
-  const uint64_t seed = uint64_t(a.seeds[tile.sample]), step = uint64_t(*a.step);
   const int64_t pixels = pixels_of(a);
-  draw_tile({seed, a.noise_stream, step}, tile, pixels, 3, thread, drawn);
-  if (a.coefficients[8 * tile.sample + 6] != 0)
-    draw_tile({seed, a.grain_stream, step}, tile, pixels, 3 * a.conditions, thread, drawn + 3 * TILE_NORMALS);
+  draw_tile(noise_of(a, tile), tile, pixels, 3, thread, drawn);
+  if (has_grain(a, tile))
+    draw_tile(grain_of(a, tile), tile, pixels, 3 * a.conditions, thread, drawn + 3 * TILE_NORMALS);
 }
 
 // Between which two of `coarse` places that of `fine` lies, the ends on the ends; `share` belongs to the second.

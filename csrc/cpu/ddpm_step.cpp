@@ -1,7 +1,9 @@
-// One step of a reverse process on the host: a tile of pixels after the other, as the device has them.
-#include "../common/ddpm_step.h"
+// A tile of pixels after the other, as the device has them. Compiled once for each instruction set; no C++ library here
+// (see vector.h).
+#include "ddpm_step.h"
 
 namespace sinfusion {
+namespace SINFUSION_ISA_NAMESPACE {
 
 void ddpm_step(const DdpmStep& a) {
   const int64_t tiles = a.batch * tiles_of(a.pixels);
@@ -9,10 +11,10 @@ void ddpm_step(const DdpmStep& a) {
   for (int64_t i = 0; i < tiles; ++i) {
     const Tile tile = tile_of(i, a.pixels);
     float drawn[DDPM_NORMALS];
-    if (draws(a))
-      for (int thread = 0; thread < TILE; ++thread) draw_noise(a, tile, thread, drawn);
+    if (draws(a)) draw_tile(noise_of(a, tile), tile, a.pixels, 3, drawn);
     for (int number = 0; number < 3 * tile.count; ++number) step_number(a, tile, drawn, number);
   }
 }
 
+}  // namespace SINFUSION_ISA_NAMESPACE
 }  // namespace sinfusion
