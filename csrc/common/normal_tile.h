@@ -40,12 +40,4 @@ SINFUSION_HD static inline void draw_tile(const Draw& draw, const Tile& tile, in
   }
 }
 
-// The same of all threads, by runs of blocks.
-static inline void draw_tile(const Draw& draw, const Tile& tile, int64_t pixels, int channels, float* drawn) {
-  for (int channel = 0; channel < channels; ++channel) {
-    const int64_t first = channel * pixels + tile.first, end = first + tile.count;
-    draw_blocks(draw, uint32_t(first / 4), int((end + 3) / 4 - first / 4), drawn + channel * TILE_NORMALS);
-  }
-}
-
 }  // namespace sinfusion
