@@ -97,20 +97,25 @@ def reverse(
     counters = moment * STEPS_A_MOMENT + table.draws
 
     x = _start(run, len(seeds), start, size, condition)
-    centre = None if condition is None else centre_of(x, condition)
+    centre = None if condition is None else _in_order(centre_of(x, condition))
     shape = (len(x), role.in_channels, *x.shape[2:])
     inputs = torch.empty(shape, dtype=network.dtype, device=run.device, memory_format=torch.channels_last)
     if condition is not None:
         inputs[:, :-3] = condition
     before = torch.zeros_like(x) if table.looks_back else None
     stream = STREAM_SAMPLE + role.conditions
-    known = (None, None) if keep is None else keep
+    known = (None, None) if keep is None else (_in_order(keep[0]), _in_order(keep[1]))
     ops.ddpm_step(x, None, centre, table.coefficients[0], seeds, stream, counters[0], inputs, before)
     for i in range(len(table.sigma)):
         output = network.evaluate(inputs, shifts[i : i + 1])
         row, draw = table.coefficients[i + 1], counters[i + 1]
         ops.ddpm_step(x, output, centre, row, seeds, stream, draw, inputs, before, *known)
     return x
+
+
+def _in_order(value: Tensor) -> Tensor:
+    """As `ops.ddpm_step` reads it, which would copy anything else in every step."""
+    return value.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,9 @@ class _Library:
 
     def call(self, function: str, *arguments: Any) -> Any:
         """Call with tensors replaced by their addresses, None by 0; `arguments` keeps every tensor alive meanwhile."""
-        return getattr(self, function)(*[_address(value) for value in arguments])
-
-
-def _address(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.data_ptr()
-    return 0 if value is None else value
+        return getattr(self._module or self, function)(
+            *[value.data_ptr() if isinstance(value, Tensor) else 0 if value is None else value for value in arguments]
+        )
 
 
 cpu = _Library("_cpu")

@@ -49,12 +49,11 @@ def _check_layout(name: str, value: Tensor) -> None:
 
 
 def _check_like(name: str, value: Tensor, x: Tensor, shapes: tuple[tuple[int, ...], ...], *dtypes: torch.dtype) -> None:
-    require(
-        tuple(value.shape) in shapes and value.dtype in dtypes and value.device == x.device,
-        lambda: (
-            f"{name} is {' or '.join(map(str, dict.fromkeys(shapes)))} {' or '.join(map(str, dict.fromkeys(dtypes)))} "
-            f"on {x.device}, not {tuple(value.shape)} {value.dtype} on {value.device}"
-        ),
+    if tuple(value.shape) in shapes and value.dtype in dtypes and value.device == x.device:
+        return
+    raise RuntimeError(
+        f"{name} is {' or '.join(map(str, dict.fromkeys(shapes)))} {' or '.join(map(str, dict.fromkeys(dtypes)))} "
+        f"on {x.device}, not {tuple(value.shape)} {value.dtype} on {value.device}"
     )
 
 
