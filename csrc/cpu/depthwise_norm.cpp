@@ -1,9 +1,12 @@
 // Compiled once for each instruction set (SINFUSION_ISA_NAMESPACE, SINFUSION_LANES).
 //
-// Channels are worked on in planes of L, the lanes of one vector. A task owns a band of rows (and, in the backward
-// convolutions, a group of planes that stays in cache). It keeps the seven zero-padded fp32 rows that one output row
-// needs, converting one new row as it moves down. Bands are fixed by the shape, not by the number of threads, and
-// partial sums are added in order, so results do not depend on threads.
+// Channels are worked on in planes of L, the lanes of one vector; what belongs to channels is laid out by planes first.
+// Pixels are worked on in tiles, ROWS x P of one plane in registers, straight from the tensors: both planes of a block
+// of 2 L channels of bf16 take one instruction each to widen (vector.h). Where the channels are no whole number of
+// blocks, the rows that a tile needs are copied first, as fp32 with zeros behind the last channel.
+//
+// A task owns a band of rows. Bands are fixed by the shape, not by the number of threads, and partial sums are added in
+// order, so results do not depend on threads.
 //
 // The C++ library stays out of this file: its inline functions, compiled here for one instruction set, could be the
 // copies that the linker keeps for every machine.
@@ -21,15 +24,14 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int ROWS = 2;  // 32 registers hold 16 pixels, the taps of two rows, an input
+#else
+constexpr int ROWS = 1;
+#endif
 constexpr int K = 7, R = 3;
-constexpr int P = 8;           // output pixels held in registers at once
-constexpr int BANDS = 16;      // of rows, over the whole batch
-constexpr int GROUP = 32 / L;  // planes of a backward task: 64 bytes of bf16 a pixel
-
-inline int64_t planes_of(int64_t channels) { return (channels + L - 1) / L; }
-inline int lanes_of(int64_t channels, int64_t plane) {
-  return channels - plane * L < L ? int(channels - plane * L) : L;
-}
+constexpr int P = 8, TILE = ROWS * P;
+constexpr int BANDS = 32;  // of pairs of rows, over the whole batch
 
 inline int max_threads() {
 #ifdef _OPENMP
@@ -51,235 +53,394 @@ struct Memory {
   float* next;
   float* take(int64_t floats) {
     float* part = next;
-    next += (floats + 15) / 16 * 16;
+    next += rounded(floats);
     return part;
   }
   static int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 };
 
-// (rows, C) -> (planes, rows, L), zeros in the lanes left over and for null.
-void to_planes(const float* from, float* to, int64_t rows, int64_t C) {
-  for (int64_t plane = 0; plane < planes_of(C); ++plane)
-    for (int64_t r = 0; r < rows; ++r, to += L)
-      store(to, from ? load(from + r * C + plane * L, lanes_of(C, plane)) : vf{});
+// How activations of type In are cut: a block of PARTS planes is as many bytes as a vector has.
+template <class In>
+constexpr int PARTS = int(sizeof(float) / sizeof(In));
+template <class In>
+constexpr int BLOCK = PARTS<In>* L;
+template <class In>
+int64_t blocks_of(int64_t channels) {
+  return (channels + BLOCK<In> - 1) / BLOCK<In>;
+}
+template <class In>
+int lanes_of(int64_t channels, int64_t block) {  // where a block is a plane
+  return channels - block * L < L ? int(channels - block * L) : L;
+}
+template <int part>
+inline vf load_part(const float* p) {
+  return load(p);
+}
+template <int part>
+inline vf load_part(const uint16_t* p) {
+  return load_half<part>(p);
 }
 
-// The padded fp32 rows y-3 .. y+3 of one image, for y moving down, as (planes, W + 6, L) each.
-template <class T>
+// (rows, C) -> (planes, rows, L), zeros in the lanes left over and for null.
+template <class In>
+void to_planes(const float* from, float* to, int64_t rows, int64_t C) {
+  for (int64_t plane = 0; plane < blocks_of<In>(C) * PARTS<In>; ++plane)
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t l = 0; l < L; ++l) {
+        const int64_t c = plane / PARTS<In> * BLOCK<In> + l * PARTS<In> + plane % PARTS<In>;
+        *to++ = from && c < C ? from[r * C + c] : 0.0f;
+      }
+}
+
+// The rows of a batch of images as tiles read them: where they lie, or copies of the latest of them.
+template <class T, class In>
 class Rows {
  public:
-  static int64_t floats(int64_t W, int64_t planes) { return Memory::rounded(planes * (W + 2 * R) * L) * (K + 1); }
-  // Planes first .. first + planes of images with C channels.
-  Rows(Memory& memory, int64_t H, int64_t W, int64_t C, int64_t first, int64_t planes)
-      : H_(H), W_(W), C_(C), first_(first), planes_(planes), plane_((W + 2 * R) * L) {
-    for (int k = 0; k <= K; ++k) {
-      data_[k] = memory.take(planes * plane_);
-      memset(data_[k], 0, planes * plane_ * sizeof(float));
-    }
+  static int64_t floats(int64_t W, int64_t C) { return whole(C) ? 0 : Memory::rounded(W * blocks_of<In>(C) * L) * HELD; }
+  static bool whole(int64_t C) { return sizeof(T) == sizeof(In) && C % BLOCK<In> == 0; }
+  Rows(Memory& memory, const void* data, int64_t W, int64_t C)
+      : data_(static_cast<const T*>(data)), W_(W), C_(C), blocks_(blocks_of<In>(C)) {
+    for (int k = 0; k < HELD && !whole(C); ++k) copies_[k] = memory.take(W * blocks_ * L), held_[k] = -1;
   }
-  void move(const T* image, int64_t y) {
-    if (image != image_)
-      for (int k = 0; k < K; ++k) held_[k] = -1;
-    image_ = image;
-    for (int k = 0; k < K; ++k) {
-      const int64_t row = y + k - R;
-      if (row < 0 || row >= H_) {
-        rows_[k] = data_[K];  // zeros
-        continue;
-      }
-      const int slot = int(row % K);
-      if (held_[slot] != row) fill(row, data_[slot]), held_[slot] = row;
-      rows_[k] = data_[slot];
-    }
+  int64_t stride() const { return whole(C_) ? C_ : blocks_ * L; }  // from a pixel to the next
+  const In* row(int64_t r) {
+    const T* from = data_ + r * W_ * C_;
+    if (whole(C_)) return reinterpret_cast<const In*>(from);
+    const int slot = int(r % HELD);
+    if (held_[slot] != r) copy(from, copies_[slot]), held_[slot] = r;
+    return reinterpret_cast<const In*>(copies_[slot]);
   }
-  const float* row(int k, int64_t plane) const { return rows_[k] + plane * plane_; }  // begins at column -3
 
  private:
-  void fill(int64_t row, float* to) {
-    const T* from = image_ + row * W_ * C_ + first_ * L;
-    to += R * L;
-    for (int64_t x = 0; x < W_; ++x, from += C_, to += L)
-      for (int64_t plane = 0; plane < planes_; ++plane)
-        store(to + plane * plane_, load(from + plane * L, lanes_of(C_, first_ + plane)));
+  static constexpr int HELD = ROWS + K - 1;
+  void copy(const T* from, float* to) {
+    for (int64_t x = 0; x < W_; ++x, from += C_)
+      for (int64_t block = 0; block < blocks_; ++block, to += L)
+        store(to, load(from + block * L, lanes_of<In>(C_, block)));
   }
-  int64_t H_, W_, C_, first_, planes_, plane_;
-  const T* image_ = nullptr;
-  float* data_[K + 1];
-  const float* rows_[K];
-  int64_t held_[K];
+  const T* data_;
+  int64_t W_, C_, blocks_;
+  float* copies_[HELD];
+  int64_t held_[HELD];
 };
 
-// N pixels of one plane: out (N, L) = start + correlation of seven rows with weight (49, L).
-template <int N>
-inline void convolve_pixels(const float* const* rows, const float* weight, vf start, float* out, int64_t x) {
-  vf a[N];
-  for (int p = 0; p < N; ++p) a[p] = start;
-  for (int i = 0; i < K; ++i) {
-    const float *row = rows[i] + x * L, *w = weight + i * K * L;
-    vf taps[K];
-    for (int j = 0; j < K; ++j) taps[j] = load(w + j * L);
-#pragma GCC unroll 16
-    for (int q = 0; q < N + K - 1; ++q) {
-      const vf in = load(row + q * L);
-#pragma GCC unroll 8
-      for (int j = 0; j < K; ++j)
-        if (q - j >= 0 && q - j < N) a[q - j] += in * taps[j];
+// The part of a band's rows that one tile high needs: rows y-3 .. y+ROWS+2, null outside of the image.
+template <class In>
+struct Window {
+  const In* rows[ROWS + K - 1];
+  int64_t stride, W;
+  template <class T>
+  Window(Rows<T, In>& from, const DepthwiseNorm& a, int64_t b, int64_t y) : stride(from.stride()), W(a.width) {
+    for (int i = 0; i < ROWS + K - 1; ++i) {
+      const int64_t row = y + i - R;
+      rows[i] = row < 0 || row >= a.height ? nullptr : from.row(b * a.height + row);
     }
   }
-  for (int p = 0; p < N; ++p) store(out + (x + p) * L, a[p]);
-}
+};
 
-// One row of one plane: out (W, L).
-template <class T>
-void convolve_row(const Rows<T>& inputs, int64_t plane, const float* weight, vf start, float* out, int64_t W) {
-  const float* rows[K];
-  for (int k = 0; k < K; ++k) rows[k] = inputs.row(k, plane);
-  int64_t x = 0;
-  for (; x + P <= W; x += P) convolve_pixels<P>(rows, weight, start, out, x);
-  for (; x < W; ++x) convolve_pixels<1>(rows, weight, start, out, x);
-}
-
-// grad_weight (49, L) of one plane += correlation of one row of gradients with seven rows of inputs.
-template <class T>
-void weight_gradient_row(const Rows<T>& inputs, int64_t plane, const float* grad, float* grad_weight, int64_t W) {
-  for (int i = 0; i < K; ++i, grad_weight += K * L) {
-    const float* row = inputs.row(i, plane);
-    vf s[K];
-    for (int j = 0; j < K; ++j) s[j] = load(grad_weight + j * L);
-    int64_t x = 0;
-    for (; x + P <= W; x += P) {
-      vf g[P];
-      for (int p = 0; p < P; ++p) g[p] = load(grad + (x + p) * L);
-#pragma GCC unroll 16
-      for (int q = 0; q < P + K - 1; ++q) {
-        const vf in = load(row + (x + q) * L);
+// One row of inputs times the taps of the upper and of the lower row of pixels.
+template <class In, int part, bool upper, bool lower, bool inner>
+inline __attribute__((always_inline)) void convolve_row(const In* in, int64_t stride, int first, int last,
+                                                        const float* taps, vf* a) {
+  vf u[K], v[K];
 #pragma GCC unroll 8
-        for (int j = 0; j < K; ++j)
-          if (q - j >= 0 && q - j < P) s[j] += in * g[q - j];
+  for (int j = 0; j < K; ++j) {
+    if (upper) u[j] = load(taps + j * L);
+    if (lower) v[j] = load(taps + (j - K) * L);
+  }
+#pragma GCC unroll 16
+  for (int q = 0; q < P + K - 1; ++q) {
+    if (!inner && (q < first || q >= last)) continue;
+    const vf value = load_part<part>(in + q * stride);
+#pragma GCC unroll 8
+    for (int j = 0; j < K; ++j)
+      if (q - j >= 0 && q - j < P) {
+        if (upper) a[q - j] += value * u[j];
+        if (lower) a[P + q - j] += value * v[j];
       }
-    }
-    for (; x < W; ++x) {
-      const vf g = load(grad + x * L);
-      for (int j = 0; j < K; ++j) s[j] += load(row + (x + j) * L) * g;
-    }
-    for (int j = 0; j < K; ++j) store(grad_weight + j * L, s[j]);
   }
 }
 
-// Calls `row(b, y)` for every row of band `band`.
-template <class Row>
-void each_row(const DepthwiseNorm& a, int64_t band, Row&& row) {
-  const int64_t all = a.batch * a.height, begin = all * band / BANDS, end = all * (band + 1) / BANDS;
-  for (int64_t r = begin; r < end; ++r) row(r / a.height, r % a.height);
+// A tile of one plane: out (rows, P, L) = start + correlation with weight (49, L). The columns of inputs first .. last
+// lie in the image.
+template <class In, int part, int rows, bool inner>
+void convolve_tile(const In* const* in, int64_t at, int64_t stride, int first, int last, const float* weight, vf start,
+                   float* out) {
+  vf a[rows * P];
+#pragma GCC unroll 16
+  for (int p = 0; p < rows * P; ++p) a[p] = start;
+  if (in[0]) convolve_row<In, part, true, false, inner>(in[0] + at, stride, first, last, weight, a);
+  for (int i = 1; i < K; ++i)
+    if (in[i])
+      convolve_row<In, part, true, rows == 2, inner>(in[i] + at, stride, first, last, weight + i * K * L, a);
+  if (rows == 2 && in[K])
+    convolve_row<In, part, false, true, inner>(in[K] + at, stride, first, last, weight + K * K * L, a);
+#pragma GCC unroll 16
+  for (int p = 0; p < rows * P; ++p) store(out + p * L, a[p]);
 }
 
-template <class T>
+// One row of gradients times the pixels of the upper and of the lower row: adds to their taps.
+template <class In, int part, bool upper, bool lower, bool inner>
+inline __attribute__((always_inline)) void correlate_row(const In* grad, int64_t stride, int first, int last,
+                                                         float* taps, const vf* x) {
+  vf u[K], v[K];
+#pragma GCC unroll 8
+  for (int j = 0; j < K; ++j) {
+    if (upper) u[j] = load(taps + j * L);
+    if (lower) v[j] = load(taps + (j - K) * L);
+  }
+#pragma GCC unroll 16
+  for (int q = 0; q < P + K - 1; ++q) {
+    if (!inner && (q < first || q >= last)) continue;
+    const vf value = load_part<part>(grad + q * stride);
+#pragma GCC unroll 8
+    for (int j = 0; j < K; ++j)
+      if (q - j >= 0 && q - j < P) {
+        if (upper) u[j] += value * x[q - j];
+        if (lower) v[j] += value * x[P + q - j];
+      }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < K; ++j) {
+    if (upper) store(taps + j * L, u[j]);
+    if (lower) store(taps + (j - K) * L, v[j]);
+  }
+}
+
+// taps (49, L), flipped, += correlation of a tile of x, (rows, P) pixels of which `count` columns lie in the image,
+// with gradients.
+template <class In, int part, int rows, bool inner>
+void correlate_tile(const In* const* grad, int64_t at, int64_t stride, int first, int last, const In* const* x,
+                    int64_t x_at, int64_t x_stride, int count, float* taps) {
+  vf v[rows * P];
+#pragma GCC unroll 16
+  for (int p = 0; p < rows * P; ++p)
+    v[p] = inner || p % P < count ? load_part<part>(x[p / P] + x_at + p % P * x_stride) : vf{};
+  if (grad[0]) correlate_row<In, part, true, false, inner>(grad[0] + at, stride, first, last, taps, v);
+  for (int i = 1; i < K; ++i)
+    if (grad[i])
+      correlate_row<In, part, true, rows == 2, inner>(grad[i] + at, stride, first, last, taps + i * K * L, v);
+  if (rows == 2 && grad[K])
+    correlate_row<In, part, false, true, inner>(grad[K] + at, stride, first, last, taps + K * K * L, v);
+}
+
+// Where a tile lies in its image.
+struct Tile {
+  int64_t x;
+  int rows, columns;  // of it in the image
+  int first, last;    // columns of the inputs in the image, of x-3 .. x+P+3
+  bool inner;
+  Tile(int64_t x, int64_t W, int rows) : x(x), rows(rows) {
+    columns = W - x < P ? int(W - x) : P;
+    first = x < R ? int(R - x) : 0;
+    last = W - x + R < P + K - 1 ? int(W - x + R) : P + K - 1;
+    inner = first == 0 && last == P + K - 1;
+  }
+};
+
+// The planes of one block: out (PARTS, TILE, L).
+template <class In, int part, int rows>
+void convolve_part(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
+  const int64_t at = (t.x - R) * in.stride + block * BLOCK<In>;
+  (t.inner ? convolve_tile<In, part, rows, true> : convolve_tile<In, part, rows, false>)(
+      in.rows, at, in.stride, t.first, t.last, weight, start, out);
+}
+template <class In, int part>
+void convolve(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
+  if (t.rows == ROWS) convolve_part<In, part, ROWS>(in, t, block, weight, start, out);
+  else convolve_part<In, part, 1>(in, t, block, weight, start, out);
+}
+template <class In, int part, int rows>
+void correlate_part(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
+  const int64_t at = (t.x - R) * grad.stride + block * BLOCK<In>, x_at = t.x * x.stride + block * BLOCK<In>;
+  (t.inner ? correlate_tile<In, part, rows, true> : correlate_tile<In, part, rows, false>)(
+      grad.rows, at, grad.stride, t.first, t.last, x.rows + R, x_at, x.stride, t.columns, taps);
+}
+template <class In, int part>
+void correlate(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
+  if (t.rows == ROWS) correlate_part<In, part, ROWS>(grad, x, t, block, taps);
+  else correlate_part<In, part, 1>(grad, x, t, block, taps);
+}
+
+// Calls `pair(b, y, rows)` for every ROWS rows of band `band`, fewer at the end of an image.
+template <class Pair>
+void each_pair(const DepthwiseNorm& a, int64_t band, Pair&& pair) {
+  const int64_t high = (a.height + ROWS - 1) / ROWS, all = a.batch * high;
+  for (int64_t r = all * band / BANDS; r < all * (band + 1) / BANDS; ++r) {
+    const int64_t y = r % high * ROWS;
+    pair(r / high, y, a.height - y < ROWS ? 1 : ROWS);
+  }
+}
+
+// v: one vector of each part, `step` floats from each other -> a pixel's channels.
+inline void write(float* to, const float* v, int64_t, int lanes) { store(to, load(v), lanes); }
+
+template <class T, class In>
+inline void write_block(T* pixel, int64_t C, int64_t block, vf even, vf odd) {
+  if constexpr (PARTS<In> == 2)
+    store_halves(pixel + block * BLOCK<In>, even, odd);
+  else
+    store(pixel + block * L, even, lanes_of<In>(C, block));
+}
+template <class In, int part, class T>
+inline vf read_part(const T* pixel, int64_t C, int64_t block) {
+  if constexpr (PARTS<In> == 2)
+    return load_half<part>(pixel + block * BLOCK<In>);
+  else
+    return load(pixel + block * L, lanes_of<In>(C, block));
+}
+
+template <class T, class In>
 void forward_of(const DepthwiseNormForward& a) {
-  const int64_t H = a.height, W = a.width, C = a.channels, planes = planes_of(C), Cp = planes * L;
-  const int64_t per_thread = Rows<T>::floats(W, planes) + Memory::rounded(planes * W * L);
-  Memory memory{scratch((K * K + 3 + a.batch) * Cp + max_threads() * per_thread + 16 * 8)};
-  float *weight = memory.take(K * K * Cp), *bias = memory.take(Cp), *shift = memory.take(a.batch * Cp),
+  const int64_t W = a.width, C = a.channels, blocks = blocks_of<In>(C), planes = blocks * PARTS<In>, Cp = planes * L;
+  const int64_t per_thread = Rows<T, In>::floats(W, C) + Memory::rounded(planes * TILE * L);
+  Memory memory{scratch((K * K + 3 + a.batch) * Cp + max_threads() * per_thread)};
+  float *weight = memory.take(K * K * Cp), *start = memory.take(a.batch * Cp), *bias = memory.take(Cp),
         *gain = memory.take(Cp), *offset = memory.take(Cp), *own = memory.take(0);
-  to_planes(a.weight, weight, K * K, C);
-  to_planes(a.bias, bias, 1, C);
-  for (int64_t b = 0; b < a.batch; ++b) to_planes(a.shift ? a.shift + b * C : nullptr, shift + b * Cp, 1, C);
-  to_planes(a.gain, gain, 1, C);
-  to_planes(a.offset, offset, 1, C);
+  to_planes<In>(a.weight, weight, K * K, C);
+  to_planes<In>(a.bias, bias, 1, C);
+  for (int64_t b = 0; b < a.batch; ++b) {
+    to_planes<In>(a.shift ? a.shift + b * C : nullptr, start + b * Cp, 1, C);
+    for (int64_t c = 0; c < Cp; ++c) start[b * Cp + c] += bias[c];
+  }
+  to_planes<In>(a.gain, gain, 1, C);
+  to_planes<In>(a.offset, offset, 1, C);
   float ones[L];
   for (int i = 0; i < L; ++i) ones[i] = 1;
-  const vf last = load(ones, lanes_of(C, planes - 1));  // 1 in the lanes of the last plane that are channels
+  const vf last = load(ones, PARTS<In> == 1 ? lanes_of<In>(C, planes - 1) : L);  // 1 in lanes that are channels
 
 #pragma omp parallel for schedule(dynamic)
   for (int64_t band = 0; band < BANDS; ++band) {
     Memory mine{own + thread() * per_thread};
-    Rows<T> rows(mine, H, W, C, 0, planes);
-    float* u = mine.take(planes * W * L);
-    each_row(a, band, [&](int64_t b, int64_t y) {
-      rows.move(static_cast<const T*>(a.x) + b * H * W * C, y);
-      for (int64_t plane = 0; plane < planes; ++plane) {
-        const vf start = load(bias + plane * L) + load(shift + b * Cp + plane * L);
-        convolve_row(rows, plane, weight + plane * K * K * L, start, u + plane * W * L, W);
-      }
-      const int64_t first = (b * H + y) * W;
-      for (int64_t x = 0; x < W; ++x) {
-        float* v = u + x * L;
-        const auto write = [&](void* to) {
-          T* pixel = static_cast<T*>(to) + (first + x) * C;
-          for (int64_t plane = 0; plane < planes; ++plane)
-            store(pixel + plane * L, load(v + plane * W * L), lanes_of(C, plane));
-        };
-        if (a.u) write(a.u);
-        if (a.gain) {
-          vf total{};
-          for (int64_t plane = 0; plane < planes; ++plane) total += load(v + plane * W * L);
-          const float mean = sum(total) / float(C);
-          vf square{};
-          for (int64_t plane = 0; plane < planes; ++plane) {
-            vf d = load(v + plane * W * L) - mean;
-            if (plane == planes - 1) d *= last;
-            square += d * d;
-          }
-          const float rstd = 1.0f / __builtin_sqrtf(sum(square) / float(C) + a.eps);
-          for (int64_t plane = 0; plane < planes; ++plane) {
-            float* to = v + plane * W * L;
-            store(to, (load(to) - mean) * rstd * load(gain + plane * L) + load(offset + plane * L));
-          }
-          if (a.mean) a.mean[first + x] = mean, a.rstd[first + x] = rstd;
+    Rows<T, In> inputs(mine, a.x, W, C);
+    float* u = mine.take(planes * TILE * L);
+    each_pair(a, band, [&](int64_t b, int64_t y, int rows) {
+      const Window<In> in(inputs, a, b, y);
+      for (int64_t x = 0; x < W; x += P) {
+        const Tile t(x, W, rows);
+        for (int64_t block = 0; block < blocks; ++block) {
+          const float *w = weight + block * PARTS<In> * K * K * L, *s = start + b * Cp + block * BLOCK<In>;
+          float* to = u + block * PARTS<In> * TILE * L;
+          convolve<In, 0>(in, t, block, w, load(s), to);
+          if constexpr (PARTS<In> == 2)
+            convolve<In, 1>(in, t, block, w + K * K * L, load(s + L), to + TILE * L);
         }
-        write(a.out);
+        float mean[TILE], rstd[TILE];
+        if (a.gain) {
+          for (int p = 0; p < TILE; ++p) {
+            vf total{};
+            for (int64_t plane = 0; plane < planes; ++plane) total += load(u + (plane * TILE + p) * L);
+            mean[p] = sum(total) / float(C);
+          }
+          for (int p = 0; p < TILE; ++p) {
+            vf square{};
+            for (int64_t plane = 0; plane < planes; ++plane) {
+              vf d = load(u + (plane * TILE + p) * L) - mean[p];
+              if (plane == planes - 1) d *= last;
+              square += d * d;
+            }
+            rstd[p] = sum(square) / float(C) + a.eps;
+          }
+          for (int p = 0; p < TILE; p += L) store(rstd + p, 1.0f / root(load(rstd + p)));
+        }
+        for (int r = 0; r < rows; ++r) {
+          const int64_t first = (b * a.height + y + r) * W + x;
+          if (a.mean) {
+            memcpy(a.mean + first, mean + r * P, t.columns * sizeof(float));
+            memcpy(a.rstd + first, rstd + r * P, t.columns * sizeof(float));
+          }
+          for (int column = 0; column < t.columns; ++column) {
+            const int p = r * P + column;
+            T* out = static_cast<T*>(a.out) + (first + column) * C;
+            T* kept = static_cast<T*>(a.u) + (first + column) * C;
+            for (int64_t block = 0; block < blocks; ++block) {
+              const float *v = u + (block * PARTS<In> * TILE + p) * L, *g = gain + block * BLOCK<In>,
+                          *o = offset + block * BLOCK<In>;
+              constexpr int64_t other = (PARTS<In> - 1) * TILE * L, next = (PARTS<In> - 1) * L;
+              vf even = load(v), odd = load(v + other);
+              if (a.u) write_block<T, In>(kept, C, block, even, odd);
+              if (a.gain) {
+                even = (even - mean[p]) * rstd[p] * load(g) + load(o);
+                odd = (odd - mean[p]) * rstd[p] * load(g + next) + load(o + next);
+              }
+              write_block<T, In>(out, C, block, even, odd);
+            }
+          }
+        }
       }
     });
   }
 }
 
-// Backward through the norm for one row: grad_u = the gradient at the convolution's output, in the dtype of the
-// activations; adds to grad_gain, grad_offset and grad_shift, (Cp) each. means: 2 W floats to work with.
-template <class T>
-void norm_backward_row(const DepthwiseNormBackward& a, int64_t first, const float* gain, float* means,
-                       float* grad_gain, float* grad_offset, float* grad_shift) {
-  const int64_t W = a.width, C = a.channels, planes = planes_of(C);
+// Backward through the norm for up to TILE pixels of one row: grad_u = the gradient at the convolution's output, in the
+// dtype of the activations; adds to grad_gain, grad_offset and grad_shift, (Cp) each.
+template <class T, class In>
+void norm_backward(const DepthwiseNormBackward& a, int64_t first, int count, const float* gain, float* grad_gain,
+                   float* grad_offset, float* grad_shift) {
+  const int64_t C = a.channels, blocks = blocks_of<In>(C);
   const T *grad = static_cast<const T*>(a.grad_out) + first * C, *u = static_cast<const T*>(a.u) + first * C;
   T* out = static_cast<T*>(a.grad_u) + first * C;
-  for (int64_t x = 0; x < W; ++x) {
+  const float *mean = a.mean + first, *rstd = a.rstd + first;
+  float means[TILE], parallels[TILE];
+  for (int p = 0; p < count; ++p) {
     vf s1{}, s2{};
-    for (int64_t plane = 0; plane < planes; ++plane) {
-      const int n = lanes_of(C, plane);
-      const vf g = load(grad + x * C + plane * L, n) * load(gain + plane * L);  // gain is 0 in lanes left over
+    const auto add = [&](vf g, vf v) {
       s1 += g;
-      s2 += g * (load(u + x * C + plane * L, n) - a.mean[first + x]);
+      s2 += g * (v - mean[p]);
+    };
+    for (int64_t block = 0; block < blocks; ++block) {
+      const float* scale = gain + block * BLOCK<In>;  // 0 in lanes left over
+      add(read_part<In, 0>(grad + p * C, C, block) * load(scale), read_part<In, 0>(u + p * C, C, block));
+      if constexpr (PARTS<In> == 2)
+        add(read_part<In, 1>(grad + p * C, C, block) * load(scale + L), read_part<In, 1>(u + p * C, C, block));
     }
-    means[2 * x] = sum(s1) / float(C);
-    means[2 * x + 1] = sum(s2) * a.rstd[first + x] / float(C);
+    means[p] = sum(s1) / float(C);
+    parallels[p] = sum(s2) * rstd[p] / float(C);
   }
-  for (int64_t plane = 0; plane < planes; ++plane) {
-    const int n = lanes_of(C, plane);
-    const int64_t c = plane * L;
-    const vf scale = load(gain + c);
-    vf sum_gain = load(grad_gain + c), sum_offset = load(grad_offset + c), sum_shift = load(grad_shift + c);
-    for (int64_t x = 0; x < W; ++x) {
-      const float mean = a.mean[first + x], rstd = a.rstd[first + x];
-      const vf g = load(grad + x * C + c, n), normed = (load(u + x * C + c, n) - mean) * rstd;
-      const vf back = (g * scale - means[2 * x] - normed * means[2 * x + 1]) * rstd;
-      sum_gain += g * normed;
-      sum_offset += g;
-      sum_shift += back;
-      store(out + x * C + c, back, n);
+  for (int64_t block = 0; block < blocks; ++block) {
+    struct Sums {
+      vf scale, gain, offset, shift;
+      vf back(vf g, vf v, float mean, float rstd, float m, float parallel) {
+        const vf normed = (v - mean) * rstd, result = (g * scale - m - normed * parallel) * rstd;
+        gain += g * normed;
+        offset += g;
+        shift += result;
+        return result;
+      }
+    };
+    const int64_t c = block * BLOCK<In>, d = c + (PARTS<In> - 1) * L;
+    Sums even{load(gain + c), load(grad_gain + c), load(grad_offset + c), load(grad_shift + c)};
+    Sums odd{load(gain + d), load(grad_gain + d), load(grad_offset + d), load(grad_shift + d)};
+    for (int p = 0; p < count; ++p) {
+      const vf e = even.back(read_part<In, 0>(grad + p * C, C, block), read_part<In, 0>(u + p * C, C, block), mean[p],
+                             rstd[p], means[p], parallels[p]);
+      vf o{};
+      if constexpr (PARTS<In> == 2)
+        o = odd.back(read_part<In, 1>(grad + p * C, C, block), read_part<In, 1>(u + p * C, C, block), mean[p], rstd[p],
+                     means[p], parallels[p]);
+      write_block<T, In>(out + p * C, C, block, e, o);
     }
-    store(grad_gain + c, sum_gain);
-    store(grad_offset + c, sum_offset);
-    store(grad_shift + c, sum_shift);
+    if constexpr (PARTS<In> == 2) {
+      store(grad_gain + d, odd.gain);
+      store(grad_offset + d, odd.offset);
+      store(grad_shift + d, odd.shift);
+    }
+    store(grad_gain + c, even.gain);
+    store(grad_offset + c, even.offset);
+    store(grad_shift + c, even.shift);
   }
 }
 
-template <class T>
+template <class T, class In>
 void backward_of(const DepthwiseNormBackward& a) {
-  const int64_t H = a.height, W = a.width, C = a.channels, planes = planes_of(C), Cp = planes * L;
-  const int64_t per_band = (K * K + 2 + a.batch) * Cp;  // partial sums: weight, gain, offset, shift
-  const int64_t per_thread = 2 * Rows<T>::floats(W, GROUP) + Memory::rounded(W * L > 2 * W ? W * L : 2 * W);
-  Memory memory{scratch((K * K + 1) * Cp + BANDS * per_band + max_threads() * per_thread + 16 * 4)};
+  const int64_t H = a.height, W = a.width, C = a.channels, blocks = blocks_of<In>(C), planes = blocks * PARTS<In>,
+                Cp = planes * L;
+  const int64_t per_band = (K * K + 2 + a.batch) * Cp;  // partial sums: taps, flipped; gain, offset, shift
+  const int64_t per_thread = 2 * Rows<T, In>::floats(W, C);
+  Memory memory{scratch((K * K + 1) * Cp + BANDS * per_band + max_threads() * per_thread)};
   float *flipped = memory.take(K * K * Cp), *gain = memory.take(Cp), *partial = memory.take(BANDS * per_band),
         *own = memory.take(0);
-  to_planes(a.weight, flipped, K * K, C);
+  to_planes<In>(a.weight, flipped, K * K, C);
   for (int64_t plane = 0; plane < planes; ++plane)
     for (int t = 0; t < K * K / 2; ++t) {
       float *one = flipped + (plane * K * K + t) * L, *other = flipped + (plane * K * K + K * K - 1 - t) * L;
@@ -287,50 +448,70 @@ void backward_of(const DepthwiseNormBackward& a) {
       store(one, load(other));
       store(other, kept);
     }
-  to_planes(a.gain, gain, 1, C);
+  to_planes<In>(a.gain, gain, 1, C);
   memset(partial, 0, BANDS * per_band * sizeof(float));
 
 #pragma omp parallel for schedule(dynamic)
   for (int64_t band = 0; band < BANDS; ++band) {
     float *grad_gain = partial + band * per_band + K * K * Cp, *grad_offset = grad_gain + Cp,
           *grad_shift = grad_offset + Cp;
-    each_row(a, band, [&](int64_t b, int64_t y) {
-      const int64_t first = (b * H + y) * W;
-      if (a.gain) {
-        float* means = own + thread() * per_thread;
-        norm_backward_row<T>(a, first, gain, means, grad_gain, grad_offset, grad_shift + b * Cp);
-        return;
-      }
-      const T* grad = static_cast<const T*>(a.grad_out) + first * C;
-      for (int64_t plane = 0; plane < planes; ++plane) {
-        float* to = grad_shift + b * Cp + plane * L;
-        vf total = load(to);
-        for (int64_t x = 0; x < W; ++x) total += load(grad + x * C + plane * L, lanes_of(C, plane));
-        store(to, total);
-      }
+    each_pair(a, band, [&](int64_t b, int64_t y, int rows) {
+      float* shift = grad_shift + b * Cp;
+      for (int64_t r = y; r < y + rows; ++r)
+        for (int64_t x = 0; x < W; x += TILE) {
+          const int64_t first = (b * H + r) * W + x;
+          const int count = W - x < TILE ? int(W - x) : TILE;
+          if (a.gain) {
+            norm_backward<T, In>(a, first, count, gain, grad_gain, grad_offset, shift);
+            continue;
+          }
+          const T* grad = static_cast<const T*>(a.grad_out) + first * C;
+          for (int64_t block = 0; block < blocks; ++block) {
+            vf even = load(shift + block * BLOCK<In>), odd = load(shift + block * BLOCK<In> + (PARTS<In> - 1) * L);
+            for (int p = 0; p < count; ++p) {
+              even += read_part<In, 0>(grad + p * C, C, block);
+              if constexpr (PARTS<In> == 2) odd += read_part<In, 1>(grad + p * C, C, block);
+            }
+            if constexpr (PARTS<In> == 2) store(shift + block * BLOCK<In> + L, odd);
+            store(shift + block * BLOCK<In>, even);
+          }
+        }
     });
   }
 
-  const T *inputs = static_cast<const T*>(a.x), *grads = static_cast<const T*>(a.gain ? a.grad_u : a.grad_out);
-  const int64_t groups = (planes + GROUP - 1) / GROUP;
 #pragma omp parallel for schedule(dynamic)
-  for (int64_t task = 0; task < BANDS * groups; ++task) {
-    const int64_t band = task / groups, begin = task % groups * GROUP;
-    const int64_t count = planes - begin < GROUP ? planes - begin : GROUP;
+  for (int64_t band = 0; band < BANDS; ++band) {
     Memory mine{own + thread() * per_thread};
-    Rows<T> x_rows(mine, H, W, C, begin, count), g_rows(mine, H, W, C, begin, count);
-    float* row_out = mine.take(W * L);
-    each_row(a, band, [&](int64_t b, int64_t y) {
-      x_rows.move(inputs + b * H * W * C, y);
-      g_rows.move(grads + b * H * W * C, y);
-      T* grad_x = static_cast<T*>(a.grad_x) + (b * H + y) * W * C;
-      for (int64_t k = 0; k < count; ++k) {
-        const int64_t plane = begin + k;
-        convolve_row(g_rows, k, flipped + plane * K * K * L, vf{}, row_out, W);
-        for (int64_t x = 0; x < W; ++x)
-          store(grad_x + x * C + plane * L, load(row_out + x * L), lanes_of(C, plane));
-        float* grad_weight = partial + band * per_band + plane * K * K * L;
-        weight_gradient_row(x_rows, k, g_rows.row(R, k) + R * L, grad_weight, W);
+    Rows<T, In> inputs(mine, a.x, W, C), grads(mine, a.gain ? a.grad_u : a.grad_out, W, C);
+    float* taps = partial + band * per_band;
+    each_pair(a, band, [&](int64_t b, int64_t y, int rows) {
+      const Window<In> in(inputs, a, b, y), grad(grads, a, b, y);
+#ifdef BLOCK_FIRST
+      for (int64_t block = 0; block < blocks; ++block)
+      for (int64_t x = 0; x < W; x += P) {
+        const Tile t(x, W, rows);
+#else
+      for (int64_t x = 0; x < W; x += P) {
+        const Tile t(x, W, rows);
+        for (int64_t block = 0; block < blocks; ++block)
+#endif
+        {
+          constexpr int64_t other = (PARTS<In> - 1) * TILE * L;
+          float out[PARTS<In> * TILE * L];
+          const int64_t w = block * PARTS<In> * K * K * L;
+          convolve<In, 0>(grad, t, block, flipped + w, vf{}, out);
+          correlate<In, 0>(grad, in, t, block, taps + w);
+          if constexpr (PARTS<In> == 2) {
+            convolve<In, 1>(grad, t, block, flipped + w + K * K * L, vf{}, out + other);
+            correlate<In, 1>(grad, in, t, block, taps + w + K * K * L);
+          }
+          for (int r = 0; r < rows; ++r)
+            for (int p = 0; p < t.columns; ++p) {
+              const float* v = out + (r * P + p) * L;
+              T* to = static_cast<T*>(a.grad_x) + (((b * H + y + r) * W + x) + p) * C;
+              write_block<T, In>(to, C, block, load(v), load(v + other));
+            }
+        }
       }
     });
   }
@@ -341,7 +522,12 @@ void backward_of(const DepthwiseNormBackward& a) {
       for (int64_t r = 0; r < rows; ++r) {
         vf s{};
         for (int64_t band = 0; band < BANDS; ++band) s += load(partial + band * per_band + at + (plane * rows + r) * L);
-        store(to + r * C + plane * L, s, lanes_of(C, plane));
+        float lanes[L];
+        store(lanes, s);
+        for (int64_t l = 0; l < L; ++l) {
+          const int64_t c = plane / PARTS<In> * BLOCK<In> + l * PARTS<In> + plane % PARTS<In>;
+          if (c < C) to[(rows - 1 - r) * C + c] = lanes[l];
+        }
       }
   };
   total(a.grad_weight, 0, K * K);
@@ -352,8 +538,14 @@ void backward_of(const DepthwiseNormBackward& a) {
 
 }  // namespace
 
-void forward(const DepthwiseNormForward& a) { a.bf16 ? forward_of<uint16_t>(a) : forward_of<float>(a); }
-void backward(const DepthwiseNormBackward& a) { a.bf16 ? backward_of<uint16_t>(a) : backward_of<float>(a); }
+void forward(const DepthwiseNormForward& a) {
+  if (!a.bf16) return forward_of<float, float>(a);
+  a.channels % BLOCK<uint16_t> ? forward_of<uint16_t, float>(a) : forward_of<uint16_t, uint16_t>(a);
+}
+void backward(const DepthwiseNormBackward& a) {
+  if (!a.bf16) return backward_of<float, float>(a);
+  a.channels % BLOCK<uint16_t> ? backward_of<uint16_t, float>(a) : backward_of<uint16_t, uint16_t>(a);
+}
 
 }  // namespace SINFUSION_ISA_NAMESPACE
 }  // namespace sinfusion

@@ -24,11 +24,20 @@ inline vf load(const uint16_t* p) {
   const vu wide = __builtin_convertvector(*reinterpret_cast<const vh*>(p), vu) << 16;
   return (vf)wide;
 }
-inline void store(uint16_t* p, vf v) {  // round to nearest even; NaN stays NaN
+inline vu rounded(vf v) {  // to bf16, in the upper half: to nearest even; NaN stays NaN
   const vu bits = (vu)v;
   const vu nan = (vu)((bits & 0x7fffffffu) > 0x7f800000u);
-  const vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  *reinterpret_cast<vh*>(p) = __builtin_convertvector((nan & 0x7fc0u) | (~nan & rounded), vh);
+  return (nan & 0x7fc00000u) | (~nan & (bits + 0x7fffu + ((bits >> 16) & 1u)));
+}
+inline void store(uint16_t* p, vf v) { *reinterpret_cast<vh*>(p) = __builtin_convertvector(rounded(v) >> 16, vh); }
+// bf16 in pairs: a shift or a mask makes a vector of every second number.
+template <int odd>
+inline vf load_half(const uint16_t* p) {
+  const vu pairs = *reinterpret_cast<const vu*>(p);
+  return (vf)(odd ? pairs & 0xffff0000u : pairs << 16);
+}
+inline void store_halves(uint16_t* p, vf even, vf odd) {
+  *reinterpret_cast<vu*>(p) = rounded(even) >> 16 | (rounded(odd) & 0xffff0000u);
 }
 inline float wide(float value) { return value; }
 inline float wide(uint16_t value) {  // of bf16
