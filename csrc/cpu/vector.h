@@ -26,8 +26,8 @@ inline vf load(const uint16_t* p) {
 }
 inline vu rounded(vf v) {  // to bf16, in the upper half: to nearest even; NaN stays NaN
   const vu bits = (vu)v;
-  const vu nan = (vu)((bits & 0x7fffffffu) > 0x7f800000u);
-  return (nan & 0x7fc00000u) | (~nan & (bits + 0x7fffu + ((bits >> 16) & 1u)));
+  const vu r = (bits & 0x10000u) != 0 ? bits + 0x8000u : bits + 0x7fffu;
+  return v == v ? r : vu{} + 0x7fc00000u;
 }
 inline void store(uint16_t* p, vf v) { *reinterpret_cast<vh*>(p) = __builtin_convertvector(rounded(v) >> 16, vh); }
 // bf16 in pairs: a shift or a mask makes a vector of every second number.
