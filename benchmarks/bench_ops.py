@@ -112,7 +112,7 @@ def dense_forward(shapes, channels, outputs, kernel, gelu):
     x, weight, bias = shapes.picture(channels), _weight(shapes, channels, outputs, kernel), shapes.vector(outputs)
     rounded = weight.to(shapes.dtype)
     residual = None if gelu else shapes.picture(outputs)
-    operator = functools.partial(torch.ops.sinfusion.dense, x, weight, bias, residual, rounded, gelu, gelu)
+    operator = functools.partial(torch.ops.sinfusion.dense, x, weight, bias, residual, None, rounded, gelu, gelu)
     functions = {"native": operator, "reference": by_reference(operator)}
     if shapes.device.type == "cuda":
         from sinfusion.kernels import dense as implicit

@@ -27,8 +27,13 @@ class Dense(nn.Conv2d):
         """Use a copy of the weight that is kept up to date from outside, unless the weight is written otherwise."""
         self._copy, self._version = copy, self.weight._version
 
-    def forward(self, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """x (B, C, H, W) -> (B, O, H, W): GELU of the convolution, or the residual (B, O, H, W) added to it."""
+    def forward(  # type: ignore[override]
+        self, x: Tensor, gelu: bool = False, residual: Tensor | None = None, skip: Tensor | None = None
+    ) -> Tensor:
+        """x (B, C, H, W) -> (B, O, H, W): GELU of the convolution, or the residual (B, O, H, W) added to it.
+
+        skip: the last of the C channels, if x has only the first.
+        """
         copy = None
         if x.dtype != self.weight.dtype:
             if self._copy is None or self._copy.dtype != x.dtype or self._copy.device != x.device:
@@ -38,7 +43,7 @@ class Dense(nn.Conv2d):
                 self._copy.copy_(self.weight.detach())
                 self._version = self.weight._version
             copy = self._copy
-        return ops.dense(x, self.weight, self.bias, residual, gelu, copy)
+        return ops.dense(x, self.weight, self.bias, residual, gelu, skip, copy)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -54,11 +59,15 @@ class ConvNeXtBlock(nn.Module):
         self.project = Dense(3 * out_channels, out_channels, dense_kernel)
         self.residual = Dense(in_channels, out_channels, 1) if in_channels != out_channels else None
 
-    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
-        """x (B, in_channels, H, W), shift (B, in_channels) fp32, what `self.shift` makes -> (B, out_channels, H, W)."""
+    def forward(self, x: Tensor, shift: Tensor, skip: Tensor | None = None) -> Tensor:
+        """x (B, in_channels, H, W), shift (B, in_channels) fp32, what `self.shift` makes -> (B, out_channels, H, W).
+
+        skip: the last of the in_channels, if x has only the first.
+        """
         bias: Tensor = self.depthwise.bias  # type: ignore[assignment]  # this convolution has one
-        h = ops.depthwise_norm(x, self.depthwise.weight, bias, shift, self.gain, self.offset)
-        residual = x if self.residual is None else self.residual(x)
+        both = x if skip is None else torch.cat((x, skip), 1)
+        h = ops.depthwise_norm(both, self.depthwise.weight, bias, shift, self.gain, self.offset)
+        residual = x if self.residual is None else self.residual(x, skip=skip)
         out: Tensor = self.project(self.expand(h, gelu=True), residual=residual)
         return out
 
@@ -148,6 +157,6 @@ class NextNet(nn.Module):
             x = block(x, next(for_block))
             skips.append(x)
         for block in self.blocks[self.first_half :]:
-            x = block(torch.cat((x, skips.pop()), 1), next(for_block))
+            x = block(x, next(for_block), skips.pop())
         out: Tensor = self.final(x)
         return out

@@ -8,6 +8,7 @@
 #include "../common/philox.h"
 #include "../common/sample_crops.h"
 #include "adam_ema.h"
+#include "dense.h"
 #include "depthwise_norm.h"
 #include "isa.h"
 #include "patch_match.h"
@@ -60,6 +61,36 @@ void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64
   if (isa() == Isa::avx2) return avx2::backward(a);
 #endif
   plain::backward(a);
+}
+
+void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
+                   int64_t outputs, int64_t kernel, bool bf16, Address x, Address skip, Address weight, Address bias,
+                   Address residual, bool gelu, Address out, Address z) {
+  const DenseForward a{{batch, height, width, channels, skip_channels, outputs, kernel, bf16, at<void>(x),
+                        at<void>(skip), at<float>(weight)},
+                       at<float>(bias), at<void>(residual), gelu, at<void>(out), at<void>(z)};
+  py::gil_scoped_release release;
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return avx512::dense_forward(a);
+  if (isa() == Isa::avx2) return avx2::dense_forward(a);
+#endif
+  plain::dense_forward(a);
+}
+
+void dense_backward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
+                    int64_t outputs, int64_t kernel, bool bf16, Address x, Address skip, Address weight,
+                    Address grad_out, Address z, Address grad_z, Address grad_x, Address grad_skip,
+                    Address grad_weight, Address grad_bias) {
+  const DenseBackward a{{batch, height, width, channels, skip_channels, outputs, kernel, bf16, at<void>(x),
+                         at<void>(skip), at<float>(weight)},
+                        at<void>(grad_out), at<void>(z), at<void>(grad_z), at<void>(grad_x), at<void>(grad_skip),
+                        at<float>(grad_weight), at<float>(grad_bias)};
+  py::gil_scoped_release release;
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return avx512::dense_backward(a);
+  if (isa() == Isa::avx2) return avx2::dense_backward(a);
+#endif
+  plain::dense_backward(a);
 }
 
 void patch_match(Address query, int64_t query_frames, int64_t query_height, int64_t query_width, Address key,
@@ -119,6 +150,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("has_bf16", &has_bf16);
   m.def("depthwise_norm_forward", &depthwise_norm_forward);
   m.def("depthwise_norm_backward", &depthwise_norm_backward);
+  m.def("dense_forward", &dense_forward);
+  m.def("dense_backward", &dense_backward);
   m.def("ddpm_step", [](int64_t batch, int64_t pixels, Address x, Address output, bool output_bf16, Address centre,
                         Address coefficients, Address seeds, uint32_t stream, Address counter, Address inputs,
                         bool inputs_bf16, int64_t channels, Address previous, Address known, bool known_once,

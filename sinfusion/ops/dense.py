@@ -1,7 +1,8 @@
 """The operator `dense`: k x k convolution + bias, then GELU or a residual, differentiable.
 
-The other half of a ConvNeXt block. The reference is the definition and what a CPU runs (oneDNN does the products); on
-a GPU cuDNN with a fused epilogue or an implicit GEMM, both of kernels/, whichever is measured to be faster.
+The other half of a ConvNeXt block. A CPU runs csrc/cpu where that is faster than PyTorch's convolution, which the
+reference calls; a GPU cuDNN with a fused epilogue or an implicit GEMM, both of kernels/, whichever is measured to be
+faster.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._choice import backend, chosen_backend, use_native
-from ._native import cpu
+from ._native import cpu, run, why_no_library
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
 TOLERANCE = 2.0
+# The same for 3x3 convolutions in fp32 on a CPU: Winograd's algorithm adds what direct sums do not.
+WINOGRAD_TOLERANCE = 10.0
 
 _library = torch.library.Library("sinfusion", "FRAGMENT")  # lives as long as the process
 _library.define(
-    "dense(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? copy, bool gelu, bool save) "
+    "dense(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor? skip, Tensor? copy, bool gelu, bool save) "
     "-> (Tensor, Tensor)"
 )
 _library.define(
-    "dense_backward(Tensor grad_out, Tensor x, Tensor z, Tensor weight, Tensor? bias, Tensor? copy, bool gelu, "
-    "bool input) -> (Tensor, Tensor, Tensor)"
+    "dense_backward(Tensor grad_out, Tensor x, Tensor? skip, Tensor z, Tensor weight, Tensor? bias, Tensor? copy, "
+    "bool gelu, bool input) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -38,26 +41,53 @@ def dense(
     bias: Tensor | None = None,  # (O,) fp32
     residual: Tensor | None = None,  # (B, O, H, W) as x; not with gelu
     gelu: bool = False,
+    skip: Tensor | None = None,  # (B, S, H, W) as x: more channels of the input; the weight is (O, C + S, k, k)
     copy: Tensor | None = None,  # the weight in the dtype of x, channels-last; None: made here
 ) -> Tensor:  # (B, O, H, W) as x
-    """z = convolution of x, padded with zeros, + bias; GELU(z) (exact), or z + residual, or z."""
-    values = (x, weight, bias, residual)
+    """z = convolution of x (and skip behind it), padded with zeros, + bias; GELU(z) (exact), or z + residual, or z."""
+    values = (x, weight, bias, residual, skip)
     save = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in values)
     out: Tensor = torch.ops.sinfusion.dense(*values, copy, gelu, save)[0]
     return out
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, gelu: bool) -> None:
+def _check(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, skip: Tensor | None, gelu: bool
+) -> None:
     torch._check(x.ndim == 4 and weight.ndim == 4, lambda: "x is (B, C, H, W), the weight (O, C, k, k)")
     out, channels, *kernel = weight.shape
+    if skip is not None:
+        alike = skip.ndim == 4 and skip.dtype == x.dtype and (len(skip), *skip.shape[2:]) == (len(x), *x.shape[2:])
+        torch._check(alike, lambda: f"skip is {tuple(skip.shape)} {skip.dtype}, x {tuple(x.shape)} {x.dtype}")
     torch._check(
-        channels == x.shape[1] and kernel[0] == kernel[1] and kernel[0] % 2 == 1,
-        lambda: f"weight is {tuple(weight.shape)}, for x {tuple(x.shape)}",
+        channels == x.shape[1] + (0 if skip is None else skip.shape[1])
+        and kernel[0] == kernel[1]
+        and kernel[0] % 2 == 1,
+        lambda: (
+            f"weight is {tuple(weight.shape)}, for x {tuple(x.shape)}"
+            + ("" if skip is None else f" and skip {tuple(skip.shape)}")
+        ),
     )
     torch._check(bias is None or tuple(bias.shape) == (out,), lambda: "bias is one number for each output channel")
     torch._check(not gelu or residual is None, lambda: "a residual is added where there is no GELU")
     shape = (x.shape[0], out, *x.shape[2:])
     torch._check(residual is None or tuple(residual.shape) == shape, lambda: f"residual is not {shape}")
+
+
+def _last(value: Tensor) -> Tensor:
+    return value.contiguous(memory_format=torch.channels_last)
+
+
+def _both(x: Tensor, skip: Tensor | None) -> Tensor:
+    return x if skip is None else torch.cat((x, skip), 1)
+
+
+def _parts(grad: Tensor, x: Tensor, skip: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The gradients of x and skip in that of both."""
+    if skip is None:
+        return _last(grad), x.new_empty(0)
+    first, second = grad.split([x.shape[1], skip.shape[1]], 1)
+    return _last(first), _last(second)
 
 
 def _rounded(weight: Tensor, copy: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -70,14 +100,15 @@ def _reference(
     weight: Tensor,
     bias: Tensor | None,
     residual: Tensor | None,
+    skip: Tensor | None,
     copy: Tensor | None,
     gelu: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    _check(x, weight, bias, residual, gelu)
+    _check(x, weight, bias, residual, skip, gelu)
     rounded = _rounded(weight, copy, x.dtype)
-    z = F.conv2d(x, rounded, None if bias is None else bias.to(x.dtype), padding=weight.shape[2] // 2)
-    z = z.contiguous(memory_format=torch.channels_last)
+    z = F.conv2d(_both(x, skip), rounded, None if bias is None else bias.to(x.dtype), padding=weight.shape[2] // 2)
+    z = _last(z)
     if gelu:
         return F.gelu(z), z if save else x.new_empty(0)
     return z if residual is None else z + residual, x.new_empty(0)
@@ -86,38 +117,110 @@ def _reference(
 def _reference_backward(
     grad_out: Tensor,
     x: Tensor,
+    skip: Tensor | None,
     z: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     copy: Tensor | None,
     gelu: bool,
     input: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad = torch.ops.aten.gelu_backward(grad_out, z) if gelu else grad_out
     rounded, wanted = _rounded(weight, copy, x.dtype), [input, True, bias is not None]
-    grad_x, grad_weight, grad_bias = _convolution_backward(grad, x, rounded, wanted)
+    grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+        grad, _both(x, skip), rounded, [len(weight)], [1, 1], [weight.shape[2] // 2] * 2, [1, 1], False, [0, 0], 1,
+        wanted,
+    )  # fmt: skip
     return (
-        grad_x.contiguous(memory_format=torch.channels_last) if input else x.new_empty(0),
+        *(_parts(grad_x, x, skip) if input else (x.new_empty(0), x.new_empty(0))),
         grad_weight.to(weight.dtype, memory_format=torch.channels_last),
         grad_bias.to(weight.dtype) if bias is not None else weight.new_empty(0),
     )
 
 
-def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    """By PyTorch: of x, weight and bias, those that are wanted."""
-    padding = [weight.shape[2] // 2] * 2
-    if wanted[1] and x.dtype == torch.float32 and x.device.type == "cpu" and cpu.loaded and cpu.isa() == "avx2":
-        # With AVX2 oneDNN takes three to four times as long for a weight gradient of channels-last activations.
-        of_x = _convolution_backward(grad, x, weight, [True, False, False])[0] if wanted[0] else x
-        contiguous = [value.contiguous() for value in (grad, x, weight)]
-        _, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            *contiguous, [weight.shape[0]], [1, 1], padding, [1, 1], False, [0, 0], 1, [False, *wanted[1:]]
-        )
-        return of_x, of_weight, of_bias
-    made: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        grad, x, weight, [weight.shape[0]], [1, 1], padding, [1, 1], False, [0, 0], 1, wanted
-    )
-    return made
+def unsupported_on_cpu(x: Tensor, weight: Tensor) -> list[str]:
+    """Why csrc/cpu cannot run."""
+    reasons = why_no_library(x.device)
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        reasons.append(f"x is {x.dtype}, not float32 or bfloat16")
+    if weight.dtype != torch.float32:
+        reasons.append(f"the weight is {weight.dtype}, not float32")
+    if weight.shape[2] not in (1, 3):
+        reasons.append(f"the kernel is {weight.shape[2]} wide, not 1 or 3")
+    if not x.numel():
+        reasons.append("x is empty")
+    return reasons
+
+
+def _pytorch_is_faster(x: Tensor, weight: Tensor) -> bool:
+    """Where oneDNN was measured to be: products of pixels that it makes in bf16, and csrc/cpu in fp32."""
+    return weight.shape[2] == 1 and x.dtype == torch.bfloat16 and bool(cpu.has_bf16())
+
+
+def _runs_native(x: Tensor, weight: Tensor) -> bool:
+    if not use_native("dense", unsupported_on_cpu(x, weight)):
+        return False
+    return chosen_backend() == "native" or not _pytorch_is_faster(x, weight)
+
+
+def _shapes(x: Tensor, skip: Tensor | None, weight: Tensor) -> tuple[int | bool, ...]:
+    """What both native functions begin with."""
+    batch, channels, *size = x.shape
+    more = 0 if skip is None else skip.shape[1]
+    return batch, *size, channels, more, len(weight), weight.shape[2], x.dtype == torch.bfloat16
+
+
+def _empty(x: Tensor, channels: int) -> Tensor:
+    batch, _, *size = x.shape
+    return x.new_empty(batch, *size, channels).permute(0, 3, 1, 2)
+
+
+def _cpu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    skip: Tensor | None,
+    copy: Tensor | None,
+    gelu: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    _check(x, weight, bias, residual, skip, gelu)
+    if not _runs_native(x, weight):
+        return _reference(x, weight, bias, residual, skip, copy, gelu, save)
+    out = _empty(x, len(weight))
+    z = _empty(x, len(weight)) if gelu and save else None
+    x, weight = _last(x), _last(weight)
+    skip = None if skip is None else _last(skip)
+    bias = None if bias is None else bias.float().contiguous()
+    residual = None if residual is None else _last(residual.to(x.dtype))
+    run("dense_forward", x, *_shapes(x, skip, weight), x, skip, weight, bias, residual, gelu, out, z)
+    return out, x.new_empty(0) if z is None else z
+
+
+def _cpu_backward(
+    grad_out: Tensor,
+    x: Tensor,
+    skip: Tensor | None,
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    copy: Tensor | None,
+    gelu: bool,
+    input: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if not _runs_native(x, weight):
+        return _reference_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
+    grad_x, grad_skip, grad_weight, grad_bias = _fake_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
+    x, weight, grad_out = _last(x), _last(weight), _last(grad_out.to(x.dtype))
+    skip = None if skip is None else _last(skip)
+    grad_z = _empty(x, len(weight)) if gelu else None
+    run(
+        "dense_backward", x, *_shapes(x, skip, weight), x, skip, weight, grad_out, _last(z) if gelu else None, grad_z,
+        grad_x if input else None, grad_skip if input and skip is not None else None, grad_weight,
+        None if bias is None else grad_bias,
+    )  # fmt: skip
+    return grad_x, grad_skip, grad_weight, grad_bias
 
 
 def unsupported_on_gpu(x: Tensor, weight: Tensor) -> list[str]:
@@ -145,26 +248,26 @@ def _cuda(
     weight: Tensor,
     bias: Tensor | None,
     residual: Tensor | None,
+    skip: Tensor | None,
     copy: Tensor | None,
     gelu: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    _check(x, weight, bias, residual, gelu)
+    _check(x, weight, bias, residual, skip, gelu)
     if not use_native("dense", unsupported_on_gpu(x, weight)):
-        return _reference(x, weight, bias, residual, copy, gelu, save)
+        return _reference(x, weight, bias, residual, skip, copy, gelu, save)
     from ..kernels import dense as implicit
     from ..kernels import gelu as epilogue
 
-    x, rounded = x.contiguous(memory_format=torch.channels_last), _rounded(weight, copy, x.dtype)
-    if residual is not None:
-        residual = residual.contiguous(memory_format=torch.channels_last)
+    x, rounded = _last(_both(x, skip)), _rounded(weight, copy, x.dtype)
+    residual = None if residual is None else _last(residual)
     if bias is not None:
         bias = bias.detach().float().contiguous()
 
     def cudnn() -> tuple[Tensor, Tensor | None]:
         with _cudnn():
             z = F.conv2d(x, rounded, padding=weight.shape[2] // 2)
-        return epilogue.forward(z.contiguous(memory_format=torch.channels_last), bias, residual, gelu), z
+        return epilogue.forward(_last(z), bias, residual, gelu), z
 
     def triton(config: int) -> tuple[Tensor, Tensor | None]:
         return implicit.forward(x, rounded, bias, residual, gelu, save, config)
@@ -177,19 +280,21 @@ def _cuda(
 def _cuda_backward(
     grad_out: Tensor,
     x: Tensor,
+    skip: Tensor | None,
     z: Tensor,  # without the bias, unlike the reference's
     weight: Tensor,
     bias: Tensor | None,
     copy: Tensor | None,
     gelu: bool,
     input: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not use_native("dense", unsupported_on_gpu(x, weight)):
-        return _reference_backward(grad_out, x, z, weight, bias, copy, gelu, input)
+        return _reference_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
     from ..kernels import dense as implicit
     from ..kernels import gelu as epilogue
 
-    x, grad = (value.contiguous(memory_format=torch.channels_last) for value in (x, grad_out.to(x.dtype)))
+    of_x, of_skip = x, skip
+    x, grad = _last(_both(x, skip)), _last(grad_out.to(x.dtype))
     rounded, kernel = _rounded(weight, copy, x.dtype), weight.shape[2]
     grad_bias = weight.new_empty(0)
     if gelu or bias is not None:
@@ -211,12 +316,12 @@ def _cuda_backward(
         lambda config: implicit.weight_gradient(grad, x, kernel, config),
     )  # fmt: skip
     if not input:
-        return x.new_empty(0), of_weight(), grad_bias
+        return x.new_empty(0), x.new_empty(0), of_weight(), grad_bias
     of_input = _fastest(
         "dense input gradient", x, weight, (), functools.partial(cudnn, 0),
         lambda config: implicit.input_gradient(grad, rounded, config),
     )  # fmt: skip
-    return of_input(), of_weight(), grad_bias
+    return *_parts(of_input(), of_x, of_skip), of_weight(), grad_bias
 
 
 def _cudnn() -> contextlib.AbstractContextManager[None]:
@@ -252,37 +357,39 @@ def _fake(
     weight: Tensor,
     bias: Tensor | None,
     residual: Tensor | None,
+    skip: Tensor | None,
     copy: Tensor | None,
     gelu: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    _check(x, weight, bias, residual, gelu)
-    out = x.new_empty(x.shape[0], weight.shape[0], *x.shape[2:]).contiguous(memory_format=torch.channels_last)
-    return out, torch.empty_like(out) if gelu and save else x.new_empty(0)
+    _check(x, weight, bias, residual, skip, gelu)
+    return _empty(x, len(weight)), _empty(x, len(weight)) if gelu and save else x.new_empty(0)
 
 
 def _fake_backward(
     grad_out: Tensor,
     x: Tensor,
+    skip: Tensor | None,
     z: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     copy: Tensor | None,
     gelu: bool,
     input: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
-        torch.empty_like(x, memory_format=torch.channels_last) if input else x.new_empty(0),
+        _empty(x, x.shape[1]) if input else x.new_empty(0),
+        _empty(x, skip.shape[1]) if input and skip is not None else x.new_empty(0),
         torch.empty_like(weight, memory_format=torch.channels_last),
-        weight.new_empty(0 if bias is None else weight.shape[0]),
+        weight.new_empty(0 if bias is None else len(weight)),
     )
 
 
 def _setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, residual, copy, gelu, save = inputs
+    x, weight, bias, residual, skip, copy, gelu, save = inputs
     _, z = output
     if save:
-        ctx.save_for_backward(x, z, weight, bias, copy)
+        ctx.save_for_backward(x, skip, z, weight, bias, copy)
     ctx.saved, ctx.gelu, ctx.residual, ctx.backend = save, gelu, residual is not None, chosen_backend()
     ctx.mark_non_differentiable(z)
     ctx.set_materialize_grads(False)
@@ -290,19 +397,23 @@ def _setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None
 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
     if grad_out is None:
-        return (None,) * 7
+        return (None,) * 8
     if not ctx.saved:
         raise RuntimeError("dense ran with save=False: nothing was kept for its backward")
-    x, z, weight, bias, copy = ctx.saved_tensors
-    needed = ctx.needs_input_grad[0]
+    x, skip, z, weight, bias, copy = ctx.saved_tensors
+    needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[4]
     with backend(ctx.backend):  # on a GPU this is another thread, where the caller's choice is not known
-        gx, gweight, gbias = torch.ops.sinfusion.dense_backward(grad_out, x, z, weight, bias, copy, ctx.gelu, needed)
+        gx, gskip, gweight, gbias = torch.ops.sinfusion.dense_backward(
+            grad_out, x, skip, z, weight, bias, copy, ctx.gelu, needed
+        )
     return (gx if needed else None, gweight, None if bias is None else gbias, grad_out if ctx.residual else None,
-            None, None, None)  # fmt: skip
+            gskip if needed and skip is not None else None, None, None, None)  # fmt: skip
 
 
 _library.impl("dense", _reference, "CompositeExplicitAutograd")
 _library.impl("dense_backward", _reference_backward, "CompositeExplicitAutograd")
+_library.impl("dense", _cpu, "CPU")
+_library.impl("dense_backward", _cpu_backward, "CPU")
 _library.impl("dense", _cuda, "CUDA")
 _library.impl("dense_backward", _cuda_backward, "CUDA")
 torch.library.register_fake("sinfusion::dense", _fake, lib=_library)

@@ -20,8 +20,9 @@ def depthwise_norm(device):
 
 
 def dense(device):
-    x, weight = last(2, 8, 5, 7, device=device).requires_grad_(), last(12, 8, 3, 3, device=device).requires_grad_()
-    return x, weight, last(12, device=device).requires_grad_(), None, None, True, True
+    x, weight = last(2, 8, 5, 7, device=device).requires_grad_(), last(12, 12, 3, 3, device=device).requires_grad_()
+    skip = last(2, 4, 5, 7, device=device).requires_grad_()
+    return x, weight, last(12, device=device).requires_grad_(), None, skip, None, True, True
 
 
 def sample_crops(device):
