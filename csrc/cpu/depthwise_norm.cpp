@@ -1,12 +1,13 @@
-#define STRIP 1
 // Compiled once for each instruction set (SINFUSION_ISA_NAMESPACE, SINFUSION_LANES).
 //
 // Channels are worked on in planes of L, the lanes of one vector; what belongs to channels is laid out by planes first.
-// Pixels are worked on in tiles, ROWS x P of one plane in registers, straight from the tensors: both planes of a block
-// of 2 L channels of bf16 take one instruction each to widen (vector.h). Where the channels are no whole number of
-// blocks, the rows that a tile needs are copied first, as fp32 with zeros behind the last channel.
+// Pixels are worked on in tiles, ROWS x P of one plane in registers, straight from the tensors: of a block of 2 L
+// channels of bf16, the even ones are a plane and the odd ones another, each widened by one instruction. Where the
+// channels of x or of skip are no whole number of blocks, the rows that a tile needs are copied first: fp32, x and skip
+// one behind the other, zeros behind the last channel.
 //
-// A task owns a band of rows. Bands are fixed by the shape, not by the number of threads, and partial sums are added in
+// The backward makes the gradient at the norm's input row by row, when a tile first needs it. So a thread owns bands of
+// rows that follow each other. Bands are fixed by the shape, not by the number of threads, and partial sums are added in
 // order, so results do not depend on threads.
 //
 // The C++ library stays out of this file: its inline functions, compiled here for one instruction set, could be the
@@ -26,21 +27,25 @@ namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int ROWS = 2;  // 32 registers hold 16 pixels, the taps of two rows, an input
+constexpr int ROWS = 2;  // 32 registers: 16 pixels, the taps of two rows, an input
 #else
 constexpr int ROWS = 1;
 #endif
 constexpr int K = 7, R = 3;
 constexpr int P = 8, TILE = ROWS * P;
 constexpr int HELD = ROWS + K - 1;  // rows of inputs that a tile needs
-#ifndef STRIP
-#define STRIP 2
-#endif
-constexpr int BANDS = 32;  // of pairs of rows, over the whole batch
+constexpr int BANDS = 32;           // of rows, over the whole batch
 
 inline int max_threads() {
 #ifdef _OPENMP
   return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+inline int threads() {
+#ifdef _OPENMP
+  return omp_get_num_threads();
 #else
   return 1;
 #endif
@@ -52,15 +57,8 @@ inline int thread() {
   return 0;
 #endif
 }
-inline int threads() {
-#ifdef _OPENMP
-  return omp_get_num_threads();
-#else
-  return 1;
-#endif
-}
 
-// Hands out parts of the memory of one call.
+// Hands out parts of the memory of one call, each aligned as a vector is.
 struct Memory {
   float* next;
   float* take(int64_t floats) {
@@ -71,19 +69,25 @@ struct Memory {
   static int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 };
 
-// How activations of type In are cut: a block of PARTS planes is as many bytes as a vector has.
+// How activations read as In are cut: a block is as many bytes as a vector has, and PARTS planes.
 template <class In>
 constexpr int PARTS = int(sizeof(float) / sizeof(In));
 template <class In>
 constexpr int BLOCK = PARTS<In>* L;
 template <class In>
-int64_t blocks_of(int64_t channels) {
+inline int64_t blocks_of(int64_t channels) {
   return (channels + BLOCK<In> - 1) / BLOCK<In>;
 }
 template <class In>
-int lanes_of(int64_t channels, int64_t block) {  // where a block is a plane
-  return channels - block * L < L ? int(channels - block * L) : L;
+inline int64_t channel_of(int64_t plane, int64_t lane) {
+  return plane / PARTS<In> * BLOCK<In> + lane * PARTS<In> + plane % PARTS<In>;
 }
+inline int lanes_of(int64_t channels, int64_t plane) {  // of fp32
+  return channels - plane * L < L ? int(channels - plane * L) : L;
+}
+inline int64_t channels_of(const DepthwiseNorm& a) { return a.channels + a.skip_channels; }
+
+// The planes of a block.
 template <int part>
 inline vf load_part(const float* p) {
   return load(p);
@@ -92,65 +96,145 @@ template <int part>
 inline vf load_part(const uint16_t* p) {
   return load_half<part>(p);
 }
+template <class In, int part, class T>
+inline vf read_part(const T* pixel, int64_t C, int64_t block) {
+  if constexpr (PARTS<In> == 2)
+    return load_half<part>(pixel + block * BLOCK<In>);
+  else
+    return load(pixel + block * L, lanes_of(C, block));
+}
+template <class In, class T>
+inline void write_block(T* pixel, int64_t C, int64_t block, vf even, vf odd) {
+  if constexpr (PARTS<In> == 2)
+    store_halves(pixel + block * BLOCK<In>, even, odd);
+  else
+    store(pixel + block * L, even, lanes_of(C, block));
+}
 
-// (rows, C) -> (planes, rows, L), zeros in the lanes left over and for null.
+// (C, rows) -> (planes, rows, L), zeros in the lanes left over and for null; the last row first if flipped.
 template <class In>
-void to_planes(const float* from, float* to, int64_t rows, int64_t C) {
+void to_planes(const float* from, float* to, int64_t rows, int64_t C, bool flipped = false) {
   for (int64_t plane = 0; plane < blocks_of<In>(C) * PARTS<In>; ++plane)
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t l = 0; l < L; ++l) {
-        const int64_t c = plane / PARTS<In> * BLOCK<In> + l * PARTS<In> + plane % PARTS<In>;
-        *to++ = from && c < C ? from[r * C + c] : 0.0f;
+      for (int64_t lane = 0; lane < L; ++lane) {
+        const int64_t c = channel_of<In>(plane, lane);
+        *to++ = from && c < C ? from[c * rows + (flipped ? rows - 1 - r : r)] : 0.0f;
       }
 }
 
-// The rows of a batch of images as tiles read them: where they lie or, for `data` null, the latest of them as
-// `fill(row, to)` makes them.
-template <class In, class Fill>
+// The rows of a batch of images: where they lie, or the latest of them, made when they are asked for.
+template <class In>
 class Rows {
  public:
-  Rows(Memory& memory, const In* data, int64_t W, int64_t pixel, Fill fill)
-      : data_(data), row_(W * pixel), pixel_(pixel), fill_(fill) {
-    for (int k = 0; k < HELD && !data; ++k) {
-      made_[k] = reinterpret_cast<In*>(memory.take(floats(W, pixel)));
+  Rows(const In* data, int64_t W, int64_t pixel) : data_(data), W_(W), pixel_(pixel) {}
+  Rows(Memory& memory, int64_t W, int64_t pixel) : data_(nullptr), W_(W), pixel_(pixel) {
+    for (int k = 0; k < HELD; ++k) {
+      made_[k] = reinterpret_cast<In*>(memory.take(W * pixel / PARTS<In>));
       held_[k] = -1;
     }
   }
-  static int64_t floats(int64_t W, int64_t pixel) { return W * pixel * int64_t(sizeof(In)) / 4; }
+  static int64_t floats(int64_t W, int64_t pixel) { return HELD * Memory::rounded(W * pixel / PARTS<In>); }
   int64_t pixel() const { return pixel_; }  // numbers from one to the next
-  const In* row(int64_t r) {
-    if (data_) return data_ + r * row_;
+  template <class Make>
+  const In* row(int64_t r, Make&& make) {  // make(r, to)
+    if (data_) return data_ + r * W_ * pixel_;
     const int slot = int(r % HELD);
-    if (held_[slot] != r) fill_(r, made_[slot]), held_[slot] = r;
+    if (held_[slot] != r) make(r, made_[slot]);
+    held_[slot] = r;
     return made_[slot];
   }
 
  private:
   const In* data_;
-  int64_t row_, pixel_;
-  Fill fill_;
+  int64_t W_, pixel_;
   In* made_[HELD];
   int64_t held_[HELD];
 };
 
-// The rows y-3 .. y+ROWS+2 of an image, null outside of it.
+inline void fetch(const void* data, int64_t bytes) {  // to the cache: there are more streams than a core follows
+  for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(static_cast<const char*>(data) + k);
+}
+
+// The rows y-3 .. y+ROWS+2 of an image, null outside of it, whose first block is number `first`.
 template <class In>
 struct Window {
   const In* rows[HELD];
-  int64_t pixel;
-  template <class Fill>
-  Window(Rows<In, Fill>& from, const DepthwiseNorm& a, int64_t b, int64_t y) : pixel(from.pixel()) {
+  int64_t pixel, first;
+  template <class Make>
+  void move(Rows<In>& from, const DepthwiseNorm& a, int64_t b, int64_t y, Make&& make) {
+    pixel = from.pixel();
     for (int i = 0; i < HELD; ++i) {
       const int64_t row = y + i - R;
-      rows[i] = row < 0 || row >= a.height ? nullptr : from.row(b * a.height + row);
+      rows[i] = row < 0 || row >= a.height ? nullptr : from.row(b * a.height + row, make);
     }
   }
-  // Columns x .. x+count of ROWS of the rows, to come into the cache.
-  void fetch(int first, int64_t x, int64_t count) const {
-    for (int i = first; i < first + ROWS; ++i)
-      for (int64_t k = 0; rows[i] && k < count * pixel; k += 64 / int64_t(sizeof(In)))
-        __builtin_prefetch(rows[i] + x * pixel + k);
+  int64_t at(int64_t x, int64_t block) const { return x * pixel + (block - first) * BLOCK<In>; }
+  void ahead(int row, int64_t x) const {  // what the next tile is the first to read, and perhaps a bit more
+    for (int i = row; i < row + ROWS; ++i)
+      if (rows[i]) fetch(rows[i] + x * pixel, P * pixel * int64_t(sizeof(In)));
   }
+};
+
+// A row of x and, behind its channels, of skip, as fp32.
+template <class T>
+void copy_row(const T* x, int64_t C, const T* skip, int64_t skip_C, int64_t W, float* to) {
+  const int64_t all = blocks_of<float>(C + skip_C) * L;
+  for (int64_t p = 0; p < W; ++p, x += C, skip += skip_C, to += all) {
+    store(to + all - L, vf{});
+    for (int64_t c = 0; c < C; c += L) store(to + c, load(x + c, lanes_of(C, c / L)));
+    for (int64_t c = 0; c < skip_C; c += L) {
+      const int n = lanes_of(skip_C, c / L);
+      store(to + C + c, load(skip + c, n), n);
+    }
+  }
+}
+
+// Whether tensors of T can be read as In where they lie.
+template <class T, class In>
+bool in_place(int64_t channels, int64_t skip_channels) {
+  return sizeof(T) == sizeof(In) && channels % BLOCK<In> == 0 && skip_channels % BLOCK<In> == 0;
+}
+
+// x and, behind its channels, skip: what lies where, and the rows around y.
+template <class T, class In>
+class Inputs {
+ public:
+  const bool whole;     // blocks are of x or of skip
+  const int64_t split;  // the first block of skip
+  Inputs(Memory& memory, const DepthwiseNorm& a)
+      : whole(in_place<T, In>(a.channels, a.skip_channels)),
+        split(whole ? a.channels / BLOCK<In> : blocks_of<In>(channels_of(a))),
+        a_(a),
+        x_(whole ? Rows<In>(static_cast<const In*>(a.x), a.width, a.channels)
+                 : Rows<In>(memory, a.width, split * BLOCK<In>)),
+        skip_(static_cast<const In*>(a.skip), a.width, a.skip_channels) {
+    of_x_.first = 0;
+    of_skip_.first = split;
+  }
+  static int64_t floats(const DepthwiseNorm& a) {
+    const int64_t C = channels_of(a);
+    return in_place<T, In>(a.channels, a.skip_channels) ? 0 : Rows<In>::floats(a.width, blocks_of<In>(C) * BLOCK<In>);
+  }
+  void move(int64_t b, int64_t y) {
+    const auto copy = [&](int64_t row, In* to) {
+      const int64_t first = row * a_.width;
+      const T *x = static_cast<const T*>(a_.x), *skip = static_cast<const T*>(a_.skip);
+      if constexpr (PARTS<In> == 1)
+        copy_row(x + first * a_.channels, a_.channels, skip + first * a_.skip_channels, a_.skip_channels, a_.width, to);
+    };
+    of_x_.move(x_, a_, b, y, copy);
+    if (whole && a_.skip) of_skip_.move(skip_, a_, b, y, copy);
+  }
+  const Window<In>& window(int64_t block) const { return block < split ? of_x_ : of_skip_; }
+  void ahead(int row, int64_t x) const {
+    of_x_.ahead(row, x);
+    if (whole && a_.skip) of_skip_.ahead(row, x);
+  }
+
+ private:
+  const DepthwiseNorm& a_;
+  Rows<In> x_, skip_;
+  Window<In> of_x_, of_skip_;
 };
 
 // One row of inputs times the taps of the upper and of the lower row of pixels.
@@ -253,116 +337,38 @@ struct Tile {
   }
 };
 
-// The planes of one block: out (PARTS, TILE, L).
 template <class In, int part, int rows>
-void convolve_part(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
-  const int64_t at = (t.x - R) * in.pixel + block * BLOCK<In>;
+void convolve_rows(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
   (t.inner ? convolve_tile<In, part, rows, true> : convolve_tile<In, part, rows, false>)(
-      in.rows, at, in.pixel, t.first, t.last, weight, start, out);
+      in.rows, in.at(t.x - R, block), in.pixel, t.first, t.last, weight, start, out);
 }
 template <class In, int part>
-void convolve(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
-  if (t.rows == ROWS) convolve_part<In, part, ROWS>(in, t, block, weight, start, out);
-  else convolve_part<In, part, 1>(in, t, block, weight, start, out);
+void convolve_part(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
+  (t.rows == ROWS ? convolve_rows<In, part, ROWS> : convolve_rows<In, part, 1>)(in, t, block, weight, start, out);
 }
+// A block: out (PARTS, TILE, L) = start (PARTS, L) + convolution with weight (PARTS, 49, L).
+template <class In>
+void convolve(const Window<In>& in, const Tile& t, int64_t block, const float* weight, const float* start, float* out) {
+  convolve_part<In, 0>(in, t, block, weight, load(start), out);
+  if constexpr (PARTS<In> == 2)
+    convolve_part<In, 1>(in, t, block, weight + K * K * L, load(start + L), out + TILE * L);
+}
+
 template <class In, int part, int rows>
-void correlate_part(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
-  const int64_t at = (t.x - R) * grad.pixel + block * BLOCK<In>, x_at = t.x * x.pixel + block * BLOCK<In>;
+void correlate_rows(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
   (t.inner ? correlate_tile<In, part, rows, true> : correlate_tile<In, part, rows, false>)(
-      grad.rows, at, grad.pixel, t.first, t.last, x.rows + R, x_at, x.pixel, t.columns, taps);
+      grad.rows, grad.at(t.x - R, block), grad.pixel, t.first, t.last, x.rows + R, x.at(t.x, block), x.pixel, t.columns,
+      taps);
 }
 template <class In, int part>
+void correlate_part(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
+  (t.rows == ROWS ? correlate_rows<In, part, ROWS> : correlate_rows<In, part, 1>)(grad, x, t, block, taps);
+}
+// A block: adds to taps (PARTS, 49, L), flipped.
+template <class In>
 void correlate(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
-  if (t.rows == ROWS) correlate_part<In, part, ROWS>(grad, x, t, block, taps);
-  else correlate_part<In, part, 1>(grad, x, t, block, taps);
-}
-
-// Calls `pair(band, b, y, rows)` for every ROWS rows of bands begin .. end, fewer at the end of an image.
-template <class Pair>
-void each_pair(const DepthwiseNorm& a, int64_t begin, int64_t end, Pair&& pair) {
-  const int64_t high = (a.height + ROWS - 1) / ROWS, all = a.batch * high;
-  for (int64_t band = begin; band < end; ++band)
-    for (int64_t r = all * band / BANDS; r < all * (band + 1) / BANDS; ++r) {
-      const int64_t y = r % high * ROWS;
-      pair(band, r / high, y, a.height - y < ROWS ? 1 : ROWS);
-    }
-}
-inline int64_t band_of(const DepthwiseNorm& a, int64_t row) {
-  const int64_t high = (a.height + ROWS - 1) / ROWS, r = row / a.height * high + row % a.height / ROWS;
-  return ((r + 1) * BANDS - 1) / (a.batch * high);
-}
-
-template <class T, class In>
-inline void write_block(T* pixel, int64_t C, int64_t block, vf even, vf odd) {
-  if constexpr (PARTS<In> == 2)
-    store_halves(pixel + block * BLOCK<In>, even, odd);
-  else
-    store(pixel + block * L, even, lanes_of<In>(C, block));
-}
-template <class In, int part, class T>
-inline vf read_part(const T* pixel, int64_t C, int64_t block) {
-  if constexpr (PARTS<In> == 2)
-    return load_half<part>(pixel + block * BLOCK<In>);
-  else
-    return load(pixel + block * L, lanes_of<In>(C, block));
-}
-
-template <class T, class In, bool normed, bool kept>
-void finish(const DepthwiseNormForward& a, int64_t first, const Tile& t, const float* u, const float* mean,
-            const float* rstd, const float* gain, const float* offset) {
-  const int64_t W = a.width, C = a.channels, blocks = blocks_of<In>(C);
-  constexpr int64_t other = (PARTS<In> - 1) * TILE * L, next = (PARTS<In> - 1) * L;
-  const int rows = t.rows, columns = t.columns;
-  for (int64_t block = 0; block < blocks; ++block, u += PARTS<In> * TILE * L, gain += BLOCK<In>, offset += BLOCK<In>) {
-    const vf scale[2] = {load(gain), load(gain + next)}, start[2] = {load(offset), load(offset + next)};
-    for (int r = 0; r < rows; ++r) {
-      T *out = static_cast<T*>(a.out) + (first + r * W) * C, *keep = static_cast<T*>(a.u) + (first + r * W) * C;
-      for (int p = r * P; p < r * P + columns; ++p, out += C, keep += C) {
-        vf even = load(u + p * L), odd = load(u + other + p * L);
-        if (kept) write_block<T, In>(keep, C, block, even, odd);
-        if (normed) {
-          even = (even - mean[p]) * rstd[p] * scale[0] + start[0];
-          odd = (odd - mean[p]) * rstd[p] * scale[1] + start[1];
-        }
-        write_block<T, In>(out, C, block, even, odd);
-      }
-    }
-  }
-}
-
-// A tile of the convolution's output, u (planes, TILE, L), to the tensors: normalized if there is a gain. `last` is 1 in
-// the lanes of the last plane that are channels.
-template <class T, class In>
-void norm(const DepthwiseNormForward& a, int64_t first, const Tile& t, const float* u, const float* gain,
-          const float* offset, vf last, float share) {
-  const int64_t C = a.channels, blocks = blocks_of<In>(C), planes = blocks * PARTS<In>;
-  float mean[TILE], rstd[TILE];
-  if (a.gain) {
-    vf totals[TILE]{}, squares[TILE]{};
-    for (int64_t plane = 0; plane < planes; ++plane)
-#pragma GCC unroll 16
-      for (int p = 0; p < TILE; ++p) totals[p] += load(u + (plane * TILE + p) * L);
-#pragma GCC unroll 16
-    for (int p = 0; p < TILE; ++p) mean[p] = sum(totals[p]) * share;
-    for (int64_t plane = 0; plane < planes; ++plane) {
-      const vf real = plane == planes - 1 ? last : vf{} + 1;
-#pragma GCC unroll 16
-      for (int p = 0; p < TILE; ++p) {
-        const vf d = (load(u + (plane * TILE + p) * L) - mean[p]) * real;
-        squares[p] += d * d;
-      }
-    }
-#pragma GCC unroll 16
-    for (int p = 0; p < TILE; ++p) rstd[p] = sum(squares[p]) * share + a.eps;
-    for (int p = 0; p < TILE; p += L) store(rstd + p, 1.0f / root(load(rstd + p)));
-  }
-  for (int r = 0; r < t.rows && a.mean; ++r)
-    for (int p = 0; p < t.columns; ++p) {
-      a.mean[first + r * a.width + p] = mean[r * P + p];
-      a.rstd[first + r * a.width + p] = rstd[r * P + p];
-    }
-  if (!a.gain) return finish<T, In, false, false>(a, first, t, u, mean, rstd, gain, offset);
-  (a.u ? finish<T, In, true, true> : finish<T, In, true, false>)(a, first, t, u, mean, rstd, gain, offset);
+  correlate_part<In, 0>(grad, x, t, block, taps);
+  if constexpr (PARTS<In> == 2) correlate_part<In, 1>(grad, x, t, block, taps + K * K * L);
 }
 
 // Calls `work(memory, begin, end)` in every thread, for its share of the bands and with its part of the memory.
@@ -375,31 +381,82 @@ void each_thread(float* memory, int64_t per_thread, Work&& work) {
   }
 }
 
-// Copies a row of T as In, with zeros behind the last channel; for rows that are not read where they lie.
-template <class T, class In>
-struct Copy {
-  const T* data;
-  int64_t W, C;
-  void operator()(int64_t r, In* to) const {
-    const int64_t blocks = blocks_of<In>(C);
-    const T* from = data + r * W * C;
-    for (int64_t x = 0; x < W; ++x, from += C)
-      for (int64_t block = 0; block < blocks; ++block, to += L)
-        if constexpr (PARTS<In> == 1) store(to, load(from + block * L, lanes_of<In>(C, block)));
+// Calls `strip(band, b, y, rows)` for every ROWS rows of bands begin .. end, fewer at the end of an image.
+template <class Strip>
+void each_strip(const DepthwiseNorm& a, int64_t begin, int64_t end, Strip&& strip) {
+  const int64_t high = (a.height + ROWS - 1) / ROWS, all = a.batch * high;
+  for (int64_t band = begin; band < end; ++band)
+    for (int64_t r = all * band / BANDS; r < all * (band + 1) / BANDS; ++r) {
+      const int64_t y = r % high * ROWS;
+      strip(band, r / high, y, a.height - y < ROWS ? 1 : ROWS);
+    }
+}
+inline int64_t band_of(const DepthwiseNorm& a, int64_t row) {
+  const int64_t high = (a.height + ROWS - 1) / ROWS, r = row / a.height * high + row % a.height / ROWS;
+  return ((r + 1) * BANDS - 1) / (a.batch * high);
+}
+
+// A tile of the norm's input, u (planes, TILE, L), to the tensors; without a norm it is the output.
+template <class T, class In, bool normed, bool kept>
+void write_tile(const DepthwiseNormForward& a, int64_t first, const Tile& t, const float* u, const float* mean,
+                const float* rstd, const float* gain, const float* offset) {
+  const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C);
+  constexpr int64_t other = (PARTS<In> - 1) * TILE * L, next = (PARTS<In> - 1) * L;
+  const int rows = t.rows, columns = t.columns;
+  for (int64_t block = 0; block < blocks; ++block, u += PARTS<In> * TILE * L, gain += BLOCK<In>, offset += BLOCK<In>) {
+    const vf scale[] = {load(gain), load(gain + next)}, start[] = {load(offset), load(offset + next)};
+    for (int r = 0; r < rows; ++r) {
+      T *out = static_cast<T*>(a.out) + (first + r * W) * C, *keep = static_cast<T*>(a.u) + (first + r * W) * C;
+      for (int p = r * P; p < r * P + columns; ++p, out += C, keep += C) {
+        vf even = load(u + p * L), odd = load(u + other + p * L);
+        if (kept) write_block<In>(keep, C, block, even, odd);
+        if (normed) {
+          even = (even - mean[p]) * rstd[p] * scale[0] + start[0];
+          odd = (odd - mean[p]) * rstd[p] * scale[1] + start[1];
+        }
+        write_block<In>(out, C, block, even, odd);
+      }
+    }
   }
-};
+}
+
+// The norm of a tile. `last` is 1 in the lanes of the last plane that are channels.
 template <class T, class In>
-const In* in_place(const void* data, int64_t C) {
-  return sizeof(T) == sizeof(In) && C % BLOCK<In> == 0 ? static_cast<const In*>(data) : nullptr;
+void norm(const DepthwiseNormForward& a, int64_t first, const Tile& t, const float* u, const float* gain,
+          const float* offset, vf last) {
+  const int64_t C = channels_of(a), planes = blocks_of<In>(C) * PARTS<In>;
+  const float share = 1.0f / float(C);
+  float mean[TILE], rstd[TILE];
+  vf totals[TILE]{}, squares[TILE]{};
+  for (int64_t plane = 0; plane < planes; ++plane)
+#pragma GCC unroll 16
+    for (int p = 0; p < TILE; ++p) totals[p] += load(u + (plane * TILE + p) * L);
+#pragma GCC unroll 16
+  for (int p = 0; p < TILE; ++p) mean[p] = sum(totals[p]) * share;
+  for (int64_t plane = 0; plane < planes; ++plane) {
+    const vf real = plane == planes - 1 ? last : vf{} + 1;
+#pragma GCC unroll 16
+    for (int p = 0; p < TILE; ++p) {
+      const vf d = (load(u + (plane * TILE + p) * L) - mean[p]) * real;
+      squares[p] += d * d;
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < TILE; ++p) rstd[p] = sum(squares[p]) * share + a.eps;
+  for (int p = 0; p < TILE; p += L) store(rstd + p, 1.0f / root(load(rstd + p)));
+  for (int r = 0; r < t.rows && a.u; ++r)
+    for (int p = 0; p < t.columns; ++p) {
+      a.mean[first + r * a.width + p] = mean[r * P + p];
+      a.rstd[first + r * a.width + p] = rstd[r * P + p];
+    }
+  (a.u ? write_tile<T, In, true, true> : write_tile<T, In, true, false>)(a, first, t, u, mean, rstd, gain, offset);
 }
 
 template <class T, class In>
 void forward_of(const DepthwiseNormForward& a) {
-  const int64_t W = a.width, C = a.channels, blocks = blocks_of<In>(C), planes = blocks * PARTS<In>, Cp = planes * L;
-  using Inputs = Rows<In, Copy<T, In>>;
-  const In* x = in_place<T, In>(a.x, C);
-  const int64_t per_thread = (x ? 0 : HELD * Memory::rounded(Inputs::floats(W, Cp))) + STRIP * planes * TILE * L;
-  Memory memory{scratch((K * K + 3 + a.batch) * Cp + max_threads() * per_thread)};
+  const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>, Cp = planes * L;
+  const int64_t per_thread = Inputs<T, In>::floats(a) + Memory::rounded(planes * TILE * L);
+  Memory memory{scratch((K * K + 3 + a.batch) * Cp + max_threads() * per_thread + 5 * 16)};
   float *weight = memory.take(K * K * Cp), *start = memory.take(a.batch * Cp), *bias = memory.take(Cp),
         *gain = memory.take(Cp), *offset = memory.take(Cp), *own = memory.take(0);
   to_planes<In>(a.weight, weight, K * K, C);
@@ -412,49 +469,50 @@ void forward_of(const DepthwiseNormForward& a) {
   to_planes<In>(a.offset, offset, 1, C);
   float ones[L];
   for (int i = 0; i < L; ++i) ones[i] = 1;
-  const vf last = load(ones, PARTS<In> == 1 ? lanes_of<In>(C, planes - 1) : L);  // 1 in lanes that are channels
-  const float share = 1.0f / float(C);
+  const vf last = load(ones, PARTS<In> == 1 && C ? lanes_of(C, planes - 1) : L);
 
   each_thread(own, per_thread, [&](Memory mine, int64_t begin, int64_t end) {
-    Inputs inputs(mine, x, W, x ? C : Cp, {static_cast<const T*>(a.x), W, C});
-    float* u = mine.take(STRIP * planes * TILE * L);
-    each_pair(a, begin, end, [&](int64_t, int64_t b, int64_t y, int rows) {
-      const Window<In> in(inputs, a, b, y);
-      for (int64_t x0 = 0; x0 < W; x0 += STRIP * P) {
-        in.fetch(K - 1, x0 + STRIP * P + R, STRIP * P);
+    Inputs<T, In> inputs(mine, a);
+    float* u = mine.take(planes * TILE * L);
+    each_strip(a, begin, end, [&](int64_t, int64_t b, int64_t y, int rows) {
+      inputs.move(b, y);
+      for (int64_t x = 0; x < W; x += P) {
+        const Tile t(x, W, rows);
+        const int64_t first = (b * a.height + y) * W + x;
+        inputs.ahead(K - 1, x + P + R);
         for (int r = 0; r < rows; ++r) {
-          const int64_t at = ((b * a.height + y + r) * W + x0) * C, n = (W - x0 < STRIP * P ? W - x0 : STRIP * P) * C;
-          for (int64_t k = 0; k < n; k += 64 / int64_t(sizeof(T))) {
-            __builtin_prefetch(static_cast<T*>(a.out) + at + k, 1, 3);
-            if (a.u) __builtin_prefetch(static_cast<T*>(a.u) + at + k, 1, 3);
-          }
+          const int64_t at = (first + r * W) * C, bytes = t.columns * C * int64_t(sizeof(T));
+          fetch(static_cast<T*>(a.out) + at, bytes);
+          if (a.u) fetch(static_cast<T*>(a.u) + at, bytes);
         }
         for (int64_t block = 0; block < blocks; ++block) {
-          const float *w = weight + block * PARTS<In> * K * K * L, *s = start + b * Cp + block * BLOCK<In>;
-          for (int k = 0; k < STRIP && x0 + k * P < W; ++k) {
-            const Tile t(x0 + k * P, W, rows);
-            float* to = u + (k * planes + block * PARTS<In>) * TILE * L;
-            convolve<In, 0>(in, t, block, w, load(s), to);
-            if constexpr (PARTS<In> == 2)
-              convolve<In, 1>(in, t, block, w + K * K * L, load(s + L), to + TILE * L);
-          }
+          const int64_t plane = block * PARTS<In>;
+          convolve(inputs.window(block), t, block, weight + plane * K * K * L, start + b * Cp + plane * L,
+                   u + plane * TILE * L);
         }
-        for (int k = 0; k < STRIP && x0 + k * P < W; ++k) {
-          const Tile t(x0 + k * P, W, rows);
-          norm<T, In>(a, (b * a.height + y) * W + t.x, t, u + k * planes * TILE * L, gain, offset, last, share);
-        }
+        if (a.gain)
+          norm<T, In>(a, first, t, u, gain, offset, last);
+        else
+          write_tile<T, In, false, false>(a, first, t, u, nullptr, nullptr, gain, offset);
       }
     });
   });
 }
 
-// Backward through the norm for one row: out (W, Cp) = the gradient at the convolution's output; adds to grad_gain,
-// grad_offset and grad_shift, (Cp) each.
+// Sums over pixels, of one band: (planes, 49, L), flipped; (Cp) each; (B, Cp).
+struct Sums {
+  float *taps, *gain, *offset, *shift;
+  Sums(float* memory, int64_t Cp)
+      : taps(memory), gain(taps + K * K * Cp), offset(gain + Cp), shift(offset + Cp) {}
+  static int64_t floats(int64_t Cp, int64_t batch) { return (K * K + 2 + batch) * Cp; }
+};
+
+// Backward through the norm for one row: out (W, Cp) = the gradient at the convolution's output.
 template <class T, class In>
-void norm_backward(const DepthwiseNormBackward& a, int64_t row, const float* gain, In* out, float* grad_gain,
-                   float* grad_offset, float* grad_shift) {
-  const int64_t C = a.channels, blocks = blocks_of<In>(C), Cp = blocks * BLOCK<In>;
+void norm_backward(const DepthwiseNormBackward& a, int64_t row, const float* gain, In* out, const Sums& sums) {
+  const int64_t C = channels_of(a), blocks = blocks_of<In>(C), Cp = blocks * BLOCK<In>;
   const float share = 1.0f / float(C);
+  float* shift = sums.shift + row / a.height * Cp;
   for (int64_t x = 0; x < a.width; x += TILE, out += TILE * Cp) {
     const int64_t first = row * a.width + x;
     const int count = a.width - x < TILE ? int(a.width - x) : TILE;
@@ -476,39 +534,47 @@ void norm_backward(const DepthwiseNormBackward& a, int64_t row, const float* gai
       means[p] = sum(s1) * share;
       parallels[p] = sum(s2) * rstd[p] * share;
     }
+    struct Plane {
+      float *to_gain, *to_offset, *to_shift;
+      vf scale, gain, offset, shift;
+      Plane(const float* scale, float* gain, float* offset, float* shift)
+          : to_gain(gain),
+            to_offset(offset),
+            to_shift(shift),
+            scale(load(scale)),
+            gain(load(gain)),
+            offset(load(offset)),
+            shift(load(shift)) {}
+      vf back(vf g, vf v, float mean, float rstd, float m, float parallel) {
+        const vf normed = (v - mean) * rstd, result = (g * scale - m - normed * parallel) * rstd;
+        gain += g * normed;
+        offset += g;
+        shift += result;
+        return result;
+      }
+      void keep() const {
+        store(to_gain, gain);
+        store(to_offset, offset);
+        store(to_shift, shift);
+      }
+    };
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t c = block * BLOCK<In>, d = c + (PARTS<In> - 1) * L;
-      struct Sums {
-        vf scale, gain, offset, shift;
-        vf back(vf g, vf v, float mean, float rstd, float m, float parallel) {
-          const vf normed = (v - mean) * rstd, result = (g * scale - m - normed * parallel) * rstd;
-          gain += g * normed;
-          offset += g;
-          shift += result;
-          return result;
-        }
-      };
-      Sums even{load(gain + c), load(grad_gain + c), load(grad_offset + c), load(grad_shift + c)};
-      Sums odd{load(gain + d), load(grad_gain + d), load(grad_offset + d), load(grad_shift + d)};
+      Plane even(gain + c, sums.gain + c, sums.offset + c, shift + c);
+      Plane odd(gain + d, sums.gain + d, sums.offset + d, shift + d);
       for (int p = 0; p < count; ++p) {
-        const vf e = even.back(read_part<In, 0>(grad + p * C, C, block), read_part<In, 0>(u + p * C, C, block),
-                               mean[p], rstd[p], means[p], parallels[p]);
-        if constexpr (PARTS<In> == 2) {
-          const vf o = odd.back(read_part<In, 1>(grad + p * C, C, block), read_part<In, 1>(u + p * C, C, block),
-                                mean[p], rstd[p], means[p], parallels[p]);
-          store_halves(out + p * Cp + c, e, o);
-        } else {
-          store(out + p * Cp + c, e);
-        }
+        const T *g = grad + p * C, *v = u + p * C;
+        const vf first_part = even.back(read_part<In, 0>(g, C, block), read_part<In, 0>(v, C, block), mean[p], rstd[p],
+                                        means[p], parallels[p]);
+        if constexpr (PARTS<In> == 2)
+          store_halves(out + p * Cp + c, first_part,
+                       odd.back(read_part<In, 1>(g, C, block), read_part<In, 1>(v, C, block), mean[p], rstd[p], means[p],
+                                parallels[p]));
+        else
+          store(out + p * Cp + c, first_part);
       }
-      if constexpr (PARTS<In> == 2) {
-        store(grad_gain + d, odd.gain);
-        store(grad_offset + d, odd.offset);
-        store(grad_shift + d, odd.shift);
-      }
-      store(grad_gain + c, even.gain);
-      store(grad_offset + c, even.offset);
-      store(grad_shift + c, even.shift);
+      if constexpr (PARTS<In> == 2) odd.keep();
+      even.keep();
     }
   }
 }
@@ -528,105 +594,140 @@ void add_row(const In* row, int64_t pixel, int64_t W, int64_t blocks, float* sum
   }
 }
 
+// A block of a tile, v (PARTS, TILE, L), to the gradient of x, of skip, or of both.
+template <class T, class In>
+void write_gradient(const DepthwiseNormBackward& a, const Inputs<T, In>& inputs, const Tile& t, int64_t first,
+                    int64_t block, const float* v) {
+  const int64_t C = a.channels, skip_C = a.skip_channels;
+  T *x = static_cast<T*>(a.grad_x) + first * C, *skip = static_cast<T*>(a.grad_skip) + first * skip_C;
+  const int rows = t.rows, columns = t.columns;
+  if (inputs.whole) {
+    constexpr int64_t other = (PARTS<In> - 1) * TILE * L;
+    const int64_t pixel = block < inputs.split ? C : skip_C;
+    T* to = block < inputs.split ? x + block * BLOCK<In> : skip + (block - inputs.split) * BLOCK<In>;
+    for (int r = 0; r < rows; ++r)
+      for (int p = 0; p < columns; ++p) {
+        const float* from = v + (r * P + p) * L;
+        write_block<In>(to + (r * a.width + p) * pixel, BLOCK<In>, 0, load(from), load(from + other));
+      }
+    return;
+  }
+  const int64_t c = block * L;
+  const int n = lanes_of(C + skip_C, block), of_x = C < c ? 0 : C - c < n ? int(C - c) : n;
+  for (int r = 0; r < rows; ++r)
+    for (int p = 0; p < columns; ++p) {
+      const int64_t pixel = r * a.width + p;
+      float lanes[2 * L]{};
+      store(lanes, load(v + (r * P + p) * L));
+      if (of_x) store(x + pixel * C + c, load(lanes), of_x);
+      if (of_x < n) store(skip + pixel * skip_C + c + of_x - C, load(lanes + of_x), n - of_x);
+    }
+}
+
 template <class T, class In>
 void backward_of(const DepthwiseNormBackward& a) {
-  const int64_t H = a.height, W = a.width, C = a.channels, blocks = blocks_of<In>(C), planes = blocks * PARTS<In>,
-                Cp = planes * L;
-  const int64_t per_band = (K * K + 2 + a.batch) * Cp;  // partial sums: taps, flipped; gain, offset, shift
-  using Inputs = Rows<In, Copy<T, In>>;
-  const In *x = in_place<T, In>(a.x, C), *g = a.gain ? nullptr : in_place<T, In>(a.grad_out, C);
-  const int64_t held = HELD * Memory::rounded(Inputs::floats(W, Cp));
-  const int64_t per_thread = (x ? 0 : held) + (g ? 0 : held) + (2 + a.batch) * Cp;
-  Memory memory{scratch((K * K + 1) * Cp + BANDS * per_band + max_threads() * per_thread)};
-  float *flipped = memory.take(K * K * Cp), *gain = memory.take(Cp), *partial = memory.take(BANDS * per_band),
-        *own = memory.take(0);
-  to_planes<In>(a.weight, flipped, K * K, C);
-  for (int64_t plane = 0; plane < planes; ++plane)
-    for (int t = 0; t < K * K / 2; ++t) {
-      float *one = flipped + (plane * K * K + t) * L, *other = flipped + (plane * K * K + K * K - 1 - t) * L;
-      const vf kept = load(one);
-      store(one, load(other));
-      store(other, kept);
-    }
+  const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>, Cp = planes * L;
+  const int64_t per_band = Sums::floats(Cp, a.batch);
+  const bool as_given = !a.gain && in_place<T, In>(C, 0);  // the gradient at the convolution's output is grad_out
+  const int64_t per_thread =
+      Inputs<T, In>::floats(a) + (as_given ? 0 : Rows<In>::floats(W, Cp)) + Memory::rounded(per_band);
+  Memory memory{scratch((K * K + 2) * Cp + BANDS * per_band + max_threads() * per_thread + 4 * 16)};
+  float *flipped = memory.take(K * K * Cp), *gain = memory.take(Cp), *zero = memory.take(Cp),
+        *partial = memory.take(BANDS * per_band), *own = memory.take(0);
+  to_planes<In>(a.weight, flipped, K * K, C, true);
   to_planes<In>(a.gain, gain, 1, C);
+  to_planes<In>(nullptr, zero, 1, C);
 
   each_thread(own, per_thread, [&](Memory mine, int64_t begin, int64_t end) {
     memset(partial + begin * per_band, 0, (end - begin) * per_band * sizeof(float));
-    Inputs inputs(mine, x, W, x ? C : Cp, {static_cast<const T*>(a.x), W, C});
-    const Copy<T, In> copy{static_cast<const T*>(a.grad_out), W, C};
-    float* unused = mine.take((2 + a.batch) * Cp);
-    memset(unused, 0, (2 + a.batch) * Cp * sizeof(float));
-    const auto fill = [&](int64_t row, In* to) {
-      if (!a.gain) return copy(row, to);
-      const int64_t band = band_of(a, row);  // the rows that border on another thread's are made by both
-      float* sums = band >= begin && band < end ? partial + band * per_band + K * K * Cp : unused;
-      norm_backward<T, In>(a, row, gain, to, sums, sums + Cp, sums + (2 + row / H) * Cp);
+    const Sums unused(mine.take(per_band), Cp);
+    memset(unused.taps, 0, per_band * sizeof(float));
+    Inputs<T, In> inputs(mine, a);
+    Rows<In> grads = as_given ? Rows<In>(static_cast<const In*>(a.grad_out), W, C) : Rows<In>(mine, W, Cp);
+    Window<In> grad;
+    grad.first = 0;
+    const auto make = [&](int64_t row, In* to) {
+      if (!a.gain) {
+        const T* from = static_cast<const T*>(a.grad_out) + row * W * C;
+        if constexpr (PARTS<In> == 1) copy_row<T>(from, C, nullptr, 0, W, to);
+        return;
+      }
+      const int64_t band = band_of(a, row);  // rows at the border of two threads are made by both, and added by one
+      norm_backward<T, In>(a, row, gain, to,
+                           band >= begin && band < end ? Sums(partial + band * per_band, Cp) : unused);
     };
-    Rows<In, decltype(fill)> grads(mine, g, W, g ? C : Cp, fill);
-    each_pair(a, begin, end, [&](int64_t band, int64_t b, int64_t y, int rows) {
-      const Window<In> in(inputs, a, b, y), grad(grads, a, b, y);
-      float *taps = partial + band * per_band, *sums = taps + (K * K + 2 + b) * Cp;
-      for (int r = 0; r < rows && !a.gain; ++r) add_row(grad.rows[R + r], grad.pixel, W, blocks, sums);
-      for (int64_t x0 = 0; x0 < W; x0 += STRIP * P) {
-        in.fetch(R, x0 + STRIP * P, STRIP * P);
-        if (g) grad.fetch(K - 1, x0 + STRIP * P + R, STRIP * P);
-        for (int r = 0; r < rows; ++r) {
-          const int64_t at = ((b * a.height + y + r) * W + x0) * C, n = (W - x0 < STRIP * P ? W - x0 : STRIP * P) * C;
-          for (int64_t k = 0; k < n; k += 64 / int64_t(sizeof(T)))
-            __builtin_prefetch(static_cast<T*>(a.grad_x) + at + k, 1, 3);
+    each_strip(a, begin, end, [&](int64_t band, int64_t b, int64_t y, int rows) {
+      inputs.move(b, y);
+      grad.move(grads, a, b, y, make);
+      const Sums sums(partial + band * per_band, Cp);
+      for (int r = 0; r < rows && !a.gain; ++r) add_row(grad.rows[R + r], grad.pixel, W, blocks, sums.shift + b * Cp);
+      for (int64_t x = 0; x < W; x += P) {
+        const Tile t(x, W, rows);
+        const int64_t first = (b * a.height + y) * W + x;
+        inputs.ahead(R, x + P);
+        if (as_given) grad.ahead(K - 1, x + P + R);
+        for (int r = 0; r < rows && a.grad_x; ++r) {
+          fetch(static_cast<T*>(a.grad_x) + (first + r * W) * a.channels, t.columns * a.channels * int64_t(sizeof(T)));
+          if (a.grad_skip)
+            fetch(static_cast<T*>(a.grad_skip) + (first + r * W) * a.skip_channels,
+                  t.columns * a.skip_channels * int64_t(sizeof(T)));
         }
-        for (int64_t block = 0; block < blocks; ++block)
-          for (int k = 0; k < STRIP && x0 + k * P < W; ++k) {
-            const Tile t(x0 + k * P, W, rows);
-            constexpr int64_t other = (PARTS<In> - 1) * TILE * L;
-            alignas(64) float out[PARTS<In> * TILE * L];
-            const int64_t w = block * PARTS<In> * K * K * L;
-            convolve<In, 0>(grad, t, block, flipped + w, vf{}, out);
-            correlate<In, 0>(grad, in, t, block, taps + w);
-            if constexpr (PARTS<In> == 2) {
-              convolve<In, 1>(grad, t, block, flipped + w + K * K * L, vf{}, out + other);
-              correlate<In, 1>(grad, in, t, block, taps + w + K * K * L);
-            }
-            for (int r = 0; r < rows; ++r) {
-              T* to = static_cast<T*>(a.grad_x) + ((b * H + y + r) * W + t.x) * C;
-              const float* v = out + r * P * L;
-              for (int p = 0; p < t.columns; ++p, to += C, v += L)
-                write_block<T, In>(to, C, block, load(v), load(v + other));
-            }
-          }
+        for (int64_t block = 0; block < blocks; ++block) {
+          const int64_t taps = block * PARTS<In> * K * K * L;
+          correlate(grad, inputs.window(block), t, block, sums.taps + taps);
+          if (!a.grad_x) continue;
+          alignas(64) float out[PARTS<In> * TILE * L];
+          convolve(grad, t, block, flipped + taps, zero, out);
+          write_gradient(a, inputs, t, first, block, out);
+        }
       }
     });
   });
 
-  // (planes, rows, L) of every band, added in order -> (rows, C).
-  const auto total = [&](float* to, int64_t at, int64_t rows) {
-    for (int64_t plane = 0; to && plane < planes; ++plane)
-      for (int64_t r = 0; r < rows; ++r) {
-        vf s{};
-        for (int64_t band = 0; band < BANDS; ++band) s += load(partial + band * per_band + at + (plane * rows + r) * L);
-        float lanes[L];
-        store(lanes, s);
-        for (int64_t l = 0; l < L; ++l) {
-          const int64_t c = plane / PARTS<In> * BLOCK<In> + l * PARTS<In> + plane % PARTS<In>;
-          if (c < C) to[(rows - 1 - r) * C + c] = lanes[l];
-        }
+  // Bands are added in order.
+#pragma omp parallel for
+  for (int64_t plane = 0; plane < planes; ++plane) {
+    const auto total = [&](int64_t at) {
+      vf all{};
+      for (int64_t band = 0; band < BANDS; ++band) all += load(partial + band * per_band + at);
+      return all;
+    };
+    const auto write = [&](float* to, int64_t step, vf value) {  // to (C), `step` numbers from one to the next
+      float lanes[L];
+      store(lanes, value);
+      for (int64_t lane = 0; lane < L; ++lane) {
+        const int64_t c = channel_of<In>(plane, lane);
+        if (c < C) to[c * step] = lanes[lane];
       }
-  };
-  total(a.grad_weight, 0, K * K);
-  total(a.grad_gain, K * K * Cp, 1);
-  total(a.grad_offset, (K * K + 1) * Cp, 1);
-  for (int64_t b = 0; b < a.batch; ++b) total(a.grad_shift + b * C, (K * K + 2 + b) * Cp, 1);
+    };
+    for (int t = 0; t < K * K; ++t)
+      write(a.grad_weight + K * K - 1 - t, K * K, total((plane * K * K + t) * L));
+    const int64_t after = K * K * Cp + plane * L;
+    if (a.gain) {
+      write(a.grad_gain, 1, total(after));
+      write(a.grad_offset, 1, total(after + Cp));
+    }
+    vf bias{};
+    for (int64_t b = 0; b < a.batch; ++b) {
+      const vf shift = total(after + (2 + b) * Cp);
+      bias += shift;
+      if (a.grad_shift) write(a.grad_shift + b * C, 1, shift);
+    }
+    write(a.grad_bias, 1, bias);
+  }
 }
 
 }  // namespace
 
 void forward(const DepthwiseNormForward& a) {
   if (!a.bf16) return forward_of<float, float>(a);
-  a.channels % BLOCK<uint16_t> ? forward_of<uint16_t, float>(a) : forward_of<uint16_t, uint16_t>(a);
+  const bool whole = in_place<uint16_t, uint16_t>(a.channels, a.skip_channels);
+  whole ? forward_of<uint16_t, uint16_t>(a) : forward_of<uint16_t, float>(a);
 }
 void backward(const DepthwiseNormBackward& a) {
   if (!a.bf16) return backward_of<float, float>(a);
-  a.channels % BLOCK<uint16_t> ? backward_of<uint16_t, float>(a) : backward_of<uint16_t, uint16_t>(a);
+  const bool whole = in_place<uint16_t, uint16_t>(a.channels, a.skip_channels);
+  whole ? backward_of<uint16_t, uint16_t>(a) : backward_of<uint16_t, float>(a);
 }
 
 }  // namespace SINFUSION_ISA_NAMESPACE
