@@ -93,15 +93,16 @@ def depthwise_norm(shapes, channels, backward):
     x = shapes.picture(channels)
     leaves = (shapes.vector(channels, 1, 7, 7), shapes.vector(channels), shapes.vector(shapes.batch, channels),
               shapes.vector(channels), shapes.vector(channels))  # fmt: skip
-    forward = functools.partial(torch.ops.sinfusion.depthwise_norm, x, *leaves, 1e-5, True)
+    forward = functools.partial(torch.ops.sinfusion.depthwise_norm, x, *leaves, None, 1e-5, True)
     if not backward:
         functions = native_and_reference("depthwise_norm", forward, shapes.device)
         functions["pytorch"] = lambda: pytorch(x, *leaves)
         return functions, floors.depthwise_norm_forward(shapes.pixels, channels, save=True)
     _, *kept = forward()
     gradients = functools.partial(
-        torch.ops.sinfusion.depthwise_norm_backward, shapes.picture(channels), x, *kept, leaves[0], leaves[3], True
-    )
+        torch.ops.sinfusion.depthwise_norm_backward, shapes.picture(channels), x, None, *kept, leaves[0], leaves[3],
+        True, True,
+    )  # fmt: skip
     functions = native_and_reference("depthwise_norm_backward", gradients, shapes.device)
     return functions, floors.depthwise_norm_backward(shapes.pixels, channels)
 

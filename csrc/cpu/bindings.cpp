@@ -33,12 +33,14 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_t channels, bool bf16, Address x,
-                            Address weight, Address bias, Address shift, Address gain, Address offset, float eps,
-                            Address out, Address u, Address mean, Address rstd) {
-  DepthwiseNormForward a{{batch, height, width, channels, bf16, at<void>(x), at<float>(weight), at<float>(gain)},
-                         at<float>(bias), at<float>(shift), at<float>(offset), eps, at<void>(out), at<void>(u),
-                         at<float>(mean), at<float>(rstd)};
+void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
+                            bool bf16, Address x, Address skip, Address weight, Address bias, Address shift,
+                            Address gain, Address offset, float eps, Address out, Address u, Address mean,
+                            Address rstd) {
+  const DepthwiseNormForward a{{batch, height, width, channels, skip_channels, bf16, at<void>(x), at<void>(skip),
+                                at<float>(weight), at<float>(gain)},
+                               at<float>(bias), at<float>(shift), at<float>(offset), eps, at<void>(out), at<void>(u),
+                               at<float>(mean), at<float>(rstd)};
   py::gil_scoped_release release;
 #if defined(__x86_64__)
   if (isa() == Isa::avx512) return avx512::forward(a);
@@ -47,14 +49,16 @@ void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_
   plain::forward(a);
 }
 
-void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64_t channels, bool bf16, Address x,
-                             Address weight, Address gain, Address grad_out, Address u, Address mean, Address rstd,
-                             Address grad_u, Address grad_x, Address grad_weight, Address grad_shift,
-                             Address grad_gain, Address grad_offset) {
-  DepthwiseNormBackward a{{batch, height, width, channels, bf16, at<void>(x), at<float>(weight), at<float>(gain)},
-                          at<void>(grad_out), at<void>(u), at<float>(mean), at<float>(rstd), at<void>(grad_u),
-                          at<void>(grad_x), at<float>(grad_weight), at<float>(grad_shift), at<float>(grad_gain),
-                          at<float>(grad_offset)};
+void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
+                             bool bf16, Address x, Address skip, Address weight, Address gain, Address grad_out,
+                             Address u, Address mean, Address rstd, Address grad_x, Address grad_skip,
+                             Address grad_weight, Address grad_bias, Address grad_shift, Address grad_gain,
+                             Address grad_offset) {
+  const DepthwiseNormBackward a{{batch, height, width, channels, skip_channels, bf16, at<void>(x), at<void>(skip),
+                                 at<float>(weight), at<float>(gain)},
+                                at<void>(grad_out), at<void>(u), at<float>(mean), at<float>(rstd), at<void>(grad_x),
+                                at<void>(grad_skip), at<float>(grad_weight), at<float>(grad_bias),
+                                at<float>(grad_shift), at<float>(grad_gain), at<float>(grad_offset)};
   py::gil_scoped_release release;
 #if defined(__x86_64__)
   if (isa() == Isa::avx512) return avx512::backward(a);
