@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._choice import backend, chosen_backend, use_native
+from ._layout import both, last, parts
 from ._native import cpu
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -93,7 +94,7 @@ def _reference(
     save: bool,
 ) -> Four:
     _check(x, weight, bias, shift, gain, offset, skip)
-    x = _both(x, skip)
+    x = both(x, skip)
     u = F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=3, groups=x.shape[1])
     if shift is not None:
         u = u + shift[:, :, None, None].to(u.dtype)
@@ -132,36 +133,18 @@ def _reference_backward(
         grad = (scaled - scaled.mean(1, keepdim=True) - normed * parallel) * rstd[:, None]
     grad_shift = grad.sum((2, 3))  # (B, C)
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad.to(x.dtype), _both(x, skip), weight.to(x.dtype), None, [1, 1], [3, 3], [1, 1], False, [0, 0], len(weight),
+        grad.to(x.dtype), both(x, skip), weight.to(x.dtype), None, [1, 1], [3, 3], [1, 1], False, [0, 0], len(weight),
         [input, True, False],
     )  # fmt: skip
     # Outputs may not alias each other or an input.
     return (
-        *_parts(grad_x if input else None, x, skip),
+        *parts(grad_x if input else None, x, skip),
         grad_weight.to(weight.dtype),
         grad_shift.sum(0),
         grad_shift if shift else grad_shift.new_empty(0),
         grad_gain,
         grad_offset if gain is not None else grad.new_empty(0),
     )
-
-
-def _last(value: Tensor) -> Tensor:
-    return value.contiguous(memory_format=torch.channels_last)
-
-
-def _both(x: Tensor, skip: Tensor | None) -> Tensor:
-    return x if skip is None else torch.cat((x, skip), 1)
-
-
-def _parts(grad: Tensor | None, x: Tensor, skip: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The gradients of x and skip in that of both."""
-    if grad is None:
-        return x.new_empty(0), x.new_empty(0)
-    if skip is None:
-        return _last(grad), x.new_empty(0)
-    first, second = grad.split([x.shape[1], skip.shape[1]], 1)
-    return _last(first), _last(second)
 
 
 def _check(
@@ -213,7 +196,7 @@ def _cpu(
     out, u, mean, rstd = _fake(x, weight, bias, shift, gain, offset, skip, eps, save)
     keep = save and gain is not None
     cpu.call(
-        "depthwise_norm_forward", *_shapes(x, skip), _last(x), None if skip is None else _last(skip), _fp32(weight),
+        "depthwise_norm_forward", *_shapes(x, skip), last(x), None if skip is None else last(skip), _fp32(weight),
         _fp32(bias), _fp32(shift), _fp32(gain), _fp32(offset), eps, out,
         u if keep else None, mean if keep else None, rstd if keep else None,
     )  # fmt: skip
@@ -238,8 +221,8 @@ def _cpu_backward(
     grad_x, grad_skip, grad_weight, grad_bias, grad_shift, grad_gain, grad_offset = made
     norm = gain is not None
     cpu.call(
-        "depthwise_norm_backward", *_shapes(x, skip), _last(x), None if skip is None else _last(skip), _fp32(weight),
-        _fp32(gain), _last(grad_out.to(x.dtype)), _last(u) if norm else None, mean, rstd,
+        "depthwise_norm_backward", *_shapes(x, skip), last(x), None if skip is None else last(skip), _fp32(weight),
+        _fp32(gain), last(grad_out.to(x.dtype)), last(u) if norm else None, mean, rstd,
         grad_x if input else None, grad_skip if input and skip is not None else None, grad_weight, grad_bias,
         grad_shift if shift else None, grad_gain if norm else None, grad_offset if norm else None,
     )  # fmt: skip
@@ -268,7 +251,7 @@ def _cuda(
         return _reference(x, weight, bias, shift, gain, offset, skip, eps, save)
     from ..kernels import depthwise_norm as triton_kernels
 
-    x = _last(_both(x, skip))
+    x = last(both(x, skip))
     out, u, mean, rstd = triton_kernels.forward(
         x, _taps(weight), bias.detach().float().contiguous(), _fp32(shift), _fp32(gain), _fp32(offset), eps, save
     )
@@ -293,18 +276,18 @@ def _cuda_backward(
         return _reference_backward(grad_out, x, skip, u, mean, rstd, weight, gain, shift, input)
     from ..kernels import depthwise_norm as triton_kernels
 
-    grad_out = _last(grad_out.to(x.dtype))
+    grad_out = last(grad_out.to(x.dtype))
     if gain is not None:
-        u = _last(u)
+        u = last(u)
     grad, taps, grad_shift, grad_gain, grad_offset = triton_kernels.backward(
-        grad_out, _last(_both(x, skip)), u, mean, rstd, _taps(weight), _fp32(gain)
+        grad_out, last(both(x, skip)), u, mean, rstd, _taps(weight), _fp32(gain)
     )
     grad_bias, grad_weight = grad_shift.sum(0), taps.t().contiguous().view(weight.shape)
     empty = [taps.new_empty(0) for _ in range(3)]
     if grad_gain is None or grad_offset is None:
         grad_gain, grad_offset = empty[:2]
-    parts = _parts(grad if input else None, x, skip)
-    return *parts, grad_weight, grad_bias, grad_shift if shift else empty[2], grad_gain, grad_offset
+    of_inputs = parts(grad if input else None, x, skip)
+    return *of_inputs, grad_weight, grad_bias, grad_shift if shift else empty[2], grad_gain, grad_offset
 
 
 def _taps(weight: Tensor) -> Tensor:
