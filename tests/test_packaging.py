@@ -67,6 +67,24 @@ def test_one_openmp_runtime_serves_the_process():
     assert result.stdout.split() == ["1", "0"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc, which is Linux's")
+def test_the_runtime_is_found_where_torch_keeps_it_to_itself():
+    from sinfusion.ops import _native
+
+    code = (
+        "import ctypes, sys, types\n"
+        "torch = sys.modules['torch'] = types.ModuleType('torch')\n"
+        f"torch.__file__, torch.Tensor, torch.device = {torch.__file__!r}, object, object\n"
+        f"ctypes.CDLL({_native._openmp_files()[0]!r}, ctypes.RTLD_LOCAL)  # as torch for ARM\n"
+        "sys.modules['sinfusion.ops'] = ops = types.ModuleType('sinfusion.ops')\n"
+        f"ops.__path__ = [{str(Path(_native.__file__).parent)!r}]\n"
+        "from sinfusion.ops._native import cpu\n"
+        "print(cpu.why_not or 'loaded')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "loaded"
+
+
 def test_a_missing_library_is_explained_and_the_reference_serves():
     code = (
         "import sys; sys.modules['sinfusion._cpu'] = None\n"
