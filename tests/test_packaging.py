@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,16 @@ def test_a_missing_library_is_explained_and_the_reference_serves():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install" in result.stdout and "SinfusionError" in result.stdout
+
+
+@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="there is no aarch64-linux-gnu-g++")
+@pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="needs csrc/, and the package is tested without its sources")
+def test_the_cpu_kernels_compile_for_arm_without_a_warning(tmp_path):
+    sources = sorted({*(ROOT / "csrc" / "cpu").glob("*.cpp")} - {ROOT / "csrc" / "cpu" / "bindings.cpp"})
+    options = "-std=c++17 -O1 -fPIC -shared -fopenmp -Wall -Wextra -Werror -Wno-psabi -Wno-unknown-pragmas"
+    options += " -DSINFUSION_ISA_NAMESPACE=plain -DSINFUSION_LANES=4 -Wl,--no-undefined"
+    command = ["aarch64-linux-gnu-g++", *options.split(), *sources, "-o", tmp_path / "kernels.so"]
+    subprocess.run(command, check=True)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sinfusion._cuda") is None, reason="built without nvcc")
