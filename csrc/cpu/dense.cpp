@@ -23,13 +23,15 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-// A product of matrices holds R x 2 vectors in registers; in the weight gradient half a plane of outputs x 2 vectors.
+// A product of matrices holds R x 2 vectors in registers; in the weight gradient G outputs x 2 vectors.
 #if defined(__AVX512F__)
 constexpr int R = 13;
+#elif defined(__aarch64__)
+constexpr int R = 9;
 #else
 constexpr int R = 6;
 #endif
-constexpr int HALF = L / 2;
+constexpr int G = L < 8 ? L : L / 2;
 constexpr int BANDS = 16;  // of pixels, for sums over them
 
 inline int max_threads() {
@@ -473,13 +475,13 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
           Algorithm::template spread<T>(grid, tile, grad.plane(plane + p), d + (p * BLOCK + t) * L, grad_step);
       }
       for (int64_t f = 0; f < F; ++f)
-        for (int64_t half = 0; half < 2 * count; ++half)
+        for (int64_t o = 0; o < count * L; o += G)
           for (int64_t k = 0; k < K; k += 2 * L) {
-            const float *left = d + f * grad_step + half / 2 * BLOCK * L + half % 2 * HALF,
+            const float *left = d + f * grad_step + o / L * BLOCK * L + o % L,
                         *right = v + f * in_step + k * BLOCK;
-            float* block = to + (f * outs * L + half * HALF) * K + k;
-            k + L < K ? product<HALF, 2>(left, 1, L, right, 2 * L, tiles, block, K, first > begin)
-                      : product<HALF, 1>(left, 1, L, right, L, tiles, block, K, first > begin);
+            float* block = to + (f * outs * L + o) * K + k;
+            k + L < K ? product<G, 2>(left, 1, L, right, 2 * L, tiles, block, K, first > begin)
+                      : product<G, 1>(left, 1, L, right, L, tiles, block, K, first > begin);
           }
     }
   }
