@@ -7,8 +7,8 @@
 // one behind the other, zeros behind the last channel.
 //
 // The backward makes the gradient at the norm's input row by row, when a tile first needs it. So a thread owns bands of
-// rows that follow each other. Bands are fixed by the shape, not by the number of threads, and partial sums are added in
-// order, so results do not depend on threads.
+// rows that follow each other. Bands are fixed by the shape, not by the number of threads, and partial sums are added
+// in order, so results do not depend on threads.
 //
 // The C++ library stays out of this file: its inline functions, compiled here for one instruction set, could be the
 // copies that the linker keeps for every machine.
@@ -454,7 +454,8 @@ void norm(const DepthwiseNormForward& a, int64_t first, const Tile& t, const flo
 
 template <class T, class In>
 void forward_of(const DepthwiseNormForward& a) {
-  const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>, Cp = planes * L;
+  const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>;
+  const int64_t Cp = planes * L;
   const int64_t per_thread = Inputs<T, In>::floats(a) + Memory::rounded(planes * TILE * L);
   Memory memory{scratch((K * K + 3 + a.batch) * Cp + max_threads() * per_thread + 5 * 16)};
   float *weight = memory.take(K * K * Cp), *start = memory.take(a.batch * Cp), *bias = memory.take(Cp),
@@ -507,6 +508,18 @@ struct Sums {
   static int64_t floats(int64_t Cp, int64_t batch) { return (K * K + 2 + batch) * Cp; }
 };
 
+// Backward through the norm, in one plane.
+struct Plane {
+  vf gain, grad_gain, grad_offset, grad_shift;
+  vf back(vf grad, vf u, float mean, float rstd, float mean_grad, float parallel) {
+    const vf normed = (u - mean) * rstd, result = (grad * gain - mean_grad - normed * parallel) * rstd;
+    grad_gain += grad * normed;
+    grad_offset += grad;
+    grad_shift += result;
+    return result;
+  }
+};
+
 // Backward through the norm for one row: out (W, Cp) = the gradient at the convolution's output.
 template <class T, class In>
 void norm_backward(const DepthwiseNormBackward& a, int64_t row, const float* gain, In* out, const Sums& sums) {
@@ -534,47 +547,28 @@ void norm_backward(const DepthwiseNormBackward& a, int64_t row, const float* gai
       means[p] = sum(s1) * share;
       parallels[p] = sum(s2) * rstd[p] * share;
     }
-    struct Plane {
-      float *to_gain, *to_offset, *to_shift;
-      vf scale, gain, offset, shift;
-      Plane(const float* scale, float* gain, float* offset, float* shift)
-          : to_gain(gain),
-            to_offset(offset),
-            to_shift(shift),
-            scale(load(scale)),
-            gain(load(gain)),
-            offset(load(offset)),
-            shift(load(shift)) {}
-      vf back(vf g, vf v, float mean, float rstd, float m, float parallel) {
-        const vf normed = (v - mean) * rstd, result = (g * scale - m - normed * parallel) * rstd;
-        gain += g * normed;
-        offset += g;
-        shift += result;
-        return result;
-      }
-      void keep() const {
-        store(to_gain, gain);
-        store(to_offset, offset);
-        store(to_shift, shift);
-      }
-    };
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t c = block * BLOCK<In>, d = c + (PARTS<In> - 1) * L;
-      Plane even(gain + c, sums.gain + c, sums.offset + c, shift + c);
-      Plane odd(gain + d, sums.gain + d, sums.offset + d, shift + d);
+      Plane even{load(gain + c), load(sums.gain + c), load(sums.offset + c), load(shift + c)};
+      Plane odd{load(gain + d), load(sums.gain + d), load(sums.offset + d), load(shift + d)};
       for (int p = 0; p < count; ++p) {
+        const auto back = [&](Plane& plane, vf g, vf v) {
+          return plane.back(g, v, mean[p], rstd[p], means[p], parallels[p]);
+        };
         const T *g = grad + p * C, *v = u + p * C;
-        const vf first_part = even.back(read_part<In, 0>(g, C, block), read_part<In, 0>(v, C, block), mean[p], rstd[p],
-                                        means[p], parallels[p]);
+        const vf e = back(even, read_part<In, 0>(g, C, block), read_part<In, 0>(v, C, block));
         if constexpr (PARTS<In> == 2)
-          store_halves(out + p * Cp + c, first_part,
-                       odd.back(read_part<In, 1>(g, C, block), read_part<In, 1>(v, C, block), mean[p], rstd[p], means[p],
-                                parallels[p]));
+          store_halves(out + p * Cp + c, e, back(odd, read_part<In, 1>(g, C, block), read_part<In, 1>(v, C, block)));
         else
-          store(out + p * Cp + c, first_part);
+          store(out + p * Cp + c, e);
       }
-      if constexpr (PARTS<In> == 2) odd.keep();
-      even.keep();
+      const auto keep = [&](const Plane& plane, int64_t at) {
+        store(sums.gain + at, plane.grad_gain);
+        store(sums.offset + at, plane.grad_offset);
+        store(shift + at, plane.grad_shift);
+      };
+      keep(even, c);
+      if constexpr (PARTS<In> == 2) keep(odd, d);
     }
   }
 }
@@ -626,7 +620,8 @@ void write_gradient(const DepthwiseNormBackward& a, const Inputs<T, In>& inputs,
 
 template <class T, class In>
 void backward_of(const DepthwiseNormBackward& a) {
-  const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>, Cp = planes * L;
+  const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>;
+  const int64_t Cp = planes * L;
   const int64_t per_band = Sums::floats(Cp, a.batch);
   const bool as_given = !a.gain && in_place<T, In>(C, 0);  // the gradient at the convolution's output is grad_out
   const int64_t per_thread =
