@@ -34,39 +34,51 @@ constexpr int DDPM_NORMALS = 3 * TILE_NORMALS;
 
 SINFUSION_HD static inline bool draws(const DdpmStep& a) { return a.coefficients[6] != 0; }
 
-// Of thread `thread`, one of TILE; where the step draws.
-SINFUSION_HD static inline void draw_noise(const DdpmStep& a, const Tile& tile, int thread, float* drawn) {
-  const Draw draw = {uint64_t(a.seeds[tile.sample]), a.stream, uint64_t(*a.counter)};
-  draw_tile(draw, tile, a.pixels, 3, thread, drawn);
+SINFUSION_HD static inline Draw noise_of(const DdpmStep& a, const Tile& tile) {
+  return {uint64_t(a.seeds[tile.sample]), a.stream, uint64_t(*a.counter)};
 }
+
+// The arithmetic of one number. What is null is left out, whatever stands for it.
 
 // The clean picture that the network expects; NaN stays NaN.
-SINFUSION_HD static inline float clean_at(const DdpmStep& a, int64_t at, float x, float centre) {
+SINFUSION_HD static inline float clean_of(const DdpmStep& a, float output, float x, float centre) {
   if (!a.output) return 0;
-  const float output =
-      a.output_bf16 ? widened(static_cast<const uint16_t*>(a.output)[at]) : static_cast<const float*>(a.output)[at];
   float clean = a.coefficients[0] * output + a.coefficients[1] * x;
   if (a.centre) clean += a.coefficients[2] * centre;
-  return clean < -1 ? -1 : clean > 1 ? 1 : clean;
+  clean = clean < -1 ? -1 : clean;
+  return clean > 1 ? 1 : clean;
 }
 
-// Number `number` of the tile, in the order of memory.
+SINFUSION_HD static inline float next_of(const DdpmStep& a, float x, float previous, float clean, float noise) {
+  float next = a.coefficients[3] * x;
+  if (a.previous) next += a.coefficients[4] * previous;
+  next += a.coefficients[5] * clean;
+  if (draws(a)) next += a.coefficients[6] * noise;
+  return next;
+}
+
+SINFUSION_HD static inline float input_of(const DdpmStep& a, float next, float centre) {
+  float input = a.coefficients[7] * next;
+  if (a.centre) input += a.coefficients[8] * centre;
+  return input;
+}
+
+// Number `number` of the tile, in the order of memory: the device's part, which the tests compile for the host too.
 SINFUSION_HD static inline void step_number(const DdpmStep& a, const Tile& tile, const float* drawn, int number) {
   const int pixel = number / 3, channel = number % 3;
   const int64_t within = tile.first + pixel, row = tile.sample * a.pixels + within, at = 3 * row + channel;
-  const float* c = a.coefficients;
-  const float x = a.x[at], centre = a.centre ? a.centre[at] : 0;
-  float clean = clean_at(a, at, x, centre);
+  const float x = a.x[at], centre = a.centre ? a.centre[at] : 0, previous = a.previous ? a.previous[at] : 0;
+  const float output = !a.output       ? 0
+                       : a.output_bf16 ? widened(static_cast<const uint16_t*>(a.output)[at])
+                                       : static_cast<const float*>(a.output)[at];
+  float clean = clean_of(a, output, x, centre);
   if (a.known && a.known[a.known_once ? within : row]) clean = a.picture[3 * (a.picture_once ? within : row) + channel];
-  float next = c[3] * x;
-  if (a.previous) next += c[4] * a.previous[at];
-  next += c[5] * clean;
-  if (draws(a)) next += c[6] * drawn[drawn_at(tile, a.pixels, channel, pixel)];
+  const float noise = draws(a) ? drawn[drawn_at(tile, a.pixels, channel, pixel)] : 0;
+  const float next = next_of(a, x, previous, clean, noise);
   if (a.previous) a.previous[at] = x;
   a.x[at] = next;
   if (!a.inputs) return;
-  float input = c[7] * next;
-  if (a.centre) input += c[8] * centre;
+  const float input = input_of(a, next, centre);
   const int64_t to = (row + 1) * a.channels - 3 + channel;
   if (a.inputs_bf16)
     put(static_cast<uint16_t*>(a.inputs) + to, input);

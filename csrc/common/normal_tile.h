@@ -23,13 +23,6 @@ SINFUSION_HD static inline Tile tile_of(int64_t number, int64_t pixels) {
   return {number / tiles, first, int(pixels - first < TILE ? pixels - first : TILE)};
 }
 
-// What the numbers are: a sample's key, stream and step.
-struct Draw {
-  uint64_t seed;
-  uint32_t stream;
-  uint64_t step;
-};
-
 // Where the number of a channel and pixel of the tile lies among the drawn.
 SINFUSION_HD static inline int drawn_at(const Tile& tile, int64_t pixels, int channel, int pixel) {
   return channel * TILE_NORMALS + int((channel * pixels + tile.first) % 4) + pixel;
@@ -43,7 +36,7 @@ SINFUSION_HD static inline void draw_tile(const Draw& draw, const Tile& tile, in
     const int channel = i / BLOCKS, block = i % BLOCKS;
     const int64_t first = channel * pixels + tile.first;
     if (first / 4 + block > (first + tile.count - 1) / 4) continue;
-    normals(philox_block(draw.seed, draw.stream, draw.step, uint32_t(first / 4 + block)), drawn + 4 * i);
+    draw_blocks(draw, uint32_t(first / 4 + block), 1, drawn + 4 * i);
   }
 }
 

@@ -1,8 +1,9 @@
 // Philox 4x32-10 (Salmon et al., SC 2011): counter-based random numbers, the same on host and device.
 // A number depends on key and counter alone, so any sample of any step can be drawn on its own.
 #pragma once
-#include <cmath>
-#include <cstdint>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
 
 #ifdef __CUDACC__
 #define SINFUSION_HD __host__ __device__
@@ -33,14 +34,89 @@ SINFUSION_HD static inline PhiloxBlock philox_block(uint64_t seed, uint32_t stre
   return philox({{block, stream, uint32_t(step), uint32_t(step >> 32)}}, uint32_t(seed), uint32_t(seed >> 32));
 }
 
-// Four standard normals of a block: Box-Muller in double, each rounded once to float, so that every libm gives the same
-// numbers in practice.
+// Logarithm, sine and cosine of the numbers that normals are made of, in double, within about one unit in the last place.
+// Of sums, products, quotients and roots alone, each rounded once, and without branches: as long as no compiler makes one
+// instruction of products and sums (CMakeLists.txt forbids it), a normal is the same number on every instruction set and
+// on the GPU. The coefficients are minimax in the relative error; benchmarks/minimax.py computes them.
+
+SINFUSION_HD static inline uint64_t bits_of(double value) {
+  uint64_t bits;
+  memcpy(&bits, &value, 8);
+  return bits;
+}
+SINFUSION_HD static inline double from_bits(uint64_t bits) {
+  double value;
+  memcpy(&value, &bits, 8);
+  return value;
+}
+// A whole number below 2^52, exactly: the last bits of 2^52 and more are worth 1.
+SINFUSION_HD static inline double exactly(uint64_t whole) {
+  return from_bits(0x4330000000000000u | whole) - 0x1p52;
+}
+
+// log((word + 0.5) / 2^32): of 2 word + 1 = 2^e m, with m between the roots of 1/2 and 2; and log(1 + f) =
+// 2 atanh(s) with s = f / (2 + f).
+SINFUSION_HD static inline double log_of(uint32_t word) {
+  constexpr uint64_t ROOT_OF_HALF = 0x3fe6a09e667f3bcdu;
+  // The first has zeros at its end, so that its products with e are exact.
+  constexpr double LN2 = 0x1.62e42fefa3800p-1, LN2_REST = 0x1.ef35793c76730p-45;
+  const uint64_t bits = bits_of(2.0 * exactly(word) + 1.0), e = (bits - ROOT_OF_HALF) >> 52;
+  const double power = exactly(e) - 33.0, f = from_bits(bits - (e << 52)) - 1.0;
+  const double s = f / (2.0 + f), z = s * s;
+  double p = 0x1.2f025c29ad619p-3;
+  p = p * z + 0x1.39a20ac882047p-3;
+  p = p * z + 0x1.74663ba9bff25p-3;
+  p = p * z + 0x1.c71c521a04b44p-3;
+  p = p * z + 0x1.24924941db54cp-2;
+  p = p * z + 0x1.999999997ff63p-2;
+  p = p * z + 0x1.5555555555592p-1;
+  return power * LN2 + (f - (s * (f - z * p) - power * LN2_REST));
+}
+
+// Cosine and sine of the angle 2 pi word / 2^32, rounded as Python's 2 * math.pi * (word / 2**32) is.
+struct Turn {
+  double cosine, sine;
+};
+SINFUSION_HD static inline Turn turn_of(uint32_t word) {
+  constexpr double HALF_PI = 0x1.921fb54442d18p0, HALF_PI_REST = 0x1.1a62633145c07p-54;
+  const uint64_t quarters = (uint64_t(word) + (1u << 29)) >> 30;  // the nearest multiple of a quarter of a turn
+  const double count = exactly(quarters), angle = exactly(word) * (4 * HALF_PI * 0x1p-32);
+  const double x = angle - count * HALF_PI - count * HALF_PI_REST, z = x * x;  // the first difference is exact
+  double s = 0x1.5d8b558a66e81p-33;
+  s = s * z - 0x1.ae5e4b83d04e4p-26;
+  s = s * z + 0x1.71de35552b48fp-19;
+  s = s * z - 0x1.a01a019be9217p-13;
+  s = s * z + 0x1.111111110f730p-7;
+  s = s * z - 0x1.5555555555548p-3;
+  double c = -0x1.8fa683ed86279p-37;
+  c = c * z + 0x1.1ee9dbce25e68p-29;
+  c = c * z - 0x1.27e4f7f19087bp-22;
+  c = c * z + 0x1.a01a019c8f24dp-16;
+  c = c * z - 0x1.6c16c16c15015p-10;
+  c = c * z + 0x1.555555555554bp-5;
+  const uint64_t sine = bits_of(x + x * z * s), cosine = bits_of(1.0 - (0.5 * z - z * z * c));
+  const uint64_t exchange = (sine ^ cosine) & (0 - (quarters & 1));  // sin(x + pi / 2) = cos(x)
+  constexpr uint64_t SIGN = uint64_t(1) << 63;
+  return {from_bits(cosine ^ exchange ^ ((quarters + 1) << 62 & SIGN)),
+          from_bits(sine ^ exchange ^ (quarters << 62 & SIGN))};
+}
+
+// Two standard normals of two words: Box-Muller in double, each rounded once to float.
+struct Normals {
+  float v[2];
+};
+SINFUSION_HD static inline Normals normals(uint32_t of_radius, uint32_t of_angle) {
+  const double radius = sqrt(-2.0 * log_of(of_radius));
+  const Turn turn = turn_of(of_angle);
+  return {{float(radius * turn.cosine), float(radius * turn.sine)}};
+}
+
+// Four of a block.
 SINFUSION_HD static inline void normals(const PhiloxBlock& block, float out[4]) {
   for (int k = 0; k < 4; k += 2) {
-    const double radius = sqrt(-2.0 * log((block.v[k] + 0.5) * 0x1p-32));
-    const double angle = 6.283185307179586 * (block.v[k + 1] * 0x1p-32);
-    out[k] = float(radius * cos(angle));
-    out[k + 1] = float(radius * sin(angle));
+    const Normals two = normals(block.v[k], block.v[k + 1]);
+    out[k] = two.v[0];
+    out[k + 1] = two.v[1];
   }
 }
 
@@ -50,6 +126,25 @@ struct Step {
   const int64_t* address;  // or null
 };
 SINFUSION_HD static inline uint64_t value_of(Step step) { return step.address ? uint64_t(*step.address) : step.number; }
+
+// What numbers are: a sample's key, stream and step.
+struct Draw {
+  uint64_t seed;
+  uint32_t stream;
+  uint64_t step;
+};
+
+SINFUSION_HD static inline void numbers_of(const PhiloxBlock& block, float out[4]) { normals(block, out); }
+SINFUSION_HD static inline void numbers_of(const PhiloxBlock& block, int64_t out[4]) {
+  for (int k = 0; k < 4; ++k) out[k] = block.v[k];
+}
+
+// Blocks `first` to `first + count`: normals, or the words themselves as int64. A compiler makes vectors of blocks.
+template <class T>
+SINFUSION_HD static inline void draw_blocks(const Draw& draw, uint32_t first, int count, T* out) {
+  for (int i = 0; i < count; ++i)
+    numbers_of(philox_block(draw.seed, draw.stream, draw.step, first + uint32_t(i)), out + 4 * i);
+}
 
 // Numbers in rows, a row for each seed.
 struct PhiloxRows {
@@ -61,18 +156,13 @@ struct PhiloxRows {
 };
 SINFUSION_HD static inline int64_t blocks_of(const PhiloxRows& a) { return a.batch * ((a.count + 3) / 4); }
 
-SINFUSION_HD static inline void numbers_of(const PhiloxBlock& block, float out[4]) { normals(block, out); }
-SINFUSION_HD static inline void numbers_of(const PhiloxBlock& block, int64_t out[4]) {
-  for (int k = 0; k < 4; ++k) out[k] = block.v[k];
-}
-
-// Block i of all rows: normals, or the words themselves as int64. out (batch, count).
+// Block i of all rows. out (batch, count).
 template <class T>
 SINFUSION_HD static inline void draw_block(const PhiloxRows& a, int64_t i, T* out) {
   const int64_t blocks = (a.count + 3) / 4;
   const int64_t b = i / blocks, first = i % blocks * 4;
   T four[4];
-  numbers_of(philox_block(uint64_t(a.seeds[b]), a.stream, value_of(a.at), uint32_t(first / 4)), four);
+  draw_blocks({uint64_t(a.seeds[b]), a.stream, value_of(a.at)}, uint32_t(first / 4), 1, four);
   for (int64_t k = 0; k < 4 && first + k < a.count; ++k) out[b * a.count + first + k] = four[k];
 }
 

@@ -31,41 +31,78 @@ constexpr int CROP_NORMALS = 9 * TILE_NORMALS;  // of the noise, then of the gra
 
 SINFUSION_HD static inline int64_t pixels_of(const SampleCrops& a) { return int64_t(a.crop_height) * a.crop_width; }
 
-// Of thread `thread`, one of TILE. Where there is no grain none is drawn.
-SINFUSION_HD static inline void draw_crop(const SampleCrops& a, const Tile& tile, int thread, float* drawn) {
-  const uint64_t seed = uint64_t(a.seeds[tile.sample]), step = uint64_t(*a.step);
-  const int64_t pixels = pixels_of(a);
-  draw_tile({seed, a.noise_stream, step}, tile, pixels, 3, thread, drawn);
-  if (a.coefficients[8 * tile.sample + 6] != 0)
-    draw_tile({seed, a.grain_stream, step}, tile, pixels, 3 * a.conditions, thread, drawn + 3 * TILE_NORMALS);
+SINFUSION_HD static inline Draw noise_of(const SampleCrops& a, const Tile& tile) {
+  return {uint64_t(a.seeds[tile.sample]), a.noise_stream, uint64_t(*a.step)};
+}
+SINFUSION_HD static inline Draw grain_of(const SampleCrops& a, const Tile& tile) {
+  return {uint64_t(a.seeds[tile.sample]), a.grain_stream, uint64_t(*a.step)};
+}
+SINFUSION_HD static inline bool has_grain(const SampleCrops& a, const Tile& tile) {
+  return a.coefficients[8 * tile.sample + 6] != 0;
 }
 
-// Between which two of `coarse` places that of `fine` lies, the ends on the ends; `share` belongs to the second.
+// Of thread `thread`, one of TILE. Where there is no grain none is drawn.
+SINFUSION_HD static inline void draw_crop(const SampleCrops& a, const Tile& tile, int thread, float* drawn) {
+  const int64_t pixels = pixels_of(a);
+  draw_tile(noise_of(a, tile), tile, pixels, 3, thread, drawn);
+  if (has_grain(a, tile))
+    draw_tile(grain_of(a, tile), tile, pixels, 3 * a.conditions, thread, drawn + 3 * TILE_NORMALS);
+}
+
+// Steps of coarse places that one of fine places is long, the ends on the ends.
+SINFUSION_HD static inline float stride_of(int32_t fine, int32_t coarse) {
+  return fine > 1 ? float(coarse - 1) / float(fine - 1) : 0;
+}
+
+// Between which two of `coarse` places that of `place` steps lies; `share` belongs to the second.
 struct Between {
   int32_t low, high;
   float share;
 };
-SINFUSION_HD static inline Between between(int32_t place, int32_t fine, int32_t coarse) {
-  const float at = fine > 1 ? float(place) * (float(coarse - 1) / float(fine - 1)) : 0;
+SINFUSION_HD static inline Between between(int32_t place, float stride, int32_t coarse) {
+  const float at = float(place) * stride;
   const int32_t low = int32_t(at) < coarse - 1 ? int32_t(at) : coarse - 1;
   return {low, low + 1 < coarse ? low + 1 : low, at - float(low)};
 }
 
-SINFUSION_HD static inline float blotch_at(const SampleCrops& a, int64_t plane, int32_t y, int32_t x) {
-  const Between rows = between(y, a.crop_height, a.blotch_height), columns = between(x, a.crop_width, a.blotch_width);
-  const float* values = a.blotches + plane * a.blotch_height * a.blotch_width;
-  const float *above = values + rows.low * a.blotch_width, *below = values + rows.high * a.blotch_width;
+SINFUSION_HD static inline const float* blotches_of(const SampleCrops& a, const Tile& tile, int plane) {
+  return a.blotches + (tile.sample * 3 * a.conditions + plane) * a.blotch_height * a.blotch_width;
+}
+// Of two rows of blotches, `share` of the second.
+SINFUSION_HD static inline float blotch_of(const float* above, const float* below, float share, const Between& columns) {
   const float top = above[columns.low] + columns.share * (above[columns.high] - above[columns.low]);
   const float bottom = below[columns.low] + columns.share * (below[columns.high] - below[columns.low]);
-  return top + rows.share * (bottom - top);
+  return top + share * (bottom - top);
 }
 
-// A channel of the pixel of a crop, in [-1, 1].
-SINFUSION_HD static inline float value_at(const SampleCrops& a, int64_t frame, int64_t y, int64_t x, int channel) {
-  return float(a.frames[((frame * a.height + y) * a.width + x) * 3 + channel]) / 127.5f - 1.0f;
+// Of a byte, in [-1, 1].
+SINFUSION_HD static inline float value_of(uint8_t byte) { return float(byte) / 127.5f - 1.0f; }
+
+// With the coefficients of its sample.
+SINFUSION_HD static inline float condition_of(const SampleCrops& a, const float* c, float value, float grain,
+                                              float blotch) {
+  if (c[6] != 0) value += c[6] * grain;
+  if (a.blotches) value += c[7] * blotch;
+  return value;
+}
+SINFUSION_HD static inline float mean_of(const SampleCrops& a, float sum) { return a.conditions == 2 ? sum / 2 : sum; }
+SINFUSION_HD static inline float mixed(const float* c, float clean, float noise, float centre) {
+  return c[0] * clean + c[1] * noise + c[2] * centre;
 }
 
-// Number `number` of the tile, in the order of the target in memory.
+// Frame of condition i of a sample.
+SINFUSION_HD static inline int64_t frame_of(const SampleCrops& a, const int64_t* place, int i) {
+  return place[0] + (a.conditions == 1 ? -place[1] : 2 * i - 1);
+}
+
+// Where the bytes of a pixel of a crop lie.
+SINFUSION_HD static inline const uint8_t* bytes_of(const SampleCrops& a, int64_t frame, const int64_t* place, int64_t y,
+                                                   int64_t x) {
+  return a.frames + ((frame * a.height + place[2] + y) * a.width + place[3] + x) * 3;
+}
+
+// Number `number` of the tile, in the order of the target in memory: the device's part, which the tests compile for the
+// host too.
 SINFUSION_HD static inline void crop_number(const SampleCrops& a, const Tile& tile, const float* drawn, int number) {
   const int pixel = number / 3, channel = number % 3;
   const uint32_t within = uint32_t(tile.first + pixel);
@@ -79,21 +116,26 @@ SINFUSION_HD static inline void crop_number(const SampleCrops& a, const Tile& ti
     else
       put(static_cast<float*>(a.input) + row * channels + at, value);
   };
-  float centre = 0;
+  float sum = 0;
   for (int i = 0; i < a.conditions; ++i) {
     const int plane = 3 * i + channel;
-    const int64_t frame = place[0] + (a.conditions == 1 ? -place[1] : 2 * i - 1);
-    float condition = value_at(a, frame, place[2] + y, place[3] + x, channel);
-    if (c[6] != 0) condition += c[6] * drawn[3 * TILE_NORMALS + drawn_at(tile, pixels, plane, pixel)];
-    if (a.blotches) condition += c[7] * blotch_at(a, tile.sample * 3 * a.conditions + plane, y, x);
+    float grain = 0, blotch = 0;
+    if (c[6] != 0) grain = drawn[3 * TILE_NORMALS + drawn_at(tile, pixels, plane, pixel)];
+    if (a.blotches) {
+      const Between rows = between(y, stride_of(a.crop_height, a.blotch_height), a.blotch_height);
+      const Between columns = between(x, stride_of(a.crop_width, a.blotch_width), a.blotch_width);
+      const float* values = blotches_of(a, tile, plane);
+      blotch = blotch_of(values + rows.low * a.blotch_width, values + rows.high * a.blotch_width, rows.share, columns);
+    }
+    const uint8_t byte = bytes_of(a, frame_of(a, place, i), place, y, x)[channel];
+    const float condition = condition_of(a, c, value_of(byte), grain, blotch);
     store(plane, condition);
-    centre += condition;
+    sum += condition;
   }
-  if (a.conditions == 2) centre /= 2;
-  const float clean = value_at(a, place[0], place[2] + y, place[3] + x, channel);
+  const float clean = value_of(bytes_of(a, place[0], place, y, x)[channel]), centre = mean_of(a, sum);
   const float noise = drawn[drawn_at(tile, pixels, channel, pixel)];
-  store(3 * a.conditions + channel, c[0] * clean + c[1] * noise + c[2] * centre);
-  a.target[3 * row + channel] = c[3] * clean + c[4] * noise + c[5] * centre;
+  store(3 * a.conditions + channel, mixed(c, clean, noise, centre));
+  a.target[3 * row + channel] = mixed(c + 3, clean, noise, centre);
 }
 
 }  // namespace sinfusion

@@ -4,22 +4,15 @@
 #include <malloc.h>
 #endif
 
-#include "../common/ddpm_step.h"
-#include "../common/philox.h"
-#include "../common/sample_crops.h"
 #include "adam_ema.h"
+#include "ddpm_step.h"
 #include "dense.h"
 #include "depthwise_norm.h"
 #include "isa.h"
 #include "patch_match.h"
+#include "philox.h"
+#include "sample_crops.h"
 #include "vote.h"
-
-namespace sinfusion {
-void uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, int64_t* out);
-void normal(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out);
-void ddpm_step(const DdpmStep& a);
-void sample_crops(const SampleCrops& a);
-}  // namespace sinfusion
 
 namespace py = pybind11;
 using namespace sinfusion;
@@ -137,6 +130,60 @@ void adam_ema(Address value, Address exp_avg, Address exp_avg_sq, Address averag
   plain::adam_ema(a);
 }
 
+void ddpm_step(int64_t batch, int64_t pixels, Address x, Address output, bool output_bf16, Address centre,
+               Address coefficients, Address seeds, uint32_t stream, Address counter, Address inputs,
+               bool inputs_bf16, int64_t channels, Address previous, Address known, bool known_once, Address picture,
+               bool picture_once) {
+  const DdpmStep a{batch, pixels, at<float>(x), at<void>(output), output_bf16, at<float>(centre),
+                   at<float>(coefficients), at<int64_t>(seeds), stream, at<int64_t>(counter), at<void>(inputs),
+                   inputs_bf16, channels, at<float>(previous), at<bool>(known), known_once, at<float>(picture),
+                   picture_once};
+  py::gil_scoped_release release;
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return avx512::ddpm_step(a);
+  if (isa() == Isa::avx2) return avx2::ddpm_step(a);
+#endif
+  plain::ddpm_step(a);
+}
+
+void sample_crops(Address frames, int64_t height, int64_t width, int64_t batch, Address places, Address coefficients,
+                  Address blotches, int32_t blotch_height, int32_t blotch_width, Address seeds, Address step,
+                  uint32_t noise_stream, uint32_t grain_stream, int32_t conditions, int32_t crop_height,
+                  int32_t crop_width, Address input, bool bf16, Address target) {
+  const SampleCrops a{at<uint8_t>(frames), height, width, batch, at<int64_t>(places), at<float>(coefficients),
+                      at<float>(blotches), blotch_height, blotch_width, at<int64_t>(seeds), at<int64_t>(step),
+                      noise_stream, grain_stream, conditions, crop_height, crop_width, at<void>(input), bf16,
+                      at<float>(target)};
+  py::gil_scoped_release release;
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return avx512::sample_crops(a);
+  if (isa() == Isa::avx2) return avx2::sample_crops(a);
+#endif
+  plain::sample_crops(a);
+}
+
+void uniform_bits(Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
+                  Address out) {
+  const PhiloxRows a{at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count};
+  py::gil_scoped_release release;
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return avx512::uniform_bits(a, at<int64_t>(out));
+  if (isa() == Isa::avx2) return avx2::uniform_bits(a, at<int64_t>(out));
+#endif
+  plain::uniform_bits(a, at<int64_t>(out));
+}
+
+void normal(Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
+            Address out) {
+  const PhiloxRows a{at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count};
+  py::gil_scoped_release release;
+#if defined(__x86_64__)
+  if (isa() == Isa::avx512) return avx512::normal(a, at<float>(out));
+  if (isa() == Isa::avx2) return avx2::normal(a, at<float>(out));
+#endif
+  plain::normal(a, at<float>(out));
+}
+
 // Freed blocks of up to 32 MB stay with the process. Else a training step asks the system for the same memory again and
 // again, and up to a quarter of its time goes into clearing pages.
 void keep_memory() {
@@ -156,39 +203,11 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("depthwise_norm_backward", &depthwise_norm_backward);
   m.def("dense_forward", &dense_forward);
   m.def("dense_backward", &dense_backward);
-  m.def("ddpm_step", [](int64_t batch, int64_t pixels, Address x, Address output, bool output_bf16, Address centre,
-                        Address coefficients, Address seeds, uint32_t stream, Address counter, Address inputs,
-                        bool inputs_bf16, int64_t channels, Address previous, Address known, bool known_once,
-                        Address picture, bool picture_once) {
-    const DdpmStep a{batch, pixels, at<float>(x), at<void>(output), output_bf16, at<float>(centre),
-                     at<float>(coefficients), at<int64_t>(seeds), stream, at<int64_t>(counter), at<void>(inputs),
-                     inputs_bf16, channels, at<float>(previous), at<bool>(known), known_once, at<float>(picture),
-                     picture_once};
-    py::gil_scoped_release release;
-    ddpm_step(a);
-  });
+  m.def("ddpm_step", &ddpm_step);
   m.def("patch_match", &patch_match);
-  m.def("sample_crops", [](Address frames, int64_t height, int64_t width, int64_t batch, Address places,
-                           Address coefficients, Address blotches, int32_t blotch_height, int32_t blotch_width,
-                           Address seeds, Address step, uint32_t noise_stream, uint32_t grain_stream,
-                           int32_t conditions, int32_t crop_height, int32_t crop_width, Address input, bool bf16,
-                           Address target) {
-    const SampleCrops a{at<uint8_t>(frames), height, width, batch, at<int64_t>(places), at<float>(coefficients),
-                        at<float>(blotches), blotch_height, blotch_width, at<int64_t>(seeds), at<int64_t>(step),
-                        noise_stream, grain_stream, conditions, crop_height, crop_width, at<void>(input), bf16,
-                        at<float>(target)};
-    py::gil_scoped_release release;
-    sample_crops(a);
-  });
+  m.def("sample_crops", &sample_crops);
   m.def("vote", &vote);
   m.def("adam_ema", &adam_ema);
-  m.def("uniform_bits", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
-                           Address out) {
-    uniform_bits(at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count, at<int64_t>(out));
-  });
-  m.def("normal", [](Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
-                     Address out) {
-    py::gil_scoped_release release;
-    normal(at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count, at<float>(out));
-  });
+  m.def("uniform_bits", &uniform_bits);
+  m.def("normal", &normal);
 }

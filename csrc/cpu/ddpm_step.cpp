@@ -1,18 +1,54 @@
-// One step of a reverse process on the host: a tile of pixels after the other, as the device has them.
-#include "../common/ddpm_step.h"
+// A tile of pixels after the other, as the device has them, in loops that a compiler makes vectors of. Compiled once for
+// each instruction set; no C++ library here (see vector.h).
+#include "ddpm_step.h"
+
+#include "tile.h"
 
 namespace sinfusion {
+namespace SINFUSION_ISA_NAMESPACE {
+namespace {
+
+void step_tile(const DdpmStep& a, const Tile& tile) {
+  const int64_t row = tile.sample * a.pixels + tile.first;
+  const int numbers = 3 * tile.count;
+  float output[TILE_NUMBERS] = {}, centre[TILE_NUMBERS] = {}, previous[TILE_NUMBERS] = {}, noise[TILE_NUMBERS] = {};
+  float clean[TILE_NUMBERS], next[TILE_NUMBERS];
+  float* x = a.x + 3 * row;
+  const size_t bytes = numbers * sizeof(float);
+  if (a.output && a.output_bf16)
+    for (int i = 0; i < numbers; ++i) output[i] = widened(static_cast<const uint16_t*>(a.output)[3 * row + i]);
+  else if (a.output)
+    memcpy(output, static_cast<const float*>(a.output) + 3 * row, bytes);
+  if (a.centre) memcpy(centre, a.centre + 3 * row, bytes);
+  if (a.previous) memcpy(previous, a.previous + 3 * row, bytes);
+  if (draws(a)) draw_numbers(noise_of(a, tile), tile, a.pixels, 0, noise);
+
+  for (int i = 0; i < numbers; ++i) clean[i] = clean_of(a, output[i], x[i], centre[i]);
+  if (a.known) {
+    const bool* known = a.known + (a.known_once ? tile.first : row);
+    const float* picture = a.picture + 3 * (a.picture_once ? tile.first : row);
+    for (int i = 0; i < numbers; ++i)
+      if (known[i / 3]) clean[i] = picture[i];
+  }
+  for (int i = 0; i < numbers; ++i) next[i] = next_of(a, x[i], previous[i], clean[i], noise[i]);
+  if (a.previous) memcpy(a.previous + 3 * row, x, bytes);
+  memcpy(x, next, bytes);
+  if (!a.inputs) return;
+  for (int i = 0; i < numbers; ++i) next[i] = input_of(a, next[i], centre[i]);
+  const int64_t to = (row + 1) * a.channels - 3;
+  if (a.inputs_bf16)
+    put_numbers(next, tile.count, static_cast<uint16_t*>(a.inputs) + to, a.channels);
+  else
+    put_numbers(next, tile.count, static_cast<float*>(a.inputs) + to, a.channels);
+}
+
+}  // namespace
 
 void ddpm_step(const DdpmStep& a) {
   const int64_t tiles = a.batch * tiles_of(a.pixels);
 #pragma omp parallel for schedule(static) if (tiles > 8)
-  for (int64_t i = 0; i < tiles; ++i) {
-    const Tile tile = tile_of(i, a.pixels);
-    float drawn[DDPM_NORMALS];
-    if (draws(a))
-      for (int thread = 0; thread < TILE; ++thread) draw_noise(a, tile, thread, drawn);
-    for (int number = 0; number < 3 * tile.count; ++number) step_number(a, tile, drawn, number);
-  }
+  for (int64_t i = 0; i < tiles; ++i) step_tile(a, tile_of(i, a.pixels));
 }
 
+}  // namespace SINFUSION_ISA_NAMESPACE
 }  // namespace sinfusion

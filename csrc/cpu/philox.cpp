@@ -1,24 +1,32 @@
-// Uniform bits and standard normals for many samples, each from its own seed.
-#include "../common/philox.h"
+// Compiled once for each instruction set; no C++ library here (see vector.h).
+#include "philox.h"
 
 namespace sinfusion {
+namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
+constexpr int64_t RUN = 256;  // blocks that a thread draws at once
+
+// Whole blocks in loops that a compiler makes vectors of; then what is left of a row's last one.
 template <class T>
 void draw(const PhiloxRows& a, T* out) {
-  const int64_t blocks = blocks_of(a);
-#pragma omp parallel for schedule(static) if (blocks > 1024)
-  for (int64_t i = 0; i < blocks; ++i) draw_block(a, i, out);
+  const int64_t blocks = (a.count + 3) / 4, runs = (blocks + RUN - 1) / RUN;
+  const uint64_t step = value_of(a.at);
+#pragma omp parallel for schedule(static) if (a.batch * blocks > 4096)
+  for (int64_t i = 0; i < a.batch * runs; ++i) {
+    const int64_t row = i / runs, first = i % runs * RUN;
+    const int64_t end = first + RUN < blocks ? first + RUN : blocks, whole = end < blocks ? end : a.count / 4;
+    const Draw draw = {uint64_t(a.seeds[row]), a.stream, step};
+    T* to = out + row * a.count;
+    draw_blocks(draw, uint32_t(first), int(whole - first), to + 4 * first);
+    if (whole < end) draw_block(a, row * blocks + whole, out);
+  }
 }
 
 }  // namespace
 
-void uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, int64_t* out) {
-  draw({seeds, batch, stream, at, count}, out);
-}
+void uniform_bits(const PhiloxRows& a, int64_t* out) { draw(a, out); }
+void normal(const PhiloxRows& a, float* out) { draw(a, out); }
 
-void normal(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out) {
-  draw({seeds, batch, stream, at, count}, out);
-}
-
+}  // namespace SINFUSION_ISA_NAMESPACE
 }  // namespace sinfusion

@@ -1,17 +1,88 @@
-// A training batch on the host: a tile of pixels after the other, as the device has them.
-#include "../common/sample_crops.h"
+// A tile of pixels after the other, as the device has them, in loops that a compiler makes vectors of. Compiled once for
+// each instruction set; no C++ library here (see vector.h).
+#include "sample_crops.h"
+
+#include "tile.h"
 
 namespace sinfusion {
+namespace SINFUSION_ISA_NAMESPACE {
+namespace {
+
+// Calls visit(first pixel in the tile, how many, y, x of the first) for the parts of a tile that lie in one row.
+template <class Visit>
+inline void each_row(const SampleCrops& a, const Tile& tile, const Visit& visit) {
+  int32_t y = int32_t(tile.first / a.crop_width), x = int32_t(tile.first % a.crop_width);
+  for (int pixel = 0, count; pixel < tile.count; pixel += count, ++y, x = 0) {
+    count = a.crop_width - x < tile.count - pixel ? a.crop_width - x : tile.count - pixel;
+    visit(pixel, count, y, x);
+  }
+}
+
+inline void values_of(const SampleCrops& a, const Tile& tile, int64_t frame, float* out) {
+  const int64_t* place = a.places + 4 * tile.sample;
+  uint8_t bytes[TILE_NUMBERS];
+  each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
+    memcpy(bytes + 3 * pixel, bytes_of(a, frame, place, y, x), 3 * count);
+  });
+  for (int i = 0; i < 3 * tile.count; ++i) out[i] = value_of(bytes[i]);
+}
+
+// Blotches of three channels.
+inline void spread(const SampleCrops& a, const Tile& tile, int channel, float* out) {
+  const float down = stride_of(a.crop_height, a.blotch_height), right = stride_of(a.crop_width, a.blotch_width);
+  float spread[3][TILE];
+  each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
+    const Between rows = between(y, down, a.blotch_height);
+    for (int c = 0; c < 3; ++c) {
+      const float* values = blotches_of(a, tile, channel + c);
+      const float *above = values + rows.low * a.blotch_width, *below = values + rows.high * a.blotch_width;
+      float* to = spread[c] + pixel;
+      for (int i = 0; i < count; ++i)
+        to[i] = blotch_of(above, below, rows.share, between(x + i, right, a.blotch_width));
+    }
+  });
+  interleave(spread[0], spread[1], spread[2], tile.count, out);
+}
+
+template <class T>
+inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
+  const int64_t pixels = pixels_of(a), row = tile.sample * pixels + tile.first, channels = 3 * (a.conditions + 1);
+  const int64_t* place = a.places + 4 * tile.sample;
+  const float* c = a.coefficients + 8 * tile.sample;
+  const int numbers = 3 * tile.count;
+  float noise[TILE_NUMBERS], grain[TILE_NUMBERS] = {}, blotches[TILE_NUMBERS] = {}, values[TILE_NUMBERS];
+  float centre[TILE_NUMBERS] = {};
+  T* to = input + row * channels;
+  for (int i = 0; i < a.conditions; ++i, to += 3) {
+    values_of(a, tile, frame_of(a, place, i), values);
+    if (has_grain(a, tile)) draw_numbers(grain_of(a, tile), tile, pixels, 3 * i, grain);
+    if (a.blotches) spread(a, tile, 3 * i, blotches);
+    for (int k = 0; k < numbers; ++k) {
+      values[k] = condition_of(a, c, values[k], grain[k], blotches[k]);
+      centre[k] += values[k];
+    }
+    put_numbers(values, tile.count, to, channels);
+  }
+  for (int k = 0; k < numbers; ++k) centre[k] = mean_of(a, centre[k]);
+  values_of(a, tile, place[0], values);
+  draw_numbers(noise_of(a, tile), tile, pixels, 0, noise);
+  float picture[TILE_NUMBERS], *target = a.target + 3 * row;
+  for (int k = 0; k < numbers; ++k) picture[k] = mixed(c, values[k], noise[k], centre[k]);
+  put_numbers(picture, tile.count, to, channels);
+  for (int k = 0; k < numbers; ++k) target[k] = mixed(c + 3, values[k], noise[k], centre[k]);
+}
+
+}  // namespace
 
 void sample_crops(const SampleCrops& a) {
   const int64_t pixels = pixels_of(a), tiles = a.batch * tiles_of(pixels);
 #pragma omp parallel for schedule(static) if (tiles > 8)
-  for (int64_t i = 0; i < tiles; ++i) {
-    const Tile tile = tile_of(i, pixels);
-    float drawn[CROP_NORMALS];
-    for (int thread = 0; thread < TILE; ++thread) draw_crop(a, tile, thread, drawn);
-    for (int number = 0; number < 3 * tile.count; ++number) crop_number(a, tile, drawn, number);
-  }
+  for (int64_t i = 0; i < tiles; ++i)
+    if (a.bf16)
+      crop_tile(a, tile_of(i, pixels), static_cast<uint16_t*>(a.input));
+    else
+      crop_tile(a, tile_of(i, pixels), static_cast<float*>(a.input));
 }
 
+}  // namespace SINFUSION_ISA_NAMESPACE
 }  // namespace sinfusion

@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(TILE) ddpm_step_kernel(DdpmStep a) {
   const Tile tile = tile_of(blockIdx.x, a.pixels);
   const int thread = int(threadIdx.x);
   if (draws(a)) {
-    draw_noise(a, tile, thread, drawn);
+    draw_tile(noise_of(a, tile), tile, a.pixels, 3, thread, drawn);
     __syncthreads();
   }
   for (int number = thread; number < 3 * tile.count; number += TILE) step_number(a, tile, drawn, number);

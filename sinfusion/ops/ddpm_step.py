@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ._choice import use_native
 from ._native import run, why_no_library
+from ._require import require
 from .philox import normal
 
 _library = torch.library.Library("sinfusion", "FRAGMENT")
@@ -41,14 +42,14 @@ def ddpm_step(
 
 
 def _check_layout(name: str, value: Tensor) -> None:
-    torch._check(
+    require(
         value.is_contiguous(memory_format=torch.channels_last),
         lambda: f"{name} is written, so it has to be channels-last in memory",
     )
 
 
 def _check_like(name: str, value: Tensor, x: Tensor, shapes: tuple[tuple[int, ...], ...], *dtypes: torch.dtype) -> None:
-    torch._check(
+    require(
         tuple(value.shape) in shapes and value.dtype in dtypes and value.device == x.device,
         lambda: (
             f"{name} is {' or '.join(map(str, dict.fromkeys(shapes)))} {' or '.join(map(str, dict.fromkeys(dtypes)))} "
@@ -70,10 +71,10 @@ def _check(
     known: Tensor | None,
     picture: Tensor | None,
 ) -> None:
-    torch._check(x.ndim == 4 and x.shape[1] == 3, lambda: f"x is (B, 3, H, W), not {tuple(x.shape)}")
-    torch._check(x.dtype in (torch.float32, torch.float64), lambda: f"x is float32 or float64, not {x.dtype}")
-    torch._check(0 <= stream < 2**32, lambda: f"stream is from 0 and below 2^32, not {stream}")
-    torch._check((known is None) == (picture is None), lambda: "known and picture come together")
+    require(x.ndim == 4 and x.shape[1] == 3, lambda: f"x is (B, 3, H, W), not {tuple(x.shape)}")
+    require(x.dtype in (torch.float32, torch.float64), lambda: f"x is float32 or float64, not {x.dtype}")
+    require(0 <= stream < 2**32, lambda: f"stream is from 0 and below 2^32, not {stream}")
+    require((known is None) == (picture is None), lambda: "known and picture come together")
     _check_layout("x", x)
     batch, height, width = x.shape[0], x.shape[2], x.shape[3]
     shape = (batch, 3, height, width)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ._choice import use_native
 from ._native import run, why_no_library
+from ._require import require
 from .philox import normal
+
+Index = TypeVar("Index", int, Tensor)  # of frames
 
 _library = torch.library.Library("sinfusion", "FRAGMENT")
 _library.define(
@@ -55,20 +59,20 @@ def _check(
     size: Sequence[int],
     dtype: torch.dtype,
 ) -> None:
-    torch._check(
+    require(
         frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == torch.uint8 and frames.is_contiguous(),
         lambda: f"frames are (T, H, W, 3) uint8, contiguous, not {tuple(frames.shape)} {frames.dtype}",
     )
-    torch._check(conditions in (0, 1, 2), lambda: f"conditions are 0, 1 or 2, not {conditions}")
-    torch._check(
+    require(conditions in (0, 1, 2), lambda: f"conditions are 0, 1 or 2, not {conditions}")
+    require(
         len(size) == 2 and all(0 < side <= most for side, most in zip(size, frames.shape[1:3], strict=True)),
         lambda: f"size is two sides above 0 and within {tuple(frames.shape[1:3])}, not {tuple(size)}",
     )
-    torch._check(
+    require(
         len(streams) == 2 and all(0 <= stream < 2**32 for stream in streams),
         lambda: f"streams are two from 0 and below 2^32, not {tuple(streams)}",
     )
-    torch._check(dtype in (torch.float32, torch.bfloat16), lambda: f"dtype is float32 or bfloat16, not {dtype}")
+    require(dtype in (torch.float32, torch.bfloat16), lambda: f"dtype is float32 or bfloat16, not {dtype}")
     batch = len(places) if places.ndim else 0
     for name, value, shape, kind in (
         ("places", places, (batch, 4), torch.int64),
@@ -76,15 +80,15 @@ def _check(
         ("seeds", seeds, (batch,), torch.int64),
         ("step", step, (), torch.int64),
     ):
-        torch._check(
+        require(
             value.shape == shape and value.dtype == kind and value.device == frames.device,
             lambda name=name, value=value, shape=shape, kind=kind: (  # type: ignore[misc]
                 f"{name} is {shape} {kind} on {frames.device}, not {tuple(value.shape)} {value.dtype} on {value.device}"
             ),
         )
     if blotches is not None:
-        torch._check(conditions > 0, lambda: "blotches are for conditions")
-        torch._check(
+        require(conditions > 0, lambda: "blotches are for conditions")
+        require(
             blotches.ndim == 4
             and blotches.shape[:2] == (batch, 3 * conditions)
             and min(blotches.shape[2:]) > 0
@@ -97,19 +101,19 @@ def _check(
         )
 
 
-def _pictures(places: Tensor, conditions: int) -> list[Tensor]:
-    """(B,) each: the frames of the conditions, then that of the target."""
-    target, offset = places[:, 0], places[:, 1]
+def _pictures(target: Index, offset: Index, conditions: int) -> list[Index]:
+    """The frames of the conditions, then that of the target."""
     return {0: [], 1: [target - offset], 2: [target - 1, target + 1]}[conditions] + [target]
 
 
 def _check_places(frames: Tensor, places: Tensor, conditions: int, size: Sequence[int]) -> None:
-    if places.device.type != "cpu" or not len(places):  # on a GPU a look at them would wait for it
+    if places.device.type != "cpu":  # on a GPU a look at them would wait for it
         return
-    numbers = [*_pictures(places, conditions), places[:, 2], places[:, 3]]
-    most = [len(frames) - 1] * (conditions + 1) + [frames.shape[1] - size[0], frames.shape[2] - size[1]]
-    inside = all(int(n.min()) >= 0 and int(n.max()) <= last for n, last in zip(numbers, most, strict=True))
-    torch._check(inside, lambda: f"places lead outside of frames {tuple(frames.shape)}")
+    last, lowest, rightmost = len(frames) - 1, frames.shape[1] - size[0], frames.shape[2] - size[1]
+    for target, offset, top, left in places.tolist():
+        pictures = _pictures(target, offset, conditions)
+        inside = min(pictures) >= 0 and max(pictures) <= last and 0 <= top <= lowest and 0 <= left <= rightmost
+        require(inside, lambda: f"places lead outside of frames {tuple(frames.shape)}")
 
 
 def _results(places: Tensor, conditions: int, size: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -156,7 +160,7 @@ def _reference(
     scale = torch.full((), 127.5, device=device)  # by a number of Python's a GPU would not divide, but multiply
     *around, clean = (
         (frames[at[:, None, None], rows, columns].float() / scale - 1).movedim(3, 1)
-        for at in _pictures(places, conditions)
+        for at in _pictures(places[:, 0], places[:, 1], conditions)
     )
     condition, centre = clean.new_empty(batch, 0, *size), torch.zeros_like(clean)
     if conditions:

@@ -18,7 +18,7 @@ extern "C" void ddpm_step(int64_t batch, int64_t pixels, float* x, const void* o
     float drawn[DDPM_NORMALS];
     std::fill_n(drawn, DDPM_NORMALS, NAN);  // shows where a number that was not drawn is used
     if (draws(a))
-      for (int thread = TILE; thread-- > 0;) draw_noise(a, tile, thread, drawn);
+      for (int thread = TILE; thread-- > 0;) draw_tile(noise_of(a, tile), tile, pixels, 3, thread, drawn);
     for (int thread = TILE; thread-- > 0;)
       for (int number = thread; number < 3 * tile.count; number += TILE) step_number(a, tile, drawn, number);
   }

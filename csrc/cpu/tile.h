@@ -1,0 +1,44 @@
+// Tiles on the host: numbers of a tile in the order of memory, channel c of pixel p at 3 p + c. For sources compiled once
+// an instruction set; in an unnamed namespace, so that no copy made for one serves another.
+#pragma once
+#include "../common/bf16.h"
+#include "../common/normal_tile.h"
+
+namespace sinfusion {
+namespace SINFUSION_ISA_NAMESPACE {
+namespace {
+
+constexpr int TILE_NUMBERS = 3 * TILE;
+
+inline void interleave(const float* red, const float* green, const float* blue, int count, float* out) {
+  for (int p = 0; p < count; ++p) {
+    out[3 * p] = red[p];
+    out[3 * p + 1] = green[p];
+    out[3 * p + 2] = blue[p];
+  }
+}
+
+// Normals of three channels.
+inline void draw_numbers(const Draw& draw, const Tile& tile, int64_t pixels, int channel, float* out) {
+  float drawn[3][TILE_NORMALS];
+  const float* plane[3];
+  for (int c = 0; c < 3; ++c) {
+    const int64_t first = (channel + c) * pixels + tile.first, end = first + tile.count;
+    draw_blocks(draw, uint32_t(first / 4), int((end + 3) / 4 - first / 4), drawn[c]);
+    plane[c] = drawn[c] + first % 4;
+  }
+  interleave(plane[0], plane[1], plane[2], tile.count, out);
+}
+
+// To three channels of `channels`.
+template <class T>
+inline void put_numbers(const float* numbers, int count, T* to, int64_t channels) {
+  T values[TILE_NUMBERS];
+  for (int i = 0; i < 3 * count; ++i) put(values + i, numbers[i]);
+  for (int p = 0; p < count; ++p)
+    for (int c = 0; c < 3; ++c) to[p * channels + c] = values[3 * p + c];
+}
+
+}  // namespace
+}  // namespace SINFUSION_ISA_NAMESPACE
+}  // namespace sinfusion
