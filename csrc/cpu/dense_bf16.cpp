@@ -98,41 +98,50 @@ struct Cubics {
       for (int i = 0; i < 4; ++i) coefficients[i][n] = float(c[i]);
     }
   }
-  INLINE __m512 operator()(__m512 magnitude) const {
-    const __m512 whole_bits = _mm512_set1_ps(12582912.0f);  // 1.5 * 2^23: the sum's last bits are the whole number
-    const __m512 u = magnitude * _mm512_set1_ps(SCALE), shifted = u + whole_bits, f = u - (shifted - whole_bits);
-    const __m512i n = _mm512_castps_si512(shifted);
-    const auto coefficient = [&](int i) {
-      return _mm512_permutex2var_ps(_mm512_load_ps(coefficients[i]), n, _mm512_load_ps(coefficients[i] + 16));
-    };
-    __m512 sum = coefficient(0);
-    for (int i = 1; i < 4; ++i) sum = _mm512_fmadd_ps(sum, f, coefficient(i));
-    return sum;
-  }
 };
 
 double mass_above(double z) { return 0.5 * __builtin_erfc(z * 0.70710678118654752); }  // of the normal distribution
-double gelu_gradient_below(double z) { return mass_above(z) - z * __builtin_exp(-0.5 * z * z) * 0.39894228040143268; }  // at -z
+double gelu_gradient_below(double z) {                                                 // at -z
+  return mass_above(z) - z * __builtin_exp(-0.5 * z * z) * 0.39894228040143268;
+}
 
-struct Gelu {
-  Cubics mass{mass_above}, gradient_below{gelu_gradient_below};
+enum class Function { none, gelu, gelu_gradient };
 
-  static INLINE __m512 magnitude(__m512 z) {  // NaN stays
-    return _mm512_min_ps(_mm512_set1_ps(31 / Cubics::SCALE), _mm512_abs_ps(z));
+const Cubics& cubics(Function f) {
+  static const Cubics mass{mass_above}, gradient{gelu_gradient_below};
+  return f == Function::gelu_gradient ? gradient : mass;
+}
+
+// A function with what it needs in registers.
+template <Function F>
+class Evaluator {
+ public:
+  Evaluator() {
+    for (int i = 0; i < 4; ++i) {
+      low_[i] = _mm512_load_ps(cubics(F).coefficients[i]);
+      high_[i] = _mm512_load_ps(cubics(F).coefficients[i] + 16);
+    }
   }
   INLINE __m512 operator()(__m512 z) const {
-    const __m512 m = magnitude(z);
-    return _mm512_fnmadd_ps(m, mass(m), _mm512_max_ps(_mm512_setzero_ps(), z));
+    const __m512 magnitude = _mm512_min_ps(_mm512_set1_ps(31 / Cubics::SCALE), _mm512_abs_ps(z));  // NaN stays
+    const __m512 whole_bits = _mm512_set1_ps(12582912.0f);  // 1.5 * 2^23: the sum's last bits are the whole number
+    const __m512 u = magnitude * _mm512_set1_ps(Cubics::SCALE), shifted = u + whole_bits;
+    const __m512 f = u - (shifted - whole_bits);
+    const auto coefficient = [&](int i) {
+      return _mm512_permutex2var_ps(low_[i], _mm512_castps_si512(shifted), high_[i]);
+    };
+    __m512 v = coefficient(0);
+    for (int i = 1; i < 4; ++i) v = _mm512_fmadd_ps(v, f, coefficient(i));
+    if (F == Function::gelu) return _mm512_fnmadd_ps(magnitude, v, _mm512_max_ps(_mm512_setzero_ps(), z));
+    const __mmask16 above = ~_mm512_movepi32_mask(_mm512_castps_si512(z));
+    return _mm512_mask_sub_ps(v, above, _mm512_set1_ps(1), v);
   }
-  INLINE __m512 gradient(__m512 z) const {
-    const __m512 below = gradient_below(magnitude(z));
-    return _mm512_mask_sub_ps(below, _mm512_movepi32_mask(_mm512_castps_si512(z)) ^ 0xffff, _mm512_set1_ps(1), below);
-  }
+
+ private:
+  __m512 low_[4], high_[4];
 };
-const Gelu& gelu_tables() {
-  static const Gelu tables;
-  return tables;
-}
+template <>
+class Evaluator<Function::none> {};
 
 // --- lines of bf16 ---
 
@@ -213,11 +222,12 @@ struct Source {
       v |= _mm512_maskz_loadu_epi16(line.of_second, second + pixel * second_channels + line.second);
     return v;
   }
-  INLINE __m512i gradient(int64_t pixel, const Line& line, const Gelu& gelu, bool write) const {
+  INLINE __m512i multiplied(int64_t pixel, const Line& line, const Evaluator<Function::gelu_gradient>& gradient,
+                            bool write) const {
     const int64_t at = pixel * channels + line.first;
     const Pair grad = widened(_mm512_maskz_loadu_epi16(line.of_first, first + at));
     const Pair value = widened(_mm512_maskz_loadu_epi16(line.of_first, z + at));
-    const __m512i v = rounded({grad.low * gelu.gradient(value.low), grad.high * gelu.gradient(value.high)});
+    const __m512i v = rounded({grad.low * gradient(value.low), grad.high * gradient(value.high)});
     if (write) _mm512_mask_storeu_epi16(product + at, line.of_first, v);
     return v;
   }
@@ -355,6 +365,7 @@ struct Lanes {
 
 // The positions of a band of rows pass through a ring. Positions behind its end are those at its beginning once more, so
 // that a block and its taps are read without a break.
+template <Function F>
 class Ring {
  public:
   Ring(Memory& memory, const Grid& grid, const Source& source, int64_t positions, int64_t block)
@@ -388,8 +399,8 @@ class Ring {
     want_ = least(end, (last_ - first_ + 2 * grid_.pad) * grid_.pitch);
     return most(0, want_ - position_) * lines_;
   }
-  INLINE void some(int64_t count, const Gelu& gelu) {
-    for (; count > 0 && position_ < want_; --count) piece(gelu);
+  INLINE void some(int64_t count, const Evaluator<F>& function) {
+    for (; count > 0 && position_ < want_; --count) piece(function);
   }
 
  private:
@@ -401,11 +412,14 @@ class Ring {
     if (to_ == end_) to_ = begin_;
     to_ += grid_.pad * depth_;
   }
-  INLINE void piece(const Gelu& gelu) {
+  INLINE void piece(const Evaluator<F>& function) {
     __m512i v = _mm512_setzero_si512();
-    if (inside_)
-      v = source_.z ? source_.gradient(pixel_, table_[line_], gelu, y_ >= first_ && y_ < last_)
-                    : source_.read(pixel_, table_[line_]);
+    if (inside_) {
+      if constexpr (F == Function::gelu_gradient)
+        v = source_.multiplied(pixel_, table_[line_], function, y_ >= first_ && y_ < last_);
+      else
+        v = source_.read(pixel_, table_[line_]);
+    }
     Half* to = to_ + line_ * LINE;
     _mm512_store_si512(to, v);
     if (to_ < twice_) _mm512_store_si512(to + size_ * depth_, v);
@@ -432,10 +446,10 @@ struct Target {
   int64_t channels;
   Half* z;
   const Half* residual;
-  bool gelu;
 };
 
 // Writes the products of blocks of positions, position after position.
+template <Function F>
 class Writer {
  public:
   explicit Writer(const Grid& grid) : width_(grid.width), pitch_(grid.pitch) {}
@@ -446,20 +460,20 @@ class Writer {
     at_ = pixel * target.channels + channel;
     mask_ = first_halves(target.channels - channel);
   }
-  INLINE void some(int64_t count, const Gelu& gelu) {
+  INLINE void some(int64_t count, const Evaluator<F>& function) {
     for (; count > 0 && left_ > 0; --count, --left_) {
-      if (x_ < width_) pixel(gelu);
+      if (x_ < width_) pixel(function);
       c_ += LINE;
       if (++x_ == pitch_) x_ = 0;
     }
   }
-  void finish(const Gelu& gelu) { some(left_, gelu); }
+  void finish(const Evaluator<F>& function) { some(left_, function); }
 
  private:
-  INLINE void pixel(const Gelu& gelu) {
+  INLINE void pixel(const Evaluator<F>& function) {
     Pair v{_mm512_load_ps(c_) + _mm512_load_ps(bias_), _mm512_load_ps(c_ + TILE) + _mm512_load_ps(bias_ + TILE)};
     if (target_.z) _mm512_mask_storeu_epi16(target_.z + at_, mask_, rounded(v));
-    if (target_.gelu) v = {gelu(v.low), gelu(v.high)};
+    if constexpr (F == Function::gelu) v = {function(v.low), function(v.high)};
     if (target_.residual) {
       const Pair residual = widened(_mm512_maskz_loadu_epi16(mask_, target_.residual + at_));
       v = {v.low + residual.low, v.high + residual.high};
@@ -514,18 +528,18 @@ void pack_tile(const Convolution& v, int64_t tap, int64_t line, int64_t out, int
   }
 }
 
-template <class Kernel>
+// F: GELU of what is written, or GELU'(z) that is multiplied with what is read.
+template <class Kernel, Function F>
 void convolve(const Convolution& v) {
   constexpr int64_t BLOCK = Kernel::BLOCK;
   const Grid& grid = v.grid;
-  const Gelu& gelu = gelu_tables();
   const int64_t taps = grid.taps(), lines = v.source.lines(), steps = taps * lines, blocks = v.blocks();
   // Weights of 32 outputs that stay in the first cache meet about a row of positions; of others, a block's inputs stay.
   const bool near = steps * 2 * TILE_HALVES * int64_t(sizeof(Half)) <= NEAR;
   const int64_t group = near ? parts(grid.pitch, BLOCK) * BLOCK : BLOCK;
   const int64_t bands = least(grid.height, parts(2 * max_threads(), v.batch));  // of an image
   struct Own {
-    Ring ring;
+    Ring<F> ring;
     float* c[2];
     Own(Memory& memory, const Convolution& v, int64_t group)
         : ring(memory, v.grid, v.source, 2 * group + v.grid.reach(), BLOCK),
@@ -546,6 +560,7 @@ void convolve(const Convolution& v) {
   const Shared shared(memory, steps, blocks);
   memset(shared.bias, 0, blocks * LINE * sizeof(float));
   if (v.bias) memcpy(shared.bias, v.bias, v.outputs() * sizeof(float));
+  const int64_t pixels = parts(BLOCK, steps);  // that are written for each step of the next product
   int64_t offsets[9];
   for (int64_t tap = 0; tap < taps; ++tap) offsets[tap] = tap / grid.kernel * grid.pitch + tap % grid.kernel;
 
@@ -562,8 +577,9 @@ void convolve(const Convolution& v) {
     const Kernel kernel;
     Memory mine{memory.block + shared_bytes + thread() * own_bytes};
     Own own(mine, v, group);
-    Ring& ring = own.ring;
-    Writer writer(grid);
+    Ring<F>& ring = own.ring;
+    Writer<F> writer(grid);
+    const Evaluator<F> function;
     ring.clear();
 #pragma omp for schedule(dynamic)
     for (int64_t band = 0; band < v.batch * bands; ++band) {
@@ -572,7 +588,7 @@ void convolve(const Convolution& v) {
       const int64_t all = rows * grid.pitch;
       int flip = 0;
       ring.start(image, y, rows);
-      ring.some(ring.want(least(group, all) + grid.reach()), gelu);
+      ring.some(ring.want(least(group, all) + grid.reach()), function);
       for (int64_t first = 0; first < all; first += group) {
         const int64_t end = least(first + group, all), products = parts(end - first, BLOCK) * blocks;
         const int64_t pieces = parts(ring.want(end + group + grid.reach()), products * steps);
@@ -581,20 +597,20 @@ void convolve(const Convolution& v) {
           const int target = block >= v.blocks(0);
           for (int64_t p = first; p < end; p += BLOCK) {
             kernel.product(ring.at(p), ring.depth(), offsets, taps, lines,
-                           shared.weight + block * steps * 2 * TILE_HALVES, own.c[flip], [&] {
-                             writer.some(parts(BLOCK, steps), gelu);
-                             ring.some(pieces, gelu);
+                           shared.weight + block * steps * 2 * TILE_HALVES, own.c[flip], [&]() __attribute__((always_inline)) {
+                             writer.some(pixels, function);
+                             ring.some(pieces, function);
                            });
-            writer.finish(gelu);
+            writer.finish(function);
             const int64_t x = p % grid.pitch, row = image * grid.height + y + p / grid.pitch;
             writer.start(own.c[flip], least(BLOCK, end - p), x, row * grid.width + least(x, grid.width),
                          v.targets[target], (block - target * v.blocks(0)) * LINE, shared.bias + block * LINE);
             flip ^= 1;
           }
         }
-        ring.some(pieces * products * steps, gelu);
+        ring.some(pieces * products * steps, function);
       }
-      writer.finish(gelu);
+      writer.finish(function);
     }
   }
 }
@@ -778,19 +794,23 @@ void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad
 
 // product = grad_out * GELU'(z), where nobody else makes it.
 void make_product(const Source& grad, int64_t pixels) {
-  const Gelu& gelu = gelu_tables();
-#pragma omp parallel for schedule(static)
-  for (int64_t pixel = 0; pixel < pixels; ++pixel)
-    for (int64_t n = 0; n < grad.lines(); ++n) grad.gradient(pixel, grad.line(n), gelu, true);
+#pragma omp parallel
+  {
+    const Evaluator<Function::gelu_gradient> gradient;
+#pragma omp for schedule(static)
+    for (int64_t pixel = 0; pixel < pixels; ++pixel)
+      for (int64_t n = 0; n < grad.lines(); ++n) grad.multiplied(pixel, grad.line(n), gradient, true);
+  }
 }
 
 template <class Kernel>
 void forward_of(const DenseForward& a) {
   const Source source{static_cast<const Half*>(a.x), static_cast<const Half*>(a.skip), a.channels, a.skip_channels,
                       nullptr, nullptr};
-  const Target out{static_cast<Half*>(a.out), a.outputs, static_cast<Half*>(a.z), static_cast<const Half*>(a.residual),
-                   a.gelu};
-  convolve<Kernel>({a.batch, Grid(a), source, {out, {}}, a.weight, false, a.bias});
+  const Target out{static_cast<Half*>(a.out), a.outputs, static_cast<Half*>(a.z),
+                   static_cast<const Half*>(a.residual)};
+  const Convolution v{a.batch, Grid(a), source, {out, {}}, a.weight, false, a.bias};
+  a.gelu ? convolve<Kernel, Function::gelu>(v) : convolve<Kernel, Function::none>(v);
 }
 
 template <class Kernel>
@@ -801,9 +821,10 @@ void backward_of(const DenseBackward& a) {
                     static_cast<const Half*>(a.z), static_cast<Half*>(a.grad_z)};
   const Source made{static_cast<const Half*>(a.z ? a.grad_z : a.grad_out), nullptr, a.outputs, 0, nullptr, nullptr};
   if (a.grad_x) {
-    const Target to{static_cast<Half*>(a.grad_x), a.channels, nullptr, nullptr, false};
-    const Target to_skip{static_cast<Half*>(a.grad_skip), a.skip_channels, nullptr, nullptr, false};
-    convolve<Kernel>({a.batch, Grid(a), grad, {to, to_skip}, a.weight, true, nullptr});
+    const Target to{static_cast<Half*>(a.grad_x), a.channels, nullptr, nullptr};
+    const Target to_skip{static_cast<Half*>(a.grad_skip), a.skip_channels, nullptr, nullptr};
+    const Convolution v{a.batch, Grid(a), grad, {to, to_skip}, a.weight, true, nullptr};
+    a.z ? convolve<Kernel, Function::gelu_gradient>(v) : convolve<Kernel, Function::none>(v);
   } else if (a.z) {
     make_product(grad, a.batch * a.height * a.width);
   }
