@@ -76,7 +76,7 @@ void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channel
   py::gil_scoped_release release;
 #if defined(__x86_64__)
   if (bf16 && isa() == Isa::amx) return amx::dense_forward(a);
-  if (bf16 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_forward(a);
+  if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_forward(a);
   if (isa() >= Isa::avx512) return avx512::dense_forward(a);
   if (isa() == Isa::avx2) return avx2::dense_forward(a);
 #endif
@@ -94,7 +94,7 @@ void dense_backward(int64_t batch, int64_t height, int64_t width, int64_t channe
   py::gil_scoped_release release;
 #if defined(__x86_64__)
   if (bf16 && isa() == Isa::amx) return amx::dense_backward(a);
-  if (bf16 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_backward(a);
+  if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_backward(a);
   if (isa() >= Isa::avx512) return avx512::dense_backward(a);
   if (isa() == Isa::avx2) return avx2::dense_backward(a);
 #endif
