@@ -31,13 +31,13 @@ namespace {
 
 using Half = uint16_t;  // bf16
 
-constexpr int64_t LINE = 32;              // bf16 numbers in a line of 64 bytes
-constexpr int64_t TILE = 16;              // lines of a tile; numbers of fp32 in a line
+constexpr int64_t LINE = 32;  // bf16 numbers in a line of 64 bytes
+constexpr int64_t TILE = 16;  // lines of a tile; numbers of fp32 in a line
 constexpr int64_t TILE_HALVES = TILE * LINE;
-constexpr int64_t BANDS = 4;              // of a weight gradient
-constexpr int64_t NEAR = 40 << 10;        // bytes that stay in the first cache
-constexpr int64_t STRIP = 640 << 10;      // bytes of a strip of rows, which stays in the second
-constexpr int64_t RUN = 6;                // lines of positions that a weight gradient sums before it turns to another tap
+constexpr int64_t BANDS = 4;          // of a weight gradient
+constexpr int64_t NEAR = 40 << 10;    // bytes that stay in the first cache
+constexpr int64_t STRIP = 640 << 10;  // bytes of a strip of rows, which stays in the second
+constexpr int64_t RUN = 6;            // lines of positions that a weight gradient sums for one tap, then for the next
 
 inline int max_threads() {
 #ifdef _OPENMP
@@ -235,11 +235,12 @@ struct Source {
 
 // --- products ---
 
-// Each kernel has: BLOCK, the positions of a product;
-// product: c (BLOCK, 32) = sum over taps and lines of a (positions, lines, 32) at the taps' offsets times b (taps, lines,
-// 2 tiles of 16 pairs of inputs x 16 outputs x 2), calling meanwhile() between;
-// accumulate: c (2, 2, 16, 16) += a (32 channels, `row` positions) times b0, b1 (16 pairs of positions x 16 x 2), `count`
-// lines of positions.
+// A kernel has
+// BLOCK: the positions of a product;
+// product: c (BLOCK, 32) = the sum over taps and lines of a (positions, lines, 32), at the taps' offsets, times b (taps,
+//   lines, 2 tiles of 16 pairs of inputs x 16 outputs x 2); calls meanwhile() after each step, or never;
+// accumulate: c (2, 2, 16, 16) += a (32 channels, `row` positions) times b0 and b1 (pairs of positions, 16 outputs, 2),
+//   over `count` lines of positions.
 
 struct alignas(64) TileConfiguration {
   uint8_t palette, start, reserved[14];
@@ -363,7 +364,7 @@ struct Lanes {
 
 // --- forward, and the gradient of the input ---
 
-// The positions of a band of rows pass through a ring. Positions behind its end are those at its beginning once more, so
+// The positions of a band of rows pass through a ring. Behind its end are the positions at its beginning once more, so
 // that a block and its taps are read without a break.
 template <Function F>
 class Ring {

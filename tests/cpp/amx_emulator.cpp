@@ -204,8 +204,8 @@ int install() {
 }
 uint64_t executed(int kind) { return counts[kind]; }
 
-// c (rows, 16) += a (rows, 2 pairs of numbers) b (pairs, 2 columns), lines of 16 and 32: by this file's arithmetic, and by
-// instructions.
+// c (rows, 16) += a (rows, 2 pairs of numbers) b (pairs, 2 columns), in lines of 16 and 32: by this file's arithmetic,
+// and by instructions.
 void product(float* c, const uint16_t* a, const uint16_t* b, int rows, int pairs, int columns) {
   dot_products(c, a, b, rows, pairs, columns);
 }
@@ -222,7 +222,10 @@ void product_by_instructions(float* c, const uint16_t* a, const uint16_t* b, int
   _tile_loadd(2, c, 64);
   _tile_stream_loadd(5, a, 64);
   // Every form of address: registers of the upper half, a scaled index, a displacement of one byte and of four.
-  asm volatile("mov %0, %%r13; mov $16, %%r9d; tileloadd 64(%%r13,%%r9,4), %%tmm7" ::"r"(b - 32) : "r9", "r13", "memory");
+  asm volatile("mov %0, %%r13; mov $16, %%r9d; tileloadd 64(%%r13,%%r9,4), %%tmm7"
+               :
+               : "r"(b - 32)
+               : "r9", "r13", "memory");
   _tile_dpbf16ps(2, 5, 7);
   asm volatile("mov $8, %%r10d; tilestored %%tmm2, 4096(%0,%%r10,8)" ::"r"(c - 1024) : "r10", "memory");
   _tile_zero(2);
