@@ -35,6 +35,7 @@ constexpr int64_t LINE = 32;  // bf16 numbers in a line of 64 bytes
 constexpr int64_t TILE = 16;  // lines of a tile; numbers of fp32 in a line
 constexpr int64_t TILE_HALVES = TILE * LINE;
 constexpr int64_t BANDS = 4;          // of a weight gradient
+constexpr int64_t AHEAD = 32;         // pixels from what is read or written to what is fetched for later
 constexpr int64_t NEAR = 40 << 10;    // bytes that stay in the first cache
 constexpr int64_t STRIP = 640 << 10;  // bytes of a strip of rows, which stays in the second
 constexpr int64_t RUN = 6;            // lines of positions that a weight gradient sums for one tap, then for the next
@@ -217,18 +218,28 @@ struct Source {
     return {of_first ? begin : 0, -left, of_first, first_halves(left + second_channels) & ~of_first};
   }
   INLINE __m512i read(int64_t pixel, const Line& line) const {
-    __m512i v = _mm512_maskz_loadu_epi16(line.of_first, first + pixel * channels + line.first);
-    if (line.of_second)
-      v |= _mm512_maskz_loadu_epi16(line.of_second, second + pixel * second_channels + line.second);
+    const Half* from = first + pixel * channels + line.first;
+    __builtin_prefetch(from + AHEAD * channels);
+    __m512i v = _mm512_maskz_loadu_epi16(line.of_first, from);
+    if (line.of_second) {
+      from = second + pixel * second_channels + line.second;
+      __builtin_prefetch(from + AHEAD * second_channels);
+      v |= _mm512_maskz_loadu_epi16(line.of_second, from);
+    }
     return v;
   }
   INLINE __m512i multiplied(int64_t pixel, const Line& line, const Evaluator<Function::gelu_gradient>& gradient,
                             bool write) const {
-    const int64_t at = pixel * channels + line.first;
+    const int64_t at = pixel * channels + line.first, ahead = at + AHEAD * channels;
+    __builtin_prefetch(first + ahead);
+    __builtin_prefetch(z + ahead);
     const Pair grad = widened(_mm512_maskz_loadu_epi16(line.of_first, first + at));
     const Pair value = widened(_mm512_maskz_loadu_epi16(line.of_first, z + at));
     const __m512i v = rounded({grad.low * gradient(value.low), grad.high * gradient(value.high)});
-    if (write) _mm512_mask_storeu_epi16(product + at, line.of_first, v);
+    if (write) {
+      __builtin_prefetch(product + ahead, 1);
+      _mm512_mask_storeu_epi16(product + at, line.of_first, v);
+    }
     return v;
   }
 };
@@ -237,8 +248,8 @@ struct Source {
 
 // A kernel has
 // BLOCK: the positions of a product;
-// product: c (BLOCK, 32) = the sum over taps and lines of a (positions, lines, 32), at the taps' offsets, times b (taps,
-//   lines, 2 tiles of 16 pairs of inputs x 16 outputs x 2); calls meanwhile() after each step, or never;
+// product: c (BLOCK, 32) = the sum over taps and lines of a (positions, lines, 32), at the taps' offsets, times b
+//   (taps, lines, 2 tiles of 16 pairs of inputs x 16 outputs x 2); calls meanwhile() after each step, or never;
 // accumulate: c (2, 2, 16, 16) += a (32 channels, `row` positions) times b0 and b1 (pairs of positions, 16 outputs, 2),
 //   over `count` lines of positions.
 
@@ -473,9 +484,15 @@ class Writer {
  private:
   INLINE void pixel(const Evaluator<F>& function) {
     Pair v{_mm512_load_ps(c_) + _mm512_load_ps(bias_), _mm512_load_ps(c_ + TILE) + _mm512_load_ps(bias_ + TILE)};
-    if (target_.z) _mm512_mask_storeu_epi16(target_.z + at_, mask_, rounded(v));
+    const int64_t ahead = at_ + AHEAD * target_.channels;
+    __builtin_prefetch(target_.to + ahead, 1);
+    if (target_.z) {
+      __builtin_prefetch(target_.z + ahead, 1);
+      _mm512_mask_storeu_epi16(target_.z + at_, mask_, rounded(v));
+    }
     if constexpr (F == Function::gelu) v = {function(v.low), function(v.high)};
     if (target_.residual) {
+      __builtin_prefetch(target_.residual + ahead);
       const Pair residual = widened(_mm512_maskz_loadu_epi16(mask_, target_.residual + at_));
       v = {v.low + residual.low, v.high + residual.high};
     }
@@ -593,15 +610,16 @@ void convolve(const Convolution& v) {
       for (int64_t first = 0; first < all; first += group) {
         const int64_t end = least(first + group, all), products = parts(end - first, BLOCK) * blocks;
         const int64_t pieces = parts(ring.want(end + group + grid.reach()), products * steps);
+        const auto meanwhile = [&]() __attribute__((always_inline)) {
+          writer.some(pixels, function);
+          ring.some(pieces, function);
+        };
         written();
         for (int64_t block = 0; block < blocks; ++block) {
           const int target = block >= v.blocks(0);
           for (int64_t p = first; p < end; p += BLOCK) {
-            kernel.product(ring.at(p), ring.depth(), offsets, taps, lines,
-                           shared.weight + block * steps * 2 * TILE_HALVES, own.c[flip], [&]() __attribute__((always_inline)) {
-                             writer.some(pixels, function);
-                             ring.some(pieces, function);
-                           });
+            const Half* weight = shared.weight + block * steps * 2 * TILE_HALVES;
+            kernel.product(ring.at(p), ring.depth(), offsets, taps, lines, weight, own.c[flip], meanwhile);
             writer.finish(function);
             const int64_t x = p % grid.pitch, row = image * grid.height + y + p / grid.pitch;
             writer.start(own.c[flip], least(BLOCK, end - p), x, row * grid.width + least(x, grid.width),
