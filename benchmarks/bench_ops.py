@@ -20,7 +20,7 @@ from report import THEIRS
 
 from sinfusion import ops
 from sinfusion.network import NextNet
-from sinfusion.ops.dense import _cudnn, _pytorch_is_faster
+from sinfusion.ops.dense import _cudnn
 from sinfusion.precision import choose_dtype
 
 
@@ -112,7 +112,7 @@ def dense_forward(shapes, channels, outputs, kernel, gelu):
     rounded = weight.to(shapes.dtype)
     residual = None if gelu else shapes.picture(outputs)
     operator = functools.partial(torch.ops.sinfusion.dense, x, weight, bias, residual, None, rounded, gelu, gelu)
-    functions = _dense_and_reference("dense", operator, x, weight)
+    functions = native_and_reference("dense", operator, x.device)
     if shapes.device.type == "cuda":
         from sinfusion.kernels import dense as implicit
         from sinfusion.kernels import gelu as epilogue
@@ -139,7 +139,7 @@ def dense_backward(shapes, channels, outputs, kernel, gelu):
     shape = (shapes.pixels, channels, outputs, kernel)
     works = [floors.dense_input_gradient(*shape), floors.dense_weight_gradient(*shape)]
     works += [floors.gelu_backward(shapes.pixels, outputs)] * gelu
-    return _dense_and_reference("dense_backward", operator, x, weight), works
+    return native_and_reference("dense_backward", operator, x.device), works
 
 
 def dense_gradient(shapes, channels, outputs, kernel, of_input):
@@ -161,13 +161,6 @@ def dense_gradient(shapes, channels, outputs, kernel, of_input):
     )  # fmt: skip
     floor = floors.dense_input_gradient if of_input else floors.dense_weight_gradient
     return functions, floor(shapes.pixels, channels, outputs, kernel)
-
-
-def _dense_and_reference(operator, function, x, weight):
-    functions = native_and_reference(operator, function, x.device)
-    if x.device.type == "cpu" and _pytorch_is_faster(x, weight):  # and what a user gets
-        del functions["native"]
-    return functions
 
 
 def _weight(shapes, channels, outputs, kernel):

@@ -36,7 +36,7 @@ void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_
                                at<float>(mean), at<float>(rstd)};
   py::gil_scoped_release release;
 #if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::forward(a);
+  if (isa() >= Isa::avx512) return avx512::forward(a);
   if (isa() == Isa::avx2) return avx2::forward(a);
 #endif
   plain::forward(a);
@@ -54,7 +54,7 @@ void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64
                                 at<float>(grad_shift), at<float>(grad_gain), at<float>(grad_offset)};
   py::gil_scoped_release release;
 #if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::backward(a);
+  if (isa() >= Isa::avx512) return avx512::backward(a);
   if (isa() == Isa::avx2) return avx2::backward(a);
 #endif
   plain::backward(a);
@@ -68,7 +68,9 @@ void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channel
                        at<float>(bias), at<void>(residual), gelu, at<void>(out), at<void>(z)};
   py::gil_scoped_release release;
 #if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::dense_forward(a);
+  if (bf16 && isa() == Isa::amx) return amx::dense_forward(a);
+  if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_forward(a);
+  if (isa() >= Isa::avx512) return avx512::dense_forward(a);
   if (isa() == Isa::avx2) return avx2::dense_forward(a);
 #endif
   plain::dense_forward(a);
@@ -84,7 +86,9 @@ void dense_backward(int64_t batch, int64_t height, int64_t width, int64_t channe
                         at<float>(grad_weight), at<float>(grad_bias)};
   py::gil_scoped_release release;
 #if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::dense_backward(a);
+  if (bf16 && isa() == Isa::amx) return amx::dense_backward(a);
+  if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_backward(a);
+  if (isa() >= Isa::avx512) return avx512::dense_backward(a);
   if (isa() == Isa::avx2) return avx2::dense_backward(a);
 #endif
   plain::dense_backward(a);
@@ -112,7 +116,7 @@ void vote(Address value, int32_t height, int32_t width, bool bf16, int64_t chann
                {count_frames, count_height, count_width}, at<Offset>(field), mean, at<float>(weight), at<void>(out)};
   py::gil_scoped_release release;
 #if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::vote(a);
+  if (isa() >= Isa::avx512) return avx512::vote(a);
   if (isa() == Isa::avx2) return avx2::vote(a);
 #endif
   plain::vote(a);
@@ -124,7 +128,7 @@ void adam_ema(Address value, Address exp_avg, Address exp_avg_sq, Address averag
                   at<float>(gradient), at<float>(coefficients), count, first_weight, beta2, second_weight, eps};
   py::gil_scoped_release release;
 #if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::adam_ema(a);
+  if (isa() >= Isa::avx512) return avx512::adam_ema(a);
   if (isa() == Isa::avx2) return avx2::adam_ema(a);
 #endif
   plain::adam_ema(a);

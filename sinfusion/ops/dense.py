@@ -1,8 +1,7 @@
 """The operator `dense`: k x k convolution + bias, then GELU or a residual, differentiable.
 
-The other half of a ConvNeXt block. A CPU runs csrc/cpu where that is faster than PyTorch's convolution, which the
-reference calls; a GPU cuDNN with a fused epilogue or an implicit GEMM, both of kernels/, whichever is measured to be
-faster.
+The other half of a ConvNeXt block. A CPU runs csrc/cpu, a GPU cuDNN with a fused epilogue or an implicit GEMM, both of
+kernels/, whichever is measured to be faster.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from ._choice import backend, chosen_backend, use_native
 from ._layout import both, last, parts
-from ._native import cpu, run, why_no_library
+from ._native import run, why_no_library
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
 TOLERANCE = 2.0
@@ -137,17 +136,6 @@ def unsupported_on_cpu(x: Tensor, weight: Tensor) -> list[str]:
     return reasons
 
 
-def _pytorch_is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Where oneDNN was measured to be: products of pixels that it makes in bf16, and csrc/cpu in fp32."""
-    return weight.shape[2] == 1 and x.dtype == torch.bfloat16 and bool(cpu.has_bf16())
-
-
-def _runs_native(x: Tensor, weight: Tensor) -> bool:
-    if not use_native("dense", unsupported_on_cpu(x, weight)):
-        return False
-    return chosen_backend() == "native" or not _pytorch_is_faster(x, weight)
-
-
 def _shapes(x: Tensor, skip: Tensor | None, weight: Tensor) -> tuple[int | bool, ...]:
     """What both native functions begin with."""
     batch, channels, *size = x.shape
@@ -171,7 +159,7 @@ def _cpu(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     _check(x, weight, bias, residual, skip, gelu)
-    if not _runs_native(x, weight):
+    if not use_native("dense", unsupported_on_cpu(x, weight)):
         return _reference(x, weight, bias, residual, skip, copy, gelu, save)
     out = _empty(x, len(weight))
     z = _empty(x, len(weight)) if gelu and save else None
@@ -194,7 +182,7 @@ def _cpu_backward(
     gelu: bool,
     input: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if not _runs_native(x, weight):
+    if not use_native("dense", unsupported_on_cpu(x, weight)):
         return _reference_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
     grad_x, grad_skip, grad_weight, grad_bias = _fake_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
     x, weight, grad_out = last(x), last(weight), last(grad_out.to(x.dtype))
