@@ -65,13 +65,7 @@ inline Isa isa() {
 
 inline const char* isa_name() { return ISA_NAMES[int(isa())]; }
 
-// bf16 arithmetic in hardware, in AMX tiles or AVX-512 lanes: then PyTorch's dense convolutions are fast in bf16.
-inline bool has_bf16() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  return __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
+// Products of bf16 in hardware, in AMX tiles or AVX-512 lanes: then bf16 is the faster precision.
+inline bool has_bf16() { return isa() >= Isa::avx512_bf16; }
 
 }  // namespace sinfusion
