@@ -104,7 +104,8 @@ def test_a_missing_library_is_explained_and_the_reference_serves():
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="there is no aarch64-linux-gnu-g++")
 @pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="needs csrc/, and the package is tested without its sources")
 def test_the_cpu_kernels_compile_for_arm_without_a_warning(tmp_path):
-    sources = sorted({*(ROOT / "csrc" / "cpu").glob("*.cpp")} - {ROOT / "csrc" / "cpu" / "bindings.cpp"})
+    others = ("bindings.cpp", "dense_bf16.cpp")  # the latter for x86 alone
+    sources = sorted(file for file in (ROOT / "csrc" / "cpu").glob("*.cpp") if file.name not in others)
     options = "-std=c++17 -O1 -fPIC -shared -fopenmp -Wall -Wextra -Werror -Wno-psabi -Wno-unknown-pragmas"
     options += " -DSINFUSION_ISA_NAMESPACE=plain -DSINFUSION_LANES=4 -Wl,--no-undefined"
     command = ["aarch64-linux-gnu-g++", *options.split(), *sources, "-o", tmp_path / "kernels.so"]

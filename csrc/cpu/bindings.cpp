@@ -66,7 +66,7 @@ void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channel
                         at<void>(skip), at<float>(weight)},
                        at<float>(bias), at<void>(residual), gelu, at<void>(out), at<void>(z)};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
+#if defined(SINFUSION_BF16)
   if (bf16 && isa() == Isa::amx) return amx::dense_forward(a);
   if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_forward(a);
 #endif
@@ -82,7 +82,7 @@ void dense_backward(int64_t batch, int64_t height, int64_t width, int64_t channe
                         at<void>(grad_out), at<void>(z), at<void>(grad_z), at<void>(grad_x), at<void>(grad_skip),
                         at<float>(grad_weight), at<float>(grad_bias)};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
+#if defined(SINFUSION_BF16)
   if (bf16 && isa() == Isa::amx) return amx::dense_backward(a);
   if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_backward(a);
 #endif

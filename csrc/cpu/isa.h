@@ -3,7 +3,10 @@
 #pragma once
 #include <cstdlib>
 #include <cstring>
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(SINFUSION_BF16)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -15,24 +18,37 @@ namespace sinfusion {
 enum class Isa { plain, avx2, avx512, avx512_bf16, amx };
 constexpr const char* ISA_NAMES[] = {"plain", "avx2", "avx512", "avx512_bf16", "amx"};
 
-// Linux lets a process use tiles when it has asked.
-inline bool amx_permitted() {
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(SINFUSION_BF16)  // the compiler could make these
+inline bool has_amx() {
+#if defined(__linux__)
+  unsigned eax, ebx, ecx, edx;
+  constexpr unsigned xgetbv = 1u << 27, bf16 = 1u << 22, tile = 1u << 24;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & xgetbv)) return false;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & (bf16 | tile)) != (bf16 | tile)) return false;
+  constexpr unsigned kept = 3u << 17;  // the system keeps tiles, and their configuration, of each process
+  asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+  if ((eax & kept) != kept) return false;
   constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else
   return false;
 #endif
 }
+#endif
 
 inline bool supported(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
+#if defined(SINFUSION_BF16)
     case Isa::amx:
-      return supported(Isa::avx512_bf16) && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
-             amx_permitted();
+      return supported(Isa::avx512_bf16) && has_amx();
     case Isa::avx512_bf16:
       return supported(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+#else
+    case Isa::amx:
+    case Isa::avx512_bf16:
+      return false;
+#endif
     case Isa::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
@@ -49,7 +65,9 @@ inline bool supported(Isa isa) {
 inline Isa best_isa() {
   int limit = int(Isa::amx);
   if (const char* named = std::getenv("SINFUSION_ISA")) {
+#if defined(SINFUSION_BF16)
     if (!std::strcmp(named, "emulated_amx")) return Isa::amx;
+#endif
     for (int isa = 0; isa <= int(Isa::amx); ++isa)
       if (!std::strcmp(named, ISA_NAMES[isa])) limit = isa;
   }
