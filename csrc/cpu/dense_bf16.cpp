@@ -20,9 +20,7 @@
 
 #include "dense.h"
 #include "scratch.h"
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include "threads.h"
 
 #define INLINE inline __attribute__((always_inline))
 
@@ -40,20 +38,6 @@ constexpr int64_t NEAR = 40 << 10;    // bytes that stay in the first cache
 constexpr int64_t STRIP = 640 << 10;  // bytes of a strip of rows, which stays in the second
 constexpr int64_t RUN = 6;            // lines of positions that a weight gradient sums for one tap, then for the next
 
-inline int max_threads() {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-inline int thread() {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }

@@ -17,10 +17,8 @@
 #include <string.h>
 
 #include "scratch.h"
+#include "threads.h"
 #include "vector.h"
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
@@ -36,27 +34,6 @@ constexpr int P = 8, TILE = ROWS * P;
 constexpr int HELD = ROWS + K - 1;  // rows of inputs that a tile needs
 constexpr int BANDS = 32;           // of rows, over the whole batch
 
-inline int max_threads() {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-inline int threads() {
-#ifdef _OPENMP
-  return omp_get_num_threads();
-#else
-  return 1;
-#endif
-}
-inline int thread() {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 
 // Hands out parts of the memory of one call, each aligned as a vector is.
 struct Memory {
