@@ -69,7 +69,8 @@ SINFUSION_HD static inline const float* blotches_of(const SampleCrops& a, const 
   return a.blotches + (tile.sample * 3 * a.conditions + plane) * a.blotch_height * a.blotch_width;
 }
 // Of two rows of blotches, `share` of the second.
-SINFUSION_HD static inline float blotch_of(const float* above, const float* below, float share, const Between& columns) {
+SINFUSION_HD static inline float blotch_of(const float* above, const float* below, float share,
+                                           const Between& columns) {
   const float top = above[columns.low] + columns.share * (above[columns.high] - above[columns.low]);
   const float bottom = below[columns.low] + columns.share * (below[columns.high] - below[columns.low]);
   return top + share * (bottom - top);

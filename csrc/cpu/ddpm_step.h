@@ -4,8 +4,8 @@
 
 namespace sinfusion {
 
-#define SINFUSION_DECLARE(name)            \
-  namespace name {                         \
+#define SINFUSION_DECLARE(name)      \
+  namespace name {                   \
   void ddpm_step(const DdpmStep& a); \
   }
 SINFUSION_DECLARE(plain)

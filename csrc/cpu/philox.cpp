@@ -16,9 +16,8 @@ void draw(const PhiloxRows& a, T* out) {
   for (int64_t i = 0; i < a.batch * runs; ++i) {
     const int64_t row = i / runs, first = i % runs * RUN;
     const int64_t end = first + RUN < blocks ? first + RUN : blocks, whole = end < blocks ? end : a.count / 4;
-    const Draw draw = {uint64_t(a.seeds[row]), a.stream, step};
-    T* to = out + row * a.count;
-    draw_blocks(draw, uint32_t(first), int(whole - first), to + 4 * first);
+    draw_blocks({uint64_t(a.seeds[row]), a.stream, step}, uint32_t(first), int(whole - first),
+                out + row * a.count + 4 * first);
     if (whole < end) draw_block(a, row * blocks + whole, out);
   }
 }

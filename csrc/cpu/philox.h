@@ -4,10 +4,10 @@
 
 namespace sinfusion {
 
-#define SINFUSION_DECLARE(name)                            \
-  namespace name {                                         \
-  void uniform_bits(const PhiloxRows& a, int64_t* out);    \
-  void normal(const PhiloxRows& a, float* out);            \
+#define SINFUSION_DECLARE(name)                         \
+  namespace name {                                      \
+  void uniform_bits(const PhiloxRows& a, int64_t* out); \
+  void normal(const PhiloxRows& a, float* out);         \
   }
 SINFUSION_DECLARE(plain)
 SINFUSION_DECLARE(avx2)

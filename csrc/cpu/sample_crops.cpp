@@ -1,5 +1,5 @@
-// A tile of pixels after the other, as the device has them, in loops that a compiler makes vectors of. Compiled once for
-// each instruction set; no C++ library here (see vector.h).
+// A tile of pixels after the other, as the device has them, in loops that a compiler makes vectors of. Compiled once
+// for each instruction set; no C++ library here (see vector.h).
 #include "sample_crops.h"
 
 #include "tile.h"

@@ -1,5 +1,5 @@
-// Tiles on the host: numbers of a tile in the order of memory, channel c of pixel p at 3 p + c. For sources compiled once
-// an instruction set; in an unnamed namespace, so that no copy made for one serves another.
+// Numbers of a tile in the order of memory, channel c of pixel p at 3 p + c. For sources compiled once an instruction
+// set; in an unnamed namespace, so that no copy made for one serves another.
 #pragma once
 #include "../common/bf16.h"
 #include "../common/normal_tile.h"

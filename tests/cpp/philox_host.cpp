@@ -1,5 +1,5 @@
-// The device's random numbers on the host, for tests: one 'thread' after the other. Signatures and arguments of
-// csrc/cpu/bindings.cpp.
+// The device's random numbers on the host, for tests: one 'thread' after the other, with signatures and arguments of
+// csrc/cpu/bindings.cpp; and the functions that normals are made of.
 #include "../../csrc/common/philox.h"
 
 using namespace sinfusion;
@@ -21,4 +21,17 @@ extern "C" void uniform_bits(const int64_t* seeds, int64_t batch, uint32_t strea
 extern "C" void normal(const int64_t* seeds, int64_t batch, uint32_t stream, uint64_t step, const int64_t* step_at,
                        int64_t count, float* out) {
   draw({seeds, batch, stream, {step, step_at}, count}, out);
+}
+
+extern "C" void logarithms(const int64_t* words, int64_t count, double* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = log_of(uint32_t(words[i]));
+}
+
+// out (count, 2): cosine, sine.
+extern "C" void turns(const int64_t* words, int64_t count, double* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const Turn turn = turn_of(uint32_t(words[i]));
+    out[2 * i] = turn.cosine;
+    out[2 * i + 1] = turn.sine;
+  }
 }

@@ -14,7 +14,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-DIGESTED = ("test_adam_ema.py", "test_patch_match.py", "test_vote.py")
+DIGESTED = (
+    "test_adam_ema.py", "test_ddpm_step.py", "test_patch_match.py", "test_philox.py", "test_sample_crops.py",
+    "test_vote.py",
+)  # fmt: skip
 TYPES = {
     "p": ctypes.c_void_p, "l": ctypes.c_int64, "i": ctypes.c_int32, "u": ctypes.c_uint64, "w": ctypes.c_uint32,
     "b": ctypes.c_bool, "f": ctypes.c_float,

@@ -1,6 +1,8 @@
 """The counter-based generator: known answers, the same numbers on every backend."""
 
+import hashlib
 import importlib
+import math
 
 import pytest
 import torch
@@ -48,6 +50,55 @@ def test_the_code_of_the_device_draws_the_same_numbers_on_the_host(name, count, 
         assert found.shape == (4, count) and torch.equal(found, wanted)
 
 
+def words():
+    """The extremes, both sides of where the functions pass from one piece to the next, and a spread of others."""
+    borders = [eighth << 29 for eighth in range(9)] + [round(2 ** (power + 0.5)) for power in range(32)]
+    near = {word + d for word in (*borders, *(1 << power for power in range(33))) for d in range(-3, 4)}
+    spread = torch.randint(2**32, (50_000,), generator=torch.Generator().manual_seed(0)).tolist()
+    return torch.tensor([word for word in sorted(near) if 0 <= word < 2**32] + spread)
+
+
+def worst(found, exact):
+    """In units of the last place of what is exact."""
+    return max(abs(one - other) / math.ulp(other) for one, other in zip(found.tolist(), exact, strict=True))
+
+
+def test_logarithm_cosine_and_sine_are_those_of_python(device_code):
+    k = words()
+    logarithms, turns = torch.empty(len(k)).double(), torch.empty(len(k), 2).double()
+    device_code("logarithms", "plp", "philox").call("", k, len(k), logarithms)
+    device_code("turns", "plp", "philox").call("", k, len(k), turns)
+    assert worst(logarithms, [math.log((word + 0.5) / 2**32) for word in k.tolist()]) < 2
+    angles = [2 * math.pi * (word / 2**32) for word in k.tolist()]
+    assert worst(turns[:, 0], map(math.cos, angles)) < 2
+    assert worst(turns[:, 1], map(math.sin, angles)) < 2
+
+
+def digest():
+    """Of everything a build could get wrong, to compare processes with each other."""
+    total = hashlib.sha256()
+    for count in (0, 1, 4, 127, 1003, 50_001):
+        for draw in (ops.uniform_bits, lambda *a: ops.normal(*a[:3], (a[3],))):
+            with ops.backend("native"):
+                total.update(draw([0, 1, 2**40 + 7, 2**62], 2**32 - 1, 2**33 + 5, count).numpy().tobytes())
+    return total.hexdigest()
+
+
+@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
+def test_each_instruction_set_draws_the_same_numbers_when_forced(isa, digest_when_forced):
+    assert digest_when_forced(isa, __file__) == digest()
+
+
+def test_numbers_do_not_depend_on_threads():
+    first, threads = digest(), torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            assert digest() == first
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_a_sample_is_the_same_alone_and_in_a_batch():
     together = ops.normal([4, 5, 6], 1, 2, (3, 5, 5))
     assert torch.equal(together[1:2], ops.normal([5], 1, 2, (3, 5, 5)))
@@ -70,7 +121,5 @@ def test_normals_are_normal():
 @pytest.mark.gpu
 def test_the_gpu_draws_the_numbers_of_the_cpu():
     seeds = [0, 1, 2**40 + 7]
-    on_gpu = ops.normal(seeds, 3, 5, (1001,), "cuda").cpu()
-    assert (on_gpu != ops.normal(seeds, 3, 5, (1001,))).float().mean() < 1e-3
+    assert torch.equal(ops.normal(seeds, 3, 5, (1001,), "cuda").cpu(), ops.normal(seeds, 3, 5, (1001,)))
     assert torch.equal(ops.uniform_bits(seeds, 3, 5, 1001, "cuda").cpu(), ops.uniform_bits(seeds, 3, 5, 1001))
-    torch.testing.assert_close(on_gpu, ops.normal(seeds, 3, 5, (1001,)), rtol=1e-6, atol=1e-7)
