@@ -34,7 +34,6 @@ constexpr int P = 8, TILE = ROWS * P;
 constexpr int HELD = ROWS + K - 1;  // rows of inputs that a tile needs
 constexpr int BANDS = 32;           // of rows, over the whole batch
 
-
 // Hands out parts of the memory of one call, each aligned as a vector is.
 struct Memory {
   float* next;
