@@ -20,7 +20,7 @@ from report import THEIRS
 
 from sinfusion import ops
 from sinfusion.network import NextNet
-from sinfusion.ops.dense import _cudnn, _pytorch_is_faster
+from sinfusion.ops.dense import _cudnn
 from sinfusion.precision import choose_dtype
 
 
@@ -93,15 +93,16 @@ def depthwise_norm(shapes, channels, backward):
     x = shapes.picture(channels)
     leaves = (shapes.vector(channels, 1, 7, 7), shapes.vector(channels), shapes.vector(shapes.batch, channels),
               shapes.vector(channels), shapes.vector(channels))  # fmt: skip
-    forward = functools.partial(torch.ops.sinfusion.depthwise_norm, x, *leaves, 1e-5, True)
+    forward = functools.partial(torch.ops.sinfusion.depthwise_norm, x, *leaves, None, 1e-5, True)
     if not backward:
         functions = native_and_reference("depthwise_norm", forward, shapes.device)
         functions["pytorch"] = lambda: pytorch(x, *leaves)
         return functions, floors.depthwise_norm_forward(shapes.pixels, channels, save=True)
     _, *kept = forward()
     gradients = functools.partial(
-        torch.ops.sinfusion.depthwise_norm_backward, shapes.picture(channels), x, *kept, leaves[0], leaves[3], True
-    )
+        torch.ops.sinfusion.depthwise_norm_backward, shapes.picture(channels), x, None, *kept, leaves[0], leaves[3],
+        True, True,
+    )  # fmt: skip
     functions = native_and_reference("depthwise_norm_backward", gradients, shapes.device)
     return functions, floors.depthwise_norm_backward(shapes.pixels, channels)
 
@@ -111,7 +112,7 @@ def dense_forward(shapes, channels, outputs, kernel, gelu):
     rounded = weight.to(shapes.dtype)
     residual = None if gelu else shapes.picture(outputs)
     operator = functools.partial(torch.ops.sinfusion.dense, x, weight, bias, residual, None, rounded, gelu, gelu)
-    functions = _dense_and_reference("dense", operator, x, weight)
+    functions = native_and_reference("dense", operator, x.device)
     if shapes.device.type == "cuda":
         from sinfusion.kernels import dense as implicit
         from sinfusion.kernels import gelu as epilogue
@@ -138,7 +139,7 @@ def dense_backward(shapes, channels, outputs, kernel, gelu):
     shape = (shapes.pixels, channels, outputs, kernel)
     works = [floors.dense_input_gradient(*shape), floors.dense_weight_gradient(*shape)]
     works += [floors.gelu_backward(shapes.pixels, outputs)] * gelu
-    return _dense_and_reference("dense_backward", operator, x, weight), works
+    return native_and_reference("dense_backward", operator, x.device), works
 
 
 def dense_gradient(shapes, channels, outputs, kernel, of_input):
@@ -160,13 +161,6 @@ def dense_gradient(shapes, channels, outputs, kernel, of_input):
     )  # fmt: skip
     floor = floors.dense_input_gradient if of_input else floors.dense_weight_gradient
     return functions, floor(shapes.pixels, channels, outputs, kernel)
-
-
-def _dense_and_reference(operator, function, x, weight):
-    functions = native_and_reference(operator, function, x.device)
-    if x.device.type == "cpu" and _pytorch_is_faster(x, weight):  # and what a user gets
-        del functions["native"]
-    return functions
 
 
 def _weight(shapes, channels, outputs, kernel):

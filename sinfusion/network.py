@@ -65,8 +65,7 @@ class ConvNeXtBlock(nn.Module):
         skip: the last of the in_channels, if x has only the first.
         """
         bias: Tensor = self.depthwise.bias  # type: ignore[assignment]  # this convolution has one
-        both = x if skip is None else torch.cat((x, skip), 1)
-        h = ops.depthwise_norm(both, self.depthwise.weight, bias, shift, self.gain, self.offset)
+        h = ops.depthwise_norm(x, self.depthwise.weight, bias, shift, self.gain, self.offset, skip)
         residual = x if self.residual is None else self.residual(x, skip=skip)
         out: Tensor = self.project(self.expand(h, gelu=True), residual=residual)
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -121,9 +122,18 @@ def _train_role(
         trainer.train(progress, stopping)
         if trainer.graph_bytes:
             say(f"{role.name}: the graph of a step kept {trainer.graph_bytes / 2**20:.0f} MiB")
+        say(f"{role.name}: memory at the peak {peak_memory(run.device) / 2**30:.2f} GiB")
     finally:
         if progress:
             progress.close(trainer.done == trainer.total)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has had at most until now: resident ones, or those of a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _previewer(run: Run, role: Role, trainer: Trainer) -> Callable[[], None]:

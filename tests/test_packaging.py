@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,24 @@ def test_one_openmp_runtime_serves_the_process():
     assert result.stdout.split() == ["1", "0"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc, which is Linux's")
+def test_the_runtime_is_found_where_torch_keeps_it_to_itself():
+    from sinfusion.ops import _native
+
+    code = (
+        "import ctypes, sys, types\n"
+        "torch = sys.modules['torch'] = types.ModuleType('torch')\n"
+        f"torch.__file__, torch.Tensor, torch.device = {torch.__file__!r}, object, object\n"
+        f"ctypes.CDLL({_native._openmp_files()[0]!r}, ctypes.RTLD_LOCAL)  # as torch for ARM\n"
+        "sys.modules['sinfusion.ops'] = ops = types.ModuleType('sinfusion.ops')\n"
+        f"ops.__path__ = [{str(Path(_native.__file__).parent)!r}]\n"
+        "from sinfusion.ops._native import cpu\n"
+        "print(cpu.why_not or 'loaded')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "loaded"
+
+
 def test_a_missing_library_is_explained_and_the_reference_serves():
     code = (
         "import sys; sys.modules['sinfusion._cpu'] = None\n"
@@ -80,6 +99,17 @@ def test_a_missing_library_is_explained_and_the_reference_serves():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install" in result.stdout and "SinfusionError" in result.stdout
+
+
+@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="there is no aarch64-linux-gnu-g++")
+@pytest.mark.skipif(not (ROOT / "csrc").is_dir(), reason="needs csrc/, and the package is tested without its sources")
+def test_the_cpu_kernels_compile_for_arm_without_a_warning(tmp_path):
+    others = ("bindings.cpp", "dense_bf16.cpp")  # the latter for x86 alone
+    sources = sorted(file for file in (ROOT / "csrc" / "cpu").glob("*.cpp") if file.name not in others)
+    options = "-std=c++17 -O1 -fPIC -shared -fopenmp -Wall -Wextra -Werror -Wno-psabi -Wno-unknown-pragmas"
+    options += " -DSINFUSION_ISA_NAMESPACE=plain -DSINFUSION_LANES=4 -Wl,--no-undefined"
+    command = ["aarch64-linux-gnu-g++", *options.split(), *sources, "-o", tmp_path / "kernels.so"]
+    subprocess.run(command, check=True)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sinfusion._cuda") is None, reason="built without nvcc")

@@ -265,3 +265,32 @@ def test_a_preset_is_trained_as_it_is(clip, tmp_path, monkeypatch, preset, expec
     assert {n: m["steps"] for n, m in run.models.items()} == {
         "predictor": expected.predictor_steps, "projector": expected.projector_steps,
     }  # fmt: skip
+
+
+def test_steps_ask_the_system_for_no_more_memory():
+    """In a process of its own: page faults of a step, and how much the peak grows, once a few are made."""
+    code = (
+        "import resource, tempfile, numpy as np\n"
+        "from sinfusion.media import Clip\n"
+        "from sinfusion.recipe import TINY\n"
+        "from sinfusion.roles import PREDICTOR\n"
+        "from sinfusion.trainer import Trainer\n"
+        "from sinfusion.training import _new_run, peak_memory\n"
+        "frames = np.random.default_rng(0).integers(0, 255, (5, 72, 128, 3), dtype=np.uint8)\n"
+        "recipe = TINY.replace(dense_kernel=3, depth=4)\n"
+        "folder = tempfile.mkdtemp() + '/run'\n"
+        "clip = Clip(frames, 20.0, 'video', (72, 128))\n"
+        "run = _new_run('clip', clip, folder, recipe, [PREDICTOR], None, 0, True, 0)\n"
+        "run = run.to('cpu')\n"
+        "trainer = Trainer(run, PREDICTOR, 100)\n"
+        "def measured(steps):\n"
+        "    for _ in range(steps): trainer.step()\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt, peak_memory(run.device)\n"
+        "(faults, peak), (more, higher) = measured(8), measured(10)\n"
+        "print((more - faults) / 10, (higher - peak) / 2**20)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    faults, growth = map(float, result.stdout.split())
+    # An activation of this network alone is 900 pages, and a step makes dozens.
+    assert faults < 100 and growth < 8

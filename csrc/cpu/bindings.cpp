@@ -21,39 +21,42 @@ namespace {
 
 using Address = uintptr_t;
 
+// Calls the function made for the best instruction set.
+#if defined(__x86_64__)
+#define BEST(call) isa() >= Isa::avx512 ? avx512::call : isa() == Isa::avx2 ? avx2::call : plain::call
+#else
+#define BEST(call) plain::call
+#endif
+
 template <class T>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_t channels, bool bf16, Address x,
-                            Address weight, Address bias, Address shift, Address gain, Address offset, float eps,
-                            Address out, Address u, Address mean, Address rstd) {
-  DepthwiseNormForward a{{batch, height, width, channels, bf16, at<void>(x), at<float>(weight), at<float>(gain)},
-                         at<float>(bias), at<float>(shift), at<float>(offset), eps, at<void>(out), at<void>(u),
-                         at<float>(mean), at<float>(rstd)};
+void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
+                            bool bf16, Address x, Address skip, Address weight, Address bias, Address shift,
+                            Address gain, Address offset, float eps, Address out, Address u, Address mean,
+                            Address rstd) {
+  const DepthwiseNormForward a{{batch, height, width, channels, skip_channels, bf16, at<void>(x), at<void>(skip),
+                                at<float>(weight), at<float>(gain)},
+                               at<float>(bias), at<float>(shift), at<float>(offset), eps, at<void>(out), at<void>(u),
+                               at<float>(mean), at<float>(rstd)};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::forward(a);
-  if (isa() == Isa::avx2) return avx2::forward(a);
-#endif
-  plain::forward(a);
+  BEST(forward(a));
 }
 
-void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64_t channels, bool bf16, Address x,
-                             Address weight, Address gain, Address grad_out, Address u, Address mean, Address rstd,
-                             Address grad_u, Address grad_x, Address grad_weight, Address grad_shift,
-                             Address grad_gain, Address grad_offset) {
-  DepthwiseNormBackward a{{batch, height, width, channels, bf16, at<void>(x), at<float>(weight), at<float>(gain)},
-                          at<void>(grad_out), at<void>(u), at<float>(mean), at<float>(rstd), at<void>(grad_u),
-                          at<void>(grad_x), at<float>(grad_weight), at<float>(grad_shift), at<float>(grad_gain),
-                          at<float>(grad_offset)};
+void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
+                             bool bf16, Address x, Address skip, Address weight, Address gain, Address grad_out,
+                             Address u, Address mean, Address rstd, Address grad_x, Address grad_skip,
+                             Address grad_weight, Address grad_bias, Address grad_shift, Address grad_gain,
+                             Address grad_offset) {
+  const DepthwiseNormBackward a{{batch, height, width, channels, skip_channels, bf16, at<void>(x), at<void>(skip),
+                                 at<float>(weight), at<float>(gain)},
+                                at<void>(grad_out), at<void>(u), at<float>(mean), at<float>(rstd), at<void>(grad_x),
+                                at<void>(grad_skip), at<float>(grad_weight), at<float>(grad_bias),
+                                at<float>(grad_shift), at<float>(grad_gain), at<float>(grad_offset)};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::backward(a);
-  if (isa() == Isa::avx2) return avx2::backward(a);
-#endif
-  plain::backward(a);
+  BEST(backward(a));
 }
 
 void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
@@ -63,11 +66,11 @@ void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channel
                         at<void>(skip), at<float>(weight)},
                        at<float>(bias), at<void>(residual), gelu, at<void>(out), at<void>(z)};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::dense_forward(a);
-  if (isa() == Isa::avx2) return avx2::dense_forward(a);
+#if defined(SINFUSION_BF16)
+  if (bf16 && isa() == Isa::amx) return amx::dense_forward(a);
+  if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_forward(a);
 #endif
-  plain::dense_forward(a);
+  BEST(dense_forward(a));
 }
 
 void dense_backward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
@@ -79,11 +82,11 @@ void dense_backward(int64_t batch, int64_t height, int64_t width, int64_t channe
                         at<void>(grad_out), at<void>(z), at<void>(grad_z), at<void>(grad_x), at<void>(grad_skip),
                         at<float>(grad_weight), at<float>(grad_bias)};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::dense_backward(a);
-  if (isa() == Isa::avx2) return avx2::dense_backward(a);
+#if defined(SINFUSION_BF16)
+  if (bf16 && isa() == Isa::amx) return amx::dense_backward(a);
+  if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_backward(a);
 #endif
-  plain::dense_backward(a);
+  BEST(dense_backward(a));
 }
 
 void patch_match(Address query, int64_t query_frames, int64_t query_height, int64_t query_width, Address key,
@@ -107,11 +110,7 @@ void vote(Address value, int32_t height, int32_t width, bool bf16, int64_t chann
   const Vote a{at<void>(value), height, width, bf16, channels, {patch_frames, patch_height, patch_width},
                {count_frames, count_height, count_width}, at<Offset>(field), mean, at<float>(weight), at<void>(out)};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::vote(a);
-  if (isa() == Isa::avx2) return avx2::vote(a);
-#endif
-  plain::vote(a);
+  BEST(vote(a));
 }
 
 void adam_ema(Address value, Address exp_avg, Address exp_avg_sq, Address average, Address copy, Address gradient,
@@ -119,11 +118,7 @@ void adam_ema(Address value, Address exp_avg, Address exp_avg_sq, Address averag
   const AdamEma a{at<float>(value), at<float>(exp_avg), at<float>(exp_avg_sq), at<float>(average), at<uint16_t>(copy),
                   at<float>(gradient), at<float>(coefficients), count, first_weight, beta2, second_weight, eps};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::adam_ema(a);
-  if (isa() == Isa::avx2) return avx2::adam_ema(a);
-#endif
-  plain::adam_ema(a);
+  BEST(adam_ema(a));
 }
 
 void ddpm_step(int64_t batch, int64_t pixels, Address x, Address output, bool output_bf16, Address centre,
@@ -135,11 +130,7 @@ void ddpm_step(int64_t batch, int64_t pixels, Address x, Address output, bool ou
                    inputs_bf16, channels, at<float>(previous), at<bool>(known), known_once, at<float>(picture),
                    picture_once};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::ddpm_step(a);
-  if (isa() == Isa::avx2) return avx2::ddpm_step(a);
-#endif
-  plain::ddpm_step(a);
+  BEST(ddpm_step(a));
 }
 
 void sample_crops(Address frames, int64_t height, int64_t width, int64_t batch, Address places, Address coefficients,
@@ -151,33 +142,21 @@ void sample_crops(Address frames, int64_t height, int64_t width, int64_t batch, 
                       noise_stream, grain_stream, conditions, crop_height, crop_width, at<void>(input), bf16,
                       at<float>(target)};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::sample_crops(a);
-  if (isa() == Isa::avx2) return avx2::sample_crops(a);
-#endif
-  plain::sample_crops(a);
+  BEST(sample_crops(a));
 }
 
 void uniform_bits(Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
                   Address out) {
   const PhiloxRows a{at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::uniform_bits(a, at<int64_t>(out));
-  if (isa() == Isa::avx2) return avx2::uniform_bits(a, at<int64_t>(out));
-#endif
-  plain::uniform_bits(a, at<int64_t>(out));
+  BEST(uniform_bits(a, at<int64_t>(out)));
 }
 
 void normal(Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
             Address out) {
   const PhiloxRows a{at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count};
   py::gil_scoped_release release;
-#if defined(__x86_64__)
-  if (isa() == Isa::avx512) return avx512::normal(a, at<float>(out));
-  if (isa() == Isa::avx2) return avx2::normal(a, at<float>(out));
-#endif
-  plain::normal(a, at<float>(out));
+  BEST(normal(a, at<float>(out)));
 }
 
 // Freed blocks of up to 32 MB stay with the process. Else a training step asks the system for the same memory again and

@@ -14,38 +14,24 @@
 #include <string.h>
 
 #include "scratch.h"
+#include "threads.h"
 #include "vector.h"
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-// A product of matrices holds R x 2 vectors in registers; in the weight gradient half a plane of outputs x 2 vectors.
+// A product of matrices holds R x 2 vectors in registers; in the weight gradient G outputs x 2 vectors.
 #if defined(__AVX512F__)
 constexpr int R = 13;
+#elif defined(__aarch64__)
+constexpr int R = 9;
 #else
 constexpr int R = 6;
 #endif
-constexpr int HALF = L / 2;
+constexpr int G = L < 8 ? L : L / 2;
 constexpr int BANDS = 16;  // of pixels, for sums over them
 
-inline int max_threads() {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-inline int thread() {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
 inline int64_t rounded_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
 // One tensor, or two whose channels follow each other, in planes of L channels; the last plane of each may have fewer.
@@ -388,9 +374,14 @@ struct Convolution {
   }
 };
 
+template <class T>
+Channels<const T> inputs_of(const Dense& a) {
+  return {{static_cast<const T*>(a.x), static_cast<const T*>(a.skip)}, {a.channels, a.skip_channels}};
+}
+
 template <class Algorithm, class T>
 void forward_of(const DenseForward& a) {
-  const Channels<const T> in{{static_cast<const T*>(a.x), static_cast<const T*>(a.skip)}, {a.channels, a.skip_channels}};
+  const auto in = inputs_of<T>(a);
   const Channels<T> out{{static_cast<T*>(a.out), nullptr}, {a.outputs, 0}};
   using Run = Convolution<Algorithm, T>;
   const int64_t weights = rounded_up(Weights<Algorithm>::floats(in.planes(), out.planes()), 16);
@@ -444,7 +435,7 @@ void before_convolution(const DenseBackward& a) {
 template <class Algorithm, class T>
 void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
   constexpr int F = Algorithm::F, BLOCK = Algorithm::GRADIENT_BLOCK, BANDS = Algorithm::GRADIENT_BANDS;
-  const Channels<const T> in{{static_cast<const T*>(a.x), static_cast<const T*>(a.skip)}, {a.channels, a.skip_channels}};
+  const auto in = inputs_of<T>(a);
   const typename Algorithm::Grid grid(a);
   const int64_t planes = in.planes(), K = planes * L, wanted = (max_threads() + BANDS - 1) / BANDS;
   const int64_t outs = (grad.planes() + wanted - 1) / wanted;  // planes of a part
@@ -473,13 +464,13 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
           Algorithm::template spread<T>(grid, tile, grad.plane(plane + p), d + (p * BLOCK + t) * L, grad_step);
       }
       for (int64_t f = 0; f < F; ++f)
-        for (int64_t half = 0; half < 2 * count; ++half)
+        for (int64_t o = 0; o < count * L; o += G)
           for (int64_t k = 0; k < K; k += 2 * L) {
-            const float *left = d + f * grad_step + half / 2 * BLOCK * L + half % 2 * HALF,
+            const float *left = d + f * grad_step + o / L * BLOCK * L + o % L,
                         *right = v + f * in_step + k * BLOCK;
-            float* block = to + (f * outs * L + half * HALF) * K + k;
-            k + L < K ? product<HALF, 2>(left, 1, L, right, 2 * L, tiles, block, K, first > begin)
-                      : product<HALF, 1>(left, 1, L, right, L, tiles, block, K, first > begin);
+            float* block = to + (f * outs * L + o) * K + k;
+            k + L < K ? product<G, 2>(left, 1, L, right, 2 * L, tiles, block, K, first > begin)
+                      : product<G, 1>(left, 1, L, right, L, tiles, block, K, first > begin);
           }
     }
   }

@@ -41,6 +41,8 @@ struct DenseBackward : Dense {
 SINFUSION_DECLARE(plain)
 SINFUSION_DECLARE(avx2)
 SINFUSION_DECLARE(avx512)
+SINFUSION_DECLARE(avx512_bf16)  // this and amx: of bf16 activations
+SINFUSION_DECLARE(amx)
 #undef SINFUSION_DECLARE
 
 }  // namespace sinfusion

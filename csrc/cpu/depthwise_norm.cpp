@@ -1,9 +1,14 @@
 // Compiled once for each instruction set (SINFUSION_ISA_NAMESPACE, SINFUSION_LANES).
 //
-// Channels are worked on in planes of L, the lanes of one vector. A task owns a band of rows (and, in the backward
-// convolutions, a group of planes that stays in cache). It keeps the seven zero-padded fp32 rows that one output row
-// needs, converting one new row as it moves down. Bands are fixed by the shape, not by the number of threads, and
-// partial sums are added in order, so results do not depend on threads.
+// Channels are worked on in planes of L, the lanes of one vector; what belongs to channels is laid out by planes first.
+// Pixels are worked on in tiles, ROWS x P of one plane in registers, straight from the tensors: of a block of 2 L
+// channels of bf16, the even ones are a plane and the odd ones another, each widened by one instruction. Where the
+// channels of x or of skip are no whole number of blocks, the rows that a tile needs are copied first: fp32, x and skip
+// one behind the other, zeros behind the last channel.
+//
+// The backward makes the gradient at the norm's input row by row, when a tile first needs it. So a thread owns bands of
+// rows that follow each other. Bands are fixed by the shape, not by the number of threads, and partial sums are added
+// in order, so results do not depend on threads.
 //
 // The C++ library stays out of this file: its inline functions, compiled here for one instruction set, could be the
 // copies that the linker keeps for every machine.
@@ -12,348 +17,689 @@
 #include <string.h>
 
 #include "scratch.h"
+#include "threads.h"
 #include "vector.h"
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int ROWS = 2;  // 32 registers: 16 pixels, the taps of two rows, an input
+#else
+constexpr int ROWS = 1;
+#endif
 constexpr int K = 7, R = 3;
-constexpr int P = 8;           // output pixels held in registers at once
-constexpr int BANDS = 16;      // of rows, over the whole batch
-constexpr int GROUP = 32 / L;  // planes of a backward task: 64 bytes of bf16 a pixel
+constexpr int P = 8, TILE = ROWS * P;
+constexpr int HELD = ROWS + K - 1;  // rows of inputs that a tile needs
+constexpr int BANDS = 32;           // of rows, over the whole batch
 
-inline int64_t planes_of(int64_t channels) { return (channels + L - 1) / L; }
-inline int lanes_of(int64_t channels, int64_t plane) {
-  return channels - plane * L < L ? int(channels - plane * L) : L;
-}
-
-inline int max_threads() {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-inline int thread() {
-#ifdef _OPENMP
-  return omp_get_thread_num();
-#else
-  return 0;
-#endif
-}
-
-// Hands out parts of the memory of one call.
+// Hands out parts of the memory of one call, each aligned as a vector is.
 struct Memory {
   float* next;
   float* take(int64_t floats) {
     float* part = next;
-    next += (floats + 15) / 16 * 16;
+    next += rounded(floats);
     return part;
   }
   static int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 };
 
-// (rows, C) -> (planes, rows, L), zeros in the lanes left over and for null.
-void to_planes(const float* from, float* to, int64_t rows, int64_t C) {
-  for (int64_t plane = 0; plane < planes_of(C); ++plane)
-    for (int64_t r = 0; r < rows; ++r, to += L)
-      store(to, from ? load(from + r * C + plane * L, lanes_of(C, plane)) : vf{});
+// How activations read as In are cut: a block is as many bytes as a vector has, and PARTS planes.
+template <class In>
+constexpr int PARTS = int(sizeof(float) / sizeof(In));
+template <class In>
+constexpr int BLOCK = PARTS<In>* L;
+template <class In>
+inline int64_t blocks_of(int64_t channels) {
+  return (channels + BLOCK<In> - 1) / BLOCK<In>;
+}
+template <class In>
+inline int64_t channel_of(int64_t plane, int64_t lane) {
+  return plane / PARTS<In> * BLOCK<In> + lane * PARTS<In> + plane % PARTS<In>;
+}
+inline int lanes_of(int64_t channels, int64_t plane) {  // of fp32
+  return channels - plane * L < L ? int(channels - plane * L) : L;
+}
+inline int64_t channels_of(const DepthwiseNorm& a) { return a.channels + a.skip_channels; }
+
+// The planes of a block.
+template <int part>
+inline vf load_part(const float* p) {
+  return load(p);
+}
+template <int part>
+inline vf load_part(const uint16_t* p) {
+  return load_half<part>(p);
+}
+template <class In, int part, class T>
+inline vf read_part(const T* pixel, int64_t C, int64_t block) {
+  if constexpr (PARTS<In> == 2)
+    return load_half<part>(pixel + block * BLOCK<In>);
+  else
+    return load(pixel + block * L, lanes_of(C, block));
+}
+template <class In, class T>
+inline void write_block(T* pixel, int64_t C, int64_t block, vf even, vf odd) {
+  if constexpr (PARTS<In> == 2)
+    store_halves(pixel + block * BLOCK<In>, even, odd);
+  else
+    store(pixel + block * L, even, lanes_of(C, block));
 }
 
-// The padded fp32 rows y-3 .. y+3 of one image, for y moving down, as (planes, W + 6, L) each.
-template <class T>
+// (C, rows) -> (planes, rows, L), zeros in the lanes left over and for null; the last row first if flipped.
+template <class In>
+void to_planes(const float* from, float* to, int64_t rows, int64_t C, bool flipped = false) {
+  for (int64_t plane = 0; plane < blocks_of<In>(C) * PARTS<In>; ++plane)
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t lane = 0; lane < L; ++lane) {
+        const int64_t c = channel_of<In>(plane, lane);
+        *to++ = from && c < C ? from[c * rows + (flipped ? rows - 1 - r : r)] : 0.0f;
+      }
+}
+
+// The rows of a batch of images: where they lie, or the latest of them, made when they are asked for.
+template <class In>
 class Rows {
  public:
-  static int64_t floats(int64_t W, int64_t planes) { return Memory::rounded(planes * (W + 2 * R) * L) * (K + 1); }
-  // Planes first .. first + planes of images with C channels.
-  Rows(Memory& memory, int64_t H, int64_t W, int64_t C, int64_t first, int64_t planes)
-      : H_(H), W_(W), C_(C), first_(first), planes_(planes), plane_((W + 2 * R) * L) {
-    for (int k = 0; k <= K; ++k) {
-      data_[k] = memory.take(planes * plane_);
-      memset(data_[k], 0, planes * plane_ * sizeof(float));
+  Rows(const In* data, int64_t W, int64_t pixel) : data_(data), W_(W), pixel_(pixel) {}
+  Rows(Memory& memory, int64_t W, int64_t pixel) : data_(nullptr), W_(W), pixel_(pixel) {
+    for (int k = 0; k < HELD; ++k) {
+      made_[k] = reinterpret_cast<In*>(memory.take(W * pixel / PARTS<In>));
+      held_[k] = -1;
     }
   }
-  void move(const T* image, int64_t y) {
-    if (image != image_)
-      for (int k = 0; k < K; ++k) held_[k] = -1;
-    image_ = image;
-    for (int k = 0; k < K; ++k) {
-      const int64_t row = y + k - R;
-      if (row < 0 || row >= H_) {
-        rows_[k] = data_[K];  // zeros
-        continue;
-      }
-      const int slot = int(row % K);
-      if (held_[slot] != row) fill(row, data_[slot]), held_[slot] = row;
-      rows_[k] = data_[slot];
-    }
+  static int64_t floats(int64_t W, int64_t pixel) { return HELD * Memory::rounded(W * pixel / PARTS<In>); }
+  int64_t pixel() const { return pixel_; }  // numbers from one to the next
+  template <class Make>
+  const In* row(int64_t r, Make&& make) {  // make(r, to)
+    if (data_) return data_ + r * W_ * pixel_;
+    const int slot = int(r % HELD);
+    if (held_[slot] != r) make(r, made_[slot]);
+    held_[slot] = r;
+    return made_[slot];
   }
-  const float* row(int k, int64_t plane) const { return rows_[k] + plane * plane_; }  // begins at column -3
 
  private:
-  void fill(int64_t row, float* to) {
-    const T* from = image_ + row * W_ * C_ + first_ * L;
-    to += R * L;
-    for (int64_t x = 0; x < W_; ++x, from += C_, to += L)
-      for (int64_t plane = 0; plane < planes_; ++plane)
-        store(to + plane * plane_, load(from + plane * L, lanes_of(C_, first_ + plane)));
-  }
-  int64_t H_, W_, C_, first_, planes_, plane_;
-  const T* image_ = nullptr;
-  float* data_[K + 1];
-  const float* rows_[K];
-  int64_t held_[K];
+  const In* data_;
+  int64_t W_, pixel_;
+  In* made_[HELD];
+  int64_t held_[HELD];
 };
 
-// N pixels of one plane: out (N, L) = start + correlation of seven rows with weight (49, L).
-template <int N>
-inline void convolve_pixels(const float* const* rows, const float* weight, vf start, float* out, int64_t x) {
-  vf a[N];
-  for (int p = 0; p < N; ++p) a[p] = start;
-  for (int i = 0; i < K; ++i) {
-    const float *row = rows[i] + x * L, *w = weight + i * K * L;
-    vf taps[K];
-    for (int j = 0; j < K; ++j) taps[j] = load(w + j * L);
-#pragma GCC unroll 16
-    for (int q = 0; q < N + K - 1; ++q) {
-      const vf in = load(row + q * L);
-#pragma GCC unroll 8
-      for (int j = 0; j < K; ++j)
-        if (q - j >= 0 && q - j < N) a[q - j] += in * taps[j];
+inline void fetch(const void* data, int64_t bytes) {  // to the cache: there are more streams than a core follows
+  for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(static_cast<const char*>(data) + k);
+}
+
+// The rows y-3 .. y+ROWS+2 of an image, null outside of it, whose first block is number `first`.
+template <class In>
+struct Window {
+  const In* rows[HELD];
+  int64_t pixel, first;
+  template <class Make>
+  void move(Rows<In>& from, const DepthwiseNorm& a, int64_t b, int64_t y, Make&& make) {
+    pixel = from.pixel();
+    for (int i = 0; i < HELD; ++i) {
+      const int64_t row = y + i - R;
+      rows[i] = row < 0 || row >= a.height ? nullptr : from.row(b * a.height + row, make);
     }
   }
-  for (int p = 0; p < N; ++p) store(out + (x + p) * L, a[p]);
+  int64_t at(int64_t x, int64_t block) const { return x * pixel + (block - first) * BLOCK<In>; }
+  void ahead(int row, int64_t x) const {  // what the next tile is the first to read, and perhaps a bit more
+    for (int i = row; i < row + ROWS; ++i)
+      if (rows[i]) fetch(rows[i] + x * pixel, P * pixel * int64_t(sizeof(In)));
+  }
+};
+
+// A row of x and, behind its channels, of skip, as fp32.
+template <class T>
+void copy_row(const T* x, int64_t C, const T* skip, int64_t skip_C, int64_t W, float* to) {
+  const int64_t all = blocks_of<float>(C + skip_C) * L;
+  for (int64_t p = 0; p < W; ++p, x += C, skip += skip_C, to += all) {
+    store(to + all - L, vf{});
+    for (int64_t c = 0; c < C; c += L) store(to + c, load(x + c, lanes_of(C, c / L)));
+    for (int64_t c = 0; c < skip_C; c += L) {
+      const int n = lanes_of(skip_C, c / L);
+      store(to + C + c, load(skip + c, n), n);
+    }
+  }
 }
 
-// One row of one plane: out (W, L).
-template <class T>
-void convolve_row(const Rows<T>& inputs, int64_t plane, const float* weight, vf start, float* out, int64_t W) {
-  const float* rows[K];
-  for (int k = 0; k < K; ++k) rows[k] = inputs.row(k, plane);
-  int64_t x = 0;
-  for (; x + P <= W; x += P) convolve_pixels<P>(rows, weight, start, out, x);
-  for (; x < W; ++x) convolve_pixels<1>(rows, weight, start, out, x);
+// Whether tensors of T can be read as In where they lie.
+template <class T, class In>
+bool in_place(int64_t channels, int64_t skip_channels) {
+  return sizeof(T) == sizeof(In) && channels % BLOCK<In> == 0 && skip_channels % BLOCK<In> == 0;
 }
 
-// grad_weight (49, L) of one plane += correlation of one row of gradients with seven rows of inputs.
-template <class T>
-void weight_gradient_row(const Rows<T>& inputs, int64_t plane, const float* grad, float* grad_weight, int64_t W) {
-  for (int i = 0; i < K; ++i, grad_weight += K * L) {
-    const float* row = inputs.row(i, plane);
-    vf s[K];
-    for (int j = 0; j < K; ++j) s[j] = load(grad_weight + j * L);
-    int64_t x = 0;
-    for (; x + P <= W; x += P) {
-      vf g[P];
-      for (int p = 0; p < P; ++p) g[p] = load(grad + (x + p) * L);
-#pragma GCC unroll 16
-      for (int q = 0; q < P + K - 1; ++q) {
-        const vf in = load(row + (x + q) * L);
+// x and, behind its channels, skip: what lies where, and the rows around y.
+template <class T, class In>
+class Inputs {
+ public:
+  const bool whole;     // blocks are of x or of skip
+  const int64_t split;  // the first block of skip
+  Inputs(Memory& memory, const DepthwiseNorm& a)
+      : whole(in_place<T, In>(a.channels, a.skip_channels)),
+        split(whole ? a.channels / BLOCK<In> : blocks_of<In>(channels_of(a))),
+        a_(a),
+        x_(whole ? Rows<In>(static_cast<const In*>(a.x), a.width, a.channels)
+                 : Rows<In>(memory, a.width, split * BLOCK<In>)),
+        skip_(static_cast<const In*>(a.skip), a.width, a.skip_channels) {
+    of_x_.first = 0;
+    of_skip_.first = split;
+  }
+  static int64_t floats(const DepthwiseNorm& a) {
+    const int64_t C = channels_of(a);
+    return in_place<T, In>(a.channels, a.skip_channels) ? 0 : Rows<In>::floats(a.width, blocks_of<In>(C) * BLOCK<In>);
+  }
+  void move(int64_t b, int64_t y) {
+    const auto copy = [&](int64_t row, In* to) {
+      const int64_t first = row * a_.width;
+      const T *x = static_cast<const T*>(a_.x), *skip = static_cast<const T*>(a_.skip);
+      if constexpr (PARTS<In> == 1)
+        copy_row(x + first * a_.channels, a_.channels, skip + first * a_.skip_channels, a_.skip_channels, a_.width, to);
+    };
+    of_x_.move(x_, a_, b, y, copy);
+    if (whole && a_.skip) of_skip_.move(skip_, a_, b, y, copy);
+  }
+  const Window<In>& window(int64_t block) const { return block < split ? of_x_ : of_skip_; }
+  void ahead(int row, int64_t x) const {
+    of_x_.ahead(row, x);
+    if (whole && a_.skip) of_skip_.ahead(row, x);
+  }
+
+ private:
+  const DepthwiseNorm& a_;
+  Rows<In> x_, skip_;
+  Window<In> of_x_, of_skip_;
+};
+
+// One row of inputs times the taps of the upper and of the lower row of pixels.
+template <class In, int part, bool upper, bool lower, bool inner>
+inline __attribute__((always_inline)) void convolve_row(const In* in, int64_t stride, int first, int last,
+                                                        const float* taps, vf* a) {
+  vf u[K], v[K];
 #pragma GCC unroll 8
-        for (int j = 0; j < K; ++j)
-          if (q - j >= 0 && q - j < P) s[j] += in * g[q - j];
+  for (int j = 0; j < K; ++j) {
+    if (upper) u[j] = load(taps + j * L);
+    if (lower) v[j] = load(taps + (j - K) * L);
+  }
+#pragma GCC unroll 16
+  for (int q = 0; q < P + K - 1; ++q) {
+    if (!inner && (q < first || q >= last)) continue;
+    const vf value = load_part<part>(in + q * stride);
+#pragma GCC unroll 8
+    for (int j = 0; j < K; ++j)
+      if (q - j >= 0 && q - j < P) {
+        if (upper) a[q - j] += value * u[j];
+        if (lower) a[P + q - j] += value * v[j];
+      }
+  }
+}
+
+// A tile of one plane: out (rows, P, L) = start + correlation with weight (49, L). The columns of inputs first .. last
+// lie in the image.
+template <class In, int part, int rows, bool inner>
+void convolve_tile(const In* const* in, int64_t at, int64_t stride, int first, int last, const float* weight, vf start,
+                   float* out) {
+  vf a[rows * P];
+#pragma GCC unroll 16
+  for (int p = 0; p < rows * P; ++p) a[p] = start;
+  if (in[0]) convolve_row<In, part, true, false, inner>(in[0] + at, stride, first, last, weight, a);
+  for (int i = 1; i < K; ++i)
+    if (in[i])
+      convolve_row<In, part, true, rows == 2, inner>(in[i] + at, stride, first, last, weight + i * K * L, a);
+  if (rows == 2 && in[K])
+    convolve_row<In, part, false, true, inner>(in[K] + at, stride, first, last, weight + K * K * L, a);
+#pragma GCC unroll 16
+  for (int p = 0; p < rows * P; ++p) store(out + p * L, a[p]);
+}
+
+// One row of gradients times the pixels of the upper and of the lower row: adds to their taps.
+template <class In, int part, bool upper, bool lower, bool inner>
+inline __attribute__((always_inline)) void correlate_row(const In* grad, int64_t stride, int first, int last,
+                                                         float* taps, const vf* x) {
+  vf u[K], v[K];
+#pragma GCC unroll 8
+  for (int j = 0; j < K; ++j) {
+    if (upper) u[j] = load(taps + j * L);
+    if (lower) v[j] = load(taps + (j - K) * L);
+  }
+#pragma GCC unroll 16
+  for (int q = 0; q < P + K - 1; ++q) {
+    if (!inner && (q < first || q >= last)) continue;
+    const vf value = load_part<part>(grad + q * stride);
+#pragma GCC unroll 8
+    for (int j = 0; j < K; ++j)
+      if (q - j >= 0 && q - j < P) {
+        if (upper) u[j] += value * x[q - j];
+        if (lower) v[j] += value * x[P + q - j];
+      }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < K; ++j) {
+    if (upper) store(taps + j * L, u[j]);
+    if (lower) store(taps + (j - K) * L, v[j]);
+  }
+}
+
+// taps (49, L), flipped, += correlation of a tile of x, (rows, P) pixels of which `count` columns lie in the image,
+// with gradients.
+template <class In, int part, int rows, bool inner>
+void correlate_tile(const In* const* grad, int64_t at, int64_t stride, int first, int last, const In* const* x,
+                    int64_t x_at, int64_t x_stride, int count, float* taps) {
+  vf v[rows * P];
+#pragma GCC unroll 16
+  for (int p = 0; p < rows * P; ++p)
+    v[p] = inner || p % P < count ? load_part<part>(x[p / P] + x_at + p % P * x_stride) : vf{};
+  if (grad[0]) correlate_row<In, part, true, false, inner>(grad[0] + at, stride, first, last, taps, v);
+  for (int i = 1; i < K; ++i)
+    if (grad[i])
+      correlate_row<In, part, true, rows == 2, inner>(grad[i] + at, stride, first, last, taps + i * K * L, v);
+  if (rows == 2 && grad[K])
+    correlate_row<In, part, false, true, inner>(grad[K] + at, stride, first, last, taps + K * K * L, v);
+}
+
+// Where a tile lies in its image.
+struct Tile {
+  int64_t x;
+  int rows, columns;  // of it in the image
+  int first, last;    // columns of the inputs in the image, of x-3 .. x+P+3
+  bool inner;
+  Tile(int64_t x, int64_t W, int rows) : x(x), rows(rows) {
+    columns = W - x < P ? int(W - x) : P;
+    first = x < R ? int(R - x) : 0;
+    last = W - x + R < P + K - 1 ? int(W - x + R) : P + K - 1;
+    inner = first == 0 && last == P + K - 1;
+  }
+};
+
+template <class In, int part, int rows>
+void convolve_rows(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
+  (t.inner ? convolve_tile<In, part, rows, true> : convolve_tile<In, part, rows, false>)(
+      in.rows, in.at(t.x - R, block), in.pixel, t.first, t.last, weight, start, out);
+}
+template <class In, int part>
+void convolve_part(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
+  (t.rows == ROWS ? convolve_rows<In, part, ROWS> : convolve_rows<In, part, 1>)(in, t, block, weight, start, out);
+}
+// A block: out (PARTS, TILE, L) = start (PARTS, L) + convolution with weight (PARTS, 49, L).
+template <class In>
+void convolve(const Window<In>& in, const Tile& t, int64_t block, const float* weight, const float* start, float* out) {
+  convolve_part<In, 0>(in, t, block, weight, load(start), out);
+  if constexpr (PARTS<In> == 2)
+    convolve_part<In, 1>(in, t, block, weight + K * K * L, load(start + L), out + TILE * L);
+}
+
+template <class In, int part, int rows>
+void correlate_rows(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
+  (t.inner ? correlate_tile<In, part, rows, true> : correlate_tile<In, part, rows, false>)(
+      grad.rows, grad.at(t.x - R, block), grad.pixel, t.first, t.last, x.rows + R, x.at(t.x, block), x.pixel, t.columns,
+      taps);
+}
+template <class In, int part>
+void correlate_part(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
+  (t.rows == ROWS ? correlate_rows<In, part, ROWS> : correlate_rows<In, part, 1>)(grad, x, t, block, taps);
+}
+// A block: adds to taps (PARTS, 49, L), flipped.
+template <class In>
+void correlate(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
+  correlate_part<In, 0>(grad, x, t, block, taps);
+  if constexpr (PARTS<In> == 2) correlate_part<In, 1>(grad, x, t, block, taps + K * K * L);
+}
+
+// Calls `work(memory, begin, end)` in every thread, for its share of the bands and with its part of the memory.
+template <class Work>
+void each_thread(float* memory, int64_t per_thread, Work&& work) {
+#pragma omp parallel
+  {
+    const int64_t n = threads(), k = thread();
+    work(Memory{memory + k * per_thread}, BANDS * k / n, BANDS * (k + 1) / n);
+  }
+}
+
+// Calls `strip(band, b, y, rows)` for every ROWS rows of bands begin .. end, fewer at the end of an image.
+template <class Strip>
+void each_strip(const DepthwiseNorm& a, int64_t begin, int64_t end, Strip&& strip) {
+  const int64_t high = (a.height + ROWS - 1) / ROWS, all = a.batch * high;
+  for (int64_t band = begin; band < end; ++band)
+    for (int64_t r = all * band / BANDS; r < all * (band + 1) / BANDS; ++r) {
+      const int64_t y = r % high * ROWS;
+      strip(band, r / high, y, a.height - y < ROWS ? 1 : ROWS);
+    }
+}
+inline int64_t band_of(const DepthwiseNorm& a, int64_t row) {
+  const int64_t high = (a.height + ROWS - 1) / ROWS, r = row / a.height * high + row % a.height / ROWS;
+  return ((r + 1) * BANDS - 1) / (a.batch * high);
+}
+
+// A tile of the norm's input, u (planes, TILE, L), to the tensors; without a norm it is the output.
+template <class T, class In, bool normed, bool kept>
+void write_tile(const DepthwiseNormForward& a, int64_t first, const Tile& t, const float* u, const float* mean,
+                const float* rstd, const float* gain, const float* offset) {
+  const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C);
+  constexpr int64_t other = (PARTS<In> - 1) * TILE * L, next = (PARTS<In> - 1) * L;
+  const int rows = t.rows, columns = t.columns;
+  for (int64_t block = 0; block < blocks; ++block, u += PARTS<In> * TILE * L, gain += BLOCK<In>, offset += BLOCK<In>) {
+    const vf scale[] = {load(gain), load(gain + next)}, start[] = {load(offset), load(offset + next)};
+    for (int r = 0; r < rows; ++r) {
+      T *out = static_cast<T*>(a.out) + (first + r * W) * C, *keep = static_cast<T*>(a.u) + (first + r * W) * C;
+      for (int p = r * P; p < r * P + columns; ++p, out += C, keep += C) {
+        vf even = load(u + p * L), odd = load(u + other + p * L);
+        if (kept) write_block<In>(keep, C, block, even, odd);
+        if (normed) {
+          even = (even - mean[p]) * rstd[p] * scale[0] + start[0];
+          odd = (odd - mean[p]) * rstd[p] * scale[1] + start[1];
+        }
+        write_block<In>(out, C, block, even, odd);
       }
     }
-    for (; x < W; ++x) {
-      const vf g = load(grad + x * L);
-      for (int j = 0; j < K; ++j) s[j] += load(row + (x + j) * L) * g;
-    }
-    for (int j = 0; j < K; ++j) store(grad_weight + j * L, s[j]);
   }
 }
 
-// Calls `row(b, y)` for every row of band `band`.
-template <class Row>
-void each_row(const DepthwiseNorm& a, int64_t band, Row&& row) {
-  const int64_t all = a.batch * a.height, begin = all * band / BANDS, end = all * (band + 1) / BANDS;
-  for (int64_t r = begin; r < end; ++r) row(r / a.height, r % a.height);
+// The norm of a tile. `last` is 1 in the lanes of the last plane that are channels.
+template <class T, class In>
+void norm(const DepthwiseNormForward& a, int64_t first, const Tile& t, const float* u, const float* gain,
+          const float* offset, vf last) {
+  const int64_t C = channels_of(a), planes = blocks_of<In>(C) * PARTS<In>;
+  const float share = 1.0f / float(C);
+  float mean[TILE], rstd[TILE];
+  vf totals[TILE]{}, squares[TILE]{};
+  for (int64_t plane = 0; plane < planes; ++plane)
+#pragma GCC unroll 16
+    for (int p = 0; p < TILE; ++p) totals[p] += load(u + (plane * TILE + p) * L);
+#pragma GCC unroll 16
+  for (int p = 0; p < TILE; ++p) mean[p] = sum(totals[p]) * share;
+  for (int64_t plane = 0; plane < planes; ++plane) {
+    const vf real = plane == planes - 1 ? last : vf{} + 1;
+#pragma GCC unroll 16
+    for (int p = 0; p < TILE; ++p) {
+      const vf d = (load(u + (plane * TILE + p) * L) - mean[p]) * real;
+      squares[p] += d * d;
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < TILE; ++p) rstd[p] = sum(squares[p]) * share + a.eps;
+  for (int p = 0; p < TILE; p += L) store(rstd + p, 1.0f / root(load(rstd + p)));
+  for (int r = 0; r < t.rows && a.u; ++r)
+    for (int p = 0; p < t.columns; ++p) {
+      a.mean[first + r * a.width + p] = mean[r * P + p];
+      a.rstd[first + r * a.width + p] = rstd[r * P + p];
+    }
+  (a.u ? write_tile<T, In, true, true> : write_tile<T, In, true, false>)(a, first, t, u, mean, rstd, gain, offset);
 }
 
-template <class T>
+template <class T, class In>
 void forward_of(const DepthwiseNormForward& a) {
-  const int64_t H = a.height, W = a.width, C = a.channels, planes = planes_of(C), Cp = planes * L;
-  const int64_t per_thread = Rows<T>::floats(W, planes) + Memory::rounded(planes * W * L);
-  Memory memory{scratch((K * K + 3 + a.batch) * Cp + max_threads() * per_thread + 16 * 8)};
-  float *weight = memory.take(K * K * Cp), *bias = memory.take(Cp), *shift = memory.take(a.batch * Cp),
+  const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>;
+  const int64_t Cp = planes * L;
+  const int64_t per_thread = Inputs<T, In>::floats(a) + Memory::rounded(planes * TILE * L);
+  Memory memory{scratch((K * K + 3 + a.batch) * Cp + max_threads() * per_thread + 5 * 16)};
+  float *weight = memory.take(K * K * Cp), *start = memory.take(a.batch * Cp), *bias = memory.take(Cp),
         *gain = memory.take(Cp), *offset = memory.take(Cp), *own = memory.take(0);
-  to_planes(a.weight, weight, K * K, C);
-  to_planes(a.bias, bias, 1, C);
-  for (int64_t b = 0; b < a.batch; ++b) to_planes(a.shift ? a.shift + b * C : nullptr, shift + b * Cp, 1, C);
-  to_planes(a.gain, gain, 1, C);
-  to_planes(a.offset, offset, 1, C);
+  to_planes<In>(a.weight, weight, K * K, C);
+  to_planes<In>(a.bias, bias, 1, C);
+  for (int64_t b = 0; b < a.batch; ++b) {
+    to_planes<In>(a.shift ? a.shift + b * C : nullptr, start + b * Cp, 1, C);
+    for (int64_t c = 0; c < Cp; ++c) start[b * Cp + c] += bias[c];
+  }
+  to_planes<In>(a.gain, gain, 1, C);
+  to_planes<In>(a.offset, offset, 1, C);
   float ones[L];
   for (int i = 0; i < L; ++i) ones[i] = 1;
-  const vf last = load(ones, lanes_of(C, planes - 1));  // 1 in the lanes of the last plane that are channels
+  const vf last = load(ones, PARTS<In> == 1 && C ? lanes_of(C, planes - 1) : L);
 
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t band = 0; band < BANDS; ++band) {
-    Memory mine{own + thread() * per_thread};
-    Rows<T> rows(mine, H, W, C, 0, planes);
-    float* u = mine.take(planes * W * L);
-    each_row(a, band, [&](int64_t b, int64_t y) {
-      rows.move(static_cast<const T*>(a.x) + b * H * W * C, y);
-      for (int64_t plane = 0; plane < planes; ++plane) {
-        const vf start = load(bias + plane * L) + load(shift + b * Cp + plane * L);
-        convolve_row(rows, plane, weight + plane * K * K * L, start, u + plane * W * L, W);
-      }
-      const int64_t first = (b * H + y) * W;
-      for (int64_t x = 0; x < W; ++x) {
-        float* v = u + x * L;
-        const auto write = [&](void* to) {
-          T* pixel = static_cast<T*>(to) + (first + x) * C;
-          for (int64_t plane = 0; plane < planes; ++plane)
-            store(pixel + plane * L, load(v + plane * W * L), lanes_of(C, plane));
-        };
-        if (a.u) write(a.u);
-        if (a.gain) {
-          vf total{};
-          for (int64_t plane = 0; plane < planes; ++plane) total += load(v + plane * W * L);
-          const float mean = sum(total) / float(C);
-          vf square{};
-          for (int64_t plane = 0; plane < planes; ++plane) {
-            vf d = load(v + plane * W * L) - mean;
-            if (plane == planes - 1) d *= last;
-            square += d * d;
-          }
-          const float rstd = 1.0f / __builtin_sqrtf(sum(square) / float(C) + a.eps);
-          for (int64_t plane = 0; plane < planes; ++plane) {
-            float* to = v + plane * W * L;
-            store(to, (load(to) - mean) * rstd * load(gain + plane * L) + load(offset + plane * L));
-          }
-          if (a.mean) a.mean[first + x] = mean, a.rstd[first + x] = rstd;
+  each_thread(own, per_thread, [&](Memory mine, int64_t begin, int64_t end) {
+    Inputs<T, In> inputs(mine, a);
+    float* u = mine.take(planes * TILE * L);
+    each_strip(a, begin, end, [&](int64_t, int64_t b, int64_t y, int rows) {
+      inputs.move(b, y);
+      for (int64_t x = 0; x < W; x += P) {
+        const Tile t(x, W, rows);
+        const int64_t first = (b * a.height + y) * W + x;
+        inputs.ahead(K - 1, x + P + R);
+        for (int r = 0; r < rows; ++r) {
+          const int64_t at = (first + r * W) * C, bytes = t.columns * C * int64_t(sizeof(T));
+          fetch(static_cast<T*>(a.out) + at, bytes);
+          if (a.u) fetch(static_cast<T*>(a.u) + at, bytes);
         }
-        write(a.out);
+        for (int64_t block = 0; block < blocks; ++block) {
+          const int64_t plane = block * PARTS<In>;
+          convolve(inputs.window(block), t, block, weight + plane * K * K * L, start + b * Cp + plane * L,
+                   u + plane * TILE * L);
+        }
+        if (a.gain)
+          norm<T, In>(a, first, t, u, gain, offset, last);
+        else
+          write_tile<T, In, false, false>(a, first, t, u, nullptr, nullptr, gain, offset);
       }
     });
+  });
+}
+
+// Sums over pixels, of one band: (planes, 49, L), flipped; (Cp) each; (B, Cp).
+struct Sums {
+  float *taps, *gain, *offset, *shift;
+  Sums(float* memory, int64_t Cp)
+      : taps(memory), gain(taps + K * K * Cp), offset(gain + Cp), shift(offset + Cp) {}
+  static int64_t floats(int64_t Cp, int64_t batch) { return (K * K + 2 + batch) * Cp; }
+};
+
+// Backward through the norm, in one plane.
+struct Plane {
+  vf gain, grad_gain, grad_offset, grad_shift;
+  vf back(vf grad, vf u, float mean, float rstd, float mean_grad, float parallel) {
+    const vf normed = (u - mean) * rstd, result = (grad * gain - mean_grad - normed * parallel) * rstd;
+    grad_gain += grad * normed;
+    grad_offset += grad;
+    grad_shift += result;
+    return result;
+  }
+};
+
+// Backward through the norm for one row: out (W, Cp) = the gradient at the convolution's output.
+template <class T, class In>
+void norm_backward(const DepthwiseNormBackward& a, int64_t row, const float* gain, In* out, const Sums& sums) {
+  const int64_t C = channels_of(a), blocks = blocks_of<In>(C), Cp = blocks * BLOCK<In>;
+  const float share = 1.0f / float(C);
+  float* shift = sums.shift + row / a.height * Cp;
+  for (int64_t x = 0; x < a.width; x += TILE, out += TILE * Cp) {
+    const int64_t first = row * a.width + x;
+    const int count = a.width - x < TILE ? int(a.width - x) : TILE;
+    const T *grad = static_cast<const T*>(a.grad_out) + first * C, *u = static_cast<const T*>(a.u) + first * C;
+    const float *mean = a.mean + first, *rstd = a.rstd + first;
+    float means[TILE], parallels[TILE];
+    for (int p = 0; p < count; ++p) {
+      vf s1{}, s2{};
+      const auto add = [&](vf g, vf v) {
+        s1 += g;
+        s2 += g * (v - mean[p]);
+      };
+      for (int64_t block = 0; block < blocks; ++block) {
+        const float* scale = gain + block * BLOCK<In>;  // 0 in lanes left over
+        add(read_part<In, 0>(grad + p * C, C, block) * load(scale), read_part<In, 0>(u + p * C, C, block));
+        if constexpr (PARTS<In> == 2)
+          add(read_part<In, 1>(grad + p * C, C, block) * load(scale + L), read_part<In, 1>(u + p * C, C, block));
+      }
+      means[p] = sum(s1) * share;
+      parallels[p] = sum(s2) * rstd[p] * share;
+    }
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t c = block * BLOCK<In>, d = c + (PARTS<In> - 1) * L;
+      Plane even{load(gain + c), load(sums.gain + c), load(sums.offset + c), load(shift + c)};
+      Plane odd{load(gain + d), load(sums.gain + d), load(sums.offset + d), load(shift + d)};
+      for (int p = 0; p < count; ++p) {
+        const auto back = [&](Plane& plane, vf g, vf v) {
+          return plane.back(g, v, mean[p], rstd[p], means[p], parallels[p]);
+        };
+        const T *g = grad + p * C, *v = u + p * C;
+        const vf e = back(even, read_part<In, 0>(g, C, block), read_part<In, 0>(v, C, block));
+        if constexpr (PARTS<In> == 2)
+          store_halves(out + p * Cp + c, e, back(odd, read_part<In, 1>(g, C, block), read_part<In, 1>(v, C, block)));
+        else
+          store(out + p * Cp + c, e);
+      }
+      const auto keep = [&](const Plane& plane, int64_t at) {
+        store(sums.gain + at, plane.grad_gain);
+        store(sums.offset + at, plane.grad_offset);
+        store(shift + at, plane.grad_shift);
+      };
+      keep(even, c);
+      if constexpr (PARTS<In> == 2) keep(odd, d);
+    }
   }
 }
 
-// Backward through the norm for one row: grad_u = the gradient at the convolution's output, in the dtype of the
-// activations; adds to grad_gain, grad_offset and grad_shift, (Cp) each. means: 2 W floats to work with.
-template <class T>
-void norm_backward_row(const DepthwiseNormBackward& a, int64_t first, const float* gain, float* means,
-                       float* grad_gain, float* grad_offset, float* grad_shift) {
-  const int64_t W = a.width, C = a.channels, planes = planes_of(C);
-  const T *grad = static_cast<const T*>(a.grad_out) + first * C, *u = static_cast<const T*>(a.u) + first * C;
-  T* out = static_cast<T*>(a.grad_u) + first * C;
-  for (int64_t x = 0; x < W; ++x) {
-    vf s1{}, s2{};
-    for (int64_t plane = 0; plane < planes; ++plane) {
-      const int n = lanes_of(C, plane);
-      const vf g = load(grad + x * C + plane * L, n) * load(gain + plane * L);  // gain is 0 in lanes left over
-      s1 += g;
-      s2 += g * (load(u + x * C + plane * L, n) - a.mean[first + x]);
-    }
-    means[2 * x] = sum(s1) / float(C);
-    means[2 * x + 1] = sum(s2) * a.rstd[first + x] / float(C);
-  }
-  for (int64_t plane = 0; plane < planes; ++plane) {
-    const int n = lanes_of(C, plane);
-    const int64_t c = plane * L;
-    const vf scale = load(gain + c);
-    vf sum_gain = load(grad_gain + c), sum_offset = load(grad_offset + c), sum_shift = load(grad_shift + c);
+// sums (Cp) += one row.
+template <class In>
+void add_row(const In* row, int64_t pixel, int64_t W, int64_t blocks, float* sums) {
+  for (int64_t block = 0; block < blocks; ++block, sums += BLOCK<In>) {
+    constexpr int64_t other = (PARTS<In> - 1) * L;
+    vf even = load(sums), odd = load(sums + other);
     for (int64_t x = 0; x < W; ++x) {
-      const float mean = a.mean[first + x], rstd = a.rstd[first + x];
-      const vf g = load(grad + x * C + c, n), normed = (load(u + x * C + c, n) - mean) * rstd;
-      const vf back = (g * scale - means[2 * x] - normed * means[2 * x + 1]) * rstd;
-      sum_gain += g * normed;
-      sum_offset += g;
-      sum_shift += back;
-      store(out + x * C + c, back, n);
+      even += load_part<0>(row + x * pixel + block * BLOCK<In>);
+      odd += load_part<PARTS<In> - 1>(row + x * pixel + block * BLOCK<In>);
     }
-    store(grad_gain + c, sum_gain);
-    store(grad_offset + c, sum_offset);
-    store(grad_shift + c, sum_shift);
+    store(sums + other, odd);
+    store(sums, even);
   }
 }
 
-template <class T>
-void backward_of(const DepthwiseNormBackward& a) {
-  const int64_t H = a.height, W = a.width, C = a.channels, planes = planes_of(C), Cp = planes * L;
-  const int64_t per_band = (K * K + 2 + a.batch) * Cp;  // partial sums: weight, gain, offset, shift
-  const int64_t per_thread = 2 * Rows<T>::floats(W, GROUP) + Memory::rounded(W * L > 2 * W ? W * L : 2 * W);
-  Memory memory{scratch((K * K + 1) * Cp + BANDS * per_band + max_threads() * per_thread + 16 * 4)};
-  float *flipped = memory.take(K * K * Cp), *gain = memory.take(Cp), *partial = memory.take(BANDS * per_band),
-        *own = memory.take(0);
-  to_planes(a.weight, flipped, K * K, C);
-  for (int64_t plane = 0; plane < planes; ++plane)
-    for (int t = 0; t < K * K / 2; ++t) {
-      float *one = flipped + (plane * K * K + t) * L, *other = flipped + (plane * K * K + K * K - 1 - t) * L;
-      const vf kept = load(one);
-      store(one, load(other));
-      store(other, kept);
+// A block of a tile, v (PARTS, TILE, L), to the gradient of x, of skip, or of both.
+template <class T, class In>
+void write_gradient(const DepthwiseNormBackward& a, const Inputs<T, In>& inputs, const Tile& t, int64_t first,
+                    int64_t block, const float* v) {
+  const int64_t C = a.channels, skip_C = a.skip_channels;
+  T *x = static_cast<T*>(a.grad_x) + first * C, *skip = static_cast<T*>(a.grad_skip) + first * skip_C;
+  const int rows = t.rows, columns = t.columns;
+  if (inputs.whole) {
+    constexpr int64_t other = (PARTS<In> - 1) * TILE * L;
+    const int64_t pixel = block < inputs.split ? C : skip_C;
+    T* to = block < inputs.split ? x + block * BLOCK<In> : skip + (block - inputs.split) * BLOCK<In>;
+    for (int r = 0; r < rows; ++r)
+      for (int p = 0; p < columns; ++p) {
+        const float* from = v + (r * P + p) * L;
+        write_block<In>(to + (r * a.width + p) * pixel, BLOCK<In>, 0, load(from), load(from + other));
+      }
+    return;
+  }
+  const int64_t c = block * L;
+  const int n = lanes_of(C + skip_C, block), of_x = C < c ? 0 : C - c < n ? int(C - c) : n;
+  for (int r = 0; r < rows; ++r)
+    for (int p = 0; p < columns; ++p) {
+      const int64_t pixel = r * a.width + p;
+      float lanes[2 * L]{};
+      store(lanes, load(v + (r * P + p) * L));
+      if (of_x) store(x + pixel * C + c, load(lanes), of_x);
+      if (of_x < n) store(skip + pixel * skip_C + c + of_x - C, load(lanes + of_x), n - of_x);
     }
-  to_planes(a.gain, gain, 1, C);
-  memset(partial, 0, BANDS * per_band * sizeof(float));
+}
 
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t band = 0; band < BANDS; ++band) {
-    float *grad_gain = partial + band * per_band + K * K * Cp, *grad_offset = grad_gain + Cp,
-          *grad_shift = grad_offset + Cp;
-    each_row(a, band, [&](int64_t b, int64_t y) {
-      const int64_t first = (b * H + y) * W;
-      if (a.gain) {
-        float* means = own + thread() * per_thread;
-        norm_backward_row<T>(a, first, gain, means, grad_gain, grad_offset, grad_shift + b * Cp);
+template <class T, class In>
+void backward_of(const DepthwiseNormBackward& a) {
+  const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>;
+  const int64_t Cp = planes * L;
+  const int64_t per_band = Sums::floats(Cp, a.batch);
+  const bool as_given = !a.gain && in_place<T, In>(C, 0);  // the gradient at the convolution's output is grad_out
+  const int64_t per_thread =
+      Inputs<T, In>::floats(a) + (as_given ? 0 : Rows<In>::floats(W, Cp)) + Memory::rounded(per_band);
+  Memory memory{scratch((K * K + 2) * Cp + BANDS * per_band + max_threads() * per_thread + 4 * 16)};
+  float *flipped = memory.take(K * K * Cp), *gain = memory.take(Cp), *zero = memory.take(Cp),
+        *partial = memory.take(BANDS * per_band), *own = memory.take(0);
+  to_planes<In>(a.weight, flipped, K * K, C, true);
+  to_planes<In>(a.gain, gain, 1, C);
+  to_planes<In>(nullptr, zero, 1, C);
+
+  each_thread(own, per_thread, [&](Memory mine, int64_t begin, int64_t end) {
+    memset(partial + begin * per_band, 0, (end - begin) * per_band * sizeof(float));
+    const Sums unused(mine.take(per_band), Cp);
+    memset(unused.taps, 0, per_band * sizeof(float));
+    Inputs<T, In> inputs(mine, a);
+    Rows<In> grads = as_given ? Rows<In>(static_cast<const In*>(a.grad_out), W, C) : Rows<In>(mine, W, Cp);
+    Window<In> grad;
+    grad.first = 0;
+    const auto make = [&](int64_t row, In* to) {
+      if (!a.gain) {
+        const T* from = static_cast<const T*>(a.grad_out) + row * W * C;
+        if constexpr (PARTS<In> == 1) copy_row<T>(from, C, nullptr, 0, W, to);
         return;
       }
-      const T* grad = static_cast<const T*>(a.grad_out) + first * C;
-      for (int64_t plane = 0; plane < planes; ++plane) {
-        float* to = grad_shift + b * Cp + plane * L;
-        vf total = load(to);
-        for (int64_t x = 0; x < W; ++x) total += load(grad + x * C + plane * L, lanes_of(C, plane));
-        store(to, total);
+      const int64_t band = band_of(a, row);  // rows at the border of two threads are made by both, and added by one
+      norm_backward<T, In>(a, row, gain, to,
+                           band >= begin && band < end ? Sums(partial + band * per_band, Cp) : unused);
+    };
+    each_strip(a, begin, end, [&](int64_t band, int64_t b, int64_t y, int rows) {
+      inputs.move(b, y);
+      grad.move(grads, a, b, y, make);
+      const Sums sums(partial + band * per_band, Cp);
+      for (int r = 0; r < rows && !a.gain; ++r) add_row(grad.rows[R + r], grad.pixel, W, blocks, sums.shift + b * Cp);
+      for (int64_t x = 0; x < W; x += P) {
+        const Tile t(x, W, rows);
+        const int64_t first = (b * a.height + y) * W + x;
+        inputs.ahead(R, x + P);
+        if (as_given) grad.ahead(K - 1, x + P + R);
+        for (int r = 0; r < rows && a.grad_x; ++r) {
+          fetch(static_cast<T*>(a.grad_x) + (first + r * W) * a.channels, t.columns * a.channels * int64_t(sizeof(T)));
+          if (a.grad_skip)
+            fetch(static_cast<T*>(a.grad_skip) + (first + r * W) * a.skip_channels,
+                  t.columns * a.skip_channels * int64_t(sizeof(T)));
+        }
+        for (int64_t block = 0; block < blocks; ++block) {
+          const int64_t taps = block * PARTS<In> * K * K * L;
+          correlate(grad, inputs.window(block), t, block, sums.taps + taps);
+          if (!a.grad_x) continue;
+          alignas(64) float out[PARTS<In> * TILE * L];
+          convolve(grad, t, block, flipped + taps, zero, out);
+          write_gradient(a, inputs, t, first, block, out);
+        }
       }
     });
-  }
+  });
 
-  const T *inputs = static_cast<const T*>(a.x), *grads = static_cast<const T*>(a.gain ? a.grad_u : a.grad_out);
-  const int64_t groups = (planes + GROUP - 1) / GROUP;
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t task = 0; task < BANDS * groups; ++task) {
-    const int64_t band = task / groups, begin = task % groups * GROUP;
-    const int64_t count = planes - begin < GROUP ? planes - begin : GROUP;
-    Memory mine{own + thread() * per_thread};
-    Rows<T> x_rows(mine, H, W, C, begin, count), g_rows(mine, H, W, C, begin, count);
-    float* row_out = mine.take(W * L);
-    each_row(a, band, [&](int64_t b, int64_t y) {
-      x_rows.move(inputs + b * H * W * C, y);
-      g_rows.move(grads + b * H * W * C, y);
-      T* grad_x = static_cast<T*>(a.grad_x) + (b * H + y) * W * C;
-      for (int64_t k = 0; k < count; ++k) {
-        const int64_t plane = begin + k;
-        convolve_row(g_rows, k, flipped + plane * K * K * L, vf{}, row_out, W);
-        for (int64_t x = 0; x < W; ++x)
-          store(grad_x + x * C + plane * L, load(row_out + x * L), lanes_of(C, plane));
-        float* grad_weight = partial + band * per_band + plane * K * K * L;
-        weight_gradient_row(x_rows, k, g_rows.row(R, k) + R * L, grad_weight, W);
+  // Bands are added in order.
+#pragma omp parallel for
+  for (int64_t plane = 0; plane < planes; ++plane) {
+    const auto total = [&](int64_t at) {
+      vf all{};
+      for (int64_t band = 0; band < BANDS; ++band) all += load(partial + band * per_band + at);
+      return all;
+    };
+    const auto write = [&](float* to, int64_t step, vf value) {  // to (C), `step` numbers from one to the next
+      float lanes[L];
+      store(lanes, value);
+      for (int64_t lane = 0; lane < L; ++lane) {
+        const int64_t c = channel_of<In>(plane, lane);
+        if (c < C) to[c * step] = lanes[lane];
       }
-    });
+    };
+    for (int t = 0; t < K * K; ++t)
+      write(a.grad_weight + K * K - 1 - t, K * K, total((plane * K * K + t) * L));
+    const int64_t after = K * K * Cp + plane * L;
+    if (a.gain) {
+      write(a.grad_gain, 1, total(after));
+      write(a.grad_offset, 1, total(after + Cp));
+    }
+    vf bias{};
+    for (int64_t b = 0; b < a.batch; ++b) {
+      const vf shift = total(after + (2 + b) * Cp);
+      bias += shift;
+      if (a.grad_shift) write(a.grad_shift + b * C, 1, shift);
+    }
+    write(a.grad_bias, 1, bias);
   }
-
-  // (planes, rows, L) of every band, added in order -> (rows, C).
-  const auto total = [&](float* to, int64_t at, int64_t rows) {
-    for (int64_t plane = 0; to && plane < planes; ++plane)
-      for (int64_t r = 0; r < rows; ++r) {
-        vf s{};
-        for (int64_t band = 0; band < BANDS; ++band) s += load(partial + band * per_band + at + (plane * rows + r) * L);
-        store(to + r * C + plane * L, s, lanes_of(C, plane));
-      }
-  };
-  total(a.grad_weight, 0, K * K);
-  total(a.grad_gain, K * K * Cp, 1);
-  total(a.grad_offset, (K * K + 1) * Cp, 1);
-  for (int64_t b = 0; b < a.batch; ++b) total(a.grad_shift + b * C, (K * K + 2 + b) * Cp, 1);
 }
 
 }  // namespace
 
-void forward(const DepthwiseNormForward& a) { a.bf16 ? forward_of<uint16_t>(a) : forward_of<float>(a); }
-void backward(const DepthwiseNormBackward& a) { a.bf16 ? backward_of<uint16_t>(a) : backward_of<float>(a); }
+void forward(const DepthwiseNormForward& a) {
+  if (!a.bf16) return forward_of<float, float>(a);
+  const bool whole = in_place<uint16_t, uint16_t>(a.channels, a.skip_channels);
+  whole ? forward_of<uint16_t, uint16_t>(a) : forward_of<uint16_t, float>(a);
+}
+void backward(const DepthwiseNormBackward& a) {
+  if (!a.bf16) return backward_of<float, float>(a);
+  const bool whole = in_place<uint16_t, uint16_t>(a.channels, a.skip_channels);
+  whole ? backward_of<uint16_t, uint16_t>(a) : backward_of<uint16_t, float>(a);
+}
 
 }  // namespace SINFUSION_ISA_NAMESPACE
 }  // namespace sinfusion

@@ -6,11 +6,13 @@
 namespace sinfusion {
 
 struct DepthwiseNorm {
-  int64_t batch, height, width, channels;
-  bool bf16;            // activations are bf16, else fp32
-  const void* x;        // (B, H, W, C)
-  const float* weight;  // (49, C): taps row by row
-  const float* gain;    // (C) or null: no norm
+  int64_t batch, height, width;
+  int64_t channels, skip_channels;  // of x and of skip, which are one input; C is their sum
+  bool bf16;                        // activations are bf16, else fp32
+  const void* x;                    // (B, H, W, channels)
+  const void* skip;                 // (B, H, W, skip_channels) or null
+  const float* weight;              // (C, 49): taps row by row
+  const float* gain;                // (C) or null: no norm
 };
 
 struct DepthwiseNormForward : DepthwiseNorm {
@@ -19,9 +21,9 @@ struct DepthwiseNormForward : DepthwiseNorm {
   const float* offset;  // (C), with gain
   float eps;
   void* out;    // (B, H, W, C)
-  void* u;      // (B, H, W, C) or null: the input of the norm
-  float* mean;  // (B, H, W), with u and gain
-  float* rstd;  // (B, H, W), with u and gain
+  void* u;      // (B, H, W, C) or null: the input of the norm, with gain
+  float* mean;  // (B, H, W), with u
+  float* rstd;  // (B, H, W), with u
 };
 
 struct DepthwiseNormBackward : DepthwiseNorm {
@@ -29,10 +31,11 @@ struct DepthwiseNormBackward : DepthwiseNorm {
   const void* u;         // as saved, with gain
   const float* mean;     // (B, H, W), with gain
   const float* rstd;
-  void* grad_u;          // (B, H, W, C), with gain: the gradient at the norm's input, to work with
-  void* grad_x;          // (B, H, W, C)
-  float* grad_weight;    // (49, C)
-  float* grad_shift;     // (B, C): its sum over B is the gradient of the bias
+  void* grad_x;          // (B, H, W, channels) or null
+  void* grad_skip;       // (B, H, W, skip_channels), with grad_x and skip
+  float* grad_weight;    // (C, 49)
+  float* grad_bias;      // (C)
+  float* grad_shift;     // (B, C) or null
   float* grad_gain;      // (C), with gain
   float* grad_offset;    // (C), with gain
 };

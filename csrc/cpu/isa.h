@@ -1,15 +1,54 @@
-// Which instruction set the CPU library uses: the best the machine has, or what SINFUSION_ISA names.
+// Which instruction set the CPU library uses: the best the machine has, or at most what SINFUSION_ISA names.
+// SINFUSION_ISA=emulated_amx: amx, whatever the machine has, for tests that emulate its instructions.
 #pragma once
 #include <cstdlib>
 #include <cstring>
+#if defined(SINFUSION_BF16)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace sinfusion {
 
-enum class Isa { plain, avx2, avx512 };
+// The last two differ from avx512 in dense convolutions of bf16, avx512_bf16 in those of single pixels alone: of 3x3
+// pixels, Winograd's algorithm in fp32 is faster.
+enum class Isa { plain, avx2, avx512, avx512_bf16, amx };
+constexpr const char* ISA_NAMES[] = {"plain", "avx2", "avx512", "avx512_bf16", "amx"};
+
+#if defined(SINFUSION_BF16)  // the compiler could make these
+inline bool has_amx() {
+#if defined(__linux__)
+  unsigned eax, ebx, ecx, edx;
+  constexpr unsigned xgetbv = 1u << 27, bf16 = 1u << 22, tile = 1u << 24;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & xgetbv)) return false;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & (bf16 | tile)) != (bf16 | tile)) return false;
+  constexpr unsigned kept = 3u << 17;  // the system keeps tiles, and their configuration, of each process
+  asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+  if ((eax & kept) != kept) return false;
+  constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 inline bool supported(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
+#if defined(SINFUSION_BF16)
+    case Isa::amx:
+      return supported(Isa::avx512_bf16) && has_amx();
+    case Isa::avx512_bf16:
+      return supported(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+#else
+    case Isa::amx:
+    case Isa::avx512_bf16:
+      return false;
+#endif
     case Isa::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
@@ -24,14 +63,16 @@ inline bool supported(Isa isa) {
 }
 
 inline Isa best_isa() {
-  Isa limit = Isa::avx512;
-  if (const char* forced = std::getenv("SINFUSION_ISA")) {
-    if (!std::strcmp(forced, "plain")) limit = Isa::plain;
-    if (!std::strcmp(forced, "avx2")) limit = Isa::avx2;
+  int limit = int(Isa::amx);
+  if (const char* named = std::getenv("SINFUSION_ISA")) {
+#if defined(SINFUSION_BF16)
+    if (!std::strcmp(named, "emulated_amx")) return Isa::amx;
+#endif
+    for (int isa = 0; isa <= int(Isa::amx); ++isa)
+      if (!std::strcmp(named, ISA_NAMES[isa])) limit = isa;
   }
-  for (Isa isa : {Isa::avx512, Isa::avx2})
-    if (isa <= limit && supported(isa)) return isa;
-  return Isa::plain;
+  while (limit && !supported(Isa(limit))) --limit;
+  return Isa(limit);
 }
 
 // Chosen once, when first asked.
@@ -40,17 +81,9 @@ inline Isa isa() {
   return chosen;
 }
 
-inline const char* isa_name() {
-  return isa() == Isa::avx512 ? "avx512" : isa() == Isa::avx2 ? "avx2" : "plain";
-}
+inline const char* isa_name() { return ISA_NAMES[int(isa())]; }
 
-// bf16 arithmetic in hardware, in AMX tiles or AVX-512 lanes: then PyTorch's dense convolutions are fast in bf16.
-inline bool has_bf16() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  return __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
+// Products of bf16 in hardware, in AMX tiles or AVX-512 lanes: then bf16 is the faster precision.
+inline bool has_bf16() { return isa() >= Isa::avx512_bf16; }
 
 }  // namespace sinfusion

@@ -41,11 +41,20 @@ inline void narrow(uint16_t* p, vu v) {  // of numbers below 2^16
 #endif
 }
 inline vf load(const uint16_t* p) { return (vf)(widened(p) << 16); }
-inline void store(uint16_t* p, vf v) {  // round to nearest even; NaN stays NaN
+inline vu rounded(vf v) {  // to bf16, in the upper half: to nearest even; NaN stays NaN
   const vu bits = (vu)v;
-  const vu nan = (vu)((bits & 0x7fffffffu) > 0x7f800000u);
-  const vu rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  narrow(p, (nan & 0x7fc0u) | (~nan & rounded));
+  const vu r = (bits & 0x10000u) != 0 ? bits + 0x8000u : bits + 0x7fffu;
+  return v == v ? r : vu{} + 0x7fc00000u;
+}
+inline void store(uint16_t* p, vf v) { narrow(p, rounded(v) >> 16); }
+// bf16 in pairs: a shift or a mask makes a vector of every second number.
+template <int odd>
+inline vf load_half(const uint16_t* p) {
+  const vu pairs = *reinterpret_cast<const vu*>(p);
+  return (vf)(odd ? pairs & 0xffff0000u : pairs << 16);
+}
+inline void store_halves(uint16_t* p, vf even, vf odd) {
+  *reinterpret_cast<vu*>(p) = rounded(even) >> 16 | (rounded(odd) & 0xffff0000u);
 }
 inline float wide(float value) { return value; }
 inline float wide(uint16_t value) {  // of bf16

@@ -5,6 +5,7 @@ A library that is missing is a stand-in that says why when it is called; the ref
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,26 @@ class _Library:
         )
 
 
+def _openmp_files() -> list[str]:
+    """The OpenMP runtimes loaded into this process (Linux), torch's own first."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return []
+    files = {line.split(maxsplit=5)[-1] for line in maps.read_text().splitlines() if ".so" in line}
+    runtimes = [file for file in files if any(n in Path(file).name for n in ("libgomp", "libiomp", "libomp"))]
+    folder = str(Path(torch.__file__).resolve().parent)  # and torch.libs, beside it
+    return sorted(runtimes, key=lambda file: (not file.startswith(folder), file))
+
+
+def openmp_runtimes() -> list[str]:
+    """Names of the OpenMP runtimes loaded into this process (Linux); one is as it should be."""
+    return [Path(file).name for file in _openmp_files()]
+
+
+# The CPU library finds OpenMP among global symbols. Torch for x86-64 loads its runtime so, torch for ARM does not.
+for _file in _openmp_files():
+    ctypes.CDLL(_file, ctypes.RTLD_GLOBAL)
+
 cpu = _Library("_cpu")
 cuda = _Library("_cuda")
 
@@ -64,15 +85,6 @@ def run(function: str, on: Tensor, *arguments: Any) -> None:
         error = cuda.call(function, *arguments, torch.cuda.current_stream(on.device).cuda_stream)
     if error:
         raise RuntimeError(f"CUDA error {error} in {function}")
-
-
-def openmp_runtimes() -> list[str]:
-    """Names of the OpenMP runtimes loaded into this process (Linux); one is as it should be."""
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
-        return []
-    files = {line.split()[-1] for line in maps.read_text().splitlines() if ".so" in line}
-    return sorted(Path(file).name for file in files if any(n in file for n in ("libgomp", "libiomp", "libomp")))
 
 
 def status() -> dict[str, str]:

@@ -1,8 +1,7 @@
 """The operator `dense`: k x k convolution + bias, then GELU or a residual, differentiable.
 
-The other half of a ConvNeXt block. A CPU runs csrc/cpu where that is faster than PyTorch's convolution, which the
-reference calls; a GPU cuDNN with a fused epilogue or an implicit GEMM, both of kernels/, whichever is measured to be
-faster.
+The other half of a ConvNeXt block. A CPU runs csrc/cpu, a GPU cuDNN with a fused epilogue or an implicit GEMM, both of
+kernels/, whichever is measured to be faster.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._choice import backend, chosen_backend, use_native
-from ._native import cpu, run, why_no_library
+from ._layout import both, last, parts
+from ._native import run, why_no_library
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
 TOLERANCE = 2.0
@@ -74,22 +74,6 @@ def _check(
     torch._check(residual is None or tuple(residual.shape) == shape, lambda: f"residual is not {shape}")
 
 
-def _last(value: Tensor) -> Tensor:
-    return value.contiguous(memory_format=torch.channels_last)
-
-
-def _both(x: Tensor, skip: Tensor | None) -> Tensor:
-    return x if skip is None else torch.cat((x, skip), 1)
-
-
-def _parts(grad: Tensor, x: Tensor, skip: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The gradients of x and skip in that of both."""
-    if skip is None:
-        return _last(grad), x.new_empty(0)
-    first, second = grad.split([x.shape[1], skip.shape[1]], 1)
-    return _last(first), _last(second)
-
-
 def _rounded(weight: Tensor, copy: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The weight in the dtype of the activations, channels-last."""
     return weight.to(dtype, memory_format=torch.channels_last) if copy is None else copy
@@ -107,8 +91,8 @@ def _reference(
 ) -> tuple[Tensor, Tensor]:
     _check(x, weight, bias, residual, skip, gelu)
     rounded = _rounded(weight, copy, x.dtype)
-    z = F.conv2d(_both(x, skip), rounded, None if bias is None else bias.to(x.dtype), padding=weight.shape[2] // 2)
-    z = _last(z)
+    z = F.conv2d(both(x, skip), rounded, None if bias is None else bias.to(x.dtype), padding=weight.shape[2] // 2)
+    z = last(z)
     if gelu:
         return F.gelu(z), z if save else x.new_empty(0)
     return z if residual is None else z + residual, x.new_empty(0)
@@ -128,11 +112,11 @@ def _reference_backward(
     grad = torch.ops.aten.gelu_backward(grad_out, z) if gelu else grad_out
     rounded, wanted = _rounded(weight, copy, x.dtype), [input, True, bias is not None]
     grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-        grad, _both(x, skip), rounded, [len(weight)], [1, 1], [weight.shape[2] // 2] * 2, [1, 1], False, [0, 0], 1,
+        grad, both(x, skip), rounded, [len(weight)], [1, 1], [weight.shape[2] // 2] * 2, [1, 1], False, [0, 0], 1,
         wanted,
     )  # fmt: skip
     return (
-        *(_parts(grad_x, x, skip) if input else (x.new_empty(0), x.new_empty(0))),
+        *parts(grad_x if input else None, x, skip),
         grad_weight.to(weight.dtype, memory_format=torch.channels_last),
         grad_bias.to(weight.dtype) if bias is not None else weight.new_empty(0),
     )
@@ -150,17 +134,6 @@ def unsupported_on_cpu(x: Tensor, weight: Tensor) -> list[str]:
     if not x.numel():
         reasons.append("x is empty")
     return reasons
-
-
-def _pytorch_is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Where oneDNN was measured to be: products of pixels that it makes in bf16, and csrc/cpu in fp32."""
-    return weight.shape[2] == 1 and x.dtype == torch.bfloat16 and bool(cpu.has_bf16())
-
-
-def _runs_native(x: Tensor, weight: Tensor) -> bool:
-    if not use_native("dense", unsupported_on_cpu(x, weight)):
-        return False
-    return chosen_backend() == "native" or not _pytorch_is_faster(x, weight)
 
 
 def _shapes(x: Tensor, skip: Tensor | None, weight: Tensor) -> tuple[int | bool, ...]:
@@ -186,14 +159,14 @@ def _cpu(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     _check(x, weight, bias, residual, skip, gelu)
-    if not _runs_native(x, weight):
+    if not use_native("dense", unsupported_on_cpu(x, weight)):
         return _reference(x, weight, bias, residual, skip, copy, gelu, save)
     out = _empty(x, len(weight))
     z = _empty(x, len(weight)) if gelu and save else None
-    x, weight = _last(x), _last(weight)
-    skip = None if skip is None else _last(skip)
+    x, weight = last(x), last(weight)
+    skip = None if skip is None else last(skip)
     bias = None if bias is None else bias.float().contiguous()
-    residual = None if residual is None else _last(residual.to(x.dtype))
+    residual = None if residual is None else last(residual.to(x.dtype))
     run("dense_forward", x, *_shapes(x, skip, weight), x, skip, weight, bias, residual, gelu, out, z)
     return out, x.new_empty(0) if z is None else z
 
@@ -209,14 +182,14 @@ def _cpu_backward(
     gelu: bool,
     input: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if not _runs_native(x, weight):
+    if not use_native("dense", unsupported_on_cpu(x, weight)):
         return _reference_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
     grad_x, grad_skip, grad_weight, grad_bias = _fake_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
-    x, weight, grad_out = _last(x), _last(weight), _last(grad_out.to(x.dtype))
-    skip = None if skip is None else _last(skip)
+    x, weight, grad_out = last(x), last(weight), last(grad_out.to(x.dtype))
+    skip = None if skip is None else last(skip)
     grad_z = _empty(x, len(weight)) if gelu else None
     run(
-        "dense_backward", x, *_shapes(x, skip, weight), x, skip, weight, grad_out, _last(z) if gelu else None, grad_z,
+        "dense_backward", x, *_shapes(x, skip, weight), x, skip, weight, grad_out, last(z) if gelu else None, grad_z,
         grad_x if input else None, grad_skip if input and skip is not None else None, grad_weight,
         None if bias is None else grad_bias,
     )  # fmt: skip
@@ -259,15 +232,15 @@ def _cuda(
     from ..kernels import dense as implicit
     from ..kernels import gelu as epilogue
 
-    x, rounded = _last(_both(x, skip)), _rounded(weight, copy, x.dtype)
-    residual = None if residual is None else _last(residual)
+    x, rounded = last(both(x, skip)), _rounded(weight, copy, x.dtype)
+    residual = None if residual is None else last(residual)
     if bias is not None:
         bias = bias.detach().float().contiguous()
 
     def cudnn() -> tuple[Tensor, Tensor | None]:
         with _cudnn():
             z = F.conv2d(x, rounded, padding=weight.shape[2] // 2)
-        return epilogue.forward(_last(z), bias, residual, gelu), z
+        return epilogue.forward(last(z), bias, residual, gelu), z
 
     def triton(config: int) -> tuple[Tensor, Tensor | None]:
         return implicit.forward(x, rounded, bias, residual, gelu, save, config)
@@ -294,7 +267,7 @@ def _cuda_backward(
     from ..kernels import gelu as epilogue
 
     of_x, of_skip = x, skip
-    x, grad = _last(_both(x, skip)), _last(grad_out.to(x.dtype))
+    x, grad = last(both(x, skip)), last(grad_out.to(x.dtype))
     rounded, kernel = _rounded(weight, copy, x.dtype), weight.shape[2]
     grad_bias = weight.new_empty(0)
     if gelu or bias is not None:
@@ -321,7 +294,7 @@ def _cuda_backward(
         "dense input gradient", x, weight, (), functools.partial(cudnn, 0),
         lambda config: implicit.input_gradient(grad, rounded, config),
     )  # fmt: skip
-    return *_parts(of_input(), of_x, of_skip), of_weight(), grad_bias
+    return *parts(of_input(), of_x, of_skip), of_weight(), grad_bias
 
 
 def _cudnn() -> contextlib.AbstractContextManager[None]:

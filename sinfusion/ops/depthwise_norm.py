@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._choice import backend, chosen_backend, use_native
+from ._layout import both, last, parts
 from ._native import cpu
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -21,16 +22,17 @@ TOLERANCE = 2.0
 
 _library = torch.library.Library("sinfusion", "DEF")  # lives as long as the process
 _library.define(
-    "depthwise_norm(Tensor x, Tensor weight, Tensor bias, Tensor? shift, Tensor? gain, Tensor? offset, float eps, "
-    "bool save) -> (Tensor, Tensor, Tensor, Tensor)"
+    "depthwise_norm(Tensor x, Tensor weight, Tensor bias, Tensor? shift, Tensor? gain, Tensor? offset, "
+    "Tensor? skip, float eps, bool save) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "depthwise_norm_backward(Tensor grad_out, Tensor x, Tensor u, Tensor mean, Tensor rstd, Tensor weight, "
-    "Tensor? gain, bool shift) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "depthwise_norm_backward(Tensor grad_out, Tensor x, Tensor? skip, Tensor u, Tensor mean, Tensor rstd, "
+    "Tensor weight, Tensor? gain, bool shift, bool input) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
-Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Seven = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def depthwise_norm(
@@ -40,10 +42,11 @@ def depthwise_norm(
     shift: Tensor | None = None,  # (B, C) fp32
     gain: Tensor | None = None,  # (C,) fp32; None: no norm
     offset: Tensor | None = None,  # (C,) fp32, with gain
+    skip: Tensor | None = None,  # (B, S, H, W) as x: more channels of the input; C is then C + S in all the others
     eps: float = 1e-5,
-) -> Tensor:  # as x
+) -> Tensor:  # as x and skip behind it
     """u = depthwise(x) + bias + shift; LayerNorm over the channels of u if there is a gain, else u itself."""
-    inputs = (x, weight, bias, shift, gain, offset)
+    inputs = (x, weight, bias, shift, gain, offset, skip)
     save = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs)
     out: Tensor = torch.ops.sinfusion.depthwise_norm(*inputs, eps, save)[0]
     return out
@@ -70,9 +73,9 @@ def unsupported_on_gpu(x: Tensor, weight: Tensor) -> list[str]:
     reasons = [kernels.why_not()] if kernels.why_not() else []
     if torch.cuda.get_device_capability(x.device) < (8, 0):
         reasons.append("the GPU's compute capability is below 8.0")
-    if x.shape[1] > 1024:
-        reasons.append(f"x has {x.shape[1]} channels, more than 1024")
-    if x.shape[1:].numel() >= 2**31 or x.shape[0] >= 2**12:
+    if len(weight) > 1024:
+        reasons.append(f"the input has {len(weight)} channels, more than 1024")
+    if len(weight) * x.shape[2:].numel() >= 2**31 or x.shape[0] >= 2**12:
         reasons.append(f"x is {tuple(x.shape)}: an image has to be below 2^31 numbers, a batch below 2^12 images")
     if not x.numel():
         reasons.append("x is empty")
@@ -86,10 +89,12 @@ def _reference(
     shift: Tensor | None,
     gain: Tensor | None,
     offset: Tensor | None,
+    skip: Tensor | None,
     eps: float,
     save: bool,
 ) -> Four:
-    _check(x, weight, bias, shift, gain, offset)
+    _check(x, weight, bias, shift, gain, offset, skip)
+    x = both(x, skip)
     u = F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=3, groups=x.shape[1])
     if shift is not None:
         u = u + shift[:, :, None, None].to(u.dtype)
@@ -108,13 +113,15 @@ def _reference(
 def _reference_backward(
     grad_out: Tensor,
     x: Tensor,
+    skip: Tensor | None,
     u: Tensor,
     mean: Tensor,
     rstd: Tensor,
     weight: Tensor,
     gain: Tensor | None,
     shift: bool,
-) -> Six:
+    input: bool,
+) -> Seven:
     statistics = torch.float64 if x.dtype == torch.float64 else torch.float32
     grad = grad_out.to(statistics)
     grad_gain = grad_offset = grad.new_empty(0)
@@ -126,12 +133,12 @@ def _reference_backward(
         grad = (scaled - scaled.mean(1, keepdim=True) - normed * parallel) * rstd[:, None]
     grad_shift = grad.sum((2, 3))  # (B, C)
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-        grad.to(x.dtype), x, weight.to(x.dtype), None, [1, 1], [3, 3], [1, 1], False, [0, 0], x.shape[1],
-        [True, True, False],
+        grad.to(x.dtype), both(x, skip), weight.to(x.dtype), None, [1, 1], [3, 3], [1, 1], False, [0, 0], len(weight),
+        [input, True, False],
     )  # fmt: skip
     # Outputs may not alias each other or an input.
     return (
-        grad_x.contiguous(memory_format=torch.channels_last),
+        *parts(grad_x if input else None, x, skip),
         grad_weight.to(weight.dtype),
         grad_shift.sum(0),
         grad_shift if shift else grad_shift.new_empty(0),
@@ -141,10 +148,20 @@ def _reference_backward(
 
 
 def _check(
-    x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None, gain: Tensor | None, offset: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shift: Tensor | None,
+    gain: Tensor | None,
+    offset: Tensor | None,
+    skip: Tensor | None,
 ) -> None:
     torch._check(x.ndim == 4, lambda: f"x is (B, C, H, W), not {tuple(x.shape)}")
     batch, channels = x.shape[:2]
+    if skip is not None:
+        alike = skip.ndim == 4 and skip.dtype == x.dtype and (len(skip), *skip.shape[2:]) == (batch, *x.shape[2:])
+        torch._check(alike, lambda: f"skip is {tuple(skip.shape)} {skip.dtype}, x {tuple(x.shape)} {x.dtype}")
+        channels += skip.shape[1]
     torch._check((gain is None) == (offset is None), lambda: "gain and offset come together")
     for name, value, shape in (
         ("weight", weight, (channels, 1, 7, 7)),
@@ -152,6 +169,7 @@ def _check(
         ("shift", shift, (batch, channels)),
         ("gain", gain, (channels,)),
         ("offset", offset, (channels,)),
+        ("skip", skip, None if skip is None else tuple(skip.shape)),
     ):
         if value is not None:
             found = tuple(value.shape)
@@ -169,52 +187,52 @@ def _cpu(
     shift: Tensor | None,
     gain: Tensor | None,
     offset: Tensor | None,
+    skip: Tensor | None,
     eps: float,
     save: bool,
 ) -> Four:
     if not use_native("depthwise_norm", unsupported(x, weight)):
-        return _reference(x, weight, bias, shift, gain, offset, eps, save)
-    _check(x, weight, bias, shift, gain, offset)
-    batch, channels, height, width = x.shape
-    x = x.contiguous(memory_format=torch.channels_last)
-    out = torch.empty_like(x)
+        return _reference(x, weight, bias, shift, gain, offset, skip, eps, save)
+    out, u, mean, rstd = _fake(x, weight, bias, shift, gain, offset, skip, eps, save)
     keep = save and gain is not None
-    u = torch.empty_like(x) if keep else x.new_empty(0)
-    mean, rstd = torch.empty((2, batch, height, width) if keep else (2, 0)).unbind(0)
     cpu.call(
-        "depthwise_norm_forward", batch, height, width, channels, x.dtype == torch.bfloat16, x, _taps(weight),
+        "depthwise_norm_forward", *_shapes(x, skip), last(x), None if skip is None else last(skip), _fp32(weight),
         _fp32(bias), _fp32(shift), _fp32(gain), _fp32(offset), eps, out,
         u if keep else None, mean if keep else None, rstd if keep else None,
     )  # fmt: skip
-    return out, u, mean.clone() if not keep else mean, rstd.clone()
+    return out, u, mean, rstd
 
 
 def _cpu_backward(
     grad_out: Tensor,
     x: Tensor,
+    skip: Tensor | None,
     u: Tensor,
     mean: Tensor,
     rstd: Tensor,
     weight: Tensor,
     gain: Tensor | None,
     shift: bool,
-) -> Six:
+    input: bool,
+) -> Seven:
     if not use_native("depthwise_norm", unsupported(x, weight)):
-        return _reference_backward(grad_out, x, u, mean, rstd, weight, gain, shift)
-    batch, channels, height, width = x.shape
-    x = x.contiguous(memory_format=torch.channels_last)
-    grad_out = grad_out.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    grad_x, grad_u = torch.empty_like(x), torch.empty_like(x) if gain is not None else None
-    taps, grad_shift = torch.empty(49, channels), torch.empty(batch, channels)
-    norm = channels if gain is not None else 0
-    grad_gain, grad_offset = torch.empty(norm), torch.empty(norm)
+        return _reference_backward(grad_out, x, skip, u, mean, rstd, weight, gain, shift, input)
+    made = _fake_backward(grad_out, x, skip, u, mean, rstd, weight, gain, shift, input)
+    grad_x, grad_skip, grad_weight, grad_bias, grad_shift, grad_gain, grad_offset = made
+    norm = gain is not None
     cpu.call(
-        "depthwise_norm_backward", batch, height, width, channels, x.dtype == torch.bfloat16, x, _taps(weight),
-        _fp32(gain), grad_out, u.contiguous(memory_format=torch.channels_last) if norm else None, mean, rstd,
-        grad_u, grad_x, taps, grad_shift, grad_gain if norm else None, grad_offset if norm else None,
+        "depthwise_norm_backward", *_shapes(x, skip), last(x), None if skip is None else last(skip), _fp32(weight),
+        _fp32(gain), last(grad_out.to(x.dtype)), last(u) if norm else None, mean, rstd,
+        grad_x if input else None, grad_skip if input and skip is not None else None, grad_weight, grad_bias,
+        grad_shift if shift else None, grad_gain if norm else None, grad_offset if norm else None,
     )  # fmt: skip
-    grad_weight = taps.t().contiguous().view(channels, 1, 7, 7)
-    return grad_x, grad_weight, grad_shift.sum(0), grad_shift if shift else torch.empty(0), grad_gain, grad_offset
+    return made
+
+
+def _shapes(x: Tensor, skip: Tensor | None) -> tuple[int | bool, ...]:
+    """What both native functions begin with."""
+    batch, channels, *size = x.shape
+    return batch, *size, channels, 0 if skip is None else skip.shape[1], x.dtype == torch.bfloat16
 
 
 def _cuda(
@@ -224,15 +242,16 @@ def _cuda(
     shift: Tensor | None,
     gain: Tensor | None,
     offset: Tensor | None,
+    skip: Tensor | None,
     eps: float,
     save: bool,
 ) -> Four:
-    _check(x, weight, bias, shift, gain, offset)
+    _check(x, weight, bias, shift, gain, offset, skip)
     if not use_native("depthwise_norm", unsupported_on_gpu(x, weight)):
-        return _reference(x, weight, bias, shift, gain, offset, eps, save)
+        return _reference(x, weight, bias, shift, gain, offset, skip, eps, save)
     from ..kernels import depthwise_norm as triton_kernels
 
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = last(both(x, skip))
     out, u, mean, rstd = triton_kernels.forward(
         x, _taps(weight), bias.detach().float().contiguous(), _fp32(shift), _fp32(gain), _fp32(offset), eps, save
     )
@@ -244,29 +263,31 @@ def _cuda(
 def _cuda_backward(
     grad_out: Tensor,
     x: Tensor,
+    skip: Tensor | None,
     u: Tensor,
     mean: Tensor,
     rstd: Tensor,
     weight: Tensor,
     gain: Tensor | None,
     shift: bool,
-) -> Six:
+    input: bool,
+) -> Seven:
     if not use_native("depthwise_norm", unsupported_on_gpu(x, weight)):
-        return _reference_backward(grad_out, x, u, mean, rstd, weight, gain, shift)
+        return _reference_backward(grad_out, x, skip, u, mean, rstd, weight, gain, shift, input)
     from ..kernels import depthwise_norm as triton_kernels
 
-    x = x.contiguous(memory_format=torch.channels_last)
-    grad_out = grad_out.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    grad_out = last(grad_out.to(x.dtype))
     if gain is not None:
-        u = u.contiguous(memory_format=torch.channels_last)
-    grad_x, taps, grad_shift, grad_gain, grad_offset = triton_kernels.backward(
-        grad_out, x, u, mean, rstd, _taps(weight), _fp32(gain)
+        u = last(u)
+    grad, taps, grad_shift, grad_gain, grad_offset = triton_kernels.backward(
+        grad_out, last(both(x, skip)), u, mean, rstd, _taps(weight), _fp32(gain)
     )
     grad_bias, grad_weight = grad_shift.sum(0), taps.t().contiguous().view(weight.shape)
     empty = [taps.new_empty(0) for _ in range(3)]
     if grad_gain is None or grad_offset is None:
         grad_gain, grad_offset = empty[:2]
-    return grad_x, grad_weight, grad_bias, grad_shift if shift else empty[2], grad_gain, grad_offset
+    of_inputs = parts(grad if input else None, x, skip)
+    return *of_inputs, grad_weight, grad_bias, grad_shift if shift else empty[2], grad_gain, grad_offset
 
 
 def _taps(weight: Tensor) -> Tensor:
@@ -278,6 +299,11 @@ def _fp32(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.detach().float().contiguous()
 
 
+def _empty(x: Tensor, channels: int) -> Tensor:
+    batch, _, *size = x.shape
+    return x.new_empty(batch, *size, channels).permute(0, 3, 1, 2)
+
+
 def _fake(
     x: Tensor,
     weight: Tensor,
@@ -285,50 +311,53 @@ def _fake(
     shift: Tensor | None,
     gain: Tensor | None,
     offset: Tensor | None,
+    skip: Tensor | None,
     eps: float,
     save: bool,
 ) -> Four:
-    _check(x, weight, bias, shift, gain, offset)
-    out = torch.empty_like(x, memory_format=torch.channels_last)
+    _check(x, weight, bias, shift, gain, offset, skip)
     keep = save and gain is not None
     statistics = torch.float64 if x.dtype == torch.float64 else torch.float32
     shape = (x.shape[0], x.shape[2], x.shape[3]) if keep else (0,)
     mean, rstd = x.new_empty(shape, dtype=statistics), x.new_empty(shape, dtype=statistics)
-    return out, torch.empty_like(out) if keep else x.new_empty(0), mean, rstd
+    return _empty(x, len(weight)), _empty(x, len(weight)) if keep else x.new_empty(0), mean, rstd
 
 
 def _fake_backward(
     grad_out: Tensor,
     x: Tensor,
+    skip: Tensor | None,
     u: Tensor,
     mean: Tensor,
     rstd: Tensor,
     weight: Tensor,
     gain: Tensor | None,
     shift: bool,
-) -> Six:
+    input: bool,
+) -> Seven:
     statistics = torch.float64 if x.dtype == torch.float64 else torch.float32
-    batch, channels = x.shape[:2]
+    channels = len(weight)
 
     def empty(*shape: int) -> Tensor:
         return x.new_empty(shape, dtype=statistics)
 
     norm = channels if gain is not None else 0
     return (
-        torch.empty_like(x, memory_format=torch.channels_last),
-        torch.empty_like(weight),
+        _empty(x, x.shape[1]) if input else x.new_empty(0),
+        _empty(x, skip.shape[1]) if input and skip is not None else x.new_empty(0),
+        torch.empty_like(weight, memory_format=torch.contiguous_format),
         empty(channels),
-        empty(batch, channels) if shift else empty(0),
+        empty(len(x), channels) if shift else empty(0),
         empty(norm),
         empty(norm),
     )
 
 
 def _setup_context(ctx: Any, inputs: Any, output: Four) -> None:
-    x, weight, _, shift, gain, _, _, save = inputs
+    x, weight, _, shift, gain, _, skip, _, save = inputs
     _, u, mean, rstd = output
     if save:
-        ctx.save_for_backward(x, u, mean, rstd, weight, gain)
+        ctx.save_for_backward(x, skip, u, mean, rstd, weight, gain)
     ctx.saved, ctx.with_shift, ctx.backend = save, shift is not None, chosen_backend()
     ctx.mark_non_differentiable(u, mean, rstd)
     ctx.set_materialize_grads(False)
@@ -336,17 +365,18 @@ def _setup_context(ctx: Any, inputs: Any, output: Four) -> None:
 
 def _backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if grad_out is None:
-        return (None,) * 8
+        return (None,) * 9
     if not ctx.saved:
         raise RuntimeError("depthwise_norm ran with save=False: nothing was kept for its backward")
-    x, u, mean, rstd, weight, gain = ctx.saved_tensors
+    x, skip, u, mean, rstd, weight, gain = ctx.saved_tensors
+    needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[6]
     with backend(ctx.backend):  # on a GPU this is another thread, where the caller's choice is not known
-        gx, gweight, gbias, gshift, ggain, goffset = torch.ops.sinfusion.depthwise_norm_backward(
-            grad_out, x, u, mean, rstd, weight, gain, ctx.with_shift
+        gx, gskip, gweight, gbias, gshift, ggain, goffset = torch.ops.sinfusion.depthwise_norm_backward(
+            grad_out, x, skip, u, mean, rstd, weight, gain, ctx.with_shift, needed
         )
     norm = gain is not None
-    return (gx, gweight, gbias, gshift if ctx.with_shift else None, ggain if norm else None,
-            goffset if norm else None, None, None)  # fmt: skip
+    return (gx if needed else None, gweight, gbias, gshift if ctx.with_shift else None, ggain if norm else None,
+            goffset if norm else None, gskip if needed and skip is not None else None, None, None)  # fmt: skip
 
 
 _library.impl("depthwise_norm", _reference, "CompositeExplicitAutograd")

@@ -23,7 +23,8 @@ operator = importlib.import_module("sinfusion.ops.depthwise_norm")  # sinfusion.
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 FP32, BF16 = torch.float32, torch.bfloat16
 
-# (B, C, H, W), dtype, norm, shift. They span several strips, bands and blocks of channels.
+# x (B, C, H, W), dtype, norm, shift, and channels of skip if there is one. They span several strips, bands and blocks
+# of channels.
 CASES = {
     "few channels": [
         ((2, 3, 3, 5), FP32, True, True),
@@ -33,6 +34,7 @@ CASES = {
         ((1, 6, 7, 7), FP32, False, True),
         ((1, 6, 37, 53), FP32, False, True),
         ((3, 9, 7, 7), BF16, False, True),
+        ((2, 3, 5, 7), BF16, True, True, 6),
     ],
     "many channels": [
         ((1, 32, 4, 9), BF16, True, False),
@@ -43,30 +45,33 @@ CASES = {
         ((1, 128, 3, 17), FP32, True, True),
         ((1, 128, 3, 2), BF16, True, False),
         ((3, 128, 7, 7), FP32, True, True),
+        ((2, 32, 5, 9), BF16, True, True, 32),
     ],
     "a whole picture": [((1, 6, 136, 243), BF16, True, True)],  # in wider strips, as interpreting many takes long
 }
 
 
-def draw(shape, norm, shift):
+def draw(shape, norm, shift, skip=0):
     """Operands and the output's gradient, exactly representable in bf16 but for the weight."""
     generator = torch.Generator().manual_seed(1)
 
     def values(*size):
         return torch.randn(*size, generator=generator).bfloat16().float()
 
-    batch, channels, _, _ = shape
-    operands = {"x": values(*shape), "weight": 0.15 * values(channels, 1, 7, 7), "bias": values(channels)}
+    batch, channels, *size = shape
+    x, channels = values(*shape), channels + skip
+    operands = {"x": x, "weight": 0.15 * values(channels, 1, 7, 7), "bias": values(channels)}
     operands["shift"] = values(batch, channels) if shift else None
     operands["gain"], operands["offset"] = (values(channels), values(channels)) if norm else (None, None)
-    return operands, values(*shape)
+    operands["skip"] = values(batch, skip, *size) if skip else None
+    return operands, values(batch, channels, *size)
 
 
 def by_operator(operands, grad, dtype, backend, device="cpu"):
     """Output and every gradient by name, through the public operator."""
     leaves = {}
     for name, value in operands.items():
-        kept = dtype if name == "x" or dtype == torch.float64 else FP32
+        kept = dtype if name in ("x", "skip") or dtype == torch.float64 else FP32
         leaves[name] = None if value is None else value.to(device, kept).detach().requires_grad_()
     with ops.backend(backend):
         out = ops.depthwise_norm(**leaves)
@@ -79,15 +84,17 @@ def by_interpreter(operands, grad, dtype):
     """The same through what the operator runs for CUDA tensors; the interpreter takes tensors on the CPU."""
     torch.cuda.get_device_capability = lambda device: (9, 0)
     kernels.why_not = lambda: ""
-    x, weight, bias, shift, gain, offset = operands.values()
-    x, grad = x.to(dtype), grad.to(dtype)
+    x, weight, bias, shift, gain, offset, skip = operands.values()
+    x, grad, skip = x.to(dtype), grad.to(dtype), None if skip is None else skip.to(dtype)
     with ops.backend("native"):
-        out, *kept = operator._cuda(x, weight, bias, shift, gain, offset, 1e-5, True)
-        gradients = operator._cuda_backward(grad, x, *kept, weight, gain, shift is not None)
+        out, *kept = operator._cuda(x, weight, bias, shift, gain, offset, skip, 1e-5, True)
+        grad_x, grad_skip, *gradients = operator._cuda_backward(
+            grad, x, skip, *kept, weight, gain, shift is not None, True
+        )
         if len(x) == 2:
-            inference, *nothing = operator._cuda(x, weight, bias, shift, gain, offset, 1e-5, False)
+            inference, *nothing = operator._cuda(x, weight, bias, shift, gain, offset, skip, 1e-5, False)
             assert torch.equal(inference, out) and not any(value.numel() for value in nothing)
-    results = {"out": out} | dict(zip(operands, gradients, strict=True))
+    results = {"out": out} | dict(zip(operands, (grad_x, *gradients, grad_skip), strict=True))
     return {name: value.double() for name, value in results.items() if name == "out" or operands[name] is not None}
 
 
@@ -98,8 +105,8 @@ def distances(values, truth):
 
 def errors(case, run):
     """Relative errors against float64, of `run` and of the reference in the same dtype."""
-    shape, dtype, norm, shift = case
-    operands, grad = draw(shape, norm, shift)
+    shape, dtype, *others = case
+    operands, grad = draw(shape, *others)
     truth = by_operator(operands, grad, torch.float64, "reference")
     reference = by_operator(operands, grad, dtype, "reference")
     return distances(run(operands, grad, dtype), truth), distances(reference, truth)
@@ -158,7 +165,9 @@ def test_without_triton_the_reference_runs_or_the_reason_is_said(monkeypatch):
 def test_the_backward_runs_on_the_backend_of_its_forward(monkeypatch):
     operands, grad = draw((1, 3, 4, 5), True, True)
     with ops.backend("reference"):
-        out = ops.depthwise_norm(**{name: value.requires_grad_() for name, value in operands.items()})
+        out = ops.depthwise_norm(
+            **{name: value if value is None else value.requires_grad_() for name, value in operands.items()}
+        )
     monkeypatch.setattr(operator, "use_native", lambda *_: choices.append(operator.chosen_backend()))
     choices = []
     out.backward(grad)
@@ -168,9 +177,9 @@ def test_the_backward_runs_on_the_backend_of_its_forward(monkeypatch):
 def test_what_the_kernels_cannot_take_is_named(monkeypatch):
     monkeypatch.setattr(kernels, "why_not", lambda: "")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    weight = torch.empty(1)
 
     def reasons(*shape, dtype=FP32):
+        weight = torch.empty(shape[1], 1, 7, 7, device="meta")
         return operator.unsupported_on_gpu(torch.empty(shape, dtype=dtype, device="meta"), weight)
 
     assert reasons(1, 1024, 8, 8) == []

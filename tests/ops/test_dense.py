@@ -139,7 +139,7 @@ def errors_on_the_cpu():
             yield case, dtype, *errors
 
 
-@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512", "avx512_bf16"])
 def test_on_the_cpu_every_instruction_set_is_close_to_float64(isa):
     """As close as PyTorch's bf16; in fp32, Winograd's algorithm within its own limit."""
     code = (
@@ -152,7 +152,7 @@ def test_on_the_cpu_every_instruction_set_is_close_to_float64(isa):
         [sys.executable, "-c", code], env={**os.environ, "SINFUSION_ISA": isa}, stdout=subprocess.PIPE, check=True
     )
     used, rows = json.loads(result.stdout)
-    order = ["plain", "avx2", "avx512"]
+    order = ["plain", "avx2", "avx512", "avx512_bf16"]
     assert order.index(used) <= order.index(isa) and len(rows) == 2 * len(CASES + LARGE)
     for case, dtype, native, reference in rows:
         dtype = {"torch.float32": FP32, "torch.bfloat16": BF16}[dtype]

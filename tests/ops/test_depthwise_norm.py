@@ -11,10 +11,22 @@ from sinfusion import ops
 from sinfusion.errors import SinfusionError
 from sinfusion.ops.depthwise_norm import TOLERANCE
 
-SHAPES = [(1, 3, 1, 1), (3, 6, 7, 1), (1, 9, 13, 9), (2, 32, 37, 53), (1, 64, 20, 31), (3, 128, 5, 6), (1, 17, 9, 33)]
+# (B, C, H, W), and how many of the channels are those of skip
+SHAPES = [
+    ((1, 3, 1, 1), 0),
+    ((3, 6, 7, 1), 0),
+    ((1, 9, 13, 9), 4),
+    ((2, 32, 37, 53), 0),
+    ((2, 64, 37, 53), 32),
+    ((1, 64, 20, 31), 0),
+    ((3, 128, 5, 6), 64),
+    ((1, 17, 9, 33), 0),
+    ((2, 48, 9, 11), 21),
+    ((1, 32, 8, 14), 24),
+]
 
 
-def evaluate(dtype, backend, shape, norm, strided=False):
+def evaluate(dtype, backend, shape, skip, norm, strided=False):
     """Output and every gradient, in float64; the same numbers, exactly representable in bf16, for every dtype."""
     batch, channels, height, width = shape
     generator = torch.Generator().manual_seed(1)
@@ -30,47 +42,70 @@ def evaluate(dtype, backend, shape, norm, strided=False):
     weight, bias, shift = 0.15 * draw(channels, 1, 7, 7), draw(channels), draw(batch, channels)
     gain, offset, grad = draw(channels), draw(channels), draw(batch, channels, height, width)
     wide_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    leaves = [x.to(dtype)] + [t.to(wide_dtype) for t in (weight, bias, shift, gain, offset)]
-    leaves = [t.detach().requires_grad_() for t in leaves]
+    leaves = {"weight": weight, "bias": bias, "shift": shift} | ({"gain": gain, "offset": offset} if norm else {})
+    leaves = {name: value.to(wide_dtype) for name, value in leaves.items()} | {"x": x.to(dtype)}
+    if skip:
+        leaves["x"], leaves["skip"] = leaves["x"].split([channels - skip, skip], 1)
+    leaves = {name: value.detach().requires_grad_() for name, value in leaves.items()}
     with ops.backend(backend):
-        out = ops.depthwise_norm(*leaves[:4], *(leaves[4:] if norm else ()))
+        out = ops.depthwise_norm(**leaves)
         out.backward(grad.to(dtype))
-    return [out.detach().double()] + [t.grad.double() for t in (leaves if norm else leaves[:4])]
+    return {"out": out.detach().double()} | {name: value.grad.double() for name, value in leaves.items()}
 
 
 def distance(values, truth):
-    return [float((a - b).norm() / (b.norm() + 1e-3)) for a, b in zip(values, truth, strict=True)]
+    assert values.keys() == truth.keys()
+    return {name: float((values[name] - truth[name]).norm() / (truth[name].norm() + 1e-3)) for name in truth}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("norm", [True, False], ids=["norm", "plain"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_native_is_as_close_to_float64_as_the_reference(shape, norm, dtype):
-    truth = evaluate(torch.float64, "reference", shape, norm)
-    kernel = distance(evaluate(dtype, "native", shape, norm), truth)
-    reference = distance(evaluate(dtype, "reference", shape, norm), truth)
+@pytest.mark.parametrize(("shape", "skip"), SHAPES, ids=str)
+def test_native_is_as_close_to_float64_as_the_reference(shape, skip, norm, dtype):
+    truth = evaluate(torch.float64, "reference", shape, skip, norm)
+    kernel = distance(evaluate(dtype, "native", shape, skip, norm), truth)
+    reference = distance(evaluate(dtype, "reference", shape, skip, norm), truth)
     slack = 1e-6 if dtype == torch.float32 else 2**-8  # one rounding, where a gradient is a sum of few
-    for name, ours, theirs in zip(
-        ("out", "x", "weight", "bias", "shift", "gain", "offset"), kernel, reference, strict=False
-    ):
-        assert ours <= TOLERANCE * theirs + slack, f"{name}: {ours} against {theirs}"
+    for name, ours in kernel.items():
+        assert ours <= TOLERANCE * reference[name] + slack, f"{name}: {ours} against {reference[name]}"
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize(("shape", "skip"), [case for case in SHAPES if case[1]], ids=str)
+def test_skip_is_more_channels_of_the_input(shape, skip, backend):
+    apart = evaluate(torch.float32, backend, shape, skip, True)
+    together = evaluate(torch.float32, backend, shape, 0, True)
+    apart["x"] = torch.cat((apart["x"], apart.pop("skip")), 1)
+    assert max(distance(apart, together).values()) < 1e-6
+
+
+def test_no_gradient_is_made_for_an_input_that_needs_none():
+    x, skip = torch.randn(1, 5, 6, 7), torch.randn(1, 3, 6, 7, requires_grad=True)
+    weight = torch.randn(8, 1, 7, 7, requires_grad=True)
+    ops.depthwise_norm(x, weight, torch.zeros(8), skip=skip).square().sum().backward()
+    of_both, skip.grad, weight.grad = (skip.grad, weight.grad), None, None
+    ops.depthwise_norm(x, weight, torch.zeros(8), skip=skip.detach()).square().sum().backward()
+    assert x.grad is None and skip.grad is None
+    assert of_both[0].abs().sum() > 0 and torch.equal(weight.grad, of_both[1])
 
 
 def test_native_takes_strided_input():
     shape = (2, 16, 9, 11)
-    truth = evaluate(torch.float64, "reference", shape, True)
-    assert max(distance(evaluate(torch.float32, "native", shape, True, strided=True), truth)) < 1e-5
+    truth = evaluate(torch.float64, "reference", shape, 8, True)
+    assert max(distance(evaluate(torch.float32, "native", shape, 8, True, strided=True), truth).values()) < 1e-5
 
 
-def test_results_do_not_depend_on_threads_and_repeat():
+@pytest.mark.parametrize("skip", [0, 32, 5])
+def test_results_do_not_depend_on_threads_and_repeat(skip):
     def run():
-        return evaluate(torch.bfloat16, "native", (2, 32, 37, 53), True)
+        return evaluate(torch.bfloat16, "native", (2, 64, 37, 53), skip, True)
 
     first, threads = run(), torch.get_num_threads()
     try:
-        for count in (1, 2, 3):
+        for count in (1, 2, 3, 40):
             torch.set_num_threads(count)
-            assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))
+            again = run()
+            assert all(torch.equal(first[name], again[name]) for name in first)
     finally:
         torch.set_num_threads(threads)
 
@@ -81,8 +116,13 @@ def test_each_instruction_set_is_correct_when_forced(isa):
         "import importlib.util as u, torch\n"
         f"s = u.spec_from_file_location('t', {__file__!r}); t = u.module_from_spec(s); s.loader.exec_module(t)\n"
         "from sinfusion.ops._native import cpu\n"
-        "truth = t.evaluate(torch.float64, 'reference', (2, 21, 9, 19), True)\n"
-        "print(cpu.isa(), max(t.distance(t.evaluate(torch.float32, 'native', (2, 21, 9, 19), True), truth)))\n"
+        "worst = {torch.float32: 0.0, torch.bfloat16: 0.0}\n"
+        "for case in [((2, 21, 9, 19), 0), ((2, 21, 9, 19), 8), ((1, 64, 13, 21), 0), ((1, 96, 9, 30), 32)]:\n"
+        "    truth = t.evaluate(torch.float64, 'reference', *case, True)\n"
+        "    for dtype, error in worst.items():\n"
+        "        errors = t.distance(t.evaluate(dtype, 'native', *case, True), truth)\n"
+        "        worst[dtype] = max(error, *errors.values())\n"
+        "print(cpu.isa(), *worst.values())\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code],
@@ -91,26 +131,29 @@ def test_each_instruction_set_is_correct_when_forced(isa):
         text=True,
         check=True,
     )
-    used, error = result.stdout.split()
+    used, of_fp32, of_bf16 = result.stdout.split()
     order = ["plain", "avx2", "avx512"]
     assert order.index(used) <= order.index(isa)
-    assert float(error) < 1e-5
+    assert float(of_fp32) < 1e-5
+    assert float(of_bf16) < 2**-7
 
 
 def test_reference_gradients_are_right():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    others = [
-        torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((3, 1, 7, 7), (3,), (2, 3), (3,), (3,))
-    ]
+    shapes = ((5, 1, 7, 7), (5,), (2, 5), (5,), (5,), (2, 2, 4, 5))
+    others = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradcheck(ops.depthwise_norm, (x, *others))
 
 
+@pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("backend", ["native", "reference"])
-def test_opcheck(backend, norm):
-    args = [torch.randn(2, 8, 5, 6, requires_grad=True), torch.randn(8, 1, 7, 7, requires_grad=True), torch.randn(8)]
-    args += [torch.randn(2, 8), torch.randn(8) if norm else None, torch.randn(8) if norm else None, 1e-5, True]
+def test_opcheck(backend, norm, skip):
+    channels = 8 + 4 * skip
+    args = [torch.randn(2, 8, 5, 6, requires_grad=True), torch.randn(channels, 1, 7, 7, requires_grad=True)]
+    args += [torch.randn(channels), torch.randn(2, channels), *(torch.randn(2, channels) if norm else (None, None))]
+    args += [torch.randn(2, 4, 5, 6, requires_grad=True) if skip else None, 1e-5, True]
     with ops.backend(backend):
         torch.library.opcheck(torch.ops.sinfusion.depthwise_norm.default, tuple(args))
 
@@ -138,12 +181,14 @@ WRONG = {
     "shift": (1, 4),
     "gain": (5,),
     "offset": (2, 4),
+    "skip": (2, 2, 5, 6),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_shape_is_refused_by_name(name):
-    shapes = {"x": (2, 4, 5, 5), "weight": (4, 1, 7, 7), "bias": (4,), "shift": (2, 4), "gain": (4,), "offset": (4,)}
+    shapes = {"x": (2, 2, 5, 5), "weight": (4, 1, 7, 7), "bias": (4,), "shift": (2, 4), "gain": (4,), "offset": (4,),
+              "skip": (2, 2, 5, 5)}  # fmt: skip
     with pytest.raises(RuntimeError, match=f"{name} is"):
         ops.depthwise_norm(*(torch.ones(shape) for shape in {**shapes, name: WRONG[name]}.values()))
 

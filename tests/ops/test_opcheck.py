@@ -14,9 +14,9 @@ def last(*shape, device, dtype=torch.float32, channels_last=True):
 
 
 def depthwise_norm(device):
-    x = last(2, 8, 9, 11, device=device).requires_grad_()
+    x, skip = (last(2, channels, 9, 11, device=device).requires_grad_() for channels in (5, 3))
     weights = [last(*shape, device=device).requires_grad_() for shape in ((8, 1, 7, 7), (8,), (2, 8), (8,), (8,))]
-    return x, *weights, 1e-5, True
+    return x, *weights, skip, 1e-5, True
 
 
 def dense(device):
