@@ -1,7 +1,7 @@
 """The operator `depthwise_norm`: 7x7 depthwise convolution + bias + shift + LayerNorm over channels, differentiable.
 
 Half of a ConvNeXt block in one pass over the activation. The reference is the definition; csrc/cpu/depthwise_norm.cpp
-is the fast way on a CPU (PyTorch's own bf16 depthwise weight gradient takes 30 times as long), and
+is the fast way on a CPU (PyTorch's own bf16 depthwise weight gradient takes 20 to 50 times as long), and
 kernels/depthwise_norm.py on a GPU.
 """
 
