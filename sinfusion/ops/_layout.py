@@ -11,6 +11,12 @@ def last(value: Tensor) -> Tensor:
     return value.contiguous(memory_format=torch.channels_last)
 
 
+def like(x: Tensor, channels: int) -> Tensor:
+    """(B, channels, H, W) for x (B, C, H, W), channels-last, not yet written."""
+    batch, _, *size = x.shape
+    return x.new_empty(batch, *size, channels).permute(0, 3, 1, 2)
+
+
 def both(x: Tensor, skip: Tensor | None) -> Tensor:
     """One tensor of the channels of x and of skip."""
     return x if skip is None else torch.cat((x, skip), 1)

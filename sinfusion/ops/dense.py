@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._choice import backend, chosen_backend, use_native
-from ._layout import both, last, parts
+from ._layout import both, last, like, parts
 from ._native import run, why_no_library
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -143,11 +143,6 @@ def _shapes(x: Tensor, skip: Tensor | None, weight: Tensor) -> tuple[int | bool,
     return batch, *size, channels, more, len(weight), weight.shape[2], x.dtype == torch.bfloat16
 
 
-def _empty(x: Tensor, channels: int) -> Tensor:
-    batch, _, *size = x.shape
-    return x.new_empty(batch, *size, channels).permute(0, 3, 1, 2)
-
-
 def _cpu(
     x: Tensor,
     weight: Tensor,
@@ -161,8 +156,8 @@ def _cpu(
     _check(x, weight, bias, residual, skip, gelu)
     if not use_native("dense", unsupported_on_cpu(x, weight)):
         return _reference(x, weight, bias, residual, skip, copy, gelu, save)
-    out = _empty(x, len(weight))
-    z = _empty(x, len(weight)) if gelu and save else None
+    out = like(x, len(weight))
+    z = like(x, len(weight)) if gelu and save else None
     x, weight = last(x), last(weight)
     skip = None if skip is None else last(skip)
     bias = None if bias is None else bias.float().contiguous()
@@ -187,7 +182,7 @@ def _cpu_backward(
     grad_x, grad_skip, grad_weight, grad_bias = _fake_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
     x, weight, grad_out = last(x), last(weight), last(grad_out.to(x.dtype))
     skip = None if skip is None else last(skip)
-    grad_z = _empty(x, len(weight)) if gelu else None
+    grad_z = like(x, len(weight)) if gelu else None
     run(
         "dense_backward", x, *_shapes(x, skip, weight), x, skip, weight, grad_out, last(z) if gelu else None, grad_z,
         grad_x if input else None, grad_skip if input and skip is not None else None, grad_weight,
@@ -336,7 +331,7 @@ def _fake(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     _check(x, weight, bias, residual, skip, gelu)
-    return _empty(x, len(weight)), _empty(x, len(weight)) if gelu and save else x.new_empty(0)
+    return like(x, len(weight)), like(x, len(weight)) if gelu and save else x.new_empty(0)
 
 
 def _fake_backward(
@@ -351,8 +346,8 @@ def _fake_backward(
     input: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
-        _empty(x, x.shape[1]) if input else x.new_empty(0),
-        _empty(x, skip.shape[1]) if input and skip is not None else x.new_empty(0),
+        like(x, x.shape[1]) if input else x.new_empty(0),
+        like(x, skip.shape[1]) if input and skip is not None else x.new_empty(0),
         torch.empty_like(weight, memory_format=torch.channels_last),
         weight.new_empty(0 if bias is None else len(weight)),
     )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._choice import backend, chosen_backend, use_native
-from ._layout import both, last, parts
+from ._layout import both, last, like, parts
 from ._native import cpu
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -299,11 +299,6 @@ def _fp32(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.detach().float().contiguous()
 
 
-def _empty(x: Tensor, channels: int) -> Tensor:
-    batch, _, *size = x.shape
-    return x.new_empty(batch, *size, channels).permute(0, 3, 1, 2)
-
-
 def _fake(
     x: Tensor,
     weight: Tensor,
@@ -320,7 +315,7 @@ def _fake(
     statistics = torch.float64 if x.dtype == torch.float64 else torch.float32
     shape = (x.shape[0], x.shape[2], x.shape[3]) if keep else (0,)
     mean, rstd = x.new_empty(shape, dtype=statistics), x.new_empty(shape, dtype=statistics)
-    return _empty(x, len(weight)), _empty(x, len(weight)) if keep else x.new_empty(0), mean, rstd
+    return like(x, len(weight)), like(x, len(weight)) if keep else x.new_empty(0), mean, rstd
 
 
 def _fake_backward(
@@ -343,8 +338,8 @@ def _fake_backward(
 
     norm = channels if gain is not None else 0
     return (
-        _empty(x, x.shape[1]) if input else x.new_empty(0),
-        _empty(x, skip.shape[1]) if input and skip is not None else x.new_empty(0),
+        like(x, x.shape[1]) if input else x.new_empty(0),
+        like(x, skip.shape[1]) if input and skip is not None else x.new_empty(0),
         torch.empty_like(weight, memory_format=torch.contiguous_format),
         empty(channels),
         empty(len(x), channels) if shift else empty(0),
