@@ -268,7 +268,10 @@ def test_a_preset_is_trained_as_it_is(clip, tmp_path, monkeypatch, preset, expec
 
 
 def test_steps_ask_the_system_for_no_more_memory():
-    """In a process of its own: page faults of a step, and how much the peak grows, once a few are made."""
+    """In a process of its own: page faults of a step, and how much the peak grows, once a few are made.
+
+    Now and then the threads' allocations fall in a new order and the heap grows by some megabytes: the median counts.
+    """
     code = (
         "import resource, tempfile, numpy as np\n"
         "from sinfusion.media import Clip\n"
@@ -283,14 +286,14 @@ def test_steps_ask_the_system_for_no_more_memory():
         "run = _new_run('clip', clip, folder, recipe, [PREDICTOR], None, 0, True, 0)\n"
         "run = run.to('cpu')\n"
         "trainer = Trainer(run, PREDICTOR, 100)\n"
-        "def measured(steps):\n"
-        "    for _ in range(steps): trainer.step()\n"
+        "def step():\n"
+        "    trainer.step()\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt, peak_memory(run.device)\n"
-        "(faults, peak), (more, higher) = measured(8), measured(10)\n"
-        "print((more - faults) / 10, (higher - peak) / 2**20)\n"
+        "faults, peaks = np.array([step() for _ in range(38)])[8:].T\n"
+        "print(np.median(np.diff(faults)), (peaks[-1] - peaks[0]) / 2**20)\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     faults, growth = map(float, result.stdout.split())
-    # An activation of this network alone is 900 pages, and a step makes dozens.
-    assert faults < 100 and growth < 8
+    # An activation of this network alone is 900 pages (3.5 MiB), and a step makes dozens; one kept a step is 100 MiB.
+    assert faults < 100 and growth < 50
