@@ -46,7 +46,7 @@ void step_tile(const DdpmStep& a, const Tile& tile) {
 
 void ddpm_step(const DdpmStep& a) {
   const int64_t tiles = a.batch * tiles_of(a.pixels);
-#pragma omp parallel for schedule(static) if (tiles > 32)  // of about a microsecond
+#pragma omp parallel for schedule(static) if (tiles > 8)  // of about a microsecond
   for (int64_t i = 0; i < tiles; ++i) step_tile(a, tile_of(i, a.pixels));
 }
 

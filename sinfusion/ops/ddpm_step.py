@@ -48,12 +48,14 @@ def _check_layout(name: str, value: Tensor) -> None:
     )
 
 
-def _check_like(name: str, value: Tensor, x: Tensor, shapes: tuple[tuple[int, ...], ...], *dtypes: torch.dtype) -> None:
-    if tuple(value.shape) in shapes and value.dtype in dtypes and value.device == x.device:
+def _check_like(
+    name: str, value: Tensor, device: torch.device, shapes: tuple[tuple[int, ...], ...], *dtypes: torch.dtype
+) -> None:
+    if value.shape in shapes and value.dtype in dtypes and value.device == device:
         return
     raise RuntimeError(
         f"{name} is {' or '.join(map(str, dict.fromkeys(shapes)))} {' or '.join(map(str, dict.fromkeys(dtypes)))} "
-        f"on {x.device}, not {tuple(value.shape)} {value.dtype} on {value.device}"
+        f"on {device}, not {tuple(value.shape)} {value.dtype} on {value.device}"
     )
 
 
@@ -75,25 +77,25 @@ def _check(
     require(0 <= stream < 2**32, lambda: f"stream is from 0 and below 2^32, not {stream}")
     require((known is None) == (picture is None), lambda: "known and picture come together")
     _check_layout("x", x)
-    batch, height, width = x.shape[0], x.shape[2], x.shape[3]
+    (batch, _, height, width), dtype, device = x.shape, x.dtype, x.device
     shape = (batch, 3, height, width)
-    _check_like("coefficients", coefficients, x, ((9,),), x.dtype)
-    _check_like("seeds", seeds, x, ((batch,),), torch.int64)
-    _check_like("counter", counter, x, ((),), torch.int64)
+    _check_like("coefficients", coefficients, device, ((9,),), dtype)
+    _check_like("seeds", seeds, device, ((batch,),), torch.int64)
+    _check_like("counter", counter, device, ((),), torch.int64)
     if output is not None:
-        _check_like("output", output, x, (shape,), torch.float32, torch.bfloat16, x.dtype)
+        _check_like("output", output, device, (shape,), torch.float32, torch.bfloat16, dtype)
     if centre is not None:
-        _check_like("centre", centre, x, (shape,), x.dtype)
+        _check_like("centre", centre, device, (shape,), dtype)
     if inputs is not None:
         channels = max(3, inputs.shape[1]) if inputs.ndim > 1 else 3
-        _check_like("inputs", inputs, x, ((batch, channels, height, width),), torch.float32, torch.bfloat16, x.dtype)
+        _check_like("inputs", inputs, device, ((batch, channels, height, width),), torch.float32, torch.bfloat16, dtype)
         _check_layout("inputs", inputs)
     if previous is not None:
-        _check_like("previous", previous, x, (shape,), x.dtype)
+        _check_like("previous", previous, device, (shape,), dtype)
         _check_layout("previous", previous)
     if known is not None and picture is not None:
-        _check_like("known", known, x, ((batch, 1, height, width), (1, 1, height, width)), torch.bool)
-        _check_like("picture", picture, x, (shape, (1, *shape[1:])), x.dtype)
+        _check_like("known", known, device, ((batch, 1, height, width), (1, 1, height, width)), torch.bool)
+        _check_like("picture", picture, device, (shape, (1, *shape[1:])), dtype)
 
 
 @torch.no_grad()
