@@ -13,8 +13,32 @@ def last(value: Tensor) -> Tensor:
 
 def like(x: Tensor, channels: int) -> Tensor:
     """(B, channels, H, W) for x (B, C, H, W), channels-last, not yet written."""
-    batch, _, *size = x.shape
-    return x.new_empty(batch, *size, channels).permute(0, 3, 1, 2)
+    batch, _, height, width = x.shape
+    strides = (height * width * channels, 1, width * channels, channels)
+    return x.new_empty_strided((batch, channels, height, width), strides)
+
+
+def channels_of(x: Tensor, skip: Tensor | None) -> int:
+    """Channels of x (B, C, H, W) and of skip, which has to be like it in all else."""
+    if skip is None:
+        return x.shape[1]
+    if (
+        skip.ndim != 4
+        or skip.shape != (x.shape[0], skip.shape[1], x.shape[2], x.shape[3])
+        or skip.dtype != x.dtype
+        or skip.device != x.device
+    ):
+        raise RuntimeError(
+            f"skip is {tuple(skip.shape)} {skip.dtype} on {skip.device}, x {tuple(x.shape)} {x.dtype} on {x.device}"
+        )
+    return x.shape[1] + skip.shape[1]
+
+
+def fp32(value: Tensor | None) -> Tensor | None:
+    """A parameter as kernels read it: fp32, without gaps."""
+    if value is None or (value.dtype == torch.float32 and value.is_contiguous()):
+        return value
+    return value.float().contiguous()
 
 
 def both(x: Tensor, skip: Tensor | None) -> Tensor:

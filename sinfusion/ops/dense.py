@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._choice import backend, chosen_backend, use_native
-from ._layout import both, last, like, parts
+from ._layout import both, channels_of, fp32, last, like, parts
 from ._native import run, why_no_library
+from ._require import require, require_shape
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
 TOLERANCE = 2.0
@@ -54,24 +55,18 @@ def dense(
 def _check(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, skip: Tensor | None, gelu: bool
 ) -> None:
-    torch._check(x.ndim == 4 and weight.ndim == 4, lambda: "x is (B, C, H, W), the weight (O, C, k, k)")
-    out, channels, *kernel = weight.shape
-    if skip is not None:
-        alike = skip.ndim == 4 and skip.dtype == x.dtype and (len(skip), *skip.shape[2:]) == (len(x), *x.shape[2:])
-        torch._check(alike, lambda: f"skip is {tuple(skip.shape)} {skip.dtype}, x {tuple(x.shape)} {x.dtype}")
-    torch._check(
-        channels == x.shape[1] + (0 if skip is None else skip.shape[1])
-        and kernel[0] == kernel[1]
-        and kernel[0] % 2 == 1,
-        lambda: (
+    require(x.ndim == 4 and weight.ndim == 4, lambda: "x is (B, C, H, W), the weight (O, C, k, k)")
+    batch, _, height, width = x.shape
+    out, channels, rows, columns = weight.shape
+    if channels != channels_of(x, skip) or rows != columns or rows % 2 == 0:
+        raise RuntimeError(
             f"weight is {tuple(weight.shape)}, for x {tuple(x.shape)}"
             + ("" if skip is None else f" and skip {tuple(skip.shape)}")
-        ),
-    )
-    torch._check(bias is None or tuple(bias.shape) == (out,), lambda: "bias is one number for each output channel")
-    torch._check(not gelu or residual is None, lambda: "a residual is added where there is no GELU")
-    shape = (x.shape[0], out, *x.shape[2:])
-    torch._check(residual is None or tuple(residual.shape) == shape, lambda: f"residual is not {shape}")
+        )
+    require(weight.device == x.device, lambda: f"the weight is on {weight.device}, x on {x.device}")
+    require(not gelu or residual is None, lambda: "a residual is added where there is no GELU")
+    require_shape("bias", bias, (out,), x.device)
+    require_shape("residual", residual, (batch, out, height, width), x.device)
 
 
 def _rounded(weight: Tensor, copy: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -160,9 +155,8 @@ def _cpu(
     z = like(x, len(weight)) if gelu and save else None
     x, weight = last(x), last(weight)
     skip = None if skip is None else last(skip)
-    bias = None if bias is None else bias.float().contiguous()
     residual = None if residual is None else last(residual.to(x.dtype))
-    run("dense_forward", x, *_shapes(x, skip, weight), x, skip, weight, bias, residual, gelu, out, z)
+    run("dense_forward", x, *_shapes(x, skip, weight), x, skip, weight, fp32(bias), residual, gelu, out, z)
     return out, x.new_empty(0) if z is None else z
 
 
@@ -229,8 +223,7 @@ def _cuda(
 
     x, rounded = last(both(x, skip)), _rounded(weight, copy, x.dtype)
     residual = None if residual is None else last(residual)
-    if bias is not None:
-        bias = bias.detach().float().contiguous()
+    bias = fp32(bias)
 
     def cudnn() -> tuple[Tensor, Tensor | None]:
         with _cudnn():
@@ -266,8 +259,7 @@ def _cuda_backward(
     rounded, kernel = _rounded(weight, copy, x.dtype), weight.shape[2]
     grad_bias = weight.new_empty(0)
     if gelu or bias is not None:
-        fp32 = None if bias is None else bias.detach().float().contiguous()
-        grad, sums = epilogue.backward(grad, z, fp32, gelu)
+        grad, sums = epilogue.backward(grad, z, fp32(bias), gelu)
         grad_bias = grad_bias if bias is None else sums
 
     def cudnn(which: int) -> Tensor:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._choice import backend, chosen_backend, use_native
-from ._layout import both, last, like, parts
+from ._layout import both, channels_of, fp32, last, like, parts
 from ._native import cpu
+from ._require import require, require_shape
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
 TOLERANCE = 2.0
@@ -156,28 +157,13 @@ def _check(
     offset: Tensor | None,
     skip: Tensor | None,
 ) -> None:
-    torch._check(x.ndim == 4, lambda: f"x is (B, C, H, W), not {tuple(x.shape)}")
-    batch, channels = x.shape[:2]
-    if skip is not None:
-        alike = skip.ndim == 4 and skip.dtype == x.dtype and (len(skip), *skip.shape[2:]) == (batch, *x.shape[2:])
-        torch._check(alike, lambda: f"skip is {tuple(skip.shape)} {skip.dtype}, x {tuple(x.shape)} {x.dtype}")
-        channels += skip.shape[1]
-    torch._check((gain is None) == (offset is None), lambda: "gain and offset come together")
-    for name, value, shape in (
-        ("weight", weight, (channels, 1, 7, 7)),
-        ("bias", bias, (channels,)),
-        ("shift", shift, (batch, channels)),
-        ("gain", gain, (channels,)),
-        ("offset", offset, (channels,)),
-        ("skip", skip, None if skip is None else tuple(skip.shape)),
-    ):
-        if value is not None:
-            found = tuple(value.shape)
-            torch._check(found == shape, lambda n=name, f=found, s=shape: f"{n} is {f}, not {s}")  # type: ignore[misc]
-            torch._check(
-                value.device == x.device,
-                lambda n=name, d=value.device: f"{n} is on {d}, x on {x.device}",  # type: ignore[misc]
-            )
+    require(x.ndim == 4, lambda: f"x is (B, C, H, W), not {tuple(x.shape)}")
+    require((gain is None) == (offset is None), lambda: "gain and offset come together")
+    channels, device = channels_of(x, skip), x.device
+    require_shape("weight", weight, (channels, 1, 7, 7), device)
+    require_shape("shift", shift, (x.shape[0], channels), device)
+    for name, value in (("bias", bias), ("gain", gain), ("offset", offset)):
+        require_shape(name, value, (channels,), device)
 
 
 def _cpu(
@@ -196,8 +182,8 @@ def _cpu(
     out, u, mean, rstd = _fake(x, weight, bias, shift, gain, offset, skip, eps, save)
     keep = save and gain is not None
     cpu.call(
-        "depthwise_norm_forward", *_shapes(x, skip), last(x), None if skip is None else last(skip), _fp32(weight),
-        _fp32(bias), _fp32(shift), _fp32(gain), _fp32(offset), eps, out,
+        "depthwise_norm_forward", *_shapes(x, skip), last(x), None if skip is None else last(skip), fp32(weight),
+        fp32(bias), fp32(shift), fp32(gain), fp32(offset), eps, out,
         u if keep else None, mean if keep else None, rstd if keep else None,
     )  # fmt: skip
     return out, u, mean, rstd
@@ -221,8 +207,8 @@ def _cpu_backward(
     grad_x, grad_skip, grad_weight, grad_bias, grad_shift, grad_gain, grad_offset = made
     norm = gain is not None
     cpu.call(
-        "depthwise_norm_backward", *_shapes(x, skip), last(x), None if skip is None else last(skip), _fp32(weight),
-        _fp32(gain), last(grad_out.to(x.dtype)), last(u) if norm else None, mean, rstd,
+        "depthwise_norm_backward", *_shapes(x, skip), last(x), None if skip is None else last(skip), fp32(weight),
+        fp32(gain), last(grad_out.to(x.dtype)), last(u) if norm else None, mean, rstd,
         grad_x if input else None, grad_skip if input and skip is not None else None, grad_weight, grad_bias,
         grad_shift if shift else None, grad_gain if norm else None, grad_offset if norm else None,
     )  # fmt: skip
@@ -253,7 +239,7 @@ def _cuda(
 
     x = last(both(x, skip))
     out, u, mean, rstd = triton_kernels.forward(
-        x, _taps(weight), bias.detach().float().contiguous(), _fp32(shift), _fp32(gain), _fp32(offset), eps, save
+        x, _taps(weight), fp32(bias), fp32(shift), fp32(gain), fp32(offset), eps, save
     )
     if u is None or mean is None or rstd is None:
         return out, x.new_empty(0), x.new_empty(0, dtype=torch.float32), x.new_empty(0, dtype=torch.float32)
@@ -280,7 +266,7 @@ def _cuda_backward(
     if gain is not None:
         u = last(u)
     grad, taps, grad_shift, grad_gain, grad_offset = triton_kernels.backward(
-        grad_out, last(both(x, skip)), u, mean, rstd, _taps(weight), _fp32(gain)
+        grad_out, last(both(x, skip)), u, mean, rstd, _taps(weight), fp32(gain)
     )
     grad_bias, grad_weight = grad_shift.sum(0), taps.t().contiguous().view(weight.shape)
     empty = [taps.new_empty(0) for _ in range(3)]
@@ -293,10 +279,6 @@ def _cuda_backward(
 def _taps(weight: Tensor) -> Tensor:
     """(C, 1, 7, 7) -> (49, C), channels innermost as the kernel reads them."""
     return weight.detach().view(-1, 49).t().contiguous()
-
-
-def _fp32(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.detach().float().contiguous()
 
 
 def _fake(
