@@ -6,8 +6,10 @@ a sample is the same alone or in a batch.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,6 +27,9 @@ from .schedule import karras_sigmas, truncated
 
 STREAM_SAMPLE = 16  # plus the role's number of conditions, so that Predictor and Projector draw apart
 STEPS_A_MOMENT = 4096  # more than any reverse process takes
+
+# Above this a reverse process on a CPU is not recorded: the memory it would keep is worth more than the time it saves.
+RECORDED_PIXELS = 2**14
 
 LEAST_SIDE = 8  # pixels; below this there is nothing a 7x7 kernel could learn
 
@@ -105,11 +110,36 @@ def reverse(
     before = torch.zeros_like(x) if table.looks_back else None
     stream = STREAM_SAMPLE + role.conditions
     known = (None, None) if keep is None else (_in_order(keep[0]), _in_order(keep[1]))
+    state = (x, centre, seeds, counters, shifts, inputs, before, *known)
+    if run.device.type != "cpu" or len(x) * x.shape[2] * x.shape[3] > RECORDED_PIXELS:
+        return _loop(network, table, stream, *state)
+    recorded = run.loops.get(role.name)
+    if recorded is None or recorded[0] is not network or recorded[1] is not table:
+        recorded = network, table, ops.recorded(functools.partial(_loop, network, table, stream))
+        run.loops[role.name] = recorded
+    return cast(Tensor, recorded[2](*state).clone())
+
+
+def _loop(
+    network: NextNet,
+    table: Table,
+    stream: int,
+    x: Tensor,  # changed in place, like inputs and before
+    centre: Tensor | None,
+    seeds: Tensor,
+    counters: Tensor,  # (S + 1,) int64
+    shifts: Tensor,  # (S, ...) from `NextNet.shifts`
+    inputs: Tensor,
+    before: Tensor | None,
+    known: Tensor | None,
+    picture: Tensor | None,
+) -> Tensor:
+    """The steps, without a copy or a wait; x after the last."""
     ops.ddpm_step(x, None, centre, table.coefficients[0], seeds, stream, counters[0], inputs, before)
     for i in range(len(table.sigma)):
         output = network.evaluate(inputs, shifts[i : i + 1])
         row, draw = table.coefficients[i + 1], counters[i + 1]
-        ops.ddpm_step(x, output, centre, row, seeds, stream, draw, inputs, before, *known)
+        ops.ddpm_step(x, output, centre, row, seeds, stream, draw, inputs, before, known, picture)
     return x
 
 

@@ -58,6 +58,7 @@ class Run:
     graph: bool = True  # on a GPU, replay kernels from CUDA graphs
     _denoisers: dict[str, Denoiser] = field(default_factory=dict, repr=False)
     tables: dict[Any, Any] = field(default_factory=dict, repr=False)  # numbers that `reverse` keeps on the device
+    loops: dict[str, Any] = field(default_factory=dict, repr=False)  # role name -> what `reverse` has recorded
 
     @property
     def size(self) -> tuple[int, int]:
@@ -72,7 +73,7 @@ class Run:
         """The same run computing elsewhere or otherwise."""
         chosen = choose_device(device)
         dtype = choose_dtype(precision, chosen)
-        return dataclasses.replace(self, device=chosen, dtype=dtype, graph=graph, _denoisers={}, tables={})
+        return dataclasses.replace(self, device=chosen, dtype=dtype, graph=graph, _denoisers={}, tables={}, loops={})
 
     def build(self, role: Role) -> Denoiser:
         """A role's denoiser with untrained weights, on the CPU's default generator seeded from the run's seed."""
@@ -115,6 +116,7 @@ class Run:
             denoiser = self.build(role)
             prefix = "average." if self.recipe.ema_gamma > 0 else "raw."
             load_into(denoiser.network, weights, prefix, checkpoint)
+            denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as kernels read it
             self._denoisers[role.name] = denoiser
         return self._denoisers[role.name]
 

@@ -35,12 +35,12 @@ T* at(Address address) {
 
 void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
                             bool bf16, Address x, Address skip, Address weight, Address bias, Address shift,
-                            Address gain, Address offset, float eps, Address out, Address u, Address mean,
-                            Address rstd) {
+                            int64_t shift_stride, Address gain, Address offset, float eps, Address out, Address u,
+                            Address mean, Address rstd) {
   const DepthwiseNormForward a{{batch, height, width, channels, skip_channels, bf16, at<void>(x), at<void>(skip),
                                 at<float>(weight), at<float>(gain)},
-                               at<float>(bias), at<float>(shift), at<float>(offset), eps, at<void>(out), at<void>(u),
-                               at<float>(mean), at<float>(rstd)};
+                               at<float>(bias), at<float>(shift), shift_stride, at<float>(offset), eps, at<void>(out),
+                               at<void>(u), at<float>(mean), at<float>(rstd)};
   py::gil_scoped_release release;
   BEST(forward(a));
 }

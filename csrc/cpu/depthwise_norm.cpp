@@ -439,7 +439,7 @@ void forward_of(const DepthwiseNormForward& a) {
   to_planes<In>(a.weight, weight, K * K, C);
   to_planes<In>(a.bias, bias, 1, C);
   for (int64_t b = 0; b < a.batch; ++b) {
-    to_planes<In>(a.shift ? a.shift + b * C : nullptr, start + b * Cp, 1, C);
+    to_planes<In>(a.shift ? a.shift + b * a.shift_stride : nullptr, start + b * Cp, 1, C);
     for (int64_t c = 0; c < Cp; ++c) start[b * Cp + c] += bias[c];
   }
   to_planes<In>(a.gain, gain, 1, C);

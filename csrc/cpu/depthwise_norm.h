@@ -17,7 +17,8 @@ struct DepthwiseNorm {
 
 struct DepthwiseNormForward : DepthwiseNorm {
   const float* bias;    // (C)
-  const float* shift;   // (B, C) or null
+  const float* shift;   // (B, C), rows apart by shift_stride numbers, or null
+  int64_t shift_stride;
   const float* offset;  // (C), with gain
   float eps;
   void* out;    // (B, H, W, C)

@@ -8,6 +8,7 @@ with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: 
 
 from ._choice import backend
 from ._native import status
+from ._recording import recorded
 from .adam_ema import adam_ema
 from .ddpm_step import ddpm_step
 from .dense import dense
@@ -44,6 +45,7 @@ __all__ = [
     "normal",
     "patch_match",
     "places",
+    "recorded",
     "sample_crops",
     "status",
     "uniform_bits",

@@ -6,7 +6,9 @@ A library that is missing is a stand-in that says why when it is called; the ref
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,15 @@ class _Library:
 
     def call(self, function: str, *arguments: Any) -> Any:
         """Call with tensors replaced by their addresses, None by 0; `arguments` keeps every tensor alive meanwhile."""
-        return getattr(self._module or self, function)(
-            *[value.data_ptr() if isinstance(value, Tensor) else 0 if value is None else value for value in arguments]
-        )
+        return getattr(self._module or self, function)(*_addresses(arguments))
+
+    def prepared(self, function: str, *arguments: Any) -> Callable[[], Any]:
+        """The same call, to be made while every tensor is alive."""
+        return functools.partial(getattr(self._module or self, function), *_addresses(arguments))
+
+
+def _addresses(arguments: tuple[Any, ...]) -> list[Any]:
+    return [value.data_ptr() if isinstance(value, Tensor) else 0 if value is None else value for value in arguments]
 
 
 def _openmp_files() -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ._choice import use_native
 from ._native import run, why_no_library
+from ._recording import recording
 from ._require import require
 from .philox import normal
 
@@ -36,9 +39,12 @@ def ddpm_step(
     x, previous = [3] x + [4] previous + [5] clean + [6] normal(seeds, stream, counter, (3, H, W)), x
     inputs[:, -3:] = [7] x + [8] centre
     """
-    torch.ops.sinfusion.ddpm_step(
-        x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture
-    )
+    arguments = (x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture)
+    if (made := recording()) is not None:
+        _check(*arguments)
+        made.add("ddpm_step", *_arguments(*arguments))
+    else:
+        torch.ops.sinfusion.ddpm_step(*arguments)
 
 
 def _check_layout(name: str, value: Tensor) -> None:
@@ -158,15 +164,35 @@ def _native(
         return _reference(x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture)
     _check(x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture)
     run(
-        "ddpm_step", x, len(x), x.shape[2] * x.shape[3], x, _in_order(output),
-        output is not None and output.dtype == torch.bfloat16, _in_order(centre), coefficients.contiguous(),
-        seeds.contiguous(), stream, counter, inputs, inputs is not None and inputs.dtype == torch.bfloat16,
-        3 if inputs is None else inputs.shape[1], previous, _in_order(known), known is not None and len(known) == 1,
-        _in_order(picture), picture is not None and len(picture) == 1,
+        "ddpm_step", x,
+        *_arguments(x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture),
     )  # fmt: skip
     written = (value for value in (x, inputs, previous) if value is not None and not value.is_inference())
     torch.autograd.graph.increment_version(written)  # the dispatcher leaves that to whoever writes
     return None
+
+
+def _arguments(
+    x: Tensor,
+    output: Tensor | None,
+    centre: Tensor | None,
+    coefficients: Tensor,
+    seeds: Tensor,
+    stream: int,
+    counter: Tensor,
+    inputs: Tensor | None,
+    previous: Tensor | None,
+    known: Tensor | None,
+    picture: Tensor | None,
+) -> tuple[Any, ...]:
+    """What ddpm_step of both libraries takes."""
+    return (
+        len(x), x.shape[2] * x.shape[3], x, _in_order(output), output is not None and output.dtype == torch.bfloat16,
+        _in_order(centre), coefficients.contiguous(), seeds.contiguous(), stream, counter, inputs,
+        inputs is not None and inputs.dtype == torch.bfloat16, 3 if inputs is None else inputs.shape[1], previous,
+        _in_order(known), known is not None and len(known) == 1, _in_order(picture),
+        picture is not None and len(picture) == 1,
+    )  # fmt: skip
 
 
 def _in_order(value: Tensor | None) -> Tensor | None:

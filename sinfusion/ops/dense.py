@@ -18,6 +18,7 @@ from torch import Tensor
 from ._choice import backend, chosen_backend, use_native
 from ._layout import both, channels_of, fp32, last, like, parts
 from ._native import run, why_no_library
+from ._recording import recording
 from ._require import require, require_shape
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -46,10 +47,15 @@ def dense(
     copy: Tensor | None = None,  # the weight in the dtype of x, channels-last; None: made here
 ) -> Tensor:  # (B, O, H, W) as x
     """z = convolution of x (and skip behind it), padded with zeros, + bias; GELU(z) (exact), or z + residual, or z."""
+    if (made := recording()) is not None:
+        _check(x, weight, bias, residual, skip, gelu)
+        out = made.like(x, len(weight))
+        made.add("dense_forward", *_forward(x, weight, bias, residual, skip, gelu, out, None))
+        return out
     values = (x, weight, bias, residual, skip)
     save = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in values)
-    out: Tensor = torch.ops.sinfusion.dense(*values, copy, gelu, save)[0]
-    return out
+    result: Tensor = torch.ops.sinfusion.dense(*values, copy, gelu, save)[0]
+    return result
 
 
 def _check(
@@ -153,11 +159,25 @@ def _cpu(
         return _reference(x, weight, bias, residual, skip, copy, gelu, save)
     out = like(x, len(weight))
     z = like(x, len(weight)) if gelu and save else None
+    run("dense_forward", x, *_forward(x, weight, bias, residual, skip, gelu, out, z))
+    return out, x.new_empty(0) if z is None else z
+
+
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    skip: Tensor | None,
+    gelu: bool,
+    out: Tensor,
+    z: Tensor | None,
+) -> tuple[Any, ...]:
+    """What dense_forward of csrc/cpu takes."""
     x, weight = last(x), last(weight)
     skip = None if skip is None else last(skip)
     residual = None if residual is None else last(residual.to(x.dtype))
-    run("dense_forward", x, *_shapes(x, skip, weight), x, skip, weight, fp32(bias), residual, gelu, out, z)
-    return out, x.new_empty(0) if z is None else z
+    return *_shapes(x, skip, weight), x, skip, weight, fp32(bias), residual, gelu, out, z
 
 
 def _cpu_backward(

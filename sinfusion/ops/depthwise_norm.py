@@ -16,6 +16,7 @@ from torch import Tensor
 from ._choice import backend, chosen_backend, use_native
 from ._layout import both, channels_of, fp32, last, like, parts
 from ._native import cpu
+from ._recording import recording
 from ._require import require, require_shape
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -47,10 +48,15 @@ def depthwise_norm(
     eps: float = 1e-5,
 ) -> Tensor:  # as x and skip behind it
     """u = depthwise(x) + bias + shift; LayerNorm over the channels of u if there is a gain, else u itself."""
+    if (made := recording()) is not None:
+        _check(x, weight, bias, shift, gain, offset, skip)
+        out = made.like(x, len(weight))
+        made.add("depthwise_norm_forward", *_forward(x, weight, bias, shift, gain, offset, skip, eps, out, None))
+        return out
     inputs = (x, weight, bias, shift, gain, offset, skip)
     save = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs)
-    out: Tensor = torch.ops.sinfusion.depthwise_norm(*inputs, eps, save)[0]
-    return out
+    result: Tensor = torch.ops.sinfusion.depthwise_norm(*inputs, eps, save)[0]
+    return result
 
 
 def unsupported(x: Tensor, weight: Tensor) -> list[str]:
@@ -180,13 +186,30 @@ def _cpu(
     if not use_native("depthwise_norm", unsupported(x, weight)):
         return _reference(x, weight, bias, shift, gain, offset, skip, eps, save)
     out, u, mean, rstd = _fake(x, weight, bias, shift, gain, offset, skip, eps, save)
-    keep = save and gain is not None
-    cpu.call(
-        "depthwise_norm_forward", *_shapes(x, skip), last(x), None if skip is None else last(skip), fp32(weight),
-        fp32(bias), fp32(shift), fp32(gain), fp32(offset), eps, out,
-        u if keep else None, mean if keep else None, rstd if keep else None,
-    )  # fmt: skip
+    kept = (u, mean, rstd) if save and gain is not None else None
+    cpu.call("depthwise_norm_forward", *_forward(x, weight, bias, shift, gain, offset, skip, eps, out, kept))
     return out, u, mean, rstd
+
+
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shift: Tensor | None,
+    gain: Tensor | None,
+    offset: Tensor | None,
+    skip: Tensor | None,
+    eps: float,
+    out: Tensor,
+    kept: tuple[Tensor, Tensor, Tensor] | None,  # u, mean and rstd
+) -> tuple[Any, ...]:
+    """What depthwise_norm_forward of csrc/cpu takes."""
+    if shift is not None and (shift.dtype != torch.float32 or shift.stride(1) != 1):
+        shift = fp32(shift)
+    return (
+        *_shapes(x, skip), last(x), None if skip is None else last(skip), fp32(weight), fp32(bias),
+        shift, 0 if shift is None else shift.stride(0), fp32(gain), fp32(offset), eps, out, *(kept or (None,) * 3),
+    )  # fmt: skip
 
 
 def _cpu_backward(
