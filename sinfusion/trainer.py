@@ -24,7 +24,7 @@ from .crops import (
 )
 from .errors import SinfusionError
 from .graph import Replayed, replayed
-from .network import Dense
+from .network import Dense, NextNet
 from .optimizer import AdamEma, learning_rates
 from .parameterization import Denoiser
 from .progress import Progress
@@ -97,6 +97,8 @@ class Trainer:
             layer = network.get_submodule(name.rpartition(".")[0])
             if isinstance(layer, Dense) and name.endswith(".weight"):
                 layer.adopt(copy)
+        if run.device.type == "cpu" and isinstance(network, NextNet):
+            network.recorded = ops.recorded(network.evaluate, network.parameters())
         self.frames = torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device)
         self.crop = recipe.crop_size(role, *run.size)
         share = recipe.batch_size // ranks

@@ -118,6 +118,27 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(video_run, precision, sampler
         torch.testing.assert_close(picture(run, [seed], sampler=sampler)[0], together[i], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("sampler", ["ancestral", "heun"])
+@pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR], ids=lambda role: role.name)
+def test_a_recorded_process_is_the_plain_one(video_run, role, precision, sampler, monkeypatch):
+    """From the second call on a CPU plays what it recorded; to the bit, whatever came between."""
+    run, levels, pictures = video_run.to("cpu", precision), np.array([2.0, 0.7, 0.2, 0.0]), []
+    known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
+    known[..., :5] = True
+    frames = to_unit(torch.from_numpy(run.frames[:8]))
+    arguments = [
+        (torch.tensor([moment, 3]), moment, levels, frames[moment : moment + 2])
+        + ((None, frames[moment + 2 : moment + 4], 1 - 3 * (moment % 2)) if role.conditions else (None, None, None))
+        + ((known, frames[:1]) if moment > 2 else None,)
+        for moment in range(5)
+    ]
+    for _ in range(2):
+        pictures.append([reverse(run, role, *a, sampler) for a in arguments for _ in range(2)])
+        monkeypatch.setattr("sinfusion.reverse.RECORDED_PIXELS", 0)
+    assert len(run.loops) == 1 and all(torch.equal(a, b) for a, b in zip(*pictures, strict=True))
+
+
 def test_what_is_known_is_kept(video_run):
     known = torch.zeros(1, 1, 11, 13, dtype=torch.bool)
     known[..., :6] = True

@@ -48,13 +48,14 @@ void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_
 void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
                              bool bf16, Address x, Address skip, Address weight, Address gain, Address grad_out,
                              Address u, Address mean, Address rstd, Address grad_x, Address grad_skip,
-                             Address grad_weight, Address grad_bias, Address grad_shift, Address grad_gain,
-                             Address grad_offset) {
+                             Address grad_weight, Address grad_bias, Address grad_shift, int64_t grad_shift_stride,
+                             Address grad_gain, Address grad_offset) {
   const DepthwiseNormBackward a{{batch, height, width, channels, skip_channels, bf16, at<void>(x), at<void>(skip),
                                  at<float>(weight), at<float>(gain)},
                                 at<void>(grad_out), at<void>(u), at<float>(mean), at<float>(rstd), at<void>(grad_x),
                                 at<void>(grad_skip), at<float>(grad_weight), at<float>(grad_bias),
-                                at<float>(grad_shift), at<float>(grad_gain), at<float>(grad_offset)};
+                                at<float>(grad_shift), grad_shift_stride, at<float>(grad_gain),
+                                at<float>(grad_offset)};
   py::gil_scoped_release release;
   BEST(backward(a));
 }

@@ -682,7 +682,7 @@ void backward_of(const DepthwiseNormBackward& a) {
     for (int64_t b = 0; b < a.batch; ++b) {
       const vf shift = total(after + (2 + b) * Cp);
       bias += shift;
-      if (a.grad_shift) write(a.grad_shift + b * C, 1, shift);
+      if (a.grad_shift) write(a.grad_shift + b * a.grad_shift_stride, 1, shift);
     }
     write(a.grad_bias, 1, bias);
   }

@@ -18,7 +18,7 @@ from torch import Tensor
 from ._choice import backend, chosen_backend, use_native
 from ._layout import both, channels_of, fp32, last, like, parts
 from ._native import run, why_no_library
-from ._recording import recording
+from ._recording import Recording, recording
 from ._require import require, require_shape
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -48,10 +48,7 @@ def dense(
 ) -> Tensor:  # (B, O, H, W) as x
     """z = convolution of x (and skip behind it), padded with zeros, + bias; GELU(z) (exact), or z + residual, or z."""
     if (made := recording()) is not None:
-        _check(x, weight, bias, residual, skip, gelu)
-        out = made.like(x, len(weight))
-        made.add("dense_forward", *_forward(x, weight, bias, residual, skip, gelu, out, None))
-        return out
+        return _record(made, x, weight, bias, residual, skip, gelu)
     values = (x, weight, bias, residual, skip)
     save = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in values)
     result: Tensor = torch.ops.sinfusion.dense(*values, copy, gelu, save)[0]
@@ -193,16 +190,65 @@ def _cpu_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not use_native("dense", unsupported_on_cpu(x, weight)):
         return _reference_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
-    grad_x, grad_skip, grad_weight, grad_bias = _fake_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
-    x, weight, grad_out = last(x), last(weight), last(grad_out.to(x.dtype))
-    skip = None if skip is None else last(skip)
+    made = _fake_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
+    grads = [
+        grad if wanted else None
+        for grad, wanted in zip(made, (input, input and skip is not None, True, bias is not None), strict=True)
+    ]
     grad_z = like(x, len(weight)) if gelu else None
-    run(
-        "dense_backward", x, *_shapes(x, skip, weight), x, skip, weight, grad_out, last(z) if gelu else None, grad_z,
-        grad_x if input else None, grad_skip if input and skip is not None else None, grad_weight,
-        None if bias is None else grad_bias,
-    )  # fmt: skip
-    return grad_x, grad_skip, grad_weight, grad_bias
+    run("dense_backward", x, *_backward_of(x, skip, weight, grad_out, z if gelu else None, grad_z, *grads))
+    return made
+
+
+def _backward_of(
+    x: Tensor,
+    skip: Tensor | None,
+    weight: Tensor,
+    grad_out: Tensor,
+    z: Tensor | None,  # with GELU
+    grad_z: Tensor | None,  # likewise: memory
+    *grads: Tensor | None,  # of x, skip, weight and bias; None: not wanted
+) -> tuple[Any, ...]:
+    """What dense_backward of csrc/cpu takes."""
+    x, weight = last(x), last(weight)
+    skip = None if skip is None else last(skip)
+    z = None if z is None else last(z)
+    return *_shapes(x, skip, weight), x, skip, weight, last(grad_out.to(x.dtype)), z, grad_z, *grads
+
+
+def _record(
+    made: Recording,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    skip: Tensor | None,
+    gelu: bool,
+) -> Tensor:
+    """`dense` for later; and its derivative, if there will be one."""
+    _check(x, weight, bias, residual, skip, gelu)
+    cannot = unsupported_on_cpu(x, weight)
+    require(not cannot, lambda: f"dense cannot be recorded: {'; '.join(cannot)}")
+    out = made.like(x, len(weight))
+    z = made.like(x, len(weight)) if gelu and made.saves else None
+    made.add("dense_forward", *_forward(x, weight, bias, residual, skip, gelu, out, z))
+
+    def derivative() -> None:
+        grad = made.arrived(out)
+        if grad is None:
+            return
+        grad_x, grad_skip = made.gradients_for(x, skip)
+        grad_z = made.like(x, len(weight)) if gelu else None
+        of_bias = None if bias is None else made.gradient_at(bias)
+        grads = grad_x, grad_skip, made.gradient_at(weight), of_bias
+        made.add_back("dense_backward", *_backward_of(x, skip, weight, grad, z, grad_z, *grads))
+        made.arrives(x, grad_x)
+        made.arrives(skip, grad_skip)
+        made.arrives(residual, grad)
+
+    if made.saves:
+        made.then(derivative)
+    return out
 
 
 def unsupported_on_gpu(x: Tensor, weight: Tensor) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ._choice import backend, chosen_backend, use_native
 from ._layout import both, channels_of, fp32, last, like, parts
 from ._native import cpu
-from ._recording import recording
+from ._recording import Recording, recording
 from ._require import require, require_shape
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -49,10 +49,7 @@ def depthwise_norm(
 ) -> Tensor:  # as x and skip behind it
     """u = depthwise(x) + bias + shift; LayerNorm over the channels of u if there is a gain, else u itself."""
     if (made := recording()) is not None:
-        _check(x, weight, bias, shift, gain, offset, skip)
-        out = made.like(x, len(weight))
-        made.add("depthwise_norm_forward", *_forward(x, weight, bias, shift, gain, offset, skip, eps, out, None))
-        return out
+        return _record(made, x, weight, bias, shift, gain, offset, skip, eps)
     inputs = (x, weight, bias, shift, gain, offset, skip)
     save = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs)
     result: Tensor = torch.ops.sinfusion.depthwise_norm(*inputs, eps, save)[0]
@@ -229,13 +226,76 @@ def _cpu_backward(
     made = _fake_backward(grad_out, x, skip, u, mean, rstd, weight, gain, shift, input)
     grad_x, grad_skip, grad_weight, grad_bias, grad_shift, grad_gain, grad_offset = made
     norm = gain is not None
-    cpu.call(
-        "depthwise_norm_backward", *_shapes(x, skip), last(x), None if skip is None else last(skip), fp32(weight),
-        fp32(gain), last(grad_out.to(x.dtype)), last(u) if norm else None, mean, rstd,
+    cpu.call("depthwise_norm_backward", *_backward_of(
+        x, skip, weight, gain, grad_out, (u, mean, rstd) if norm else None,
         grad_x if input else None, grad_skip if input and skip is not None else None, grad_weight, grad_bias,
         grad_shift if shift else None, grad_gain if norm else None, grad_offset if norm else None,
-    )  # fmt: skip
+    ))  # fmt: skip
     return made
+
+
+def _backward_of(
+    x: Tensor,
+    skip: Tensor | None,
+    weight: Tensor,
+    gain: Tensor | None,
+    grad_out: Tensor,
+    kept: tuple[Tensor, Tensor, Tensor] | None,  # u, mean and rstd, with a norm
+    grad_x: Tensor | None,
+    grad_skip: Tensor | None,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_shift: Tensor | None,
+    grad_gain: Tensor | None,
+    grad_offset: Tensor | None,
+) -> tuple[Any, ...]:
+    """What depthwise_norm_backward of csrc/cpu takes."""
+    u, mean, rstd = kept or (None, None, None)
+    return (
+        *_shapes(x, skip), last(x), None if skip is None else last(skip), fp32(weight), fp32(gain),
+        last(grad_out.to(x.dtype)), None if u is None else last(u), mean, rstd, grad_x, grad_skip, grad_weight,
+        grad_bias, grad_shift, 0 if grad_shift is None else grad_shift.stride(0), grad_gain, grad_offset,
+    )  # fmt: skip
+
+
+def _record(
+    made: Recording,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shift: Tensor | None,
+    gain: Tensor | None,
+    offset: Tensor | None,
+    skip: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """`depthwise_norm` for later; and its derivative, if there will be one."""
+    _check(x, weight, bias, shift, gain, offset, skip)
+    cannot = unsupported(x, weight)
+    require(not cannot, lambda: f"depthwise_norm cannot be recorded: {'; '.join(cannot)}")
+    out, kept = made.like(x, len(weight)), None
+    if made.saves and gain is not None:
+        places = (len(x), *x.shape[2:])
+        kept = made.like(x, len(weight)), made.empty(places, torch.float32), made.empty(places, torch.float32)
+    made.add("depthwise_norm_forward", *_forward(x, weight, bias, shift, gain, offset, skip, eps, out, kept))
+
+    def derivative() -> None:
+        grad = made.arrived(out)
+        if grad is None:
+            return
+        grad_x, grad_skip = made.gradients_for(x, skip)
+        require(shift is None or len(x) == 1 or shift.stride(0) > 0, lambda: "each sample needs a shift of its own")
+        parameters = (weight, bias, shift, gain, offset)
+        grads = [None if value is None else made.gradient_at(value) for value in parameters]
+        made.add_back("depthwise_norm_backward", *_backward_of(
+            x, skip, weight, gain, grad, kept, grad_x, grad_skip, *grads,  # type: ignore[arg-type]
+        ))  # fmt: skip
+        made.arrives(x, grad_x)
+        made.arrives(skip, grad_skip)
+
+    if made.saves:
+        made.then(derivative)
+    return out
 
 
 def _shapes(x: Tensor, skip: Tensor | None) -> tuple[int | bool, ...]:
