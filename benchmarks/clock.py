@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from floors import Limits
 
 from sinfusion import ops
+from sinfusion.ops._native import cpu
 from sinfusion.precision import choose_dtype
 
 Function = Callable[[], object]
@@ -121,6 +122,22 @@ def last_call(operator: str, function: Function) -> Function:
 
     with mock.patch.object(ops, operator, record):
         function()
+    return calls[-1]
+
+
+def last_recorded(name: str, function: Function) -> Function:
+    """The last call of the CPU's library by this name that a function records, where it records anything; alone."""
+    real, calls = cpu.prepared, []
+
+    def prepared(called: str, *arguments: Any) -> Any:
+        made = real(called, *arguments)
+        if called == name:
+            calls.append(made)
+        return made
+
+    with mock.patch.object(cpu, "prepared", prepared):
+        function()
+        function()  # the first is a plain one
     return calls[-1]
 
 

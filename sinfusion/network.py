@@ -132,6 +132,7 @@ class NextNet(nn.Module):
         frame_offset: Tensor | None = None,  # (B or 1,) integer
     ) -> Tensor:  # (B, out_channels, H, W) fp32
         evaluate = self.recorded or self.evaluate
+        x = x.to(self.dtype, memory_format=torch.channels_last)
         return evaluate(x, self.shifts(time, frame_offset)).float()
 
     def shifts(self, time: Tensor, frame_offset: Tensor | None = None) -> Tensor:
@@ -148,10 +149,9 @@ class NextNet(nn.Module):
 
     def evaluate(
         self,
-        x: Tensor,  # (B, in_channels, H, W)
+        x: Tensor,  # (B, in_channels, H, W) in the dtype of the activations, channels-last
         shifts: Tensor,  # (B or 1, ...) from `shifts`
-    ) -> Tensor:  # (B, out_channels, H, W) in the dtype of the activations
-        x = x.to(self.dtype, memory_format=torch.channels_last)
+    ) -> Tensor:  # (B, out_channels, H, W), like x
         widths = [cast(ConvNeXtBlock, block).shift.out_features for block in self.blocks]
         for_block = iter(shifts.expand(len(x), -1).split(widths, 1))
         skips: list[Tensor] = []

@@ -111,7 +111,7 @@ def reverse(
     stream = STREAM_SAMPLE + role.conditions
     known = (None, None) if keep is None else (_in_order(keep[0]), _in_order(keep[1]))
     state = (x, centre, seeds, counters, shifts, inputs, before, *known)
-    if run.device.type != "cpu" or len(x) * x.shape[2] * x.shape[3] > RECORDED_PIXELS:
+    if run.device.type != "cpu" or not run.graph or len(x) * x.shape[2] * x.shape[3] > RECORDED_PIXELS:
         return _loop(network, table, stream, *state)
     recorded = run.loops.get(role.name)
     if recorded is None or recorded[0] is not network or recorded[1] is not table:

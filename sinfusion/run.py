@@ -55,7 +55,7 @@ class Run:
     source: str = ""
     device: torch.device = field(default_factory=lambda: choose_device("auto"))
     dtype: torch.dtype | None = None  # of the activations; None: what the device is fast at
-    graph: bool = True  # on a GPU, replay kernels from CUDA graphs
+    graph: bool = True  # replay kernels: from CUDA graphs on a GPU, from recordings on a CPU
     _denoisers: dict[str, Denoiser] = field(default_factory=dict, repr=False)
     tables: dict[Any, Any] = field(default_factory=dict, repr=False)  # numbers that `reverse` keeps on the device
     loops: dict[str, Any] = field(default_factory=dict, repr=False)  # role name -> what `reverse` has recorded
@@ -166,7 +166,7 @@ def load_into(network: torch.nn.Module, weights: dict[str, Tensor], prefix: str,
 def load(path: str | Path, device: str = "auto", precision: str = "auto", graph: bool = True) -> Run:
     """Open a run folder.
 
-    device: auto, cpu, cuda. precision: auto, bf16, fp32. graph: on a GPU, replay kernels from CUDA graphs.
+    device: auto, cpu, cuda. precision: auto, bf16, fp32. graph: replay kernels instead of calling each.
     Raises SinfusionError for a folder that is not a run, is damaged, or was written by a newer version.
     """
     folder = Path(path)

@@ -97,7 +97,7 @@ class Trainer:
             layer = network.get_submodule(name.rpartition(".")[0])
             if isinstance(layer, Dense) and name.endswith(".weight"):
                 layer.adopt(copy)
-        if run.device.type == "cpu" and isinstance(network, NextNet):
+        if run.device.type == "cpu" and run.graph and isinstance(network, NextNet):
             network.recorded = ops.recorded(network.evaluate, network.parameters())
         self.frames = torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device)
         self.crop = recipe.crop_size(role, *run.size)

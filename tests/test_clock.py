@@ -7,6 +7,7 @@ import torch
 from sinfusion import ops
 from sinfusion.errors import SinfusionError
 from sinfusion.ops._choice import chosen_backend, use_native
+from sinfusion.ops._native import cpu
 
 
 def test_what_a_user_gets_is_measured_only_where_native_code_can_run():
@@ -42,6 +43,19 @@ def test_the_last_call_of_an_operator_is_made_again_alone():
     assert ops.adam_ema is real
     again()
     assert len(between) == 1 and torch.equal(before, between[0][0]) and not torch.equal(weights[0], between[0][1])
+
+
+@pytest.mark.skipif(not cpu.loaded, reason="there is no library for the CPU")
+def test_the_last_recorded_call_is_made_again_alone():
+    x = torch.ones(1, 4, 8, 8).to(memory_format=torch.channels_last)
+    weights = torch.ones(4, 4, 1, 1), 2 * torch.ones(4, 4, 1, 1)
+    function = ops.recorded(lambda x: ops.dense(ops.dense(x, weights[0]), weights[1]))
+    again = clock.last_recorded("dense_forward", lambda: function(x))
+    out = function(x)
+    assert (out == 32).all()
+    out.zero_()
+    again()
+    assert (out == 32).all()
 
 
 def test_limits_are_between_those_of_the_slowest_and_of_the_fastest_cpu():

@@ -43,7 +43,7 @@ class Making(Command):
     device: str = "auto"
     # Arithmetic: auto is bf16 where the hardware is fast at it.
     precision: Precision = "auto"
-    # On a GPU, launch kernels one by one and not from CUDA graphs; for finding errors.
+    # Call kernels one by one: no CUDA graphs on a GPU, no recordings on a CPU; for finding errors.
     graph: Graph = True
     # Write over files that exist.
     overwrite: bool = False
