@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sinfusion import rollout, trainer
+from sinfusion import ops, rollout, trainer
 from sinfusion.errors import SinfusionError
 from sinfusion.graph import Replayed, delivered, replayed
 from sinfusion.ops import _native
@@ -139,6 +139,7 @@ def graphs(monkeypatch):
 
     for module in (trainer, rollout):
         monkeypatch.setattr(module, "replayed", on_cpu)
+    monkeypatch.setattr(ops, "recorded", lambda function, weights=(): function)  # a CPU's own graphs
     # On the CPU it hands out a tensor's own memory, which a graph writes again.
     monkeypatch.setattr(rollout, "delivered", lambda frames: (frame.numpy().copy() for frame in frames))
     return types.SimpleNamespace(made=made, of=lambda function: on_cpu(function, CPU))
