@@ -112,17 +112,23 @@ def shipped(function: Function) -> Function:
     return run
 
 
-def last_call(operator: str, function: Function) -> Function:
-    """The last call of `ops.<operator>` that a function makes, alone and with the same tensors."""
-    real, calls = getattr(ops, operator), []
+def share(operator: str, function: Function, rounds: int) -> float:
+    """What part of a function's time on a CPU passes in its calls of `ops.<operator>`, the median."""
+    real, seconds = getattr(ops, operator), [0.0]
 
-    def record(*arguments: Any, **named: Any) -> Any:
-        calls.append(functools.partial(real, *arguments, **named))
-        return calls[-1]()
+    def timed(*arguments: Any, **named: Any) -> Any:
+        before = time.perf_counter()
+        result = real(*arguments, **named)
+        seconds[0] += time.perf_counter() - before
+        return result
 
-    with mock.patch.object(ops, operator, record):
-        function()
-    return calls[-1]
+    shares = []
+    with mock.patch.object(ops, operator, timed):
+        for _ in range(rounds):
+            seconds[0], before = 0.0, time.perf_counter()
+            function()
+            shares.append(seconds[0] / (time.perf_counter() - before))
+    return float(torch.tensor(shares, dtype=torch.float64).median())
 
 
 def last_recorded(name: str, function: Function) -> Function:

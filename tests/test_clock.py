@@ -1,5 +1,7 @@
 """benchmarks/clock.py: what is called with which implementations, and limits that a device can have."""
 
+import time
+
 import clock
 import pytest
 import torch
@@ -28,21 +30,17 @@ def test_the_reference_is_called_in_place_of_every_kernel():
     assert chosen == ["reference"]
 
 
-def test_the_last_call_of_an_operator_is_made_again_alone():
-    weights, gradient = [torch.zeros(3) for _ in range(4)], torch.ones(3)
-    row = torch.tensor([0.5, 1.0, 1.0])
-    before, between = torch.zeros(3), []
+def test_the_share_of_an_operator_is_that_of_all_its_calls_within(monkeypatch):
+    monkeypatch.setattr(ops, "vote", lambda seconds: time.sleep(seconds))
+    real = ops.vote
 
-    def twice():
-        ops.adam_ema(before, *[torch.zeros(3) for _ in range(3)], None, gradient, row)
-        ops.adam_ema(*weights, None, gradient, row)
-        between.append((before.clone(), weights[0].clone()))
+    def function():
+        ops.vote(0.02)
+        time.sleep(0.03)
+        ops.vote(0.01)
 
-    real = ops.adam_ema
-    again = clock.last_call("adam_ema", twice)
-    assert ops.adam_ema is real
-    again()
-    assert len(between) == 1 and torch.equal(before, between[0][0]) and not torch.equal(weights[0], between[0][1])
+    assert clock.share("vote", function, 3) == pytest.approx(0.5, abs=0.1)
+    assert ops.vote is real
 
 
 @pytest.mark.skipif(not cpu.loaded, reason="there is no library for the CPU")

@@ -73,19 +73,17 @@ def _check(
         lambda: f"streams are two from 0 and below 2^32, not {tuple(streams)}",
     )
     require(dtype in (torch.float32, torch.bfloat16), lambda: f"dtype is float32 or bfloat16, not {dtype}")
-    batch = len(places) if places.ndim else 0
+    batch, device = len(places) if places.ndim else 0, frames.device
     for name, value, shape, kind in (
         ("places", places, (batch, 4), torch.int64),
         ("coefficients", coefficients, (batch, 8), torch.float32),
         ("seeds", seeds, (batch,), torch.int64),
         ("step", step, (), torch.int64),
     ):
-        require(
-            value.shape == shape and value.dtype == kind and value.device == frames.device,
-            lambda name=name, value=value, shape=shape, kind=kind: (  # type: ignore[misc]
-                f"{name} is {shape} {kind} on {frames.device}, not {tuple(value.shape)} {value.dtype} on {value.device}"
-            ),
-        )
+        if value.shape != shape or value.dtype != kind or value.device != device:
+            raise RuntimeError(
+                f"{name} is {shape} {kind} on {device}, not {tuple(value.shape)} {value.dtype} on {value.device}"
+            )
     if blotches is not None:
         require(conditions > 0, lambda: "blotches are for conditions")
         require(
