@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,10 @@ def channels_of(x: Tensor, skip: Tensor | None) -> int:
     return x.shape[1] + skip.shape[1]
 
 
+@overload
+def fp32(value: Tensor) -> Tensor: ...
+@overload
+def fp32(value: Tensor | None) -> Tensor | None: ...
 def fp32(value: Tensor | None) -> Tensor | None:
     """A parameter as kernels read it: fp32, without gaps."""
     if value is None or (value.dtype == torch.float32 and value.is_contiguous()):
