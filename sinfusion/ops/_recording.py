@@ -35,8 +35,8 @@ def recorded(function: Callable[..., Tensor], weights: Iterable[Tensor] = ()) ->
     `depthwise_norm` and `ddpm_step` (else: RuntimeError), on the same weights each time. It may change its arguments,
     which the caller does not see. What it returns is overwritten by the next call.
 
-    weights: those it reads that have gradients. With gradients wanted of an argument (not of a picture), that and these
-    have theirs; they too are overwritten by the next call.
+    weights: those it reads that have gradients. Where gradients are wanted, of them or of an argument (not of a
+    picture), these too are overwritten by the next call.
     """
     weights = list(weights)
     seen: Any = None
@@ -46,12 +46,10 @@ def recorded(function: Callable[..., Tensor], weights: Iterable[Tensor] = ()) ->
         nonlocal seen, last
         if not cpu.loaded or chosen_backend() == "reference":
             return function(*arguments)
-        wanted = [a is not None and a.requires_grad and torch.is_grad_enabled() for a in arguments]
-        key = (
-            threading.get_ident(),
-            wanted,
-            [None if a is None else (a.shape, a.stride(), a.dtype) for a in arguments],
-        )
+        wanted = [a is not None and a.requires_grad for a in arguments]
+        saves = torch.is_grad_enabled() and (any(wanted) or any(weight.requires_grad for weight in weights))
+        shapes = [None if a is None else (a.shape, a.stride(), a.dtype) for a in arguments]
+        key = threading.get_ident(), saves and wanted, shapes
         if key != seen:
             seen = key
             return function(*arguments)
@@ -59,7 +57,7 @@ def recorded(function: Callable[..., Tensor], weights: Iterable[Tensor] = ()) ->
         if mine is None or mine[0] != key:
             kept = [None if a is None else a.detach().clone() for a in arguments]
             leaves = [k for k, w in zip(kept, wanted, strict=True) if k is not None and w]
-            mine = last = key, kept, Recording(lambda: function(*kept), [*leaves, *weights] if any(wanted) else [])
+            mine = last = key, kept, Recording(lambda: function(*kept), [*leaves, *weights] if saves else [])
         _, kept, made = mine
         if not made.saves:
             return _played(made, kept, arguments)
@@ -166,26 +164,24 @@ class Recording:
         """The same for any shape, its dimensions then put into an order."""
         out = self._flat(torch.Size(shape).numel(), dtype).view(shape)
         out = out if order is None else out.permute(order)
-        weakref.finalize(out, self._return, out.data_ptr()).atexit = False
+        block = self._blocks[out.data_ptr()]
+        weakref.finalize(
+            out, self._free.append, block
+        ).atexit = False  # not a method: that would keep all of this alive
         return out
 
     def _flat(self, numbers: int, dtype: torch.dtype) -> Tensor:
         size = numbers * dtype.itemsize
-        fitting = [block for block in self._free if len(block) >= size]
+        fitting = [at for at, block in enumerate(self._free) if len(block) >= size]
         if fitting:
-            block = min(fitting, key=len)
-            self._free = [other for other in self._free if other is not block]
+            block = self._free.pop(min(fitting, key=lambda at: len(self._free[at])))
         else:
             block = torch.empty(size, dtype=torch.uint8)
             self._blocks[block.data_ptr()] = block
         return block[:size].view(dtype)
 
-    def _return(self, address: int) -> None:
-        self._free.append(self._blocks[address])
-
     def then(self, derivative: Callable[[], None]) -> None:
-        """What is to be done for the last call where gradients arrive, with `arrived`,
-        `gradients_for`, `gradient_at` and `arrives`."""
+        """What is to be done for the last call where gradients come: `arrived` and all that follows here."""
         self._pending.append(derivative)
 
     def _differentiate(self) -> None:

@@ -1,6 +1,8 @@
 """Recorded functions give the bits of the plain ones: with other arguments and weights, without and with gradients."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sinfusion import ops
 from sinfusion.network import NextNet
 from sinfusion.ops import _recording
 from sinfusion.ops._native import cpu
+from sinfusion.ops._recording import recording
 
 pytestmark = pytest.mark.skipif(not cpu.loaded, reason="there is no library for the CPU")
 
@@ -107,6 +110,19 @@ def test_activations_take_each_others_memory():
     assert torch.equal(deep.play(), chain(x))
 
 
+def test_memory_goes_with_the_recording(network):
+    made = []
+    function = ops.recorded(
+        lambda x, shifts: (made.append(recording() and weakref.ref(recording())), network.evaluate(x, shifts))[1]
+    )
+    for size in ((9, 12), (9, 12), (8, 8), (8, 8)):
+        x, time, offset = batch_of(network, size=size)
+        with torch.no_grad():
+            function(x, network.shifts(time, offset))
+    gc.collect()
+    assert [ref() is None for ref in (made[1], made[3])] == [True, False]
+
+
 def test_what_would_not_be_recorded_is_refused():
     x = torch.randn(1, 4, 5, 5).to(memory_format=torch.channels_last)
     weight = torch.randn(4, 4, 1, 1)
@@ -136,6 +152,18 @@ def test_gradients_that_are_not_recorded_are_refused(network):
         _recording.Recording(lambda: network.evaluate(x, shifts), [x, *network.parameters()])
     with pytest.raises(RuntimeError, match="each sample needs a shift of its own"):
         _recording.Recording(lambda: network.evaluate(x, shifts[:1]), [shifts, *network.parameters()])
+
+
+def test_weights_alone_have_gradients_too(network):
+    x, time, offset = batch_of(network)
+    shifts = network.shifts(time, offset).detach()
+    function = ops.recorded(network.evaluate, network.parameters())
+    weight = network.blocks[0].expand.weight
+    of_both = [
+        torch.autograd.grad(evaluate(x, shifts).float().sum(), weight)[0].clone()
+        for evaluate in (network.evaluate, function, function, function)
+    ]
+    assert all(torch.equal(found, of_both[0]) for found in of_both)
 
 
 def test_a_backward_after_another_forward_is_refused(network):
