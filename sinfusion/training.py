@@ -201,7 +201,7 @@ def _read(
 
 def _fit(recipe: Recipe, minutes: float) -> tuple[int, Recipe]:
     """The longer side of the frames and the network that a budget on a CPU allows; settings the user made stay."""
-    table = ((6, 64, 12, 32), (20, 96, 12, 32), (60, 128, 12, 48), (float("inf"), 160, 16, 48))
+    table = ((5, 64, 12, 32), (9, 96, 12, 32), (25, 128, 12, 32), (60, 128, 12, 48), (float("inf"), 160, 16, 48))
     _, side, depth, filters = next(row for row in table if minutes <= row[0])
     fitted = recipe.replace(
         depth=depth if recipe.depth == TINY.depth else recipe.depth,
