@@ -165,9 +165,8 @@ class Recording:
         out = self._flat(torch.Size(shape).numel(), dtype).view(shape)
         out = out if order is None else out.permute(order)
         block = self._blocks[out.data_ptr()]
-        weakref.finalize(
-            out, self._free.append, block
-        ).atexit = False  # not a method: that would keep all of this alive
+        # A method of this class here would keep the whole recording alive as long as its result.
+        weakref.finalize(out, self._free.append, block).atexit = False
         return out
 
     def _flat(self, numbers: int, dtype: torch.dtype) -> Tensor:
