@@ -32,8 +32,8 @@ def recorded(function: Callable[..., Tensor], weights: Iterable[Tensor] = ()) ->
     """`function` of CPU tensors, recorded for the shapes of its last arguments; itself where there is no native code.
 
     The first call of a shape runs it plainly, the second records it: then it may ask for nothing but `dense`,
-    `depthwise_norm` and `ddpm_step` (else: RuntimeError), on the same weights each time. It may change its arguments,
-    which the caller does not see. What it returns is overwritten by the next call.
+    `depthwise_norm` and `ddpm_step` (else: RuntimeError), on the same weights each time. It may change its arguments:
+    in the first call these themselves, later copies of them. What it returns is overwritten by the next call.
 
     weights: those it reads that have gradients. Where gradients are wanted, of them or of an argument (not of a
     picture), these too are overwritten by the next call.

@@ -285,10 +285,10 @@ def _record(
             return
         grad_x, grad_skip = made.gradients_for(x, skip)
         require(shift is None or len(x) == 1 or shift.stride(0) > 0, lambda: "each sample needs a shift of its own")
-        parameters = (weight, bias, shift, gain, offset)
-        grads = [None if value is None else made.gradient_at(value) for value in parameters]
+        of_others = [None if value is None else made.gradient_at(value) for value in (shift, gain, offset)]
         made.add_back("depthwise_norm_backward", *_backward_of(
-            x, skip, weight, gain, grad, kept, grad_x, grad_skip, *grads,  # type: ignore[arg-type]
+            x, skip, weight, gain, grad, kept, grad_x, grad_skip, made.gradient_at(weight), made.gradient_at(bias),
+            *of_others,
         ))  # fmt: skip
         made.arrives(x, grad_x)
         made.arrives(skip, grad_skip)
