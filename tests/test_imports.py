@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "sinfusion"
 
 ORDER = [
     {"errors", "kernels"},
-    {"ops"},
+    {"ops", "files", "console", "signals"},
     {"media", "schedule", "precision"},
     {"parameterization", "network", "crops", "optimizer", "features"},
     {"roles"},
