@@ -3,10 +3,10 @@
 python benchmarks/promise.py ../shared/data/tornado --out benchmarks/results/promise.json --sheets SHEETS
 
 Trains the clip for a minute, and makes the demo, (a) alone, (b) beside two busy processes, (c) beside two busy
-processes in its first ten seconds, (d) stopped for 30 seconds in its middle. Each time: the seconds that the command took,
-steps, PSNR of one step of the Predictor above repeating the last frame (on the transitions it was trained on, and on those
-after them), and of a rollout of 60 frames from the first one the change between frames and the high-frequency RMS relative
-to the clip's. The frames of (a) are chosen by the machine; the others are scaled to the same only for these figures.
+processes in its first ten seconds, (d) stopped for 30 seconds in its middle. Each time: the seconds that the command
+took, steps, PSNR of one step of the Predictor above repeating the last frame (on the transitions it was trained on, and
+on those after them), and of a rollout of 60 frames from the first one the change between frames and the high-frequency
+RMS relative to the clip's.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import SinfusionError
-from .run import beside
+from .files import beside
 
 JOURNAL = "plan.jsonl"
 SPEED_SECONDS = 2.0  # over which at least the speed is measured

@@ -1,6 +1,7 @@
-"""What a user sees of a training: the bar, log.jsonl, the loss curve, previews, TensorBoard if installed.
+"""What a user sees of a training: progress, log.jsonl, the loss curve, previews, TensorBoard if installed.
 
-The only module that waits for the device in order to print.
+The only module that waits for the device in order to print. None of this is worth a training: what cannot be written
+(a full disk, too little memory) is reported once, and the training goes on.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
-from torch import Tensor
-from tqdm import tqdm
-
-matplotlib.use("Agg")
 from matplotlib.figure import Figure
+from torch import Tensor
+
+from .console import Bar, say
+from .files import append_row, beside, rows
+from .plan import MOST_STEPS, Plan, write_journal
 
 READ_SECONDS = 1.0  # between two looks at the loss
 PREVIEW_SHARE = 0.05  # of the time at most goes into pictures
@@ -37,55 +39,76 @@ class Progress:
         preview_seconds: float = 30.0,  # longer where the pictures take long to make
         quiet: bool = False,
     ):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.total, self.preview, self.preview_seconds = folder, total, preview, preview_seconds
-        self.history = self._kept(folder / "log.jsonl", done)
-        (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.history))
-        self.log = (folder / "log.jsonl").open("a")
-        self.bar = tqdm(total=total, initial=done, desc=f"{name:12}", unit="step", disable=quiet, mininterval=0.5)
+        self.folder, self.name, self.total, self.quiet = folder, name, total, quiet
+        self.preview, self.preview_seconds = preview, preview_seconds
+        self.failed: set[str] = set()  # what could not be written, and has been reported
+        self.history: list[dict[str, Any]] = []
+        self.log = folder / "log.jsonl"
+        with self._attempt("log.jsonl"):
+            folder.mkdir(parents=True, exist_ok=True)
+            # The rows of an earlier session up to the checkpoint that is resumed.
+            self.history = [row for row in rows(self.log) if row.get("step", done + 1) <= done]
+            with beside(self.log) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        self.bar = Bar(0 if total == MOST_STEPS else total, "step", f"{name:12}", done, quiet, lasting=True)
         self.losses: list[Tensor] = []
         self.started = self.read_at = time.monotonic()
         self.worked = time.process_time()  # seconds of all threads until then
         self.preview_at = self.started + min(10.0, preview_seconds)
         self.board: Any = None
-        if importlib.util.find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
+        with self._attempt("TensorBoard's log"):
+            if importlib.util.find_spec("tensorboard"):
+                from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(folder), purge_step=done)  # type: ignore[no-untyped-call]
+                self.board = SummaryWriter(str(folder), purge_step=done)  # type: ignore[no-untyped-call]
 
-    @staticmethod
-    def _kept(path: Path, done: int) -> list[dict[str, float]]:
-        """The rows of an earlier session up to the checkpoint that is resumed."""
-        rows = []
-        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:  # a line cut short by a kill
-                continue
-            if isinstance(row, dict) and row.get("step", done + 1) <= done:
-                rows.append(row)
-        return rows
+    @contextmanager
+    def _attempt(self, what: str) -> Iterator[None]:
+        """Something that may go wrong, which is reported the first time."""
+        try:
+            yield
+        except Exception as error:
+            if what not in self.failed and not self.quiet:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                say(f"{self.name}: {what} cannot be written ({reason:.200}); the training goes on.")
+            self.failed.add(what)
+
+    def follow(self, plan: Plan, ended: bool = False) -> None:
+        """Keep a plan that has changed, or that the training has come to the end of."""
+        self.total = plan.total
+        with self._attempt("plan.jsonl"):
+            write_journal(self.folder, plan, ended)
 
     def step(self, step: int, loss: Tensor, rate: float) -> float | None:
         """Record one step's loss (a scalar on the device); returns the mean loss when it was read, else None."""
         self.losses.append(loss.detach())
-        self.bar.update()
         now = time.monotonic()
+        self.bar.total = 0 if self.total == MOST_STEPS else self.total
         if now - self.read_at < READ_SECONDS and step + 1 < self.total:
+            self.bar.update()
             return None
         mean = float(torch.stack(self.losses).mean())
+        self.bar.note = f"loss {mean:.4f}"
+        self.bar.update()
         speed = len(self.losses) / max(now - self.read_at, 1e-9)
-        worked, seconds = time.process_time(), now - self.started
-        row = {"step": step + 1, "loss": mean, "learning_rate": rate, "steps_per_second": speed,
-               "seconds": seconds, "total": self.total, "expected_seconds": seconds + (self.total - step - 1) / speed,
-               "cpu_share": (worked - self.worked) / (max(now - self.read_at, 1e-9) * torch.get_num_threads())}  # fmt: skip
+        seconds, since, worked = now - self.started, max(now - self.read_at, 1e-9), time.process_time()
+        row = {
+            "step": step + 1,
+            "loss": mean,
+            "learning_rate": rate,
+            "steps_per_second": speed,
+            "seconds": seconds,
+            "total": self.total,
+            "expected_seconds": seconds + (self.total - step - 1) / speed,
+            "cpu_share": (worked - self.worked) / since / torch.get_num_threads(),
+        }
         self.worked = worked
         self.history.append(row)
-        self.log.write(json.dumps(row) + "\n")
-        self.log.flush()
-        self.bar.set_postfix_str(f"loss {mean:.4f}", refresh=False)
+        with self._attempt("log.jsonl"):
+            append_row(self.log, row, durable=False)
         if self.board:
-            self.board.add_scalar("loss", mean, step + 1)
+            with self._attempt("TensorBoard's log"):
+                self.board.add_scalar("loss", mean, step + 1)
         self.losses.clear()
         if now >= self.preview_at and step + 1 < self.total:  # the last picture is made by `close`
             self.picture()
@@ -99,13 +122,16 @@ class Progress:
     def picture(self) -> None:
         """Write loss.png and the preview."""
         started = time.monotonic()
-        figure = Figure(figsize=(6, 3.5), layout="constrained")
-        axes = figure.subplots()
-        axes.plot([row["step"] for row in self.history], [row["loss"] for row in self.history], linewidth=0.8)
-        axes.set(xlabel="step", ylabel="loss", yscale="log")
-        figure.savefig(self.folder / "loss.png", dpi=110)
+        with self._attempt("loss.png"):
+            figure = Figure(figsize=(6, 3.5), layout="constrained")
+            axes = figure.subplots()
+            axes.plot([row["step"] for row in self.history], [row["loss"] for row in self.history], linewidth=0.8)
+            axes.set(xlabel="step", ylabel="loss", yscale="log")
+            with beside(self.folder / "loss.png") as temporary:
+                figure.savefig(temporary, dpi=110)
         if self.preview:
-            self.preview()
+            with self._attempt("preview.png"):
+                self.preview()
         now = time.monotonic()
         self.preview_at = now + max(self.preview_seconds, (now - started) / PREVIEW_SHARE)
 
@@ -113,7 +139,7 @@ class Progress:
         """Last pictures, and everything closed."""
         if finished and self.history:
             self.picture()
-        self.log.close()
         self.bar.close()
         if self.board:
-            self.board.close()
+            with self._attempt("TensorBoard's log"):
+                self.board.close()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .errors import SinfusionError
+from .files import sole_writer
 from .media import read_media
 from .network import NextNet
 from .parameterization import rms_change
@@ -81,15 +82,15 @@ def import_released(
     # Only the Predictor's spreads are asked for: x0 and noise models know none, but retargeting enters by them.
     spreads = [rms_change(clip, k) for k in range(1, recipe.max_frame_offset + 1)] if chosen is PREDICTOR else [1.0]
     model = {"steps": steps, "minutes": None, "spreads": spreads, "parameterization": PARAMETERIZATIONS[chosen.name]}
-    if joined is None:
-        run = Run(folder, kind, recipe, clip, fps, 0, {}, str(path))
-    else:
-        _check_fits(joined, recipe, chosen)
-        run = joined
-    run.models[chosen.name] = model
-    run.save()
     average = {name: value.clone() for name, value in weights.items()}
-    save_checkpoint(run, chosen, steps, weights, average, {name: {} for name in weights})
+    with sole_writer(folder):
+        run = Run(folder, kind, recipe, clip, fps, 0, {}, str(path))
+        if (folder / "run.json").is_file():
+            run = load(folder)  # as it is now that nobody else writes to it
+            _check_fits(run, recipe, chosen)
+        run.models[chosen.name] = model
+        run.save()
+        save_checkpoint(run, chosen, steps, weights, average, {name: {} for name in weights})
     return load(folder)
 
 

@@ -5,18 +5,18 @@
     predictor/            a model: step-00001500/ (weights.safetensors, optimizer.pt), log.jsonl, loss.png, preview.png
 
 A checkpoint is a folder written under another name and renamed when whole, so a kill at any moment leaves the last one.
+A folder is a run from run.json on, which comes first and is never without a successor: without the frames it holds
+nothing yet. Who writes to it holds `files.sole_writer`; reading needs no leave.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pickle
-import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from torch import Tensor
 from . import ops
 from . import recipe as recipes
 from .errors import SinfusionError
+from .files import beside, discard, discard_leftovers, make_folders, remove
 from .network import NextNet
 from .parameterization import PARAMETERIZATIONS, Denoiser
 from .precision import choose_device, choose_dtype
@@ -105,14 +106,13 @@ class Run:
     def denoiser(self, role: Role) -> Denoiser:
         """A role's trained denoiser, with the averaged weights, ready to sample from."""
         if role.name not in self._denoisers:
-            checkpoint = last_checkpoint(self.path / role.name)
-            if role.name not in self.models or checkpoint is None:
+            if role.name not in self.models or not self.has(role):
                 trained = ", ".join(name for name in self.models if last_checkpoint(self.path / name)) or "nothing"
                 tasks = "generate upsample" if role.name == "interpolator" else "generate"
                 raise SinfusionError(
                     f"{self.path} has no trained {role.name} (it has: {trained}); train with --tasks {tasks}."
                 )
-            weights, _ = load_weights(checkpoint / "weights.safetensors")
+            checkpoint, weights = _newest_weights(self.path / role.name)
             denoiser = self.build(role)
             prefix = "average." if self.recipe.ema_gamma > 0 else "raw."
             load_into(denoiser.network, weights, prefix, checkpoint)
@@ -120,14 +120,18 @@ class Run:
             self._denoisers[role.name] = denoiser
         return self._denoisers[role.name]
 
-    def save(self) -> None:
-        """Write run.json and the frames (once)."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "input.safetensors").exists():
-            with beside(self.path / "input.safetensors") as temporary:
+    def save(self, anew: bool = False) -> None:
+        """Write run.json, and the frames if they are not there. anew: in place of an earlier run, which is removed."""
+        make_folders(self.path)
+        frames = self.path / "input.safetensors"
+        with ExitStack() as files:  # run.json gets its name first, and neither before both are written
+            if anew or not frames.exists():
+                temporary = files.enter_context(beside(frames))
                 save_file({"frames": torch.from_numpy(np.ascontiguousarray(self.frames))}, temporary)
-        with beside(self.path / "run.json") as temporary:
+            temporary = files.enter_context(beside(self.path / "run.json"))
             temporary.write_text(json.dumps(self.description(), indent=1))
+            if anew:
+                _remove_run(self.path)
 
     def description(self) -> dict[str, Any]:
         """What run.json holds, and what every weights file carries as metadata."""
@@ -142,16 +146,15 @@ class Run:
         }
 
 
-@contextmanager
-def beside(final: Path) -> Iterator[Path]:
-    """Another name to write under; renamed when whole, removed after an error."""
-    temporary = final.with_name(f"writing-{final.name}")
-    try:
-        yield temporary
-        os.replace(temporary, final)
-    except BaseException:
-        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
-        raise
+def _remove_run(folder: Path) -> None:
+    """Remove all of a run but run.json, which stays until another takes its place; the frames last."""
+    for name in ROLES:
+        for checkpoint in (folder / name).glob("step-*"):
+            remove(checkpoint)
+        for file in ("plan.jsonl", "log.jsonl", "loss.png", "preview.png"):
+            discard(folder / name / file)
+        discard_leftovers(folder / name)
+    discard(folder / "input.safetensors")
 
 
 def load_into(network: torch.nn.Module, weights: dict[str, Tensor], prefix: str, origin: Path) -> None:
@@ -173,6 +176,10 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto", graph:
     if not (folder / "run.json").is_file():
         what = "is not a run folder (it has no run.json)" if folder.exists() else "does not exist"
         raise SinfusionError(f"{folder} {what}; train one with: sinfusion train INPUT --out {folder}")
+    if not (folder / "input.safetensors").is_file():
+        raise SinfusionError(
+            f"{folder} was stopped before it began; begin again with: sinfusion train INPUT --out {folder} --overwrite"
+        )
     try:
         description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if description["format"] != FORMAT:
@@ -228,6 +235,18 @@ def last_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def _newest_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The newest checkpoint of a model and its weights, also while a training removes it for a newer one."""
+    while True:
+        checkpoint = last_checkpoint(folder)
+        assert checkpoint is not None
+        try:
+            return checkpoint, load_weights(checkpoint / "weights.safetensors")[0]
+        except SinfusionError:
+            if last_checkpoint(folder) in (checkpoint, None):
+                raise
+
+
 def seconds_used(folder: Path) -> float:
     """Time that a run had used when one of its checkpoints was written, the newest; 0 where none tells."""
     seconds = [0.0]
@@ -271,26 +290,21 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint beside the last one, rename it into place, then remove older ones."""
     folder = run.path / role.name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     final = folder / f"step-{step:08d}"
-    if final.exists():  # the state after a step is always the same
-        return final
-    tensors = {f"raw.{k}": v.detach().cpu().contiguous() for k, v in raw.items()}
-    tensors |= {f"average.{k}": v.detach().cpu().contiguous() for k, v in average.items()}
-    about = {**run.description(), "role": role.name, "step": step, "plan": plan, "seconds": seconds}
-    metadata = {"sinfusion": json.dumps(about)}
-    with beside(final) as temporary:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        save_file(tensors, temporary / "weights.safetensors", metadata)
-        torch.save({"step": step, "optimizer": optimizer}, temporary / "optimizer.pt")
-        for file in temporary.iterdir():
-            descriptor = os.open(file, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-    for old in folder.iterdir():
-        if old != final and old.is_dir() and old.name.startswith(("step-", "writing-")):
-            shutil.rmtree(old, ignore_errors=True)
+    if not final.exists():  # the state after a step is always the same
+        tensors = {f"raw.{k}": v.detach().cpu().contiguous() for k, v in raw.items()}
+        tensors |= {f"average.{k}": v.detach().cpu().contiguous() for k, v in average.items()}
+        about = {**run.description(), "role": role.name, "step": step, "plan": plan, "seconds": seconds}
+        metadata = {"sinfusion": json.dumps(about)}
+        with beside(final) as temporary:
+            temporary.mkdir()
+            save_file(tensors, temporary / "weights.safetensors", metadata)
+            torch.save({"step": step, "optimizer": optimizer}, temporary / "optimizer.pt")
+    for old in folder.glob("step-*"):
+        if old != final and old.is_dir():
+            remove(old)
+    discard_leftovers(folder)
     return final
 
 

@@ -27,7 +27,7 @@ from .graph import Replayed, replayed
 from .network import Dense, NextNet
 from .optimizer import AdamEma, learning_rates
 from .parameterization import Denoiser
-from .plan import MOST_STEPS, Budget, Clock, Plan, planned, write_journal
+from .plan import MOST_STEPS, Budget, Clock, Plan, planned
 from .progress import Progress
 from .recipe import Recipe
 from .roles import Role
@@ -271,8 +271,7 @@ class Trainer:
             if wanted and self.done < self.total and abs(wanted - self.total) > REVISED * (self.total - self.done):
                 self.end_after(wanted)
                 if progress:
-                    progress.retotal(self.total)
-                    write_journal(self.run.path / self.role.name, self.plan, ended=False)
+                    progress.follow(self.plan)
             if stopping:
                 if progress:
                     self.save()
@@ -282,7 +281,7 @@ class Trainer:
                 saved_at = time.monotonic()
         if progress:
             self.save()
-            write_journal(self.run.path / self.role.name, self.plan, ended=True)
+            progress.follow(self.plan, ended=True)
 
     def _not_finite(self, what: str, step: int) -> SinfusionError:
         return SinfusionError(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import resource
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ import torch
 import torch.distributed as dist
 
 from .capacity import watchable_steps
+from .console import say
 from .errors import SinfusionError
+from .files import LOCK, TEMPORARY, sole_writer
 from .media import Clip, contact_sheet, read_media, write_image
 from .network import NextNet
 from .parameterization import rms_change
@@ -30,6 +32,7 @@ from .reverse import LEAST_SIDE, check_size
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, TASKS, Role
 from .rollout import generate_images, stream, upsample
 from .run import Run, last_checkpoint, load, seconds_used
+from .signals import Interrupted, Wish, awaited
 from .trainer import Stopped, Trainer
 
 # How a time budget is divided between the models of a run, in relative shares.
@@ -67,35 +70,38 @@ def train(
     (Interpolator); an image always trains the image model. size: (height, width) of the training frames.
     max_side: larger inputs are scaled down to this longer side. start, stop, stride: frames of the video to use.
     fps: of frames that come without it. device: auto, cpu, cuda. precision: auto, bf16, fp32. graph: on a GPU,
-    replay each step from a CUDA graph. patient: go on after `minutes` where a model needs more steps before what it makes
-    is worth watching.
+    replay each step from a CUDA graph. patient: go on after `minutes` where a model needs more steps before what it
+    makes is worth watching.
 
     Raises SinfusionError for anything wrong with these, before any work starts.
     """
     started = time.monotonic()
     rank, ranks = _join_processes(device)
-    say: Callable[[str], None] = (lambda _: None) if quiet or rank else (lambda text: print(text, file=sys.stderr))
-    if isinstance(input, str | Path) and (Path(input) / "run.json").is_file():
-        run = load(input, device, precision, graph)
-        _check_batch(run.recipe, ranks)
-        say(f"continuing {run.path}")
-    else:
-        chosen = choose_device(device)
-        settings = _recipe(recipe, chosen)
-        clip, settings, minutes = _read(input, settings, minutes, size, max_side, start, stop, stride, fps, say)
-        roles = _roles(clip, tasks)
-        _check_batch(settings, ranks)
-        run = _new_run(input, clip, out, settings, roles, minutes, seed, overwrite, rank)
-        run = run.to(str(chosen), precision, graph)
-    _say_what(run, say)
-    budget = _budget(run, started)
-    with _stop_signals() as stopping:
+    tell: Callable[[str], None] = (lambda _: None) if quiet or rank else say
+    with ExitStack() as held:
+        if isinstance(input, str | Path) and (Path(input) / "run.json").is_file():
+            if rank == 0:
+                held.enter_context(sole_writer(Path(input)))
+            run = load(input, device, precision, graph)
+            _check_batch(run.recipe, ranks)
+            tell(f"continuing {run.path}")
+        else:
+            chosen = choose_device(device)
+            settings = _recipe(recipe, chosen)
+            clip, settings, minutes = _read(input, settings, minutes, size, max_side, start, stop, stride, fps, tell)
+            roles = _roles(clip, tasks)
+            _check_batch(settings, ranks)
+            run = _new_run(input, clip, out, settings, roles, minutes, seed, overwrite, rank, held)
+            run = run.to(str(chosen), precision, graph)
+        _say_what(run, tell)
+        budget = _budget(run, started)
+        stopping = held.enter_context(awaited())
         try:
             for name in run.models:
-                _train_role(run, ROLES[name], budget, rank, ranks, stopping, say, quiet, patient)
+                _train_role(run, ROLES[name], budget, rank, ranks, stopping, tell, quiet, patient)
         except Stopped:
-            say(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
-            raise KeyboardInterrupt from None
+            tell(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
+            raise (Interrupted(stopping.number) if stopping.number else KeyboardInterrupt()) from None
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise _out_of_memory(run) from error
         except RuntimeError as error:
@@ -129,7 +135,7 @@ def _train_role(
     budget: Budget,
     rank: int,
     ranks: int,
-    stopping: Callable[[], bool],
+    stopping: Wish,
     say: Callable[[str], None],
     quiet: bool,
     patient: bool,
@@ -144,13 +150,14 @@ def _train_role(
         total = model["steps"] or MOST_STEPS
         trainer.end_after(total, trainer.done / total if model["steps"] else budget.used / budget.seconds)
     if trainer.done >= trainer.total:
+        _ended(run, model, trainer, rank)
         return
     clock = None if model["steps"] or again else _clock(run, role, budget, patient)
     planned = clock and clock.seconds(trainer.progress)
     progress = None
     if rank == 0:
-        preview = _previewer(run, role, trainer)
-        progress = Progress(run.path / role.name, role.name, trainer.done, trainer.total, preview, quiet=quiet)
+        preview = partial(stopping.cut_short, _previewer(run, role, trainer))
+        progress = Progress(folder, role.name, trainer.done, trainer.total, preview, quiet=quiet)
     begun, worked, first = time.monotonic(), time.process_time(), trainer.done
     try:
         trainer.train(progress, stopping, clock)
@@ -166,9 +173,15 @@ def _train_role(
         + f", memory at the peak {peak_memory(run.device) / 2**30:.2f} GiB"
         + (f", the graph of a step kept {trainer.graph_bytes / 2**20:.0f} MiB" if trainer.graph_bytes else "")
     )
-    if rank == 0 and not model["steps"]:
+    _ended(run, model, trainer, rank)
+
+
+def _ended(run: Run, model: dict[str, Any], trainer: Trainer, rank: int) -> None:
+    """Have the steps of a training by the clock in run.json."""
+    if model["steps"] != trainer.total:
         model["steps"] = trainer.total
-        run.save()
+        if rank == 0:
+            run.save()
 
 
 def peak_memory(device: torch.device) -> int:
@@ -296,8 +309,9 @@ def _new_run(
     seed: int,
     overwrite: bool,
     rank: int,
+    held: ExitStack | None = None,
 ) -> Run:
-    """A run folder with run.json and the frames, no weights yet."""
+    """A run folder with run.json and the frames, no weights yet; until `held` is closed nobody else writes to it."""
     height, width = check_size(clip.frames.shape[1:3])
     for role in roles:
         crop = recipe.crop_size(role, height, width)
@@ -310,7 +324,7 @@ def _new_run(
     source = str(input) if isinstance(input, str | Path) else "frames"
     path = Path(out) if out is not None else Path("runs") / (Path(source).stem or "run")
     if rank == 0:
-        _make_room(path, overwrite)
+        _check_room(path, overwrite)
     total = sum(SHARES[role.name] for role in roles)
     models: dict[str, dict[str, Any]] = {}
     for role in roles:
@@ -321,28 +335,28 @@ def _new_run(
         }
     run = Run(path, clip.kind, recipe, clip.frames, clip.fps, seed, models, source)
     if rank == 0:
-        run.save()
+        if held:
+            held.enter_context(sole_writer(path))
+        _check_room(path, overwrite)  # again: now nobody else writes
+        run.save(anew=True)
     if dist.is_initialized():  # the others look for checkpoints only after old ones are gone
         dist.barrier()
     return run
 
 
-def _make_room(path: Path, overwrite: bool) -> None:
-    """Refuse to write over anything unless asked to; then remove an earlier run, and nothing else."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+def _check_room(path: Path, overwrite: bool) -> None:
+    """Refuse to write over anything unless asked to, and over anything but an earlier run, whole or half-written."""
+    if not path.exists():
         return
-    if not overwrite:
-        hint = f"; to go on training it: sinfusion train {path}" if (path / "run.json").exists() else ""
-        raise SinfusionError(f"{path} exists; pass --overwrite or choose another --out{hint}")
-    if not (path / "run.json").exists():
+    there = {p.name for p in path.iterdir() if not p.name.startswith(TEMPORARY)} - {LOCK} if path.is_dir() else {""}
+    trained = any(last_checkpoint(path / role) for role in ROLES)
+    if not there or ("run.json" in there and "input.safetensors" not in there and not trained):
+        return  # empty, or stopped before it began
+    if "run.json" not in there and not there <= {"input.safetensors", "made", *ROLES}:
         raise SinfusionError(f"{path} exists and is not a run folder, so it is not overwritten; choose another --out.")
-    for name in ("run.json", "input.safetensors"):
-        (path / name).unlink(missing_ok=True)
-    for role in ROLES.values():
-        while (checkpoint := last_checkpoint(path / role.name)) is not None:
-            for file in checkpoint.iterdir():
-                file.unlink()
-            checkpoint.rmdir()
+    if not overwrite:
+        hint = f"; to go on training it: sinfusion train {path}" if "run.json" in there else ""
+        raise SinfusionError(f"{path} exists; pass --overwrite or choose another --out{hint}")
 
 
 def _spreads(frames: np.ndarray, role: Role, recipe: Recipe) -> list[float]:
@@ -382,25 +396,3 @@ def _join_processes(device: str) -> tuple[int, int]:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if on_gpu else "gloo")
     return dist.get_rank(), dist.get_world_size()
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turns Ctrl-C and SIGTERM into a wish to stop that the loop asks for; a second Ctrl-C stops at once."""
-    asked: list[int] = []
-
-    def handle(number: int, _: Any) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the caller handles its signals
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

@@ -57,10 +57,9 @@ def process(*words, module="sinfusion", **options):
 
 def checked(out: Path):
     """The record of a result; sheet and files must be there."""
-    base = out.with_suffix("")
-    record = json.loads(base.with_name(f"{base.name}.json").read_text())
+    record = json.loads(out.with_name(f"{out.name}.json").read_text())
     assert all((out.parent / name).exists() for name in record["files"])
-    assert read_image(base.with_name(f"{base.name}-sheet.png"), max_side=None).size
+    assert read_image(out.with_name(f"{out.name}-sheet.png"), max_side=None).size
     assert record["seconds"] > 0 and record["version"] and record["run"]
     return record
 
@@ -184,8 +183,8 @@ class ClayKilnFire(Command):
     overwrite: bool = False
 
     def __call__(self):
-        made = Made(self, "image", self.input.parent / "made", {"input": self.input}, self.count)
-        made.pictures(np.stack([read_image(self.input)] * self.count))
+        with Made(self, "image", self.input.parent / "made", {"input": self.input}, self.count) as made:
+            made.pictures(np.stack([read_image(self.input)] * self.count))
 
 
 @pytest.fixture
@@ -248,10 +247,10 @@ def test_what_is_made_without_a_run_is_numbered_and_recorded_with_its_input(clay
     do("clay", "kiln", "fire", picture_file)
     do("clay", "kiln", "fire", picture_file, "--count", 2)
     assert {p.name for p in made.glob("*.png")} == {
-        "clay-kiln-fire-1.png", "clay-kiln-fire-1-sheet.png",
-        "clay-kiln-fire-2-1.png", "clay-kiln-fire-2-2.png", "clay-kiln-fire-2-sheet.png",
+        "clay-kiln-fire-1.png", "clay-kiln-fire-1.png-sheet.png",
+        "clay-kiln-fire-2-1.png", "clay-kiln-fire-2-2.png", "clay-kiln-fire-2.png-sheet.png",
     }  # fmt: skip
-    record = json.loads((made / "clay-kiln-fire-2.json").read_text())
+    record = json.loads((made / "clay-kiln-fire-2.png.json").read_text())
     assert record["command"] == "clay kiln fire"
     assert record["files"] == ["clay-kiln-fire-2-1.png", "clay-kiln-fire-2-2.png"]
     assert record["input"] == str(picture_file.resolve()) and "run" not in record
@@ -443,7 +442,7 @@ def test_fp32_is_a_choice_of_every_making_command(image_run, tmp_path):
 
 def test_nothing_but_the_results_is_left_beside_them(video_run, tmp_path):
     do("generate", video_run.path, "--frames", 2, "--out", tmp_path / "x.mp4")
-    assert sorted(os.listdir(tmp_path)) == ["x-sheet.png", "x.json", "x.mp4"]
+    assert sorted(os.listdir(tmp_path)) == ["x.mp4", "x.mp4-sheet.png", "x.mp4.json"]
 
 
 # Import --------------------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ PACKAGE = Path(__file__).parent.parent / "sinfusion"
 
 ORDER = [
     {"errors", "kernels"},
-    {"ops"},
-    {"media", "schedule", "precision"},
+    {"ops", "files", "console", "signals"},
+    {"media", "schedule", "precision", "plan"},
     {"parameterization", "network", "crops", "optimizer", "features"},
     {"roles"},
     {"recipe"},
@@ -16,6 +16,7 @@ ORDER = [
     {"run", "progress"},
     {"reverse", "released"},
     {"trainer", "rollout", "image_tasks"},
+    {"capacity"},
     {"training", "scene"},
     {"patches", "metrics"},
     {"info", "demo", "evaluation"},

@@ -45,7 +45,11 @@ def test_a_row_is_the_mean_loss_since_the_last_row(tmp_path, monkeypatch):
     assert len(steps) > 2 and max(b - a for a, b in itertools.pairwise(steps)) > 1
     for first, last, row in zip(steps[:-1], steps[1:], rows(tmp_path), strict=True):
         assert row["loss"] == pytest.approx(sum(range(first, last)) / (last - first))
-        assert set(row) == {"step", "loss", "learning_rate", "steps_per_second", "seconds"}
+        assert set(row) == {"step", "loss", "learning_rate", "steps_per_second", "seconds", "total", "expected_seconds",
+                            "cpu_share"}  # fmt: skip
+        assert row["total"] == 100 and row["cpu_share"] >= 0
+        left = (100 - row["step"]) / row["steps_per_second"]
+        assert row["expected_seconds"] == pytest.approx(row["seconds"] + left)
 
 
 @pytest.mark.parametrize("quiet", [True, False])

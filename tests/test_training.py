@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import torch
 import sinfusion
 from sinfusion.errors import SinfusionError
 from sinfusion.media import Clip
+from sinfusion.plan import MOST_STEPS, planned, read_journal
 from sinfusion.recipe import FAST, PAPER, TINY
 from sinfusion.roles import PREDICTOR
-from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights
+from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights, seconds_used
 from sinfusion.trainer import Stopped, Trainer
 
 RECIPE = TINY.replace(filters=4, depth=2, batch_size=2, sampling_steps=2, free_sampling_steps=2, predictor_steps=8,
@@ -50,7 +52,7 @@ def test_the_tasks_decide_the_models_of_a_video(clip, tmp_path, tasks, models):
     assert list(run.models) == models and run.kind == "video"
     for name in models:
         assert {p.name for p in (run.path / name).iterdir() if not p.name.startswith("events")} == {
-            "step-00000008", "log.jsonl", "loss.png", "preview.png",
+            "step-00000008", "log.jsonl", "plan.jsonl", "loss.png", "preview.png",
         }  # fmt: skip
 
 
@@ -64,21 +66,64 @@ def test_a_clip_keeps_its_frames_per_second(clip, tmp_path):
     assert load(run.path).fps == 12.5
 
 
-def test_a_time_budget_becomes_a_number_of_steps_once(clip, tmp_path, monkeypatch):
-    measured = []
-    monkeypatch.setattr("sinfusion.training.measure_speed", lambda *arguments: measured.append(1) or 0.01)
-    seen = []
-    largest = type(RECIPE).largest_offset
-    monkeypatch.setattr(type(RECIPE), "largest_offset", lambda self, at: seen.append(at) or largest(self, at))
+def test_a_time_budget_becomes_a_plan_that_is_kept(clip, tmp_path):
     run = sinfusion.train(clip, tmp_path / "run", RECIPE, minutes=0.02, quiet=True)
-    # 1.2 seconds, shared between the models, at 0.01 seconds a step, less a margin for all that is not training.
-    steps = {name: model["steps"] for name, model in run.models.items()}
-    assert 90 < sum(steps.values()) <= 120 and steps["predictor"] > 2 * steps["projector"]
-    progress = np.arange(steps["predictor"]) / steps["predictor"]
-    assert np.array_equal(seen[0], progress)  # the curriculum is scaled to it
-    assert load(run.path).models == run.models and len(measured) == 2
+    for name, model in run.models.items():
+        plan = read_journal(run.path / name)
+        assert plan.total == model["steps"] and plan.at(plan.total) == 1 and plan.pieces[0] == (0, 0.0, MOST_STEPS)
+        checkpoint = last_checkpoint(run.path / name)
+        assert planned(load_weights(checkpoint / "weights.safetensors")[1], checkpoint) == plan
+        assert checkpoint.name == f"step-{plan.total:08d}"
+        log = [json.loads(line) for line in (run.path / name / "log.jsonl").read_text().splitlines()]
+        assert log[-1]["step"] == log[-1]["total"] == plan.total
+    assert load(run.path).models == run.models
+    before = {name: state(run, name) for name in run.models}
     sinfusion.train(run.path, quiet=True)
-    assert len(measured) == 2
+    assert all(equal(state(run, name), before[name]) for name in run.models)
+
+
+def test_a_training_by_the_clock_whose_checkpoints_are_gone_is_repeated_to_the_bit(clip, tmp_path):
+    run = sinfusion.train(clip, tmp_path / "run", RECIPE, minutes=0.03, quiet=True)
+    before = {name: state(run, name) for name in run.models}
+    for name in run.models:
+        shutil.rmtree(last_checkpoint(run.path / name))
+    sinfusion.train(run.path, quiet=True)
+    assert all(equal(state(run, name), before[name]) for name in run.models)
+
+
+@pytest.mark.parametrize("model", ["predictor", "projector", "interpolator"])
+def test_a_training_by_the_clock_that_was_stopped_is_the_one_that_its_journal_tells(clip, tmp_path, monkeypatch, model):
+    train, stops = Trainer.train, iter((3, 9))
+
+    def stopped(self, progress, stopping, clock):
+        stop = next(stops, None) if self.role.name == model else None
+        train(self, progress, (lambda: self.done == stop) if stop else stopping, clock)
+
+    monkeypatch.setattr(Trainer, "train", stopped)
+    path = tmp_path / "run"
+    for first in (True, False):
+        with pytest.raises(KeyboardInterrupt):
+            sinfusion.train(clip if first else path, *([path, RECIPE] if first else []), quiet=True,
+                            **({"minutes": 0.1, "tasks": ("generate", "upsample")} if first else {}))  # fmt: skip
+    run = sinfusion.train(path, quiet=True)
+    before = {name: state(run, name) for name in run.models}
+    for name in run.models:
+        shutil.rmtree(last_checkpoint(path / name))
+    sinfusion.train(path, quiet=True)
+    assert all(equal(state(run, name), before[name]) for name in run.models)
+
+
+def test_what_a_stopped_training_has_used_of_its_time_counts(clip, tmp_path, monkeypatch):
+    train = Trainer.train
+    monkeypatch.setattr(Trainer, "train", lambda self, shown, stop, clock: train(self, shown, lambda: True, clock))
+    with pytest.raises(KeyboardInterrupt):
+        sinfusion.train(clip, tmp_path / "run", RECIPE, minutes=7, quiet=True)
+    used = seconds_used(tmp_path / "run")
+    assert 0 < used < 420
+    budgets = []
+    monkeypatch.setattr(Trainer, "train", lambda self, *_: budgets.append(self.budget))
+    sinfusion.train(tmp_path / "run", quiet=True)
+    assert {(budget.seconds, budget.used) for budget in budgets} == {(420.0, used)}
 
 
 def test_continuing_a_finished_run_changes_nothing(clip, tmp_path):
@@ -254,7 +299,7 @@ def test_out_of_memory_names_what_to_lower(clip, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("preset", "expected"), [("paper", PAPER), ("fast", FAST)])
 def test_a_preset_is_trained_as_it_is(clip, tmp_path, monkeypatch, preset, expected):
-    def stop(self, progress, stopping):
+    def stop(self, progress, stopping, clock):
         raise Stopped
 
     monkeypatch.setattr(Trainer, "train", stop)

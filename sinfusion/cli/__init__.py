@@ -7,14 +7,15 @@ Here words find their command, and `main` alone turns errors into sentences and 
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from collections.abc import Sequence
 
 import tyro
 
 from .. import __version__
+from ..console import open_streams, say, settle_streams
 from ..errors import SinfusionError
+from ..signals import Interrupted, raised
 from .command import Command, Group
 from .demo import Demo
 from .evaluate import Evaluate
@@ -51,31 +52,39 @@ COMMANDS: dict[str, type[Command] | Group] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for anything wrong with the request, 130 after Ctrl-C."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; returns the exit code: 0, 2 for anything wrong with the request, 130, 143 or 129 after Ctrl-C,
+    SIGTERM or SIGHUP."""
+    open_streams()
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt as stop:
+        say("interrupted.")
+        return stop.exit_code if isinstance(stop, Interrupted) else 130
+    finally:
+        settle_streams()
+
+
+def _main(words: list[str]) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     lower = ""
     try:
         command = _parse(words)
-        if command is None:
-            return 0
-        lower = command.lower
-        command()
-        sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on, as after `sinfusion ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if command is not None:
+            lower = command.lower
+            with raised():
+                command()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as after `sinfusion --help | head`
         return 1
     except SystemExit as stop:  # tyro has said what it had to say
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        print("interrupted.", file=sys.stderr)
-        return 130
     except Exception as error:
         sentence = _sentence(error, lower)
         if debug or sentence is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        say(f"error: {sentence}")
         return 2
     return 0
 

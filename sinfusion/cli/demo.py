@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from ..console import print_result, say
 from .command import Command
 from .options import check_seed
 
@@ -30,4 +31,5 @@ class Demo(Command):
         check_seed(self.seed)
         from ..demo import demo
 
-        demo(self.out, self.minutes, self.seed, self.overwrite)
+        demo(self.out, self.minutes, self.seed, self.overwrite, say)
+        print_result(self.out / "original-beside-generated.mp4", self.out / "contact-sheet.png", self.out / "run")

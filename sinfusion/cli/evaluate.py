@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -14,10 +15,12 @@ import tyro
 from tyro.conf import Positional
 
 from .. import __version__
+from ..console import Bar, print_result, say
 from ..errors import SinfusionError
+from ..files import beside, make_folders
 from .command import Command
 from .made import SHEET_COLUMNS, Made, check_writable
-from .options import File, Format, Precision, Size, Whole, bar, check_seed, option_name, parse_size, spread
+from .options import File, Format, Precision, Size, Whole, check_seed, option_name, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,13 +116,18 @@ class Evaluate(Command):
     def _run(self) -> None:
         """Measure what a run makes, and keep it."""
         from ..evaluation import starts
-        from ..media import refuse_existing, write_image, write_video
         from ..run import load
 
         if self.original.exists() and not (self.original / "run.json").is_file():
             raise SinfusionError(f"{self.original} is not a run; give results to compare with it.")
         run = load(self.original, self.device, self.precision)
-        made = Made(self, run.kind, run.path / "made", {"run": run.path}, self.count * max(1, len(starts(run))))
+        count = self.count * max(1, len(starts(run)))
+        with Made(self, run.kind, run.path / "made", {"run": run.path}, count) as made:
+            self._make(run, made)
+
+    def _make(self, run: Run, made: Made) -> None:
+        from ..media import refuse_existing, write_image, write_video
+
         plot = self.plot or made.record.with_name(f"{made.record.stem}-plot.png")
         refuse_existing(plot, self.overwrite)
         rows, results = self._measured(run)
@@ -145,8 +153,8 @@ class Evaluate(Command):
         rows = evaluate(
             original, list(self.generated) or None, inception=self.inception, c3d=self.c3d, size=parse_size(self.size),
             max_side=self.max_side, start=self.start, stop=self.stop, stride=self.stride, held_out=self.held_out,
-            count=self.count, seed=self.seed, steps=self.steps, say=lambda text: print(text, file=sys.stderr), bar=bar,
-            seen=lambda *result: results.append(result),
+            count=self.count, seed=self.seed, steps=self.steps, say=say, bar=_bar,
+            seen=lambda *seen: results.append(seen),
         )  # fmt: skip
         return rows, results
 
@@ -172,10 +180,8 @@ class Evaluate(Command):
                 check_writable(path, option_name(option))
 
     def _write(self, rows: list[Row], results: list[Result], plot: Path | None) -> None:
-        """Table, JSON, plot and fields; say what there is."""
-        from ..run import beside
-
-        print(table(rows))
+        """JSON, plot and fields; then the table, and what there is."""
+        written = []
         if self.json is not None:
             report = {
                 "command": "evaluate",
@@ -185,18 +191,25 @@ class Evaluate(Command):
                 "seed": self.seed,
                 "version": __version__,
             }
-            self.json.parent.mkdir(parents=True, exist_ok=True)
-            with beside(self.json) as temporary:
+            make_folders(self.json.parent)
+            with beside(self.json, self.overwrite) as temporary:
                 temporary.write_text(json.dumps(report, indent=1) + "\n")
-            print(self.json)
+            written.append(self.json)
         if plot is not None:
             draw(rows, plot)
-            print(plot)
+            written.append(plot)
         if self.fields is not None:
             for number, (name, _, field) in enumerate(results, 1):
                 slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
                 _write_field(self.fields / f"{number}-{slug}.png", field, self.overwrite)
-            print(self.fields)
+            written.append(self.fields)
+        print_result(table(rows), *written)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[], object]]:
+    with Bar(total) as shown:
+        yield shown.update
 
 
 def _write_field(path: Path, field: np.ndarray, overwrite: bool) -> None:
@@ -260,11 +273,6 @@ def _aligned(cells: list[list[str]], turned: bool = False) -> list[str]:
 
 def draw(rows: list[Row], path: Path) -> None:
     """Write a picture of error (NNFDIST) against diversity (NNFDIV), a point for each result and its name beside."""
-    import matplotlib
-
-    from ..run import beside
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     points = sorted((row for row in rows if row["kind"] in ("yardstick", "result")), key=lambda row: row["nnfdist"])
@@ -285,7 +293,7 @@ def draw(rows: list[Row], path: Path) -> None:
             _title(row), place, (1.03, height), textcoords="axes fraction", va="center", fontsize=9, color=colour,
             arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": colour, "alpha": 0.5, "relpos": (0, 0.5)},
         )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     with beside(path) as temporary:
         figure.savefig(temporary, dpi=150)
 

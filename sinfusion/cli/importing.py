@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 from tyro.conf import Positional
 
+from ..console import print_result
 from .command import Command
 from .options import OPTIONAL, File
 
@@ -33,4 +34,4 @@ class Import(Command):
         from ..released import import_released
 
         run = import_released(self.checkpoint, self.out, self.frames, self.role)
-        print(f"{run.path} is a run with {' and '.join(run.models)}; see: sinfusion info {run.path}")
+        print_result(f"{run.path} is a run with {' and '.join(run.models)}; see: sinfusion info {run.path}")

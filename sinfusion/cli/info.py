@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 import tyro
 from tyro.conf import Positional
 
+from ..console import print_result
 from .command import Command
 
 
@@ -27,4 +28,4 @@ class Info(Command):
         from ..run import load
 
         lines = describe() if self.run is None else [*describe(), *describe_run(load(self.run))]
-        print(*lines, sep="\n")
+        print_result(*lines)

@@ -1,7 +1,7 @@
 """The files of a command that makes pictures or videos: results, contact sheet, record.
 
-made = Made(command, run.kind, run.path / "made", {"run": run.path})      # refuses what cannot be written
-made.pictures(pictures)                                                   # or made.video(frames, fps)
+with Made(command, run.kind, run.path / "made", {"run": run.path}) as made:   # refuses what cannot be written
+    made.pictures(pictures)                                                   # or made.video(frames, fps)
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import __version__
+from ..console import print_result
 from ..errors import SinfusionError
+from ..files import acquire, beside, discard_leftovers, make_folders, release, remove_empty
 from .command import command_name
 from .options import File, Format, spread
 
@@ -43,7 +45,11 @@ class Request(Protocol):
 
 
 class Made:
-    """The files of one making command: named, and refused where they exist, before any work; written at its end."""
+    """The files of one making command: refused where they exist, before any work; written at its end.
+
+    In between, as a context, their names are for this process alone: of those that number their results in one folder
+    at once, each has a number of its own.
+    """
 
     def __init__(
         self,
@@ -54,32 +60,67 @@ class Made:
         count: int = 1,  # of results, a file each
         variants: tuple[str, ...] = (),  # tails of further files, such as "marked"; `finish` expects them written
     ):
-        from ..media import refuse_existing
-
         self.command, self.kind, self.folder, self.source = command, kind, folder, source
         self.started = time.monotonic()
         self.name = command_name(type(command))
-        base, ending = self._base(), self._ending()
-        tails = [f"-{i + 1}" for i in range(count)] if count > 1 else [""]
-        self.files = [base.with_name(base.name + tail + ending) for tail in tails]
-        self.variants = [base.with_name(f"{base.name}-{variant}{ending}") for variant in variants]
-        self.sheet = base.with_name(f"{base.name}-sheet.png")
-        self.record = base.with_name(f"{base.name}.json")
-        for path in (*self.files, *self.variants, self.sheet, self.record):
-            refuse_existing(path, command.overwrite)
-        check_writable(base, "--out")
+        self.ending, self.count, self.tails = self._ending(), count, variants
+        self._take(self._numbered() if command.out is None else self._given(command.out))
+        self._refuse_existing()
+        check_writable(self.record, "--out")
 
-    def _base(self) -> Path:
-        """Where the results go, without tail and ending."""
-        out = self.command.out
-        if out is not None:
-            if not out.name:
-                raise SinfusionError(f"--out must name a file, not {str(out)!r}.")
-            return out.with_suffix("") if out.suffix.lower() in (".mp4", ".gif", ".png") else out
+    def _take(self, base: Path) -> None:
+        """Name all files; `base` is the name without tail and ending."""
+        self.base = base
+        tails = [f"-{i + 1}" for i in range(self.count)] if self.count > 1 else [""]
+        self.files = [base.with_name(base.name + tail + self.ending) for tail in tails]
+        self.variants = [base.with_name(f"{base.name}-{variant}{self.ending}") for variant in self.tails]
+        # With the ending: p.mp4 and p.gif are two results.
+        self.sheet = base.with_name(f"{base.name}{self.ending}-sheet.png")
+        self.record = base.with_name(f"{base.name}{self.ending}.json")
+        self.lock = base.with_name(f".{base.name}{'' if self.command.out is None else self.ending}.lock")
+
+    def _refuse_existing(self) -> None:
+        from ..media import refuse_existing
+
+        for path in (*self.files, *self.variants, self.sheet, self.record):
+            refuse_existing(path, self.command.overwrite)
+
+    def _given(self, out: Path) -> Path:
+        """--out without its ending."""
+        if not out.name:
+            raise SinfusionError(f"--out must name a file, not {str(out)!r}.")
+        return out.with_suffix("") if out.suffix.lower() in (".mp4", ".gif", ".png") else out
+
+    def _numbered(self, beyond: int = 0) -> Path:
+        """The next number that no result has, and above `beyond`."""
         stem = self.name.replace(" ", "-")
         numbers = [re.match(rf"{stem}-(\d+)", path.name) for path in self.folder.glob(f"{stem}-*")]
-        number = 1 + max((int(match[1]) for match in numbers if match), default=0)
-        return self.folder / f"{stem}-{number}"
+        self.number = 1 + max([beyond, *(int(match[1]) for match in numbers if match)])
+        return self.folder / f"{stem}-{self.number}"
+
+    def __enter__(self) -> Made:
+        self.new_folders = make_folders(self.record.parent)
+        try:
+            owner = acquire(self.lock)
+            if self.command.out is None:
+                # Another process may have this number, or have used it since it was chosen.
+                while owner or self._numbered(self.number - 1) != self.base:
+                    release(self.lock)
+                    self._take(self._numbered(self.number if owner else 0))
+                    owner = acquire(self.lock)
+            if owner:
+                raise SinfusionError(f"{self.files[0]} is being written by {owner}; choose another --out.")
+            self._refuse_existing()
+            for path in (*self.files, *self.variants, self.sheet, self.record):  # of a process that was killed
+                discard_leftovers(path.parent, path.name)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        release(self.lock)
+        remove_empty(self.new_folders)
 
     def _ending(self) -> str:
         """.mp4, .gif or .png; none for a folder of pictures."""
@@ -115,7 +156,6 @@ class Made:
     def finish(self, shown: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, **facts: Any) -> None:
         """Write the contact sheet and the record; say what there is."""
         from ..media import contact_sheet, write_image
-        from ..run import beside
 
         write_image(self.sheet, contact_sheet(shown, columns, len(shown)), overwrite=self.command.overwrite)
         files = [*self.files, *self.variants]
@@ -131,6 +171,6 @@ class Made:
             "version": __version__,
             "seconds": round(time.monotonic() - self.started, 2),
         }
-        with beside(self.record) as temporary:
+        with beside(self.record, self.command.overwrite) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n")
-        print(*files, self.sheet, self.record, sep="\n")
+        print_result(*files, self.sheet, self.record)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import tyro
 from tyro.conf import Positional
 
+from ..console import Bar, say
 from ..errors import SinfusionError
 from .command import Command
 from .made import SHEET_COLUMNS, SHEET_FRAMES, Made
-from .options import File, Format, Graph, Precision, Size, Trained, Whole, bar, check_seed, parse_size, spread
+from .options import File, Format, Graph, Precision, Size, Trained, Whole, check_seed, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,18 +82,26 @@ class Generate(Making):
 
     def __call__(self) -> None:
         from .. import rollout
-        from ..media import VideoWriter
 
         run, size = self.load(), parse_size(self.size)
         start = self._start(size or run.size)
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
-        made = self.made(run, self.count)
-        if run.kind == "image":
-            made.pictures(
-                rollout.generate(run, self.frames, self.count, size, start, self.frame_offset, self.seed, self.steps)
-            )
-            return
+        with self.made(run, self.count) as made:
+            if run.kind == "image":
+                made.pictures(
+                    rollout.generate(
+                        run, self.frames, self.count, size, start, self.frame_offset, self.seed, self.steps
+                    )
+                )
+            else:
+                self._videos(run, made, size, start)
+
+    def _videos(self, run: Run, made: Made, size: tuple[int, int] | None, start: int | np.ndarray | None) -> None:
+        """Make and write all videos, a frame at a time."""
+        from .. import rollout
+        from ..media import VideoWriter
+
         length = len(run.frames) if self.frames is None else self.frames
         stream = rollout.stream(run, length, self.count, size, start, self.frame_offset, self.seed, self.steps)
         first = next(stream)  # raises what is wrong with the request before a file is opened
@@ -100,7 +109,7 @@ class Generate(Making):
         picked = spread(length, columns or SHEET_FRAMES)
         shown = []
         with ExitStack() as stack:
-            told = stack.enter_context(bar(length))
+            told = stack.enter_context(Bar(length)).update
             writers = [stack.enter_context(VideoWriter(path, run.fps, self.overwrite)) for path in made.files]
             for moment, pictures in enumerate(itertools.chain([first], stream)):  # (count, H, W, 3)
                 for writer, picture in zip(writers, pictures, strict=True):
@@ -116,7 +125,9 @@ class Generate(Making):
 
         if self.start == "noise":
             return None
-        return int(self.start) if re.fullmatch(r"-?\d+", self.start) else read_image(self.start, size=size)
+        if re.fullmatch(r"-?\d+", self.start):
+            return int(self.start)
+        return read_image(self.start, size=size, say=say)
 
 
 @dataclass(kw_only=True)
@@ -137,12 +148,12 @@ class Extrapolate(Making):
         from ..rollout import extrapolate
 
         run = self.load()
-        made = self.made(run, variants=("marked",) if self.mark else ())
-        with bar(self.after + self.before) as told:
-            frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, told)
-        if self.mark:
-            write_video(made.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
-        made.video(frames, run.fps)
+        with self.made(run, variants=("marked",) if self.mark else ()) as made:
+            with Bar(self.after + self.before) as shown:
+                frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, shown.update)
+            if self.mark:
+                write_video(made.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
+            made.video(frames, run.fps)
 
 
 @dataclass(kw_only=True)
@@ -160,12 +171,12 @@ class Upsample(Making):
         from ..rollout import upsample
 
         run = self.load()
-        made = self.made(run)
-        frames, fps = _frames(run, self.input, None)
-        pairs = len(run.frames if frames is None else frames) - 1
-        with bar(pairs * (self.factor - 1)) as told:
-            result = upsample(run, self.factor, frames, self.seed, self.steps, told)
-        made.video(result, fps * self.factor)
+        with self.made(run) as made:
+            frames, fps = _frames(run, self.input, None)
+            pairs = len(run.frames if frames is None else frames) - 1
+            with Bar(pairs * (self.factor - 1)) as shown:
+                result = upsample(run, self.factor, frames, self.seed, self.steps, shown.update)
+            made.video(result, fps * self.factor)
 
 
 @dataclass(kw_only=True)
@@ -186,16 +197,16 @@ class Retarget(Making):
         from ..rollout import retarget
 
         run = self.load()
-        made = self.made(run)
-        size = parse_size(self.size)
-        assert size is not None
-        frames, fps = _frames(run, self.input, size)
-        with bar(1 if run.kind == "image" else len(run.frames if frames is None else frames)) as told:
-            result = retarget(run, size, frames, self.strength, self.seed, self.steps, told)
-        if run.kind == "image":
-            made.pictures(result[None])
-        else:
-            made.video(result, fps)
+        with self.made(run) as made:
+            size = parse_size(self.size)
+            assert size is not None
+            frames, fps = _frames(run, self.input, size)
+            with Bar(1 if run.kind == "image" else len(run.frames if frames is None else frames)) as shown:
+                result = retarget(run, size, frames, self.strength, self.seed, self.steps, shown.update)
+            if run.kind == "image":
+                made.pictures(result[None])
+            else:
+                made.video(result, fps)
 
 
 def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[np.ndarray | None, float]:
@@ -205,7 +216,7 @@ def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[
     if path is None:
         return None, run.fps
     if run.kind == "image":
-        return read_image(path, size=size), run.fps
+        return read_image(path, size=size, say=say), run.fps
     clip = read_media(path, size=size, max_side=None, say=lambda _: None)
     return clip.frames, clip.fps
 
@@ -235,7 +246,7 @@ class Edit(Making):
         run, canvas = self.load(), parse_size(self.canvas)
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
-        picture = read_image(self.picture, max_side=max(run.size))
+        picture = read_image(self.picture, max_side=max(run.size), say=say)
         mask = None if self.mask is None else read_mask(self.mask, picture.shape[:2])
-        made = self.made(run, self.count)
-        made.pictures(edit(run, picture, mask, self.strength, canvas, self.count, self.seed, self.steps))
+        with self.made(run, self.count) as made:
+            made.pictures(edit(run, picture, mask, self.strength, canvas, self.count, self.seed, self.steps))

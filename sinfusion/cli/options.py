@@ -1,10 +1,8 @@
-"""What commands share: the types of their options, checks of them, a progress bar."""
+"""What commands share: the types of their options, and checks of them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,12 +49,3 @@ def spread(count: int, most: int) -> list[int]:
     if count <= most:
         return list(range(count))
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]
-
-
-@contextmanager
-def bar(total: int) -> Iterator[Callable[[], object]]:
-    """A progress bar and the function that moves it on by a frame."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="frame", delay=0.5) as shown:
-        yield shown.update

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import tyro
 from tyro.conf import Positional
 
+from ..console import Bar, say
 from ..errors import SinfusionError
 from .command import Command
 from .made import SHEET_COLUMNS, SHEET_FRAMES, Made
@@ -58,7 +57,7 @@ class Patches(Command):
         from ..media import read_media
 
         return read_media(
-            path or self.input, start=self.start, stop=self.stop, stride=self.stride, max_side=self.max_side
+            path or self.input, start=self.start, stop=self.stop, stride=self.stride, max_side=self.max_side, say=say
         )
 
     def made(self, kind: str, count: int = 1) -> Made:
@@ -87,14 +86,9 @@ def _frames(clip: Clip) -> np.ndarray:
     return clip.frames[0] if clip.kind == "image" else clip.frames
 
 
-@contextmanager
-def _share_bar() -> Iterator[Callable[[float], object]]:
-    """A progress bar and the function that moves it on by a share of the whole."""
-    from tqdm import tqdm
-
-    shape = "{l_bar}{bar}| {elapsed}<{remaining}"
-    with tqdm(total=1.0, delay=0.5, bar_format=shape) as shown:
-        yield lambda share: shown.update(min(share, 1.0 - shown.n))  # rounding must not lead beyond
+def _bar() -> Bar:
+    """Progress in shares of the whole."""
+    return Bar(1.0, unit="")
 
 
 @dataclass(kw_only=True)
@@ -122,13 +116,13 @@ class PatchesGenerate(Patches):
 
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
-        made = self.made(clip.kind, self.count)
-        with _share_bar() as told:
-            results = generate(
-                _frames(clip), self.frames, size, self.scale, self.noise, self.count, self.seed,
-                choose_device(self.device), told,
-            )  # fmt: skip
-        self.write(made, results, clip.fps)
+        with self.made(clip.kind, self.count) as made:
+            with _bar() as shown:
+                results = generate(
+                    _frames(clip), self.frames, size, self.scale, self.noise, self.count, self.seed,
+                    choose_device(self.device), shown.update,
+                )  # fmt: skip
+            self.write(made, results, clip.fps)
 
 
 @dataclass(kw_only=True)
@@ -149,10 +143,10 @@ class PatchesRetarget(Patches):
 
         if size is None and self.frames is None:
             raise SinfusionError("give what to bring it to: --size, --frames or both.")
-        made = self.made(clip.kind)
-        with _share_bar() as told:
-            result = retarget(_frames(clip), size, self.frames, self.seed, choose_device(self.device), told)
-        self.write(made, result[None], clip.fps)
+        with self.made(clip.kind) as made:
+            with _bar() as shown:
+                result = retarget(_frames(clip), size, self.frames, self.seed, choose_device(self.device), shown.update)
+            self.write(made, result[None], clip.fps)
 
 
 @dataclass(kw_only=True)
@@ -173,12 +167,13 @@ class PatchesAnalogy(Patches):
         from ..patches import analogy
         from ..precision import choose_device
 
-        made = self.made(content.kind)
-        with _share_bar() as told:
-            result = analogy(
-                _frames(content), _frames(style), self.sketch, self.raft, self.seed, choose_device(self.device), told
-            )
-        self.write(made, result[None], content.fps)
+        with self.made(content.kind) as made:
+            with _bar() as shown:
+                result = analogy(
+                    _frames(content), _frames(style), self.sketch, self.raft, self.seed, choose_device(self.device),
+                    shown.update,
+                )  # fmt: skip
+            self.write(made, result[None], content.fps)
 
 
 @dataclass(kw_only=True)
@@ -200,8 +195,8 @@ class PatchesInpaint(Patches):
 
         which = slice(self.start, self.stop, self.stride)
         masks = read_masks(self.mask, clip.frames.shape[1:3], len(clip.frames), which)
-        made = self.made(clip.kind)
-        with _share_bar() as told:
-            mask = masks[0] if clip.kind == "image" else masks
-            result = inpaint(_frames(clip), mask, self.hints, self.seed, choose_device(self.device), told)
-        self.write(made, result[None], clip.fps)
+        with self.made(clip.kind) as made:
+            with _bar() as shown:
+                mask = masks[0] if clip.kind == "image" else masks
+                result = inpaint(_frames(clip), mask, self.hints, self.seed, choose_device(self.device), shown.update)
+            self.write(made, result[None], clip.fps)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
+from ..console import print_result
 from ..errors import SinfusionError
 from ..recipe import RECIPES, Recipe
 from ..roles import ROLES
@@ -120,7 +121,7 @@ class Train(TrainOptions, Command):
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":
             command = "upsample" if list(run.models) == ["interpolator"] else "generate"
-            print(f"trained {run.path}; next: sinfusion {command} {run.path}")
+            print_result(f"trained {run.path}; next: sinfusion {command} {run.path}")
 
     def _check_continuing(self, settings: dict[str, Any]) -> None:
         """A run that is continued has its settings; others would be ignored in silence."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -19,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SinfusionError
+from ..files import beside, discard, make_folders, put, temporary_name
 from .clip import FRAME_ENDINGS, check_fps, size_words
 
 H264 = "libx264"
@@ -45,7 +44,8 @@ class VideoWriter:
         check_fps(fps)
         self.fps = float(fps)
         refuse_existing(self.path, overwrite)
-        self.temporary = self.path.with_name(f".{os.getpid()}-{self.path.name}")
+        self.overwrite = overwrite
+        self.temporary = temporary_name(self.path)
         self._new_encoder = encoders[self.path.suffix.lower()]
         self._encoder: Any = None
         self._shape: tuple[int, ...] = ()
@@ -55,7 +55,8 @@ class VideoWriter:
         _check_picture(frame)
         with _writing(self.path):
             if self._encoder is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                make_folders(self.path.parent)
+                discard(self.temporary)
                 self._encoder, self._shape = self._new_encoder(self.temporary, self.fps, frame.shape), frame.shape
             if frame.shape != self._shape:
                 raise SinfusionError(
@@ -76,9 +77,9 @@ class VideoWriter:
                 raise SinfusionError(f"{self.path}: there are no frames to write.")
             with _writing(self.path):
                 self._encoder.close()
-                _move(self.temporary, self.path)
+                put(self.temporary, self.path, self.overwrite)
         finally:
-            _remove(self.temporary)
+            discard(self.temporary)
 
 
 class _Mp4:
@@ -151,14 +152,10 @@ def write_image(path: str | Path, image: np.ndarray, overwrite: bool = False) ->
         raise SinfusionError(f"{path}: write .png, .jpg, .webp, .bmp or .tiff.")
     _check_picture(image)
     refuse_existing(path, overwrite)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(path):
+        make_folders(path.parent)
+        with beside(path, overwrite) as temporary:
             Image.fromarray(image).save(temporary, quality=95)
-            _move(temporary, path)
-    finally:
-        _remove(temporary)
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
@@ -180,22 +177,3 @@ def _writing(path: Path) -> Iterator[None]:
                 f"the disk is full: {path} was not written, and nothing half-written was left."
             ) from error
         raise SinfusionError(f"{path} cannot be written: {error.strerror or error}.") from error
-
-
-def _move(temporary: Path, path: Path) -> None:
-    """Give a finished file or folder its name."""
-    if path.exists() and (path.is_dir() or temporary.is_dir()):  # a folder is not renamed over something
-        old = temporary.with_name(f"{temporary.name}-old")
-        os.replace(path, old)
-        os.replace(temporary, path)
-        _remove(old)
-    else:
-        os.replace(temporary, path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
