@@ -12,13 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
-
-matplotlib.use("Agg")
-from matplotlib.figure import Figure
 
 READ_SECONDS = 1.0  # between two looks at the loss
 PREVIEW_SHARE = 0.05  # of the time at most goes into pictures

@@ -128,6 +128,7 @@ def graphs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Nothing())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Nothing())
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     reserved = iter(range(0, 10**9, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: next(reserved))
     made = []

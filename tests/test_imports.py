@@ -7,6 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "sinfusion"
 
 ORDER = [
     {"errors", "kernels"},
+    {"seeds"},
     {"ops"},
     {"media", "schedule", "precision"},
     {"parameterization", "network", "crops", "optimizer", "features"},
@@ -76,7 +77,7 @@ def test_all_imports_are_seen():
 
 
 def test_the_patch_engine_needs_operators_and_no_models():
-    assert needed("patches") == {"errors", "ops", "kernels"}
+    assert needed("patches") == {"errors", "seeds", "ops", "kernels", "precision"}
     assert {"network", "run", "ops"} <= needed("rollout")
 
 

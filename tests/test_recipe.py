@@ -45,7 +45,7 @@ def test_the_curriculum_ends_with_every_offset_that_can_be_asked_for(recipe):
 
 def test_a_short_clip_bounds_the_offsets():
     assert PAPER.replace(max_frame_offset=2).offsets() == (-2, -1, 1, 2)
-    assert PAPER.replace(offset_milestones=()).offsets() == (-1, 1)
+    assert PAPER.replace(max_frame_offset=1, offset_milestones=()).offsets() == (-1, 1)
 
 
 def test_crops_are_squares_as_published_or_follow_the_picture():

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import tyro
 
 from .. import __version__
-from ..errors import SinfusionError
+from ..errors import SettingError, SinfusionError
 from .command import Command, Group
 from .demo import Demo
 from .evaluate import Evaluate
@@ -127,6 +127,8 @@ def _overview(group: Group, before: str) -> str:
 def _sentence(error: Exception, lower: str) -> str | None:
     """What a user can do something about, as a sentence; None for everything else."""
     text = str(error)
+    if isinstance(error, SettingError):
+        return error.on_command_line()
     if isinstance(error, SinfusionError):
         return text
     # By name, so that reporting an error never imports torch; the CPU's allocator raises a plain RuntimeError.

@@ -15,9 +15,10 @@ from tyro.conf import Positional
 
 from .. import __version__
 from ..errors import SinfusionError
+from ..seeds import check_seed
 from .command import Command
 from .made import SHEET_COLUMNS, Made, check_writable
-from .options import File, Format, Precision, Size, Whole, bar, check_seed, option_name, parse_size, spread
+from .options import File, Format, Precision, Size, Whole, bar, network_device, option_name, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +87,7 @@ class Evaluate(Command):
     out: File = None
     # A run: videos as mp4, gif or png; left out: by --out, else mp4.
     format: Format = None
-    # A run: where to compute: auto, cpu, cuda.
+    # A run: where to compute: auto, cpu, cuda, or cuda:1 of several GPUs.
     device: str = "auto"
     # A run: arithmetic.
     precision: Precision = "auto"
@@ -94,9 +95,9 @@ class Evaluate(Command):
     overwrite: bool = False
 
     def __call__(self) -> None:
-        check_seed(self.seed)
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
+        check_seed(self.seed, self.count)
         if self.steps is not None and not 1 <= self.steps <= 4000:
             raise SinfusionError(f"--steps must be from 1 to 4000, not {self.steps}.")
         self._check_outputs()
@@ -118,7 +119,7 @@ class Evaluate(Command):
 
         if self.original.exists() and not (self.original / "run.json").is_file():
             raise SinfusionError(f"{self.original} is not a run; give results to compare with it.")
-        run = load(self.original, self.device, self.precision)
+        run = load(self.original, network_device(self.device), self.precision)
         made = Made(self, run.kind, run.path / "made", {"run": run.path}, self.count * max(1, len(starts(run))))
         plot = self.plot or made.record.with_name(f"{made.record.stem}-plot.png")
         refuse_existing(plot, self.overwrite)
@@ -260,12 +261,9 @@ def _aligned(cells: list[list[str]], turned: bool = False) -> list[str]:
 
 def draw(rows: list[Row], path: Path) -> None:
     """Write a picture of error (NNFDIST) against diversity (NNFDIV), a point for each result and its name beside."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
     from ..run import beside
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
 
     points = sorted((row for row in rows if row["kind"] in ("yardstick", "result")), key=lambda row: row["nnfdist"])
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -13,9 +13,10 @@ import tyro
 from tyro.conf import Positional
 
 from ..errors import SinfusionError
+from ..seeds import check_seed
 from .command import Command
 from .made import SHEET_COLUMNS, SHEET_FRAMES, Made
-from .options import File, Format, Size, Whole, check_seed, parse_size, spread
+from .options import File, Format, Size, Whole, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,16 +48,18 @@ class Patches(Command):
     stride: int = 1
     # Seed of all random numbers.
     seed: int = 0
-    # Where to compute: auto, cpu, cuda.
+    # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs.
     device: str = "auto"
     # Write over files that exist.
     overwrite: bool = False
 
     def read(self, path: Path | None = None) -> Clip:
         """The input, or another file by the same options."""
-        check_seed(self.seed)
+        check_seed(self.seed, getattr(self, "count", 1))
         from ..media import read_media
+        from ..precision import choose_device
 
+        choose_device(self.device)
         return read_media(
             path or self.input, start=self.start, stop=self.stop, stride=self.stride, max_side=self.max_side
         )
@@ -118,7 +121,6 @@ class PatchesGenerate(Patches):
     def __call__(self) -> None:
         clip, size = self.read(), parse_size(self.size)
         from ..patches import generate
-        from ..precision import choose_device
 
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
@@ -126,7 +128,7 @@ class PatchesGenerate(Patches):
         with _share_bar() as told:
             results = generate(
                 _frames(clip), self.frames, size, self.scale, self.noise, self.count, self.seed,
-                choose_device(self.device), told,
+                self.device, told,
             )  # fmt: skip
         self.write(made, results, clip.fps)
 
@@ -145,13 +147,12 @@ class PatchesRetarget(Patches):
     def __call__(self) -> None:
         clip, size = self.read(), parse_size(self.size)
         from ..patches import retarget
-        from ..precision import choose_device
 
         if size is None and self.frames is None:
             raise SinfusionError("give what to bring it to: --size, --frames or both.")
         made = self.made(clip.kind)
         with _share_bar() as told:
-            result = retarget(_frames(clip), size, self.frames, self.seed, choose_device(self.device), told)
+            result = retarget(_frames(clip), size, self.frames, self.seed, self.device, told)
         self.write(made, result[None], clip.fps)
 
 
@@ -171,13 +172,10 @@ class PatchesAnalogy(Patches):
     def __call__(self) -> None:
         content, style = self.read(), self.read(self.style)
         from ..patches import analogy
-        from ..precision import choose_device
 
         made = self.made(content.kind)
         with _share_bar() as told:
-            result = analogy(
-                _frames(content), _frames(style), self.sketch, self.raft, self.seed, choose_device(self.device), told
-            )
+            result = analogy(_frames(content), _frames(style), self.sketch, self.raft, self.seed, self.device, told)
         self.write(made, result[None], content.fps)
 
 
@@ -196,12 +194,11 @@ class PatchesInpaint(Patches):
         clip = self.read()
         from ..media import read_masks
         from ..patches import inpaint
-        from ..precision import choose_device
 
         which = slice(self.start, self.stop, self.stride)
         masks = read_masks(self.mask, clip.frames.shape[1:3], len(clip.frames), which)
         made = self.made(clip.kind)
         with _share_bar() as told:
             mask = masks[0] if clip.kind == "image" else masks
-            result = inpaint(_frames(clip), mask, self.hints, self.seed, choose_device(self.device), told)
+            result = inpaint(_frames(clip), mask, self.hints, self.seed, self.device, told)
         self.write(made, result[None], clip.fps)
