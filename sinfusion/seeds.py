@@ -20,13 +20,14 @@ def check_seed(seed: int, count: int = 1) -> int:
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise SettingError(f"{{seed}} must be a whole number, not {seed!r:.40}.")
+    seed = int(seed)  # numpy's own would wrap below
     if not 0 <= seed < SEEDS:
         raise SettingError(f"{{seed}} must be from 0 to {SEEDS - 1}, not {seed}.")
     if seed + count > SEEDS:
         raise SettingError(
             f"{{seed}} must be at most {SEEDS - count} for {count} samples, each made from the next seed, not {seed}."
         )
-    return int(seed)
+    return seed
 
 
 def part_key(seed: int, part: int) -> int:
