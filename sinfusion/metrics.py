@@ -99,8 +99,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     one, other = as_frames("a", a), as_frames("b", b)
     if one.shape != other.shape:
         raise SinfusionError(f"PSNR needs two of the same shape, not {tuple(one.shape)} and {tuple(other.shape)}.")
-    squares = [(a.int() - b.int()).square().sum().item() for a, b in zip(one, other, strict=True)]  # a frame at a time
-    error = sum(squares) / one.numel()
+    pairs = zip(one.numpy(), other.numpy(), strict=True)  # a frame at a time
+    error = sum(int(np.square(x.astype(np.int32) - y).sum(dtype=np.int64)) for x, y in pairs) / one.numel()
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
