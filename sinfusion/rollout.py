@@ -39,8 +39,8 @@ def generate(
     frames: length of each video; None: as long as the training clip. size: (height, width); None: the training size.
     start: the first frame, an index into the clip or a picture; None: the Projector makes one from noise, and the video
     begins `hidden_frames` of the recipe after it.
-    frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i is made from seed + i, whatever `count`.
-    steps: network evaluations a picture; None: the recipe's.
+    frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i is made from seed + i, whatever `count`,
+    all from 0 to 2^32 - 1. steps: network evaluations a picture; None: the recipe's.
     """
     if run.kind == "image":
         if frames is not None or start is not None or frame_offset != 1:

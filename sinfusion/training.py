@@ -62,8 +62,8 @@ def train(
     schedule, decay and curriculum scale to it. tasks: `generate` (Predictor and Projector) and `upsample`
     (Interpolator); an image always trains the image model. size: (height, width) of the training frames.
     max_side: larger inputs are scaled down to this longer side. start, stop, stride: frames of the video to use.
-    fps: of frames that come without it. device: auto, cpu, cuda. precision: auto, bf16, fp32. graph: on a GPU,
-    replay each step from a CUDA graph.
+    fps: of frames that come without it. seed: from 0 to 2^32 - 1. device: auto, cpu, cuda, or cuda:1 of several GPUs.
+    precision: auto, bf16, fp32. graph: on a GPU, replay each step from a CUDA graph.
 
     Raises SinfusionError for anything wrong with these, before any work starts.
     """
