@@ -87,7 +87,7 @@ class Evaluate(Command):
     out: File = None
     # A run: videos as mp4, gif or png; left out: by --out, else mp4.
     format: Format = None
-    # A run: where to compute: auto, cpu, cuda, cuda:1 ...
+    # A run: where to compute: auto, cpu, cuda or cuda:1.
     device: str = "auto"
     # A run: arithmetic.
     precision: Precision = "auto"
