@@ -103,13 +103,15 @@ def _in_memory_order(value: Tensor) -> Tensor:
     return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).reshape(-1)
 
 
-def learning_rates(step: np.ndarray, steps: int, peak: float, decay: str, warmup: float, drop_at: float) -> np.ndarray:
-    """(n,) float64: the learning rate at each of `step` (n,), of a training of `steps` steps, after a linear warm-up.
+def learning_rates(
+    progress: np.ndarray, after: np.ndarray, peak: float, decay: str, warmup: float, drop_at: float
+) -> np.ndarray:
+    """(n,) float64: the learning rate of steps that begin at `progress` (n,) and end at `after` (n,), in [0, 1].
 
-    warmup: its length as a fraction of the training. decay: `cosine` to zero at the end, or `step`: a tenth from
+    warmup: the progress at which a linear warm-up ends. decay: `cosine` to zero at the end, or `step`: a tenth from
     progress `drop_at` on.
     """
-    ramp = np.minimum(1.0, (step + 1) / max(1.0, warmup * steps))
+    ramp = np.minimum(1.0, after / warmup) if warmup > 0 else 1.0
     if decay == "step":
-        return peak * ramp * np.where(step / steps >= drop_at, 0.1, 1.0)
-    return peak * ramp * 0.5 * (1 + np.cos(np.pi * step / steps))
+        return peak * ramp * np.where(progress >= drop_at, 0.1, 1.0)
+    return peak * ramp * 0.5 * (1 + np.cos(np.pi * progress))

@@ -42,6 +42,7 @@ class Progress:
         self.bar = tqdm(total=total, initial=done, desc=f"{name:12}", unit="step", disable=quiet, mininterval=0.5)
         self.losses: list[Tensor] = []
         self.started = self.read_at = time.monotonic()
+        self.worked = time.process_time()  # seconds of all threads until then
         self.preview_at = self.started + min(10.0, preview_seconds)
         self.board: Any = None
         if importlib.util.find_spec("tensorboard"):
@@ -71,8 +72,11 @@ class Progress:
             return None
         mean = float(torch.stack(self.losses).mean())
         speed = len(self.losses) / max(now - self.read_at, 1e-9)
+        worked, seconds = time.process_time(), now - self.started
         row = {"step": step + 1, "loss": mean, "learning_rate": rate, "steps_per_second": speed,
-               "seconds": now - self.started}  # fmt: skip
+               "seconds": seconds, "total": self.total, "expected_seconds": seconds + (self.total - step - 1) / speed,
+               "cpu_share": (worked - self.worked) / (max(now - self.read_at, 1e-9) * torch.get_num_threads())}  # fmt: skip
+        self.worked = worked
         self.history.append(row)
         self.log.write(json.dumps(row) + "\n")
         self.log.flush()
@@ -84,6 +88,10 @@ class Progress:
             self.picture()
         self.read_at = time.monotonic()
         return mean
+
+    def retotal(self, total: int) -> None:
+        """The training is now planned to end after `total` steps."""
+        self.total = self.bar.total = total
 
     def picture(self) -> None:
         """Write loss.png and the preview."""

@@ -15,7 +15,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,6 +226,21 @@ def last_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def seconds_used(folder: Path) -> float:
+    """Time that a run had used when one of its checkpoints was written, the newest; 0 where none tells."""
+    seconds = [0.0]
+    for name in ROLES:
+        checkpoint = last_checkpoint(folder / name)
+        if checkpoint is None:
+            continue
+        try:
+            with safe_open(checkpoint / "weights.safetensors", framework="pt") as file:
+                seconds.append(float(json.loads(file.metadata()["sinfusion"])["seconds"]))
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError):
+            continue  # damaged, or of an older version
+    return max(seconds)
+
+
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file: every weight as raw.<name> and as average.<name>."""
     try:
@@ -249,6 +264,8 @@ def save_checkpoint(
     raw: dict[str, Tensor],
     average: dict[str, Tensor],
     optimizer: dict[str, Any],
+    plan: Sequence[Any] = (),  # as `Plan.parse` takes it
+    seconds: float = 0.0,  # that the run has used until now
 ) -> Path:
     """Write a checkpoint beside the last one, rename it into place, then remove older ones."""
     folder = run.path / role.name
@@ -258,7 +275,8 @@ def save_checkpoint(
         return final
     tensors = {f"raw.{k}": v.detach().cpu().contiguous() for k, v in raw.items()}
     tensors |= {f"average.{k}": v.detach().cpu().contiguous() for k, v in average.items()}
-    metadata = {"sinfusion": json.dumps({**run.description(), "role": role.name, "step": step})}
+    about = {**run.description(), "role": role.name, "step": step, "plan": plan, "seconds": seconds}
+    metadata = {"sinfusion": json.dumps(about)}
     with beside(final) as temporary:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()

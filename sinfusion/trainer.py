@@ -27,14 +27,16 @@ from .graph import Replayed, replayed
 from .network import Dense, NextNet
 from .optimizer import AdamEma, learning_rates
 from .parameterization import Denoiser
+from .plan import MOST_STEPS, Budget, Clock, Plan, planned, write_journal
 from .progress import Progress
 from .recipe import Recipe
 from .roles import Role
 from .run import Run, last_checkpoint, load_into, load_optimizer, load_weights, save_checkpoint
 
 CHECKPOINT_SECONDS = 60.0
-AGREE = 16  # steps between two times that several processes agree on whether to stop
-WINDOW = 2**16  # steps that are planned at once
+MEETING = 16  # steps between two times that several processes agree on whether to stop, and when to end
+REVISED = 0.01  # of the steps that are left: smaller changes of the total wait
+WINDOW = 2**12  # steps whose settings are on the device at once
 BLOTCH = 8  # pixels from one blotch of colour to the next
 
 
@@ -85,8 +87,17 @@ class Trainer:
     a step is a CUDA graph.
     """
 
-    def __init__(self, run: Run, role: Role, total: int, rank: int = 0, ranks: int = 1):
-        self.run, self.role, self.total, self.ranks = run, role, total, ranks
+    def __init__(
+        self,
+        run: Run,
+        role: Role,
+        plan: Plan | int,  # or a number of steps
+        rank: int = 0,
+        ranks: int = 1,
+        budget: Budget | None = None,  # whose seconds the checkpoints tell
+    ):
+        self.run, self.role, self.ranks, self.budget = run, role, ranks, budget
+        self.plan = Plan.of(plan) if isinstance(plan, int) else plan
         self.recipe = recipe = run.recipe
         self.denoiser = run.build(role)
         network = self.denoiser.network
@@ -106,31 +117,44 @@ class Trainer:
         seed = run.seed * 16 + list("image predictor projector interpolator".split()).index(role.name)
         self.seeds = sample_seeds(seed, range(rank * share, (rank + 1) * share)).to(run.device)
         self.strength = torch.tensor((recipe.condition_noise, recipe.condition_drift), device=run.device)
-        window = min(total, WINDOW)
-        self.rates = np.zeros(window)
-        self.coefficients = torch.zeros(window, 3, device=run.device)
-        self.largest_offset = torch.zeros(window, dtype=torch.int64, device=run.device)
-        self.losses = torch.zeros(window, device=run.device)  # of the last steps, likewise
-        self._plan(0)
+        # What the steps need, step n at n modulo their number.
+        self.rates = np.zeros(WINDOW)
+        self.coefficients = torch.zeros(WINDOW, 3, device=run.device)
+        self.largest_offset = torch.zeros(WINDOW, dtype=torch.int64, device=run.device)
+        self.losses = torch.zeros(WINDOW, device=run.device)  # of the last steps, likewise
         self.done = 0
+        self._tabulate()
         self.counter = torch.zeros((), dtype=torch.int64, device=run.device)  # `done`, on the device
         self._at_once, self._gradient, self._update = (
             replayed(part, run.device, run.graph) for part in (self._whole_step, self._backward, self._apply)
         )
 
-    def _plan(self, first: int) -> None:
-        """Put on the device what the steps from `first` on need; step n is found at n modulo their number."""
-        recipe, step = self.recipe, np.arange(first, min(first + len(self.losses), self.total))
+    @property
+    def total(self) -> int:
+        """Steps after which the training ends, as far as is known."""
+        return self.plan.total
+
+    @property
+    def progress(self) -> float:
+        """How far the training is, from 0 to 1."""
+        return self.plan.at(self.done)
+
+    def _tabulate(self) -> None:
+        """Put on the device what the plan says of the steps from the next one to the end of the window."""
+        recipe, first = self.recipe, self.done
+        step = np.arange(first, first - first % WINDOW + WINDOW)
+        progress, after = self.plan.progress(step), self.plan.progress(step + 1)
         drop_at = 100_000 / recipe.steps(self.role)
-        rates = learning_rates(step, self.total, recipe.learning_rate, recipe.decay, recipe.warmup, drop_at)
-        self.rates[: len(step)] = rates
-        self.coefficients[: len(step)] = self.optimizer.coefficients(rates, first)
-        self.largest_offset[: len(step)] = torch.from_numpy(recipe.largest_offset(step / self.total))
+        rates = learning_rates(progress, after, recipe.learning_rate, recipe.decay, recipe.warmup, drop_at)
+        rows = slice(first % WINDOW, WINDOW)
+        self.rates[rows] = rates
+        self.coefficients[rows] = self.optimizer.coefficients(rates, first)
+        self.largest_offset[rows] = torch.from_numpy(recipe.largest_offset(progress))
 
     def batch(self, step: Tensor) -> Batch:
         """The examples of a step, () int64 on the device."""
         role, recipe, seeds = self.role, self.recipe, self.seeds
-        largest = self.largest_offset.index_select(0, (step % len(self.losses)).view(1))
+        largest = self.largest_offset.index_select(0, (step % WINDOW).view(1))
         clip = (self.frames.shape[0], self.frames.shape[1], self.frames.shape[2])
         places = draw(clip, role.conditions, self.crop, seeds, step, largest, recipe.every_triple)
         spread = self.denoiser.spread(places[:, 1] if role.frame_offset else None, len(seeds), seeds.device)
@@ -163,8 +187,8 @@ class Trainer:
 
     def step(self) -> None:
         """The next step; its loss is in `losses` when the device gets there."""
-        if self.done and self.done % len(self.losses) == 0:
-            self._plan(self.done)
+        if self.done and self.done % WINDOW == 0:
+            self._tabulate()
         if self.ranks == 1:
             self._at_once()
         else:
@@ -185,7 +209,7 @@ class Trainer:
 
     def _apply(self, message: Tensor) -> None:
         """Update the weights from a gradient and a loss (N + 1,), and count the step."""
-        step = (self.counter % len(self.losses)).view(1)
+        step = (self.counter % WINDOW).view(1)
         self.optimizer.step(message[:-1], self.coefficients.index_select(0, step)[0])
         self.losses.index_copy_(0, step, message[-1:])
         self.counter += 1
@@ -196,14 +220,16 @@ class Trainer:
         if not all(bool(p.isfinite().all()) for p in raw.values()):
             raise self._not_finite("weights", self.done)
         state = self.optimizer.state(self.done)
-        save_checkpoint(self.run, self.role, self.done, raw, self.optimizer.average, state)
+        seconds = self.budget.spent() if self.budget else 0.0
+        pieces = [*map(tuple, self.plan.pieces)]
+        save_checkpoint(self.run, self.role, self.done, raw, self.optimizer.average, state, pieces, seconds)
 
     def restore(self) -> None:
         """Go on from the last checkpoint, if there is one."""
         checkpoint = last_checkpoint(self.run.path / self.role.name)
         if checkpoint is None:
             return
-        weights, _ = load_weights(checkpoint / "weights.safetensors")
+        weights, metadata = load_weights(checkpoint / "weights.safetensors")
         load_into(self.denoiser.network, weights, "raw.", checkpoint)
         state = load_optimizer(checkpoint)
         average = {name.removeprefix("average."): v for name, v in weights.items() if name.startswith("average.")}
@@ -213,19 +239,41 @@ class Trainer:
             raise SinfusionError(f"{checkpoint} is damaged: {type(error).__name__}: {error}") from error
         self.done = state["step"]
         self.counter.fill_(self.done)
-        self._plan(self.done - self.done % len(self.losses))
+        self.plan = planned(metadata, checkpoint) or self.plan
+        self._tabulate()
 
-    def train(self, progress: Progress | None, stop: Callable[[], bool] = lambda: False) -> None:
-        """Train to the end. Raises Stopped after a save when `stop()`; SinfusionError on a non-finite loss."""
-        saved_at = time.monotonic()
+    def end_after(self, total: int, progress: float | None = None) -> None:
+        """Change the plan from here on: end after `total` steps. progress: where to go on from; None: from here."""
+        self.plan.end_after(total, self.done, progress)
+        self._tabulate()
+
+    def train(
+        self, progress: Progress | None, stop: Callable[[], bool] = lambda: False, clock: Clock | None = None
+    ) -> None:
+        """Train to the end of the plan, which the clock keeps up to date.
+
+        Raises Stopped after a save when `stop()`; SinfusionError on a non-finite loss.
+        """
+        checked, saved_at = self.done, time.monotonic()
         while self.done < self.total:
-            step = self.done
+            at = self.done % WINDOW
             self.step()
-            at = step % len(self.losses)
-            mean = progress.step(step, self.losses[at], float(self.rates[at])) if progress else None
+            mean = progress.step(self.done - 1, self.losses[at], float(self.rates[at])) if progress else None
             if mean is not None and not np.isfinite(mean):
                 raise self._not_finite("loss", self.done)
-            if self._all_agree(stop()):
+            wanted = None
+            # Where the device was waited for anyway, while nothing is known, and after a quarter of what was left.
+            soon = self.total == MOST_STEPS or 4 * (self.done - checked) >= self.total - checked
+            if clock and (mean is not None or self._meet() or soon):
+                self.losses[at].item()
+                wanted, checked = clock.total(self.done, self.plan), self.done
+            stopping, wanted = self._agree(stop(), wanted)
+            if wanted and self.done < self.total and abs(wanted - self.total) > REVISED * (self.total - self.done):
+                self.end_after(wanted)
+                if progress:
+                    progress.retotal(self.total)
+                    write_journal(self.run.path / self.role.name, self.plan, ended=False)
+            if stopping:
                 if progress:
                     self.save()
                 raise Stopped
@@ -234,6 +282,7 @@ class Trainer:
                 saved_at = time.monotonic()
         if progress:
             self.save()
+            write_journal(self.run.path / self.role.name, self.plan, ended=True)
 
     def _not_finite(self, what: str, step: int) -> SinfusionError:
         return SinfusionError(
@@ -241,34 +290,16 @@ class Trainer:
             f"kept: lower --learning-rate (now {self.recipe.learning_rate}) or use --precision fp32."
         )
 
-    def _all_agree(self, stop: bool) -> bool:
-        """Whether any process was asked to stop, so that all stop at the same step."""
+    def _meet(self) -> bool:
+        """Whether several processes talk to each other after this step; to talk is to wait for the device."""
+        return self.ranks > 1 and self.done % MEETING == 0
+
+    def _agree(self, stop: bool, total: int | None) -> tuple[bool, int | None]:
+        """Whether any process was asked to stop, and the total that one of them proposes: the same for all."""
         if self.ranks == 1:
-            return stop
-        if self.done % AGREE:  # to ask is to wait for the device
-            return False
-        return bool(_largest(float(stop), self.run.device))
-
-
-def measure_speed(run: Run, role: Role, seconds: float, rank: int = 0, ranks: int = 1) -> float:
-    """Seconds a step takes: the median of as many as fit into `seconds`, of a trainer that is then thrown away."""
-    trainer = Trainer(run, role, 200, rank, ranks)
-    times: list[float] = []
-    started = time.monotonic()
-    # Several processes meet in every step, so all must make the same number of them.
-    while len(times) < (8 if ranks > 1 else 4) or (
-        ranks == 1 and time.monotonic() - started < seconds and len(times) < trainer.total
-    ):
-        before = time.monotonic()
-        trainer.step()
-        trainer.losses[len(times)].item()
-        times.append(time.monotonic() - before)
-    median = float(np.median(times[2:]))
-    return median if ranks == 1 else _largest(median, run.device)
-
-
-def _largest(value: float, device: torch.device) -> float:
-    """The largest of the values that the processes hold."""
-    tensor = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return float(tensor)
+            return stop, total
+        if not self._meet():
+            return False, None
+        asked = torch.tensor((float(stop), float(total or 0)), dtype=torch.float64, device=self.run.device)
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+        return bool(asked[0]), int(asked[1]) or None

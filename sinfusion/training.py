@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,19 +17,21 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from .capacity import watchable_steps
 from .errors import SettingError, SinfusionError
 from .media import Clip, contact_sheet, read_media, write_image
 from .network import NextNet
 from .parameterization import rms, rms_change
+from .plan import MOST_STEPS, Budget, Clock, Plan, read_journal
 from .precision import choose_device
 from .progress import Progress
 from .recipe import FAST, RECIPES, TINY, Recipe
 from .reverse import LEAST_SIDE, check_size
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, TASKS, Role
 from .rollout import generate_images, stream, upsample
-from .run import Run, last_checkpoint, load
+from .run import Run, last_checkpoint, load, seconds_used
 from .seeds import check_seed
-from .trainer import Stopped, Trainer, measure_speed
+from .trainer import Stopped, Trainer
 
 # How a time budget is divided between the models of a run, in relative shares.
 SHARES = {"image": 1.0, "predictor": 0.6, "projector": 0.25, "interpolator": 0.35}
@@ -53,6 +57,7 @@ def train(
     graph: bool = True,
     overwrite: bool = False,
     quiet: bool = False,
+    patient: bool = False,
 ) -> Run:
     """Train on one image or one video and return the run.
 
@@ -63,10 +68,12 @@ def train(
     (Interpolator); an image always trains the image model. size: (height, width) of the training frames.
     max_side: larger inputs are scaled down to this longer side. start, stop, stride: frames of the video to use.
     fps: of frames that come without it. seed: from 0 to 2^32 - 1. device: auto, cpu, cuda, or cuda:1 of several GPUs.
-    precision: auto, bf16, fp32. graph: on a GPU, replay each step from a CUDA graph.
+    precision: auto, bf16, fp32. graph: on a GPU, replay each step from a CUDA graph. patient: go on after `minutes`
+    where a model needs more steps before what it makes is worth watching.
 
     Raises SinfusionError for anything wrong with these, before any work starts.
     """
+    started = time.monotonic()
     seed = check_seed(seed)
     rank, ranks = _join_processes(device)
     say: Callable[[str], None] = (lambda _: None) if quiet or rank else (lambda text: print(text, file=sys.stderr))
@@ -83,10 +90,11 @@ def train(
         run = _new_run(input, clip, out, settings, roles, minutes, seed, overwrite, rank)
         run = run.to(str(chosen), precision, graph)
     _say_what(run, say)
+    budget = _budget(run, started)
     with _stop_signals() as stopping:
         try:
             for name in run.models:
-                _train_role(run, ROLES[name], rank, ranks, stopping, say, quiet)
+                _train_role(run, ROLES[name], budget, rank, ranks, stopping, say, quiet, patient)
         except Stopped:
             say(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
             raise KeyboardInterrupt from None
@@ -100,34 +108,69 @@ def train(
     return run
 
 
+def _budget(run: Run, started: float) -> Budget:
+    """The time that the models of a run have together; without end where they were given steps."""
+    timed = [model for model in run.models.values() if model["minutes"]]
+    since = max((model.get("since", 0.0) for model in timed), default=0.0)
+    minutes = sum(model["minutes"] for model in timed if model.get("since", 0.0) == since)
+    return Budget(since + 60 * minutes if timed else math.inf, seconds_used(run.path), started)
+
+
+def _clock(run: Run, role: Role, budget: Budget, patient: bool) -> Clock:
+    """What plans a model by the time that it has beside those after it."""
+    names = list(run.models)
+    after = [run.models[name] for name in names[names.index(role.name) + 1 :]]
+    later = [model["minutes"] * 60 / budget.seconds for model in after if not model["steps"]]
+    least = watchable_steps(run.recipe, role) if patient else 0
+    return Clock(budget, run.models[role.name]["minutes"] * 60 / budget.seconds, later, least)
+
+
 def _train_role(
-    run: Run, role: Role, rank: int, ranks: int, stopping: Callable[[], bool], say: Callable[[str], None], quiet: bool
+    run: Run,
+    role: Role,
+    budget: Budget,
+    rank: int,
+    ranks: int,
+    stopping: Callable[[], bool],
+    say: Callable[[str], None],
+    quiet: bool,
+    patient: bool,
 ) -> None:
-    """Train one model to its planned end, planning it first if only a time budget is known."""
-    plan = run.models[role.name]
-    if not plan["steps"]:
-        seconds = plan["minutes"] * 60
-        probe = measure_speed(run, role, min(10.0, 0.04 * seconds), rank, ranks)
-        plan["steps"] = max(20, int(0.94 * seconds / probe))
-        say(f"{role.name}: {plan['minutes']:.1f} minutes at {1 / probe:.1f} steps/s: {plan['steps']} steps")
-        if rank == 0:
-            run.save()
-    trainer = Trainer(run, role, plan["steps"], rank, ranks)
+    """Train one model to the end of its plan, which a clock makes where a time is given and no number of steps."""
+    model, folder = run.models[role.name], run.path / role.name
+    # A training whose checkpoints are gone is repeated, as its journal has it.
+    again = None if last_checkpoint(folder) else read_journal(folder)
+    trainer = Trainer(run, role, again or Plan.of(model["steps"] or MOST_STEPS), rank, ranks, budget)
     trainer.restore()
+    if model.get("further") == trainer.done == trainer.total:
+        total = model["steps"] or MOST_STEPS
+        trainer.end_after(total, trainer.done / total if model["steps"] else budget.used / budget.seconds)
     if trainer.done >= trainer.total:
         return
+    clock = None if model["steps"] or again else _clock(run, role, budget, patient)
+    planned = clock and clock.seconds(trainer.progress)
     progress = None
     if rank == 0:
         preview = _previewer(run, role, trainer)
         progress = Progress(run.path / role.name, role.name, trainer.done, trainer.total, preview, quiet=quiet)
+    begun, worked, first = time.monotonic(), time.process_time(), trainer.done
     try:
-        trainer.train(progress, stopping)
-        if trainer.graph_bytes:
-            say(f"{role.name}: the graph of a step kept {trainer.graph_bytes / 2**20:.0f} MiB")
-        say(f"{role.name}: memory at the peak {peak_memory(run.device) / 2**30:.2f} GiB")
+        trainer.train(progress, stopping, clock)
     finally:
         if progress:
             progress.close(trainer.done == trainer.total)
+    seconds, threads = time.monotonic() - begun, torch.get_num_threads()
+    share = (time.process_time() - worked) / (seconds * threads)
+    say(
+        f"{role.name}: {trainer.done - first} steps in {seconds:.0f} s"
+        + (f" ({planned:.0f} s planned)" if planned else "")
+        + (f", {share:.0%} of {threads} core(s)" if run.device.type == "cpu" else "")
+        + f", memory at the peak {peak_memory(run.device) / 2**30:.2f} GiB"
+        + (f", the graph of a step kept {trainer.graph_bytes / 2**20:.0f} MiB" if trainer.graph_bytes else "")
+    )
+    if rank == 0 and not model["steps"]:
+        model["steps"] = trainer.total
+        run.save()
 
 
 def peak_memory(device: torch.device) -> int:
@@ -147,7 +190,7 @@ def _previewer(run: Run, role: Role, trainer: Trainer) -> Callable[[], None]:
         weights = trainer.optimizer.average if run.recipe.ema_gamma > 0 else trainer.optimizer.parameters
         averaged.network.load_state_dict(weights)
         # A run of its own, so that sampling finds this denoiser and never the checkpoint's.
-        now = run.to(run.device.type, graph=False)
+        now = run.to(str(run.device), graph=False)
         now.dtype = run.dtype
         now.recipe = run.recipe.replace(correction_timesteps=0)
         now._denoisers[role.name] = averaged
