@@ -58,9 +58,9 @@ class Recipe:
 
     # Sampler; ddpm and ancestral are the same method, so are ddim and euler.
     sampler: Literal["ddpm", "ddim", "euler", "heun", "ancestral"] = "ddpm"
-    # Network evaluations for a frame, for models with a condition.
+    # Network evaluations for a frame (heun: twice as many less one), for models with a condition.
     sampling_steps: int = 50
-    # Network evaluations for a picture, for models without a condition.
+    # Network evaluations for a picture (heun: likewise), for models without a condition.
     free_sampling_steps: int = 50
     # Frames made and not shown after a first frame of the Projector's: the Predictor mends it in a few.
     hidden_frames: int = 0
