@@ -19,6 +19,7 @@ import tyro
 from machine import machine
 from matplotlib.figure import Figure
 
+from sinfusion import ops
 from sinfusion.cli.options import parse_size
 from sinfusion.media import Clip, read_video
 from sinfusion.recipe import RECIPES, Recipe
@@ -64,6 +65,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
 
 
 def main(settings: Settings) -> None:
+    ops.keep_memory()  # as the command line does
     height, width = parse_size(settings.size)
     frames = read_video(settings.clip, size=(height, width), say=lambda _: None).frames[: settings.stop]
     recipe = RECIPES[settings.recipe].replace(dense_kernel=settings.dense_kernel)

@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 from machine import machine
 
+from sinfusion import ops
 from sinfusion.cli.options import parse_size
 from sinfusion.evaluation import change, conditional_mean, high_frequency, mean_psnr
 from sinfusion.media import Clip, contact_sheet, read_video, write_image
@@ -120,6 +121,7 @@ def measure_run(settings: Settings, run: Run, known: np.ndarray, held: np.ndarra
 
 
 def main(settings: Settings) -> None:
+    ops.keep_memory()  # as the command line does
     trained = load(settings.run) if settings.run else None
     height, width = trained.size if trained else parse_size(settings.size)
     stop = len(trained.frames) if trained else settings.stop

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .evaluation import evaluate
     from .image_tasks import edit
     from .media import read_image, read_video, write_video
+    from .ops import keep_memory
     from .released import import_released
     from .rollout import extrapolate, generate, retarget, upsample
     from .run import load
@@ -36,6 +37,7 @@ _HOMES = {
     "edit": "image_tasks",
     "evaluate": "evaluation",
     "import_released": "released",
+    "keep_memory": "ops",
     "read_image": "media",
     "read_video": "media",
     "write_video": "media",
@@ -57,6 +59,7 @@ __all__ = [
     "extrapolate",
     "generate",
     "import_released",
+    "keep_memory",
     "load",
     "read_image",
     "read_video",

@@ -68,7 +68,8 @@ def measure_speed(recipe: Recipe, device: torch.device, dtype: torch.dtype, grap
     models = {PREDICTOR.name: {"steps": 1, "minutes": None, "spreads": spreads}}
     run = Run(Path(), "video", recipe, frames, 20.0, 0, models, device=device, dtype=dtype, graph=graph)
     trainer = Trainer(run, PREDICTOR, 10_000)
-    walls, works = [], []
+    walls: list[float] = []
+    works: list[float] = []
     began = time.monotonic()
     while len(walls) < 6 or (time.monotonic() - began < MEASURING_SECONDS and len(walls) < 1000):
         wall, work = time.monotonic(), time.process_time()

@@ -15,6 +15,7 @@ from .precision import choose_device
 from .rollout import generate
 from .run import Run
 from .scene import render
+from .seeds import check_seed
 from .training import train
 
 FPS = 16.0
@@ -39,6 +40,7 @@ def demo(
         raise SinfusionError(f"{out} exists; {hint} another --out.")
     if minutes <= 0:
         raise SinfusionError(f"minutes must be above 0, not {minutes}.")
+    seed = check_seed(seed, 2)  # the second video is made from seed + 1
     original = render(seed=seed)
     write_video(out / names[0], original, fps=FPS, overwrite=overwrite)
     say(f"rendered {out / names[0]}: {len(original)} frames of {original.shape[2]}x{original.shape[1]}")

@@ -3,6 +3,22 @@
 The command line prints its message as one sentence and exits with code 2.
 """
 
+from __future__ import annotations
+
+import re
+
 
 class SinfusionError(Exception):
     """Something the user asked for cannot be done; the message says what was wrong and what would be right."""
+
+
+class SettingError(SinfusionError):
+    """One about settings: `{level_top}` in its text is level_top in Python and --level-top on the command line."""
+
+    def __init__(self, text: str):
+        self.text = text
+        super().__init__(re.sub(r"\{(\w+)\}", r"\1", text))
+
+    def on_command_line(self) -> str:
+        """The sentence with the names that settings have there."""
+        return re.sub(r"\{(\w+)\}", lambda name: "--" + name[1].replace("_", "-"), self.text)

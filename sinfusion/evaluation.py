@@ -6,7 +6,7 @@ rows = evaluate("runs/fish")                       # predicts frames, generates,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +27,7 @@ from .reverse import reverse, sampling_levels
 from .roles import INTERPOLATOR, PREDICTOR, PROJECTOR, Role
 from .rollout import generate_images, next_frame, require_video, stream
 from .run import Run, load
+from .seeds import check_seed
 
 PATCH = (3, 3, 3)  # of the nearest-neighbour fields: frames, rows, columns
 SWD_PATCH = (3, 7, 7)
@@ -96,10 +97,12 @@ def evaluate(
             )
         if count < 1:
             raise SinfusionError(f"count must be at least 1, not {count}.")
+        seed = check_seed(seed, count)
         held = None if held_out is None else _held_out(run, held_out, reading, say)
         clip = run.frames[0] if run.kind == "image" else run.frames
-        measuring = Measuring.of(clip, str(run.path), [], inception, c3d, seed, seen)
+        measuring = Measuring.of(clip, str(run.path), [], inception, c3d, seed, seen, run.device)
         return _evaluate_run(run, measuring, held, count, seed, steps, bar)
+    seed = check_seed(seed)
     reading |= {"size": size, "max_side": max_side}
     clip, results = _read(original if run is None else run, generated, reading, say)
     measuring = Measuring.of(clip, _name(original), list(results.items()), inception, c3d, seed, seen)
@@ -120,6 +123,7 @@ class Measuring:
     c3d: str | Path | None
     seed: int
     seen: Seen
+    device: torch.device | str  # of the nearest-neighbour fields
 
     @classmethod
     def of(
@@ -131,6 +135,7 @@ class Measuring:
         c3d: str | Path | None,
         seed: int,
         seen: Seen,
+        device: torch.device | str = "auto",
     ) -> Measuring:
         """Raises SinfusionError for what cannot be compared."""
         picture = original.ndim == 3
@@ -157,7 +162,7 @@ class Measuring:
             load_c3d(c3d)
         smallest = min(min(part.shape[-3:-1]) for _, part in parts)
         scales = sum(smallest // 2**scale >= max(SWD_PATCH[1:]) for scale in range(SWD_SCALES))
-        return cls(original, scales, inception, c3d, seed, seen)
+        return cls(original, scales, inception, c3d, seed, seen, device)
 
     def result(self, name: str, made: np.ndarray, told: Told, **facts: Any) -> Row:
         """The row of one result."""
@@ -175,7 +180,7 @@ class Measuring:
 
     def _figures(self, made: np.ndarray, original: np.ndarray) -> tuple[Row, np.ndarray]:
         """All but `relative`; and the nearest-neighbour field."""
-        field, distance = nnf(made, original, PATCH, self.seed)
+        field, distance = nnf(made, original, PATCH, self.seed, self.device)
         row: Row = {"nnfdiv": nnfdiv(field), "nnfdist": nnfdist(distance), "swd": []}
         if self.scales:
             row["swd"] = sliced_wasserstein(made, original, SWD_PATCH, SWD_PROJECTIONS, self.scales, self.seed)
@@ -225,7 +230,7 @@ def high_frequency(frames: np.ndarray) -> float:
     return float(np.sqrt(np.mean(squares)))
 
 
-def mean_psnr(a: np.ndarray, b: np.ndarray) -> float:
+def mean_psnr(a: Iterable[np.ndarray], b: Iterable[np.ndarray]) -> float:
     """Mean over frames (T, H, W, 3) of PSNR in dB, uint8 scale, whole or not; at most 58.9, that of rounding."""
     errors = [np.square(one - other).mean() for one, other in zip(map(np.float64, a), map(np.float64, b), strict=True)]
     return float(np.mean(10 * np.log10(255**2 / np.maximum(errors, ROUNDING))))
@@ -290,10 +295,11 @@ def _prediction(run: Run, role: Role, which: str, frames: np.ndarray, seed: int,
     """How near a role comes to known frames."""
     known = targets(frames, role)
     if role is PREDICTOR:
-        kind, name, baseline, plain = "prediction", "next frame", "the last frame again", frames[:-1]
+        kind, name, baseline = "prediction", "next frame", "the last frame again"
+        plain: Iterable[np.ndarray] = frames[:-1]
     else:
         kind, name, baseline = "interpolation", "frame between", "mean of the two neighbours"
-        plain = (frames[:-2].astype(np.float32) + frames[2:]) / 2
+        plain = ((before.astype(np.float32) + after) / 2 for before, after in zip(frames[:-2], frames[2:], strict=True))
     row = {
         "kind": kind,
         "name": f"{name}, {which}",

@@ -36,6 +36,10 @@ class Replayed:
         self._stream = torch.cuda.Stream(device)
 
     def __call__(self, *arguments: Tensor) -> Any:
+        with torch.cuda.device(self.device):  # PyTorch prepares a recording on the current one, whatever the stream's
+            return self._here(*arguments)
+
+    def _here(self, *arguments: Tensor) -> Any:
         key = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in arguments)
         if key not in self._seen:
             self._seen.add(key)

@@ -11,6 +11,7 @@ from .errors import SinfusionError
 from .reverse import check_size, reverse, sampling_levels
 from .roles import IMAGE
 from .run import Run
+from .seeds import check_seed
 
 
 def edit(
@@ -39,6 +40,7 @@ def edit(
         raise SinfusionError(f"the mask is {mask.shape[1]}x{mask.shape[0]}, the picture {width}x{height}.")
     if count < 1:
         raise SinfusionError(f"count must be at least 1, not {count}.")
+    seed = check_seed(seed, count)
     change = mask.astype(bool) if mask is not None else np.full((height, width), canvas is None)
     if canvas is not None:
         image, change = _on_canvas(image, change, canvas)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from .crops import to_unit
 from .errors import SinfusionError
 from .features import as_frames
 from .precision import choose_device
+from .seeds import check_seed
 
 ROUNDS, STRIDES = 5, (8, 4, 2, *[1] * 17)  # of PatchMatch: 100 steps, as fine as the released code of NNFDIV
 STREAM_PROJECTION = 32  # of the generator of random numbers
@@ -32,6 +34,7 @@ def nnf(
     original: np.ndarray,  # (T', H', W', 3) or (H', W', 3) uint8
     patch: Sequence[int] = (3, 3, 3),  # frames, rows, columns; for a picture the first is taken as 1
     seed: int = 0,
+    device: torch.device | str = "auto",  # auto, cpu, cuda or one of several GPUs, such as cuda:1
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest-neighbour field: for every patch of `generated` the place of its nearest patch in `original`.
 
@@ -40,9 +43,10 @@ def nnf(
     and its three colours, rounded as `ops.patch_match` does, to about 0.1%. Found by PatchMatch (Barnes et al. 2009)
     from a random start: nearly always one of the nearest, not always the nearest.
     """
+    seed, chosen = check_seed(seed), choose_device(device)
     frames = {"generated": as_frames("generated", generated), "original": as_frames("original", original)}
     sides = _patch_for(patch, frames)
-    query, key = (stack.to(choose_device()) / 127.5 - 1 for stack in frames.values())
+    query, key = (stack.to(chosen) / 127.5 - 1 for stack in frames.values())
     field, distance = ops.patch_match(query, key, patch=sides, rounds=ROUNDS, seed=seed, strides=STRIDES)
     return field.cpu().numpy(), distance.cpu().numpy()
 
@@ -95,7 +99,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     one, other = as_frames("a", a), as_frames("b", b)
     if one.shape != other.shape:
         raise SinfusionError(f"PSNR needs two of the same shape, not {tuple(one.shape)} and {tuple(other.shape)}.")
-    error = (one.double() - other.double()).square().mean().item()
+    pairs = zip(one.numpy(), other.numpy(), strict=True)  # a frame at a time
+    error = sum(int(np.square(x.astype(np.int32) - y).sum(dtype=np.int64)) for x, y in pairs) / one.numel()
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
@@ -115,6 +120,7 @@ def sliced_wasserstein(
     """
     if projections < 1 or scales < 1:
         raise SinfusionError(f"projections and scales must be 1 or more, not {projections} and {scales}.")
+    seed = check_seed(seed)
     frames = {"generated": as_frames("generated", generated), "original": as_frames("original", original)}
     sides = _patch_for(patch, frames, 2 ** (scales - 1))
     left, right = (to_unit(stack).transpose(0, 1)[None] for stack in frames.values())  # (1, 3, T, H, W)

@@ -6,6 +6,8 @@ calling it denoises. All states are x = clean + sigma * noise, pictures in [-1, 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -177,5 +179,17 @@ def centre_of(x: Tensor, condition: Tensor | None) -> Tensor:
 
 def rms_change(frames: np.ndarray, offset: int) -> float:
     """RMS of frame[i + offset] - frame[i] over a clip (T, H, W, 3) uint8, on the [-1, 1] scale; never 0."""
-    values = frames.astype(np.float32) / 127.5
-    return max(float(np.sqrt(np.mean((values[offset:] - values[:-offset]) ** 2))), 1e-3)
+    pairs = zip(frames[offset:], frames[:-offset], strict=True)
+    return rms(later.astype(np.int16) - earlier for later, earlier in pairs)
+
+
+def rms(differences: Iterable[np.ndarray], unit: float = 127.5) -> float:
+    """RMS over arrays of one size, int16 and below 2^15 in size, in multiples of `unit`; never 0.
+
+    An array at a time, so that a clip needs the memory of a frame; sums of whole numbers, so that it is exact.
+    """
+    total = count = 0
+    for difference in differences:
+        total += int(np.square(difference, dtype=np.int32).sum(dtype=np.int64))
+        count += difference.size
+    return max(math.sqrt(total / count) / unit, 1e-3)

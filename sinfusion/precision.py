@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from . import ops
-from .errors import SinfusionError
+from .errors import SettingError
 
 
-def choose_device(device: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is a GPU, else the CPU; anything else is taken at its word or refused."""
+def choose_device(device: torch.device | str = "auto") -> torch.device:
+    """`auto` is CUDA where there is a GPU, else the CPU; cpu, cuda and, where there are several, cuda:1 are themselves.
+
+    Raises SettingError for what is no such device, or is not there.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise SinfusionError(f"device must be auto, cpu or cuda, not {device!r}.") from None
-    if chosen.type not in ("cpu", "cuda"):
-        raise SinfusionError(f"device must be auto, cpu or cuda, not {device!r}.")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise SinfusionError("CUDA was asked for, but PyTorch sees no GPU; use --device cpu or install a CUDA build.")
-    return chosen
+    match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", str(device))
+    if not match:
+        raise SettingError(f"{{device}} must be auto, cpu or cuda, or cuda:1 of several GPUs, not {str(device)!r:.40}.")
+    if match[0] == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SettingError("{device} cuda was asked for, but PyTorch sees no GPU; use cpu or install a CUDA build.")
+    if match[1] and int(match[1]) >= (count := torch.cuda.device_count()):
+        raise SettingError(f"{{device}} {match[0]} does not exist: PyTorch sees {count} GPU(s), numbered from cuda:0.")
+    return torch.device(match[0])
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     """bf16 activations where the hardware is fast at them, fp32 otherwise; `bf16` and `fp32` force."""
     if precision not in ("auto", "bf16", "fp32"):
-        raise SinfusionError(f"precision must be auto, bf16 or fp32, not {precision!r}.")
+        raise SettingError(f"{{precision}} must be auto, bf16 or fp32, not {precision!r}.")
     if precision != "auto":
         return torch.bfloat16 if precision == "bf16" else torch.float32
     if device.type == "cuda":

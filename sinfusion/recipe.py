@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from .errors import SinfusionError
+from .errors import SettingError, SinfusionError
 from .roles import Role
 
 
@@ -58,15 +58,15 @@ class Recipe:
 
     # Sampler; ddpm and ancestral are the same method, so are ddim and euler.
     sampler: Literal["ddpm", "ddim", "euler", "heun", "ancestral"] = "ddpm"
-    # Network evaluations for a frame, for models with a condition.
+    # Network evaluations for a frame (heun: twice as many less one), for models with a condition.
     sampling_steps: int = 50
-    # Network evaluations for a picture, for models without a condition.
+    # Network evaluations for a picture (heun: likewise), for models without a condition.
     free_sampling_steps: int = 50
     # Frames made and not shown after a first frame of the Projector's: the Predictor mends it in a few.
     hidden_frames: int = 0
-    # Timesteps (of 50) of Projector correction after each predicted frame; 0 turns it off.
+    # Timesteps of Projector correction after each predicted frame (preconditioned: of 50); 0 turns it off.
     correction_timesteps: int = 3
-    # Network evaluations of that correction.
+    # preconditioned: network evaluations of that correction; others take one a timestep.
     correction_steps: int = 3
 
     # Examples a step.
@@ -107,18 +107,49 @@ class Recipe:
         for name, kind in get_type_hints(Recipe).items():
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
-                raise SinfusionError(f"{name} must be one of {', '.join(map(str, get_args(kind)))}, not {value!r:.40}.")
+                raise SettingError(
+                    f"{{{name}}} must be one of {', '.join(map(str, get_args(kind)))}, not {value!r:.40}."
+                )
             if not _is(value, kind):
                 what = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
-                raise SinfusionError(f"{name} must be {what.get(kind, 'numbers')}, not {value!r:.40}.")
+                raise SettingError(f"{{{name}}} must be {what.get(kind, 'numbers')}, not {value!r:.40}.")
             least, most = _LIMITS.get(name, (-math.inf, math.inf))
             if kind in (int, float) and not least <= value <= most:
                 bound = f"at least {least:g}" if value < least else f"at most {most:g}"
-                raise SinfusionError(f"{name} must be {bound}, not {value!r:.40}.")
+                raise SettingError(f"{{{name}}} must be {bound}, not {value!r:.40}.")
         if self.filters % 2:
-            raise SinfusionError(f"filters must be even, not {self.filters}.")
+            raise SettingError(f"{{filters}} must be even, not {self.filters}.")
         if not 0 < self.crop <= 1:
-            raise SinfusionError(f"crop must be above 0 and at most 1, not {self.crop}.")
+            raise SettingError(f"{{crop}} must be above 0 and at most 1, not {self.crop}.")
+        self._check_levels()
+        self._check_offsets()
+
+    def _check_levels(self) -> None:
+        """SettingError for noise levels and timesteps that do not fit together."""
+        for kind in ("", "free_"):
+            bottom, top = getattr(self, f"{kind}level_bottom"), getattr(self, f"{kind}level_top")
+            if bottom >= top:
+                raise SettingError(
+                    f"{{{kind}level_bottom}} ({bottom:g}) must be below {{{kind}level_top}} ({top:g}): sampling goes "
+                    "from the top down."
+                )
+        if self.parameterization != "preconditioned" and self.correction_timesteps > self.timesteps:
+            raise SettingError(
+                f"{{correction_timesteps}} must be at most {{timesteps}}, {self.timesteps}, not "
+                f"{self.correction_timesteps}."
+            )
+
+    def _check_offsets(self) -> None:
+        """SettingError for a curriculum that would not go as the settings say."""
+        milestones = self.offset_milestones
+        if any(not 0 <= milestone < 1 for milestone in milestones) or list(milestones) != sorted(milestones):
+            words = " ".join(f"{milestone:g}" for milestone in milestones)
+            raise SettingError(f"{{offset_milestones}} must rise, from 0 on and below 1, not {words}.")
+        if self.max_frame_offset > 1 + len(milestones):
+            raise SettingError(
+                f"{{max_frame_offset}} {self.max_frame_offset} needs {self.max_frame_offset - 1} "
+                f"{{offset_milestones}}, one for each offset from 2 on, not {len(milestones)}."
+            )
 
     def parameterization_of(self, role: Role) -> str:
         """x0, noise or preconditioned."""
@@ -242,4 +273,16 @@ def from_dict(settings: dict[str, Any]) -> Recipe:
     if set(settings) != names:
         odd = ", ".join(sorted(set(settings) ^ names))
         raise SinfusionError(f"the recipe of this run belongs to another version of sinfusion (settings: {odd}).")
-    return Recipe(**{**settings, "offset_milestones": tuple(settings["offset_milestones"])})
+    return Recipe(**{**settings, **_as_they_worked(settings)})
+
+
+def _as_they_worked(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those settings that were once taken in any combination, as the trainer and the samplers then took them."""
+    milestones = tuple(sorted(max(0.0, milestone) for milestone in settings["offset_milestones"] if milestone < 1))
+    changed = {
+        "offset_milestones": milestones,
+        "max_frame_offset": min(settings["max_frame_offset"], 1 + len(milestones)),
+    }
+    if settings["parameterization"] != "preconditioned":
+        changed["correction_timesteps"] = min(settings["correction_timesteps"], settings["timesteps"])
+    return changed

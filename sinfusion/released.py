@@ -72,7 +72,8 @@ def import_released(
         timesteps=timesteps,
         sampling_steps=timesteps,
         free_sampling_steps=timesteps,
-        correction_timesteps=3 if timesteps < 500 else 10,  # the paper's numbers, for 50 and for 500 timesteps
+        # The paper's numbers, for 50 and for 500 timesteps.
+        correction_timesteps=min(3 if timesteps < 500 else 10, timesteps),
         correction_steps=3 if timesteps < 500 else 10,
         max_frame_offset=min(PAPER.max_frame_offset, max(1, len(clip) - 1)),
     )

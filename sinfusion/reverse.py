@@ -26,7 +26,9 @@ from .sampler import SAMPLERS
 from .schedule import karras_sigmas, truncated
 
 STREAM_SAMPLE = 16  # plus the role's number of conditions, so that Predictor and Projector draw apart
-STEPS_A_MOMENT = 4096  # more than any reverse process takes
+STEPS_A_MOMENT = 4096  # counters of a moment in one row: the last is the start's, the others are evaluations
+STEPS_A_ROW = STEPS_A_MOMENT - 1
+ROW = 2**51  # further evaluations go on in rows of their own, each beyond the counters of 2^39 moments
 
 # Above this a reverse process on a CPU is not recorded: the memory it would keep is worth more than the time it saves.
 RECORDED_PIXELS = 2**14
@@ -177,12 +179,18 @@ def _table(run: Run, role: Role, sampler: str, levels: np.ndarray, frame_offset:
     made = Table(
         torch.tensor([step.sigma for step in steps], device=run.device),
         torch.tensor(rows, device=run.device),
-        torch.tensor([STEPS_A_MOMENT - 1, *range(len(steps))], device=run.device),
+        torch.from_numpy(_draws(len(steps))).to(run.device),
         None if frame_offset is None else torch.full((len(steps),), frame_offset, device=run.device),
         any(step.of_previous for step in steps),
     )
     run.tables[key] = made
     return made
+
+
+def _draws(steps: int) -> np.ndarray:
+    """(steps + 1,) int64: numbers of the start's noise and of each step's within a moment; never those of another."""
+    row, column = np.divmod(np.arange(steps, dtype=np.int64), STEPS_A_ROW)
+    return np.append(np.int64(STEPS_A_ROW), row * ROW + column)
 
 
 def _start(

@@ -18,6 +18,7 @@ from .reverse import check_size, reverse, sampling_levels
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, Role
 from .run import Run
 from .schedule import cosine_schedule
+from .seeds import check_seed
 
 Frames = np.ndarray  # (..., H, W, 3) uint8
 Told = Callable[[], object]  # called after each new frame
@@ -38,8 +39,8 @@ def generate(
     frames: length of each video; None: as long as the training clip. size: (height, width); None: the training size.
     start: the first frame, an index into the clip or a picture; None: the Projector makes one from noise, and the video
     begins `hidden_frames` of the recipe after it.
-    frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i is made from seed + i, whatever `count`.
-    steps: network evaluations a picture; None: the recipe's.
+    frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i is made from seed + i, whatever `count`,
+    all from 0 to 2^32 - 1. steps: network evaluations a picture; None: the recipe's.
     """
     if run.kind == "image":
         if frames is not None or start is not None or frame_offset != 1:
@@ -68,8 +69,12 @@ def stream(
     frame_offset: int = 1,
     seed: int = 0,
     steps: int | None = None,
+    moment: int = 0,
 ) -> Iterator[Frames]:
-    """`generate` for a video run, a frame at a time: yields (count, H, W, 3) uint8 as soon as each is made."""
+    """`generate` for a video run, a frame at a time: yields (count, H, W, 3) uint8 as soon as each is made.
+
+    moment: the first frame's; each has noise of its own, the same wherever a seed and a moment are.
+    """
     require_video(run)
     _check_offset(run, frame_offset)
     if frames < 1:
@@ -79,7 +84,7 @@ def stream(
     run.denoiser(PREDICTOR)
     hidden = 0
     if start is None:
-        first, hidden = _from_noise(run, PROJECTOR, seeds, size, None), run.recipe.hidden_frames
+        first, hidden = _from_noise(run, PROJECTOR, seeds, size, None, moment), run.recipe.hidden_frames
     else:
         first = _tensor(run, _resized(_start_frame(run, start), size)[None]).expand(count, -1, -1, -1)
 
@@ -87,18 +92,24 @@ def stream(
         picture = next_frame(run, picture, seeds, moment, frame_offset, steps)
         return picture, to_uint8(picture)
 
-    return delivered(_chain(run, first, replayed(advance, run.device, run.graph), hidden, hidden + frames))
+    advance_one = replayed(advance, run.device, run.graph)
+    return delivered(_chain(run, first, advance_one, hidden, hidden + frames, moment))
 
 
 def _chain(
-    run: Run, picture: Tensor, advance: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], shown: int, stop: int
+    run: Run,
+    picture: Tensor,
+    advance: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    shown: int,
+    stop: int,
+    first: int,  # moment of the first picture
 ) -> Iterator[Tensor]:
     """Each picture (B, 3, H, W) made from the one before; those from `shown` to `stop` as (B, H, W, 3) uint8."""
     if shown == 0:
         yield to_uint8(picture)
-    for moment in range(1, stop):
-        picture, frame = advance(picture, _moment(run, moment))
-        if moment >= shown:
+    for number in range(1, stop):
+        picture, frame = advance(picture, _moment(run, first + number))
+        if number >= shown:
             yield frame
 
 
@@ -153,7 +164,8 @@ def extrapolate(
     if after:
         parts.append(_new_frames(stream(run, after + 1, 1, None, len(run.frames) - 1, 1, seed, steps), told))
     if before:
-        parts.insert(0, _new_frames(stream(run, before + 1, 1, None, 0, -1, seed, steps), told)[::-1])
+        # Its moments follow those of the frames after: no noise is used twice.
+        parts.insert(0, _new_frames(stream(run, before + 1, 1, None, 0, -1, seed, steps, after), told)[::-1])
     is_new = np.repeat([True, False, True], [before, len(run.frames), after])
     return np.concatenate(parts), is_new
 
@@ -187,7 +199,7 @@ def upsample(
     if len(clip) < 2:
         raise SinfusionError(f"upsampling needs at least 2 frames, not {len(clip)}.")
     check_size(clip.shape[1:3])
-    levels, seeds = sampling_levels(run, INTERPOLATOR, 1, steps), _seeds(run, seed, 1)
+    seeds, levels = _seeds(run, seed, 1), sampling_levels(run, INTERPOLATOR, 1, steps)
 
     def between(pair: Tensor, moment: Tensor) -> Tensor:
         return to_uint8(reverse(run, INTERPOLATOR, seeds, moment, levels, condition=pair))
@@ -244,8 +256,8 @@ def retarget(
     follow_one = replayed(follow, run.device, run.graph)
 
     def followed(picture: Tensor) -> Iterator[Tensor]:
-        for moment in range(len(stretched)):
-            picture, frame = follow_one(picture, _moment(run, moment), stretched[moment : moment + 1])
+        for number in range(len(stretched)):  # moment 0 was the first picture's
+            picture, frame = follow_one(picture, _moment(run, number + 1), stretched[number : number + 1])
             yield frame
 
     made = []
@@ -268,8 +280,10 @@ def _check_offset(run: Run, frame_offset: int) -> None:
         raise SinfusionError(f"frame offset {frame_offset} was not trained; this run knows {choices}.")
 
 
-def _from_noise(run: Run, role: Role, seeds: Tensor, size: tuple[int, int], steps: int | None) -> Tensor:
-    return reverse(run, role, seeds, 0, sampling_levels(run, role, steps=steps), size=size)
+def _from_noise(
+    run: Run, role: Role, seeds: Tensor, size: tuple[int, int], steps: int | None, moment: int = 0
+) -> Tensor:
+    return reverse(run, role, seeds, moment, sampling_levels(run, role, steps=steps), size=size)
 
 
 def _start_frame(run: Run, start: Any) -> Frames:
@@ -296,4 +310,5 @@ def _tensor(run: Run, frames: Frames) -> Tensor:
 def _seeds(run: Run, seed: int, count: int) -> Tensor:
     if count < 1:
         raise SinfusionError(f"count must be at least 1, not {count}.")
+    seed = check_seed(seed, count)
     return torch.arange(seed, seed + count, dtype=torch.int64, device=run.device)

@@ -27,7 +27,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor
 
-from . import ops
 from . import recipe as recipes
 from .errors import SinfusionError
 from .files import beside, discard, discard_leftovers, make_folders, remove
@@ -70,7 +69,7 @@ class Run:
         """Whether a checkpoint of the role exists."""
         return last_checkpoint(self.path / role.name) is not None
 
-    def to(self, device: str = "auto", precision: str = "auto", graph: bool = True) -> Run:
+    def to(self, device: torch.device | str = "auto", precision: str = "auto", graph: bool = True) -> Run:
         """The same run computing elsewhere or otherwise."""
         chosen = choose_device(device)
         dtype = choose_dtype(precision, chosen)
@@ -78,10 +77,8 @@ class Run:
 
     def build(self, role: Role) -> Denoiser:
         """A role's denoiser with untrained weights, on the CPU's default generator seeded from the run's seed."""
-        if self.device.type == "cpu":
-            ops.keep_memory()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed every GPU's as well
             network = NextNet(
                 role.in_channels,
                 filters=self.recipe.filters,
@@ -166,10 +163,11 @@ def load_into(network: torch.nn.Module, weights: dict[str, Tensor], prefix: str,
         raise SinfusionError(f"the weights in {origin} do not fit the network that run.json describes.") from None
 
 
-def load(path: str | Path, device: str = "auto", precision: str = "auto", graph: bool = True) -> Run:
+def load(path: str | Path, device: torch.device | str = "auto", precision: str = "auto", graph: bool = True) -> Run:
     """Open a run folder.
 
-    device: auto, cpu, cuda. precision: auto, bf16, fp32. graph: replay kernels instead of calling each.
+    device: auto, cpu, cuda, or cuda:1 of several GPUs. precision: auto, bf16, fp32. graph: replay kernels instead of
+    calling each.
     Raises SinfusionError for a folder that is not a run, is damaged, or was written by a newer version.
     """
     folder = Path(path)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .seeds import check_seed
+
 Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
 
 
 def render(frames: int = 48, size: tuple[int, int] = (40, 64), seed: int = 0) -> np.ndarray:
     """(frames, H, W, 3) uint8, drawn at three times the size and averaged down. All moves a little each frame."""
     height, width = 3 * size[0], 3 * size[1]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(check_seed(seed))
     y, x = np.mgrid[0:height, 0:width] / height  # both in units of the height
     wide = width / height
     cloud = _noise(rng, height, 2 * width, 5)

@@ -19,11 +19,11 @@ import torch.distributed as dist
 
 from .capacity import watchable_steps
 from .console import say
-from .errors import SinfusionError
+from .errors import SettingError, SinfusionError
 from .files import LOCK, TEMPORARY, sole_writer
 from .media import Clip, contact_sheet, read_media, write_image
 from .network import NextNet
-from .parameterization import rms_change
+from .parameterization import rms, rms_change
 from .plan import MOST_STEPS, Budget, Clock, Plan, read_journal
 from .precision import choose_device
 from .progress import Progress
@@ -32,6 +32,7 @@ from .reverse import LEAST_SIDE, check_size
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, TASKS, Role
 from .rollout import generate_images, stream, upsample
 from .run import Run, last_checkpoint, load, seconds_used
+from .seeds import check_seed
 from .signals import Interrupted, Wish, awaited
 from .trainer import Stopped, Trainer
 
@@ -69,13 +70,14 @@ def train(
     schedule, decay and curriculum scale to it. tasks: `generate` (Predictor and Projector) and `upsample`
     (Interpolator); an image always trains the image model. size: (height, width) of the training frames.
     max_side: larger inputs are scaled down to this longer side. start, stop, stride: frames of the video to use.
-    fps: of frames that come without it. device: auto, cpu, cuda. precision: auto, bf16, fp32. graph: on a GPU,
-    replay each step from a CUDA graph. patient: go on after `minutes` where a model needs more steps before what it
-    makes is worth watching.
+    fps: of frames that come without it. seed: from 0 to 2^32 - 1. device: auto, cpu, cuda, or cuda:1 of several GPUs.
+    precision: auto, bf16, fp32. graph: on a GPU, replay each step from a CUDA graph. patient: go on after `minutes`
+    where a model needs more steps before what it makes is worth watching.
 
     Raises SinfusionError for anything wrong with these, before any work starts.
     """
     started = time.monotonic()
+    seed = check_seed(seed)
     rank, ranks = _join_processes(device)
     tell: Callable[[str], None] = (lambda _: None) if quiet or rank else say
     with ExitStack() as held:
@@ -363,10 +365,10 @@ def _spreads(frames: np.ndarray, role: Role, recipe: Recipe) -> list[float]:
     """RMS of clean - centre: one entry for each frame offset, or one."""
     if role is PREDICTOR:
         return [rms_change(frames, k) for k in range(1, recipe.max_frame_offset + 1)]
-    values = frames.astype(np.float32) / 127.5 - 1
     if role is INTERPOLATOR:
-        values = values[1:-1] - (values[:-2] + values[2:]) / 2
-    return [max(float(np.sqrt(np.mean(values**2))), 1e-3)]
+        triples = zip(frames[:-2], frames[1:-1], frames[2:], strict=True)
+        return [rms((2 * b.astype(np.int16) - a - c for a, b, c in triples), 2 * 127.5)]
+    return [rms((2 * frame.astype(np.int16) - 255 for frame in frames), 2 * 127.5)]
 
 
 def _say_what(run: Run, say: Callable[[str], None]) -> None:
@@ -391,8 +393,14 @@ def _join_processes(device: str) -> tuple[int, int]:
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return 0, 1
     if not dist.is_initialized():
-        on_gpu = choose_device(device).type == "cuda"
+        chosen = choose_device(device)
+        on_gpu = chosen.type == "cuda"
+        if chosen.index is not None:
+            raise SettingError(f"{{device}} must be cuda, not {chosen}: several processes take a GPU each, by number.")
         if on_gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if number >= count:
+                raise SinfusionError(f"process {number} has no GPU: PyTorch sees {count}; start no more processes.")
+            torch.cuda.set_device(number)
         dist.init_process_group("nccl" if on_gpu else "gloo")
     return dist.get_rank(), dist.get_world_size()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -67,3 +68,24 @@ def video_run(tmp_path_factory, clip):
 @pytest.fixture(scope="session")
 def image_run(tmp_path_factory, clip):
     return sinfusion.train(clip[0], tmp_path_factory.mktemp("runs") / "image", SMALL, minutes=0.01, quiet=True)
+
+
+@pytest.fixture
+def peak():
+    """peak(call): what it returns, and the bytes that numpy and Python had at once for it."""
+
+    def measured(call):
+        tracemalloc.start()
+        try:
+            return call(), tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measured
+
+
+@pytest.fixture(scope="session")
+def large_clip():
+    """64 MiB: (51, 512, 853, 3) uint8, noise that slides and gets brighter."""
+    frame = np.random.default_rng(0).integers(0, 200, (512, 853, 3), dtype=np.uint8)
+    return np.stack([np.roll(frame, t, 1) + np.uint8(t) for t in range(51)])

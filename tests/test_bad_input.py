@@ -159,6 +159,25 @@ def test_values_that_make_no_sense_for_train(refused, video_file, tmp_path, word
     assert value.lstrip("-") in refused("train", video_file, option, value, "--out", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("--level-bottom 25", ("--level-bottom (25)", "--level-top (20)")),
+        ("--free-level-top 0.01", ("--free-level-bottom (0.02)", "--free-level-top (0.01)")),
+        ("--offset-milestones 0.9 0.1", ("--offset-milestones must rise",)),
+        ("--max-frame-offset 5", ("--max-frame-offset 5 needs 4 --offset-milestones",)),
+        ("--recipe paper --timesteps 2", ("--correction-timesteps must be at most --timesteps, 2",)),
+        ("--filters 5", ("--filters must be even",)),
+    ],
+)
+def test_recipes_whose_settings_do_not_fit_together_are_refused_by_the_names_of_the_options(
+    refused, tmp_path, words, names
+):
+    """Before any work: the input is not even looked for."""
+    sentence = refused("train", tmp_path / "nothing.mp4", *words.split(), "--out", tmp_path / "out")
+    assert all(name in sentence for name in names), sentence
+
+
 def test_two_settings_that_contradict_each_other(refused, video_file, video_run, tmp_path):
     sentence = refused("train", video_file, "--minutes", 1, "--predictor-steps", 9, "--out", tmp_path / "run")
     assert "--predictor-steps" in sentence

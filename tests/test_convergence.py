@@ -14,7 +14,7 @@ from sinfusion.trainer import Trainer
 
 STEPS = 250
 RECIPE = TINY.replace(filters=8, depth=4, batch_size=4, learning_rate=8e-3, level_top=20.0, level_top_share=0.5,
-                      offset_milestones=(), predictor_steps=STEPS)  # fmt: skip
+                      max_frame_offset=1, offset_milestones=(), predictor_steps=STEPS)  # fmt: skip
 
 
 def psnr(made, frames):

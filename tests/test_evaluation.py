@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sinfusion
-from sinfusion import features
+from sinfusion import evaluation, features
 from sinfusion.errors import SinfusionError
 from sinfusion.evaluation import (
     change,
@@ -316,3 +316,16 @@ def test_a_run_that_is_not_trained_yet_says_so(video_run, tmp_path):
 def test_evaluate_metrics_and_patches_are_found_in_the_package():
     assert sinfusion.evaluate is evaluate
     assert sinfusion.metrics.nnf is nnf and callable(sinfusion.patches.generate)
+
+
+def test_what_a_run_makes_is_measured_where_the_run_computes(video_run, monkeypatch):
+    asked = []
+
+    def recorded(*arguments):
+        asked.append(arguments[4])
+        return nnf(*arguments[:4], "cpu")
+
+    monkeypatch.setattr(evaluation, "nnf", recorded)
+    evaluate(video_run.to("cpu"), count=1, steps=1)
+    evaluate(video_run.frames, video_run.frames)
+    assert asked[:4] == [torch.device("cpu")] * 4 and asked[-1] == "auto"

@@ -128,6 +128,7 @@ def graphs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Nothing())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Nothing())
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     reserved = iter(range(0, 10**9, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: next(reserved))
     made = []
@@ -185,6 +186,35 @@ def test_a_graph_reads_and_writes_the_tensors_it_was_recorded_with(graphs):
     for _ in range(5):
         function()
     assert count == 5 and total == 10 * (0 + 1 + 2 + 3 + 4)
+
+
+def test_a_graph_of_another_gpu_is_made_and_played_with_that_one_as_the_current(graphs, monkeypatch):
+    """PyTorch waits for the current GPU, and frees its memory, before it records; a stream alone does not tell it."""
+    second, current, seen = torch.device("cuda", 1), [torch.device("cuda", 0)], []
+
+    @contextlib.contextmanager
+    def device(wanted):
+        before, current[0] = current[0], wanted
+        yield
+        current[0] = before
+
+    @contextlib.contextmanager
+    def recording(graph, stream):
+        seen.append(("records", current[0]))
+        yield
+
+    class Graph:
+        def replay(self):
+            seen.append(("plays", current[0]))
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    function = Replayed(lambda x: seen.append(("runs", current[0])), second)
+    for _ in range(3):
+        function(torch.ones(2))
+    assert seen == [(what, second) for what in ("runs", "records", "runs", "plays", "plays")]
+    assert current == [torch.device("cuda", 0)]
 
 
 def test_what_a_graph_cannot_record_is_said_with_the_way_out(graphs):

@@ -7,6 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "sinfusion"
 
 ORDER = [
     {"errors", "kernels"},
+    {"seeds"},
     {"ops", "files", "console", "signals"},
     {"media", "schedule", "precision", "plan"},
     {"parameterization", "network", "crops", "optimizer", "features"},
@@ -77,7 +78,7 @@ def test_all_imports_are_seen():
 
 
 def test_the_patch_engine_needs_operators_and_no_models():
-    assert needed("patches") == {"errors", "ops", "kernels"}
+    assert needed("patches") == {"errors", "seeds", "ops", "kernels", "precision"}
     assert {"network", "run", "ops"} <= needed("rollout")
 
 

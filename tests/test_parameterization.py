@@ -189,3 +189,14 @@ def test_rms_change_is_measured_on_the_unit_scale_and_never_zero():
     frames[1::2] = 51  # a fifth of the range, which is 2 wide
     assert rms_change(frames, 1) == pytest.approx(0.4)
     assert rms_change(frames, 2) == 1e-3
+
+
+@pytest.mark.parametrize("offset", [1, 3])
+def test_the_change_of_a_clip_takes_the_memory_of_some_frames_and_is_exact(large_clip, peak, offset):
+    change, bytes_ = peak(lambda: rms_change(large_clip, offset))
+    assert bytes_ < large_clip.nbytes / 4
+    part = large_clip[:, :64, :64]
+    values = part.astype(np.float64) / 127.5
+    wanted = np.sqrt(np.mean((values[offset:] - values[:-offset]) ** 2))
+    assert rms_change(part, offset) == pytest.approx(wanted, rel=1e-12) and change == pytest.approx(wanted, rel=0.05)
+    assert rms_change(part[:1].repeat(4, 0), offset) == 1e-3  # never 0

@@ -45,7 +45,7 @@ def test_the_curriculum_ends_with_every_offset_that_can_be_asked_for(recipe):
 
 def test_a_short_clip_bounds_the_offsets():
     assert PAPER.replace(max_frame_offset=2).offsets() == (-2, -1, 1, 2)
-    assert PAPER.replace(offset_milestones=()).offsets() == (-1, 1)
+    assert PAPER.replace(max_frame_offset=1, offset_milestones=()).offsets() == (-1, 1)
 
 
 def test_crops_are_squares_as_published_or_follow_the_picture():
@@ -94,3 +94,45 @@ def test_the_presets_are_named_and_only_paper_is_as_published():
     for recipe in (FAST, TINY):
         assert recipe.parameterization == "preconditioned" and recipe.ema_gamma > 0 and recipe.decay == "cosine"
         assert recipe.sampling_steps <= 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"level_bottom": 20.0}, r"level_bottom \(20\) must be below level_top \(20\)"),
+        ({"level_top": 0.01}, r"level_bottom \(0.05\) must be below level_top \(0.01\)"),
+        ({"free_level_bottom": 31.0}, r"free_level_bottom \(31\) must be below free_level_top \(30\)"),
+        ({"offset_milestones": (0.6, 0.4)}, "offset_milestones must rise, from 0 on and below 1, not 0.6 0.4"),
+        ({"offset_milestones": (-0.1, 0.4)}, "offset_milestones must rise"),
+        ({"offset_milestones": (0.4, 1.0)}, "offset_milestones must rise"),  # the last offset would never be trained
+        ({"max_frame_offset": 4}, "max_frame_offset 4 needs 3 offset_milestones, one for each offset from 2 on, not 2"),
+        ({"offset_milestones": ()}, "max_frame_offset 3 needs 2 offset_milestones, .* not 0"),
+        ({"parameterization": "noise", "correction_timesteps": 3, "timesteps": 2},
+         "correction_timesteps must be at most timesteps, 2, not 3"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_together_are_refused_in_a_sentence_with_their_names(settings, sentence):
+    with pytest.raises(SinfusionError, match=f"^{sentence}.*\\.$"):
+        TINY.replace(**settings)
+
+
+def test_settings_that_fit_together_at_their_limits_are_taken():
+    TINY.replace(level_bottom=1.0, level_top=1.001, offset_milestones=(0.0, 0.0), max_frame_offset=3)
+    TINY.replace(correction_timesteps=50, timesteps=2)  # preconditioned: of 50, whatever the schedule
+    PAPER.replace(correction_timesteps=2, timesteps=2, max_frame_offset=1)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"offset_milestones": [], "max_frame_offset": 3},
+        {"offset_milestones": [0.7, 0.2, -1.0, 1.5], "max_frame_offset": 9},
+        {"offset_milestones": [0.3, 0.6], "max_frame_offset": 7},
+    ],
+)
+def test_a_run_stored_before_settings_were_checked_together_goes_on_as_it_went(stored):
+    recipe = from_dict({**dataclasses.asdict(PAPER), "correction_timesteps": 9, "timesteps": 5, **stored})
+    progress = np.linspace(0, 1, 101)
+    reached = np.add.outer(progress, -np.array(stored["offset_milestones"])) >= 0
+    assert np.array_equal(recipe.largest_offset(progress), np.minimum(1 + reached.sum(-1), stored["max_frame_offset"]))
+    assert recipe.correction_timesteps == 5  # what sampling used of 9

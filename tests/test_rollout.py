@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from sinfusion import reverse as reverse_process
 from sinfusion import rollout
 from sinfusion.errors import SinfusionError
 from sinfusion.rollout import extrapolate, generate, retarget, stream, upsample
@@ -185,3 +186,54 @@ def test_hidden_frames_are_those_that_a_video_from_noise_would_begin_with(video_
 
     assert np.array_equal(made(2, 3), made(0, 5)[:, 2:])
     assert np.array_equal(made(2, 3, start=0), made(0, 3, start=0))  # a given first frame is shown
+
+
+@pytest.fixture
+def drawn(video_run, monkeypatch):
+    """drawn(make, **settings): the keys of all noise that make(run) draws, of a run whose recipe has the settings."""
+    keys = []
+
+    def loop(network, table, stream, x, centre, seeds, counters, *rest):
+        noisy = table.coefficients[:, 6] != 0
+        keys.extend((stream, seed, counter) for seed in seeds.tolist() for counter in counters[noisy].tolist())
+        return x.clamp_(-1, 1)
+
+    monkeypatch.setattr(reverse_process, "_loop", loop)
+
+    def keys_of(make, **settings):
+        keys.clear()
+        recipe = video_run.recipe.replace(correction_timesteps=3, sampler="ddpm", hidden_frames=2, **settings)
+        run = dataclasses.replace(video_run, recipe=recipe, graph=False, _denoisers={}, tables={})
+        make(run)
+        assert keys
+        return list(keys)
+
+    return keys_of
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda run: generate(run, 4, 2, seed=3),
+        lambda run: generate(run, 4, 2, start=0, frame_offset=-1),
+        lambda run: extrapolate(run, after=3, before=4),
+        lambda run: upsample(run, 4, run.frames[:4]),
+        lambda run: retarget(run, (18, 30), run.frames[:4]),
+    ],
+    ids=["generate", "backward", "extrapolate", "upsample", "retarget"],
+)
+def test_no_noise_is_drawn_twice(drawn, make):
+    keys = drawn(make)
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("steps", [4095, 4096, 9000])
+def test_noise_is_never_drawn_twice_however_many_evaluations_a_frame_takes(drawn, steps):
+    keys = drawn(lambda run: generate(run, 3, steps=steps))
+    assert len(keys) > 2 * steps and len(set(keys)) == len(keys)
+    assert all(0 <= counter < 2**63 for _, _, counter in keys)
+
+
+def test_noise_is_that_of_a_seed_a_moment_and_a_step_as_runs_have_always_drawn_it(drawn):
+    keys = drawn(lambda run: generate(run, 2, start=0, seed=9), sampling_steps=3)
+    assert keys[:3] == [(17, 9, 4096 + 4095), (17, 9, 4096), (17, 9, 4096 + 1)]

@@ -18,9 +18,10 @@ from sinfusion.errors import SinfusionError
 from sinfusion.media import Clip
 from sinfusion.plan import MOST_STEPS, planned, read_journal
 from sinfusion.recipe import FAST, PAPER, TINY
-from sinfusion.roles import PREDICTOR
+from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights, seconds_used
 from sinfusion.trainer import Stopped, Trainer
+from sinfusion.training import _spreads
 
 RECIPE = TINY.replace(filters=4, depth=2, batch_size=2, sampling_steps=2, free_sampling_steps=2, predictor_steps=8,
                       projector_steps=8, interpolator_steps=8, image_steps=8)  # fmt: skip
@@ -318,7 +319,7 @@ def test_steps_ask_the_system_for_no_more_memory():
     Now and then the threads' allocations fall in a new order and the heap grows by some megabytes: the median counts.
     """
     code = (
-        "import resource, tempfile, numpy as np\n"
+        "import resource, tempfile, numpy as np, sinfusion\n"
         "from sinfusion.media import Clip\n"
         "from sinfusion.recipe import TINY\n"
         "from sinfusion.roles import PREDICTOR\n"
@@ -326,6 +327,7 @@ def test_steps_ask_the_system_for_no_more_memory():
         "from sinfusion.training import _new_run, peak_memory\n"
         "frames = np.random.default_rng(0).integers(0, 255, (5, 72, 128, 3), dtype=np.uint8)\n"
         "recipe = TINY.replace(dense_kernel=3, depth=4)\n"
+        "sinfusion.keep_memory()\n"
         "folder = tempfile.mkdtemp() + '/run'\n"
         "clip = Clip(frames, 20.0, 'video', (72, 128))\n"
         "run = _new_run('clip', clip, folder, recipe, [PREDICTOR], None, 0, True, 0)\n"
@@ -342,3 +344,18 @@ def test_steps_ask_the_system_for_no_more_memory():
     faults, growth = map(float, result.stdout.split())
     # An activation of this network alone is 900 pages (3.5 MiB), and a step makes dozens; one kept a step is 100 MiB.
     assert faults < 100 and growth < 50
+
+
+@pytest.mark.parametrize("role", [IMAGE, PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
+def test_the_spreads_of_a_clip_take_the_memory_of_some_frames_and_are_those_of_its_values(role, large_clip, peak):
+    spreads, bytes_ = peak(lambda: _spreads(large_clip, role, TINY))
+    assert bytes_ < large_clip.nbytes / 4
+    part = large_clip[:, :64, :64]
+    values = part.astype(np.float64) / 127.5 - 1
+    wanted = {
+        "predictor": [values[k:] - values[:-k] for k in (1, 2, 3)],
+        "interpolator": [values[1:-1] - (values[:-2] + values[2:]) / 2],
+    }.get(role.name, [values])
+    wanted = [np.sqrt(np.mean(differences**2)) for differences in wanted]
+    assert _spreads(part, role, TINY) == pytest.approx(wanted, rel=1e-12)
+    assert spreads == pytest.approx(wanted, rel=0.05)

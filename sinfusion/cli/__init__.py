@@ -14,7 +14,7 @@ import tyro
 
 from .. import __version__
 from ..console import open_streams, say, settle_streams
-from ..errors import SinfusionError
+from ..errors import SettingError, SinfusionError
 from ..signals import Interrupted, raised
 from .command import Command, Group
 from .demo import Demo
@@ -136,6 +136,8 @@ def _overview(group: Group, before: str) -> str:
 def _sentence(error: Exception, lower: str) -> str | None:
     """What a user can do something about, as a sentence; None for everything else."""
     text = str(error)
+    if isinstance(error, SettingError):
+        return error.on_command_line()
     if isinstance(error, SinfusionError):
         return text
     # By name, so that reporting an error never imports torch; the CPU's allocator raises a plain RuntimeError.

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..console import print_result, say
+from ..seeds import check_seed
 from .command import Command
-from .options import check_seed
+from .options import network_device
 
 
 @dataclass(kw_only=True)
@@ -28,7 +29,8 @@ class Demo(Command):
     overwrite: bool = False
 
     def __call__(self) -> None:
-        check_seed(self.seed)
+        check_seed(self.seed, 2)  # the second video is made from seed + 1
+        network_device("auto")
         from ..demo import demo
 
         demo(self.out, self.minutes, self.seed, self.overwrite, say)

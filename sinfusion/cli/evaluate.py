@@ -18,9 +18,10 @@ from .. import __version__
 from ..console import Bar, print_result, say
 from ..errors import SinfusionError
 from ..files import beside, make_folders
+from ..seeds import check_seed
 from .command import Command
 from .made import SHEET_COLUMNS, Made, check_writable
-from .options import File, Format, Precision, Size, Whole, check_seed, option_name, parse_size, spread
+from .options import File, Format, Precision, Size, Whole, network_device, option_name, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,7 +90,7 @@ class Evaluate(Command):
     out: File = None
     # A run: videos as mp4, gif or png; left out: by --out, else mp4.
     format: Format = None
-    # A run: where to compute: auto, cpu, cuda.
+    # A run: where to compute: auto, cpu, cuda or cuda:1.
     device: str = "auto"
     # A run: arithmetic.
     precision: Precision = "auto"
@@ -97,9 +98,9 @@ class Evaluate(Command):
     overwrite: bool = False
 
     def __call__(self) -> None:
-        check_seed(self.seed)
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
+        check_seed(self.seed, self.count)
         if self.steps is not None and not 1 <= self.steps <= 4000:
             raise SinfusionError(f"--steps must be from 1 to 4000, not {self.steps}.")
         self._check_outputs()
@@ -120,7 +121,7 @@ class Evaluate(Command):
 
         if self.original.exists() and not (self.original / "run.json").is_file():
             raise SinfusionError(f"{self.original} is not a run; give results to compare with it.")
-        run = load(self.original, self.device, self.precision)
+        run = load(self.original, network_device(self.device), self.precision)
         count = self.count * max(1, len(starts(run)))
         with Made(self, run.kind, run.path / "made", {"run": run.path}, count) as made:
             self._make(run, made)

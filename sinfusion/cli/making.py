@@ -14,9 +14,10 @@ from tyro.conf import Positional
 
 from ..console import Bar, say
 from ..errors import SinfusionError
+from ..seeds import check_seed
 from .command import Command
 from .made import SHEET_COLUMNS, SHEET_FRAMES, Made
-from .options import File, Format, Graph, Precision, Size, Trained, Whole, check_seed, parse_size, spread
+from .options import File, Format, Graph, Precision, Size, Trained, Whole, network_device, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,7 @@ class Making(Command):
     seed: int = 0
     # Network evaluations for a picture; left out: the recipe's.
     steps: Whole = None
-    # Where to compute: auto, cpu, cuda.
+    # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs.
     device: str = "auto"
     # Arithmetic: auto is bf16 where the hardware is fast at it.
     precision: Precision = "auto"
@@ -52,10 +53,10 @@ class Making(Command):
     def load(self) -> Run:
         if self.steps is not None and not 1 <= self.steps <= 4000:
             raise SinfusionError(f"--steps must be from 1 to 4000, not {self.steps}.")
-        check_seed(self.seed)
+        check_seed(self.seed, getattr(self, "count", 1))
         from ..run import load
 
-        return load(self.run, self.device, self.precision, self.graph)
+        return load(self.run, network_device(self.device), self.precision, self.graph)
 
     def made(self, run: Run, count: int = 1, variants: tuple[str, ...] = ()) -> Made:
         """Where the results go."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from ..errors import SinfusionError
+
+if TYPE_CHECKING:
+    import torch
 
 # Of an option that may be left out; its comment says what then happens.
 OPTIONAL = tyro.conf.arg(help_behavior_hint="")
@@ -33,12 +36,6 @@ def parse_size(word: str | None) -> tuple[int, int] | None:
     return int(match[2]), int(match[1])
 
 
-def check_seed(seed: int) -> None:
-    """Raises where a random generator would."""
-    if not 0 <= seed < 2**32:
-        raise SinfusionError(f"--seed must be from 0 to {2**32 - 1}, not {seed}.")
-
-
 def option_name(name: str) -> str:
     """--max-side from max_side."""
     return "--" + name.replace("_", "-")
@@ -49,3 +46,14 @@ def spread(count: int, most: int) -> list[int]:
     if count <= most:
         return list(range(count))
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def network_device(word: str) -> torch.device:
+    """The device of a command that runs a network; on a CPU this process, being ours, keeps the memory it frees."""
+    from .. import ops
+    from ..precision import choose_device
+
+    device = choose_device(word)
+    if device.type == "cpu":
+        ops.keep_memory()
+    return device

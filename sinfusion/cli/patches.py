@@ -12,9 +12,10 @@ from tyro.conf import Positional
 
 from ..console import Bar, say
 from ..errors import SinfusionError
+from ..seeds import check_seed
 from .command import Command
 from .made import SHEET_COLUMNS, SHEET_FRAMES, Made
-from .options import File, Format, Size, Whole, check_seed, parse_size, spread
+from .options import File, Format, Size, Whole, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,16 +47,18 @@ class Patches(Command):
     stride: int = 1
     # Seed of all random numbers.
     seed: int = 0
-    # Where to compute: auto, cpu, cuda.
+    # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs.
     device: str = "auto"
     # Write over files that exist.
     overwrite: bool = False
 
     def read(self, path: Path | None = None) -> Clip:
         """The input, or another file by the same options."""
-        check_seed(self.seed)
+        check_seed(self.seed, getattr(self, "count", 1))
         from ..media import read_media
+        from ..precision import choose_device
 
+        choose_device(self.device)
         return read_media(
             path or self.input, start=self.start, stop=self.stop, stride=self.stride, max_side=self.max_side, say=say
         )
@@ -112,7 +115,6 @@ class PatchesGenerate(Patches):
     def __call__(self) -> None:
         clip, size = self.read(), parse_size(self.size)
         from ..patches import generate
-        from ..precision import choose_device
 
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
@@ -120,7 +122,7 @@ class PatchesGenerate(Patches):
             with _bar() as shown:
                 results = generate(
                     _frames(clip), self.frames, size, self.scale, self.noise, self.count, self.seed,
-                    choose_device(self.device), shown.update,
+                    self.device, shown.update,
                 )  # fmt: skip
             self.write(made, results, clip.fps)
 
@@ -139,13 +141,12 @@ class PatchesRetarget(Patches):
     def __call__(self) -> None:
         clip, size = self.read(), parse_size(self.size)
         from ..patches import retarget
-        from ..precision import choose_device
 
         if size is None and self.frames is None:
             raise SinfusionError("give what to bring it to: --size, --frames or both.")
         with self.made(clip.kind) as made:
             with _bar() as shown:
-                result = retarget(_frames(clip), size, self.frames, self.seed, choose_device(self.device), shown.update)
+                result = retarget(_frames(clip), size, self.frames, self.seed, self.device, shown.update)
             self.write(made, result[None], clip.fps)
 
 
@@ -165,12 +166,11 @@ class PatchesAnalogy(Patches):
     def __call__(self) -> None:
         content, style = self.read(), self.read(self.style)
         from ..patches import analogy
-        from ..precision import choose_device
 
         with self.made(content.kind) as made:
             with _bar() as shown:
                 result = analogy(
-                    _frames(content), _frames(style), self.sketch, self.raft, self.seed, choose_device(self.device),
+                    _frames(content), _frames(style), self.sketch, self.raft, self.seed, self.device,
                     shown.update,
                 )  # fmt: skip
             self.write(made, result[None], content.fps)
@@ -191,12 +191,11 @@ class PatchesInpaint(Patches):
         clip = self.read()
         from ..media import read_masks
         from ..patches import inpaint
-        from ..precision import choose_device
 
         which = slice(self.start, self.stop, self.stride)
         masks = read_masks(self.mask, clip.frames.shape[1:3], len(clip.frames), which)
         with self.made(clip.kind) as made:
             with _bar() as shown:
                 mask = masks[0] if clip.kind == "image" else masks
-                result = inpaint(_frames(clip), mask, self.hints, self.seed, choose_device(self.device), shown.update)
+                result = inpaint(_frames(clip), mask, self.hints, self.seed, self.device, shown.update)
             self.write(made, result[None], clip.fps)

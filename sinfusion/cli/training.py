@@ -17,8 +17,9 @@ from ..console import print_result
 from ..errors import SinfusionError
 from ..recipe import RECIPES, Recipe
 from ..roles import ROLES
+from ..seeds import check_seed
 from .command import Command
-from .options import OPTIONAL, File, Graph, Number, Precision, Size, Whole, check_seed, option_name, parse_size
+from .options import OPTIONAL, File, Graph, Number, Precision, Size, Whole, network_device, option_name, parse_size
 
 
 def _overrides() -> type:
@@ -78,7 +79,7 @@ class TrainOptions:
     stride: int = 1
     # Seed of all random numbers.
     seed: int = 0
-    # Where to compute: auto, cpu, cuda.
+    # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs.
     device: str = "auto"
     # Arithmetic: auto is bf16 where the hardware is fast at it.
     precision: Precision = "auto"
@@ -107,12 +108,12 @@ class Train(TrainOptions, Command):
                 raise SinfusionError(
                     f"--minutes and {option_name(steps)} both say how long to train; give one of them."
                 )
-        from ..precision import choose_device
         from ..training import train
 
+        device = network_device(self.device)
         recipe: str | Recipe | None = self.recipe
         if settings:
-            default = "fast" if choose_device(self.device).type == "cuda" else "tiny"
+            default = "fast" if device.type == "cuda" else "tiny"
             recipe = RECIPES[self.recipe or default].replace(**settings)
         run = train(
             self.input, self.out, recipe, self.minutes, self.tasks, parse_size(self.size), self.max_side, self.start,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..seeds import part_key
 from .pyramid import Shape, resized
 
 Told = Callable[[float], object]  # called after each pass with its share of the whole work
@@ -53,7 +55,7 @@ def coarse_to_fine(
     level_at: Callable[[int], Level],
     first: Tensor | None,
     effort: Effort,
-    seed: int = 0,
+    seed: int = 0,  # as `seeds.check_seed` gives it
     told: Told = lambda _: None,
 ) -> Tensor:
     """(T, H, W, 3) fp32 of the last shape.
@@ -64,6 +66,8 @@ def coarse_to_fine(
     plan = [effort.of(shape, n == 0) for n, shape in enumerate(shapes)]
     work = [passes * math.prod(shape) for shape, (_, passes) in zip(shapes, plan, strict=True)]
     made, before = first, None
+    # Each search has a key of its own: what searches of other levels, passes and seeds draw, this one does not.
+    keys = (part_key(seed, part) for part in itertools.count())
     field: tuple[Tensor, Shape] | None = None
     for n, (shape, (patch, passes)) in enumerate(zip(shapes, plan, strict=True)):
         level = level_at(n)
@@ -77,12 +81,12 @@ def coarse_to_fine(
             query, compared = _joined(made, key, level.guides)
             weight = allowed
             if effort.completeness is not None:
-                _, nearest = ops.patch_match(compared, query, patch, effort.rounds, seed)
+                _, nearest = ops.patch_match(compared, query, patch, effort.rounds, next(keys))
                 used = 1 / (effort.completeness + nearest)
                 weight = used if allowed is None else used * allowed
             start = None if field is None else _carried(field, query, compared, patch)
             rounds = effort.first_rounds if start is None else effort.rounds
-            offsets, _ = ops.patch_match(query, compared, patch, rounds, seed + number, start, weight)
+            offsets, _ = ops.patch_match(query, compared, patch, rounds, next(keys), start, weight)
             made = _composed(ops.vote(level.value, offsets, patch), level)
             field = offsets, ops.places(compared, patch)
             told(work[n] / passes / sum(work))

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import SinfusionError
+from ..precision import choose_device
+from ..seeds import check_seed
 from . import dynamics
 from .engine import Effort, Level, Told, coarse_to_fine
 from .pyramid import Scale, Shape, level_scales, resized, scaled_shape
@@ -57,11 +59,13 @@ def generate(
     on the coarsest level, where black and white are 2 apart; the same in all frames. Sample i is made from seed + i.
     told: called with shares of the whole as they are done.
     """
+    device = choose_device(device)
     source = _source(video)
     shorter = max(_patch(source)[0], math.ceil(SHORTER * len(source)))
     shape = _target(source, shorter if frames is None else frames, size, scale)
     if count < 1:
         raise SinfusionError(f"count must be at least 1, not {count}.")
+    seed = check_seed(seed, count)
     if not 0 <= noise <= MOST_NOISE:
         raise SinfusionError(f"noise must be from 0 to {MOST_NOISE:g}, not {noise}.")
     original, effort = _tensor(source, device), Effort(_patch(source))
@@ -87,6 +91,7 @@ def retarget(
     """The video or picture at another size or length, its objects and motions at their own: (frames, *size, 3) uint8,
     or (*size, 3). size: (height, width). None: as it is.
     """
+    seed, device = check_seed(seed), choose_device(device)
     source = _source(video)
     shape = _target(source, len(source) if frames is None else frames, size, 1.0)
     original, effort = _tensor(source, device), Effort(_patch(source))
@@ -112,6 +117,7 @@ def analogy(
     the file `raft`. sketch: the brightness of `content` says where there should be motion. Pictures are compared by
     brightness.
     """
+    seed, device = check_seed(seed), choose_device(device)
     laid, source = _source(content), _source(style)
     if (len(laid) == 1) != (len(source) == 1):
         raise SinfusionError("an analogy is between two videos or between two pictures, not one of each.")
@@ -149,6 +155,7 @@ def inpaint(
     mask: (T, H, W), or (H, W) for all frames, bool, True where to fill. hints: the colours under the mask say roughly
     what should be there.
     """
+    seed, device = check_seed(seed), choose_device(device)
     source = _source(video)
     mask = np.asarray(mask)
     if mask.shape not in (source.shape[:3], source.shape[1:3]) or mask.dtype != bool:

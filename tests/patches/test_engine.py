@@ -77,6 +77,15 @@ def test_the_first_pass_of_a_level_compares_with_a_blurred_original_and_the_othe
     assert all(torch.equal(key, other) for (_, key, *_), other in zip(searches, wanted, strict=True))
 
 
+def test_no_two_searches_of_one_seed_or_of_neighbouring_ones_draw_the_same_words(original, searches):
+    shapes, level_at = two_levels(original)
+    effort = Effort(passes=3, coarsest_passes=2, first_rounds=1, rounds=1, completeness=1.0)
+    for seed in (0, 1, 2, 2**32 - 1):
+        coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort, seed)
+    keys = [seed for _, _, _, _, seed, *_ in searches]
+    assert len(keys) == 4 * 2 * 5 and len(set(keys)) == len(keys) and all(0 <= key < 2**63 for key in keys)
+
+
 # Fields --------------------------------------------------------------------------------------------------------------
 
 
