@@ -237,9 +237,20 @@ RECIPES = {"paper": PAPER, "fast": FAST, "tiny": TINY}
 
 
 def from_dict(settings: dict[str, Any]) -> Recipe:
-    """A recipe from its JSON form; unknown or missing settings are an error."""
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    if set(settings) != names:
-        odd = ", ".join(sorted(set(settings) ^ names))
-        raise SinfusionError(f"the recipe of this run belongs to another version of sinfusion (settings: {odd}).")
-    return Recipe(**{**settings, "offset_milestones": tuple(settings["offset_milestones"])})
+    """A recipe from its JSON form, perhaps another version's.
+
+    A setting that we do not have is left out. One that it lacks gets the default of `Recipe`: that of a new setting is
+    what was done before there was one.
+    """
+    known = {name: value for name, value in settings.items() if name in SETTINGS}
+    if "offset_milestones" in known:
+        known["offset_milestones"] = tuple(known["offset_milestones"])
+    return Recipe(**{"name": settings["name"], **known})
+
+
+def differences(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Of a recipe's JSON form: the settings that are gone, as we have none of this name; and the new ones it lacks."""
+    return sorted(set(settings) - SETTINGS), sorted(SETTINGS - set(settings))
+
+
+SETTINGS = frozenset(field.name for field in dataclasses.fields(Recipe))

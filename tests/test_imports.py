@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "sinfusion"
 
 ORDER = [
     {"errors", "kernels"},
-    {"ops"},
+    {"ops", "clip"},
     {"media", "schedule", "precision"},
     {"parameterization", "network", "crops", "optimizer", "features"},
     {"roles"},
@@ -76,7 +76,7 @@ def test_all_imports_are_seen():
 
 
 def test_the_patch_engine_needs_operators_and_no_models():
-    assert needed("patches") == {"errors", "ops", "kernels"}
+    assert needed("patches") == {"errors", "ops", "kernels", "clip"}
     assert {"network", "run", "ops"} <= needed("rollout")
 
 

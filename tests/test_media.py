@@ -27,8 +27,8 @@ from sinfusion.media import (
     read_masks,
     read_media,
     read_video,
-    reading,
     side_by_side,
+    source,
     write_image,
     write_video,
 )
@@ -599,7 +599,7 @@ def test_long_masks_are_not_scaled_down_first(tmp_path):
 
 
 def test_what_would_not_fit_in_memory_is_refused_while_reading(ten, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_BYTES", 4 * 48 * 64 * 3)
+    monkeypatch.setattr(source, "MOST_BYTES", 4 * 48 * 64 * 3)
     with pytest.raises(SinfusionError, match="4 frames of 64x48 fill"):
         read_media(ten[0] / "a.mp4")
     assert len(read_media(ten[0] / "a.mp4", stride=3).frames) == 4

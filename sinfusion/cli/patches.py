@@ -43,8 +43,8 @@ class Patches(Command):
     start: Whole = None
     # Frame to stop before; left out: the end.
     stop: Whole = None
-    # Use every n-th frame.
-    stride: int = 1
+    # Use every n-th frame; left out: all.
+    stride: Whole = None
     # Seed of all random numbers.
     seed: int = 0
     # Where to compute: auto, cpu, cuda.
@@ -55,11 +55,9 @@ class Patches(Command):
     def read(self, path: Path | None = None) -> Clip:
         """The input, or another file by the same options."""
         check_seed(self.seed)
-        from ..media import read_media
+        from ..media import Source
 
-        return read_media(
-            path or self.input, start=self.start, stop=self.stop, stride=self.stride, max_side=self.max_side
-        )
+        return Source(path or self.input, self.start, self.stop, self.stride, max_side=self.max_side).read()
 
     def made(self, kind: str, count: int = 1) -> Made:
         """Where the results go."""
