@@ -70,7 +70,7 @@ def as_pixels(value: Any, what: str = "the frames") -> np.ndarray:
     if isinstance(value, Image.Image):
         if getattr(value, "n_frames", 1) > 1:
             raise SinfusionError(f"{what}: an animated Pillow image is not taken; give its file, or a list of frames.")
-        return from_pillow(ImageOps.exif_transpose(value))
+        return np.array(from_pillow(ImageOps.exif_transpose(value)))
     if isinstance(value, list | tuple):
         return _stacked(value, what)
     array = _array(value)

@@ -383,6 +383,9 @@ def _held_out(run: Run, media: Media, reading: dict[str, Any], say: Callable[[st
     require_video(run)
     name = str(media) if _is_path(media) else "held_out"
     frames = Source(media, size=run.size, **reading).read(say=say).frames
+    least = 2 if run.has(PREDICTOR) else 3
+    if len(frames) < least:
+        raise SinfusionError(f"{name} has {len(frames)} frame(s); held-out frames are at least {least}.")
     trained = {frame.tobytes() for frame in run.frames}
     same = [i for i, frame in enumerate(frames) if frame.tobytes() in trained]
     if same:
@@ -390,9 +393,6 @@ def _held_out(run: Run, media: Media, reading: dict[str, Any], say: Callable[[st
             f"{name} is not held out: the run was trained on {len(same)} of its {len(frames)} frames, up to "
             f"number {same[-1]}; begin after it (--start)."
         )
-    least = 2 if run.has(PREDICTOR) else 3
-    if len(frames) < least:
-        raise SinfusionError(f"{name} has {len(frames)} frame(s); held-out frames are at least {least}.")
     return frames
 
 

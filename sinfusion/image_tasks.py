@@ -27,8 +27,8 @@ def edit(
     """Make an edited or sketched picture look like the training image; (count, H, W, 3) uint8.
 
     image: (H, W, 3) uint8 or what `as_picture` takes, an edited picture or a sketch of colour blobs.
-    mask: (H, W) bool or what `as_mask` takes, True where the picture may change (inpainting); everything else is kept to
-    the bit. strength: in (0, 1], where in the reverse process the picture enters: small keeps it, 1 makes it anew.
+    mask: (H, W) bool or what `as_mask` takes, True where the picture may change (inpainting); everything else is kept
+    to the bit. strength: in (0, 1], where in the reverse process the picture enters: small keeps it, 1 makes it anew.
     canvas: (height, width) at least as large as the picture, which is put in its middle; what lies around it is made
     (outpainting).
     """

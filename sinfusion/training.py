@@ -66,9 +66,10 @@ def train(
     settings of the recipe by name, which stay as they are while the others of `tiny` follow the time there is.
     minutes: a time budget for all models; schedule, decay and curriculum scale to it. steps: of each model, instead.
     tasks: `generate` (Predictor and Projector, the default) and `upsample` (Interpolator); an image has none.
-    start, stop, stride, size, max_side, fps: see `Source`; without size and max_side, frames are scaled down to a longer
-    side of 256, with `tiny` by the time there is. seed: None: 0. device: auto, cpu, cuda. precision: auto, bf16, fp32.
-    graph: replay kernels, on a GPU each step from a CUDA graph; None: yes.
+    start, stop, stride, size, max_side, fps: see `Source`; without size and max_side, frames are scaled down to a
+    longer side of 256, with `tiny` by the time there is.
+    seed: None: 0. device: auto, cpu, cuda. precision: auto, bf16, fp32. graph: replay kernels,
+    on a GPU each step from a CUDA graph; None: yes.
 
     input may be a Run or its folder. An unfinished one is taken to its end exactly as it would have gone, with the
     device, precision and graph that it was trained with where nothing else is asked for. A finished one is trained

@@ -20,8 +20,8 @@ from sinfusion.roles import PREDICTOR
 from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights
 from sinfusion.trainer import Stopped, Trainer
 
-RECIPE = TINY.replace(filters=4, depth=2, batch_size=2, sampling_steps=2, free_sampling_steps=2, predictor_steps=8,
-                      projector_steps=8, interpolator_steps=8, image_steps=8)  # fmt: skip
+SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "free_sampling_steps": 2}
+RECIPE = TINY.replace(**SETTINGS, predictor_steps=8, projector_steps=8, interpolator_steps=8, image_steps=8)
 
 
 def state(run, name="predictor"):
@@ -70,7 +70,7 @@ def test_a_time_budget_becomes_a_number_of_steps_once(clip, tmp_path, monkeypatc
     seen = []
     largest = type(RECIPE).largest_offset
     monkeypatch.setattr(type(RECIPE), "largest_offset", lambda self, at: seen.append(at) or largest(self, at))
-    run = sinfusion.train(clip, tmp_path / "run", RECIPE, minutes=0.02, quiet=True)
+    run = sinfusion.train(clip, tmp_path / "run", "tiny", 0.02, settings=SETTINGS, quiet=True)
     # 1.2 seconds, shared between the models, at 0.01 seconds a step, less a margin for all that is not training.
     steps = {name: model["steps"] for name, model in run.models.items()}
     assert 90 < sum(steps.values()) <= 120 and steps["predictor"] > 2 * steps["projector"]

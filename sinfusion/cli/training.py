@@ -53,8 +53,8 @@ class TrainOptions:
     Every setting of the recipe is an option too: sinfusion train --help-recipe
     """
 
-    # A video, GIF, folder of frames or picture; or the folder of a run, to go on with it, add --tasks to it, or train it
-    # further by --minutes or --steps.
+    # A video, GIF, folder of frames or picture; or the folder of a run, to go on with it, to add --tasks to it, or to
+    # train it further by --minutes or --steps.
     input: Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
     # Folder of the run; left out: runs/ and the name of the input.
     out: File = None
@@ -65,7 +65,9 @@ class TrainOptions:
     # Steps of each model, instead; of a finished run, that many more.
     steps: Whole = None
     # What a video run will be used for: generate (the default; also extrapolates, retargets), upsample.
-    tasks: Annotated[tuple[Literal["generate", "upsample"], ...] | None, OPTIONAL] = None
+    tasks: Annotated[
+        tuple[Literal["generate", "upsample"], ...] | None, tyro.conf.arg(metavar="TASKS", help_behavior_hint="")
+    ] = None
     # Size of the training frames, such as 256x144; left out: that of the input, scaled down to --max-side.
     size: Size = None
     # The longer side that larger inputs are scaled down to; 0 keeps; left out: 256 (tiny: by the time given).
@@ -105,9 +107,9 @@ class Train(TrainOptions, Command):
         from ..training import train
 
         run = train(
-            self.input, self.out, self.recipe, self.minutes, self.tasks, parse_size(self.size), self.max_side, self.start,
-            self.stop, self.stride, self.fps, self.seed, self.device, self.precision, None if self.graph else False,
-            self.overwrite, steps=self.steps,
+            self.input, self.out, self.recipe, self.minutes, self.tasks, parse_size(self.size), self.max_side,
+            self.start, self.stop, self.stride, self.fps, self.seed, self.device, self.precision,
+            None if self.graph else False, self.overwrite, steps=self.steps,
             settings={name: value for name, value in vars(self.recipe_settings).items() if value is not None},
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":
