@@ -6,36 +6,59 @@ benchmarks/results/steps-needed.json, made by benchmarks/steps_needed.py.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .media import fitting
 from .recipe import Recipe
-from .roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, Role
-from .run import Run
+from .roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
+from .run import Run, seconds_used
 from .trainer import Trainer
 
-# Steps of `tiny` after which what a model makes is clean and moves as the clip does: worth watching.
-WATCHABLE = {PREDICTOR.name: 1000, PROJECTOR.name: 500, INTERPOLATOR.name: 500, IMAGE.name: 1000}
+# Steps of `tiny` on frames of 64 and of 128 pixels after which what a model makes is clean and moves as the clip does.
+WATCHABLE = {
+    PREDICTOR.name: (1000, 1000),
+    PROJECTOR.name: (500, 1000),
+    INTERPOLATOR.name: (500, 500),
+    IMAGE.name: (500, 1000),
+}
 GOOD = 2  # times as many steps: objects keep their shapes for longer. Also what a machine that gets busy can lose
 
-# Longer side of the frames, depth and filters to choose from, each costlier than the one before.
-CHOICES = (
-    (48, 12, 32), (64, 12, 32), (80, 12, 32), (96, 12, 32), (112, 12, 32), (128, 12, 32), (160, 12, 32), (192, 12, 32),
-    (224, 12, 32), (256, 12, 32), (256, 12, 48), (256, 16, 48),
-)  # fmt: skip
+SIDES = (48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # longer sides of frames to choose from
 MEASURED_SIZE = (36, 64)  # height and width of the frames of a step that is measured
 MEASURING_SECONDS = 1.0
 BUSY = 0.5  # share of the cores that may go to other work without that being taken to last
 
 
-def watchable_steps(recipe: Recipe, role: Role) -> int:
-    """Steps after which what a model makes is worth watching; 0 where that was not measured."""
-    return WATCHABLE[role.name] if recipe.name == "tiny" else 0
+def watchable_steps(recipe: Recipe, role: str, size: tuple[int, int]) -> int:
+    """Steps of a model on frames of `size` after which what it makes is worth watching; 0 where nobody measured it."""
+    if recipe.name != "tiny":
+        return 0
+    small, large = WATCHABLE[role]
+    return round(small + (large - small) * max(0.0, max(size) / 64 - 1))
+
+
+def shortfall(run: Run) -> str | None:
+    """Which models of a run were trained to their end, and are not worth watching; and what would do."""
+    short, times = [], [1.0]
+    for name in run.models:
+        done, least = run.steps_done(name), watchable_steps(run.recipe, name, run.size)
+        if run.finished(name) and done < least:
+            short.append(f"{name} {done} of about {least}")
+            times.append(least / done)
+    if not short:
+        return None
+    minutes = math.ceil((max(times) - 1) * seconds_used(run.path) / 60) or 1
+    return (
+        f"too few steps for results worth watching ({', '.join(short)}); go on with: "
+        f"sinfusion train {run.path} --minutes {minutes}"
+    )
 
 
 @dataclass(frozen=True)
@@ -47,12 +70,10 @@ class Speed:
     share: float  # of the threads' time that the machine gave, in (0, 1]
     threads: int
 
-    def step(self, size: tuple[int, int], recipe: Recipe, share: float | None = None) -> float:
+    def step(self, size: tuple[int, int], share: float | None = None) -> float:
         """Seconds that a step on frames of `size` will take; share: of the cores; None: as measured."""
         pixels = size[0] * size[1] / (MEASURED_SIZE[0] * MEASURED_SIZE[1])
-        # Measured: 2.0 times from 32 to 48 filters, 2.5 to 64, of both kinds of dense convolutions.
-        network = recipe.depth / self.recipe.depth * (recipe.filters / self.recipe.filters) ** 1.5
-        return self.seconds * pixels * network / self.threads / (self.share if share is None else share)
+        return self.seconds * pixels / self.threads / (self.share if share is None else share)
 
     @property
     def lasting_share(self) -> float:
@@ -87,48 +108,29 @@ class Outlook:
     """What a training on frames of one size will come to."""
 
     size: tuple[int, int]  # height and width
-    recipe: Recipe
     step: float  # seconds that a step takes on a machine as busy as this one is now
     reached: float  # the least of all models' steps in the time given, in units of those worth watching
-    minutes: float  # after which all models are worth watching
+    minutes: float  # after which all models are worth watching, on a machine as busy as now
 
     def __str__(self) -> str:
         height, width = self.size
-        speed = f"{1 / self.step:.1f}" if self.step > 0.02 else f"{1 / self.step:.0f}"
-        return f"frames of {width}x{height}, about {speed} steps a second"
+        return f"frames of {width}x{height}, about {1 / self.step:.2g} steps a second"
 
 
-def outlook(
-    speed: Speed,
-    size: tuple[int, int],
-    recipe: Recipe,
-    minutes: Mapping[str, float],  # of each model, by the name of its role
-    share: float | None = None,
-) -> Outlook:
-    """What models of `recipe` on frames of `size` will come to; share: of the cores; None: as measured."""
-    step = speed.step(size, recipe, share)
-    parts = {name: 60 * given / step / WATCHABLE[name] for name, given in minutes.items()}
-    least = min(parts.values())
-    return Outlook(size, recipe, speed.step(size, recipe), least, sum(minutes.values()) / least)
+def outlook(speed: Speed, size: tuple[int, int], minutes: Mapping[str, float]) -> Outlook:
+    """What models will come to on frames of `size`; minutes: of each, by the name of its role."""
+    now, lasting = speed.step(size), speed.step(size, speed.lasting_share)
+    parts = [60 * given / watchable_steps(speed.recipe, name, size) for name, given in minutes.items()]
+    return Outlook(size, now, min(parts) / lasting, sum(minutes.values()) * now / min(parts))
 
 
-def choose(
-    speed: Speed,
-    native: tuple[int, int],  # height and width of the input
-    recipe: Recipe,
-    fixed: Collection[str],  # names of settings that the user made
-    minutes: Mapping[str, float],  # of each model, by the name of its role
-) -> Outlook:
-    """The largest frames, and network, with which all models become good in the time given.
+def choose(speed: Speed, native: tuple[int, int], minutes: Mapping[str, float]) -> Outlook:
+    """The largest frames with which all models become good in the time given, of an input of size `native`.
 
-    Where none become good: the largest worth watching; where none are even that: the smallest.
+    Where none do: the largest worth watching; where none are even that: the smallest.
     """
-    found = []
-    for side, depth, filters in CHOICES:
-        scale = min(1.0, side / max(native))
-        size = (max(1, round(native[0] * scale)), max(1, round(native[1] * scale)))
-        wanted = {name: value for name, value in (("depth", depth), ("filters", filters)) if name not in fixed}
-        found.append(outlook(speed, size, recipe.replace(**wanted), minutes, speed.lasting_share))
+    sizes = dict.fromkeys(fitting(native, side) for side in SIDES)
+    found = [outlook(speed, size, minutes) for size in sizes]
     for least in (GOOD, 1):
         if reached := [choice for choice in found if choice.reached >= least]:
             return reached[-1]

@@ -6,6 +6,7 @@ rows = evaluate("runs/fish")                       # predicts frames, generates,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor
 from .crops import to_unit
 from .errors import SinfusionError
 from .features import load_c3d, load_inception, sifid, svfid
-from .media import read_media, read_video
+from .media import Clip, Source
 from .metrics import ROUNDS, STRIDES, nnf, nnfdist, nnfdiv, sliced_wasserstein
 from .reverse import reverse, sampling_levels
 from .roles import INTERPOLATOR, PREDICTOR, PROJECTOR, Role
@@ -44,7 +45,7 @@ LEAST_SIDE, LEAST_SIDE_INCEPTION, LEAST_SIDE_C3D = 3, 9, 4  # pixels that hold a
 _AT_ONCE = 8  # frames predicted in one batch
 
 Row = dict[str, Any]
-Media = str | Path | np.ndarray  # (T, H, W, 3) or (H, W, 3) uint8, or a file or folder of it
+Media = Any  # (T, H, W, 3) or (H, W, 3) uint8, a file or folder of it, or whatever else `Source` takes
 Told = Callable[[], object]  # called once for every frame that is made or measured
 Bar = Callable[[int], AbstractContextManager[Told]]  # of how many frames
 Seen = Callable[[str, np.ndarray, np.ndarray], object]  # told of each result: its name, itself, its field
@@ -60,7 +61,7 @@ def evaluate(
     max_side: int | None = None,
     start: int | None = None,
     stop: int | None = None,
-    stride: int = 1,
+    stride: int | None = None,
     held_out: Media | None = None,
     count: int = 3,
     seed: int = 0,
@@ -98,10 +99,16 @@ def evaluate(
         if count < 1:
             raise SinfusionError(f"count must be at least 1, not {count}.")
         seed = check_seed(seed, count)
+        useless = {"size": size, "max_side": max_side} | (reading if held_out is None else {})
+        if given := [name for name, value in useless.items() if value is not None]:
+            raise SinfusionError(f"{given[0]} is for files; what a run makes has the size of its frames: leave it out.")
         held = None if held_out is None else _held_out(run, held_out, reading, say)
         clip = run.frames[0] if run.kind == "image" else run.frames
         measuring = Measuring.of(clip, str(run.path), [], inception, c3d, seed, seen, run.device)
         return _evaluate_run(run, measuring, held, count, seed, steps, bar)
+    if held_out is not None or steps is not None:
+        given_name = "steps" if held_out is None else "held_out"
+        raise SinfusionError(f"{given_name} is of what a run makes; leave it out, or what is already generated.")
     seed = check_seed(seed)
     reading |= {"size": size, "max_side": max_side}
     clip, results = _read(original if run is None else run, generated, reading, say)
@@ -370,20 +377,21 @@ def _mean_of(results: list[Row], name: str) -> list[Row]:
 
 def _run_of(original: Media) -> Run | None:
     """The run in a folder, or None for anything else."""
-    is_run = not isinstance(original, np.ndarray) and (Path(original) / "run.json").is_file()
-    return load(original) if is_run else None  # type: ignore[arg-type]  # not an array here
+    return load(original) if _is_path(original) and (Path(original) / "run.json").is_file() else None
+
+
+def _is_path(media: Any) -> bool:
+    return isinstance(media, str | os.PathLike)
 
 
 def _held_out(run: Run, media: Media, reading: dict[str, Any], say: Callable[[str], None]) -> np.ndarray:
     """(T, H, W, 3): frames that the run was not trained on, at its size."""
     require_video(run)
-    name = "held_out" if isinstance(media, np.ndarray) else str(media)
-    if isinstance(media, np.ndarray):
-        frames = media
-        if frames.ndim != 4 or frames.shape[1:] != run.frames.shape[1:]:
-            raise SinfusionError(f"held-out frames are (T, {run.size[0]}, {run.size[1]}, 3) uint8, not {frames.shape}.")
-    else:
-        frames = read_video(media, size=run.size, say=say, **reading).frames
+    name = str(media) if _is_path(media) else "held_out"
+    frames = Source(media, size=run.size, **reading).read(say=say).frames
+    least = 2 if run.has(PREDICTOR) else 3
+    if len(frames) < least:
+        raise SinfusionError(f"{name} has {len(frames)} frame(s); held-out frames are at least {least}.")
     trained = {frame.tobytes() for frame in run.frames}
     same = [i for i, frame in enumerate(frames) if frame.tobytes() in trained]
     if same:
@@ -391,9 +399,6 @@ def _held_out(run: Run, media: Media, reading: dict[str, Any], say: Callable[[st
             f"{name} is not held out: the run was trained on {len(same)} of its {len(frames)} frames, up to "
             f"number {same[-1]}; begin after it (--start)."
         )
-    least = 2 if run.has(PREDICTOR) else 3
-    if len(frames) < least:
-        raise SinfusionError(f"{name} has {len(frames)} frame(s); held-out frames are at least {least}.")
     return frames
 
 
@@ -407,12 +412,13 @@ def _read(
             raise SinfusionError(
                 f"the frames of {original.path} stay {_size(original.frames)}; give that as the size, or none."
             )
-        clip, source = original.frames[0] if original.kind == "image" else original.frames, original.size
+        of_run = Clip(original.frames, original.fps, original.kind, original.size)
+        clip, source = _pixels_of(of_run, reading | {"max_side": None, "size": None}, say)
     else:
         clip, source = _pixels_of(original, reading, say)
-    if isinstance(generated, np.ndarray) and generated.ndim == clip.ndim + 1:  # as `generate` returns them
-        generated = list(generated)
-    listed: list[Media] = [generated] if isinstance(generated, str | Path | np.ndarray) else list(generated)
+    listed: list[Media] = [generated]
+    if isinstance(generated, list | tuple) or getattr(generated, "ndim", 0) == clip.ndim + 1:  # as `generate` returns
+        listed = list(generated)
     if not listed:
         raise SinfusionError(f"there is nothing to compare with {_name(original)}; give generated videos or pictures.")
     results = {}
@@ -433,17 +439,13 @@ def _read(
 
 def _pixels_of(media: Media, reading: dict[str, Any], say: Callable[[str], None]) -> tuple[np.ndarray, tuple[int, int]]:
     """A picture (H, W, 3) or a video (T, H, W, 3); and its height and width before scaling."""
-    if isinstance(media, np.ndarray):
-        if media.ndim not in (3, 4) or media.shape[-1] != 3 or media.dtype != np.uint8 or 0 in media.shape:
-            raise SinfusionError(f"give (T, H, W, 3) or (H, W, 3) uint8, not {media.shape} {media.dtype}.")
-        return media, (media.shape[-3], media.shape[-2])
-    clip = read_media(media, say=lambda text: say(f"{_name(media)}: {text}"), **reading)
+    clip = Source(media, **reading).read(0, lambda text: say(f"{_name(media)}: {text}"))
     return clip.frames[0] if clip.kind == "image" else clip.frames, clip.source_size
 
 
 def names(media: Sequence[Media]) -> list[str]:
     """A short name for each, unlike all others: the last parts of its path, as many as it takes; not bare numbers."""
-    parts = [(f"generated {i + 1}",) if isinstance(m, np.ndarray) else Path(m).parts for i, m in enumerate(media)]
+    parts = [Path(m).parts if _is_path(m) else (f"generated {i + 1}",) for i, m in enumerate(media)]
     for depth in range(1, max(map(len, parts)) + 1):
         short = ["/".join(some[-depth:]) for some in parts]
         if len(set(short)) == len(short) and not any(name.isdigit() for name in short):
@@ -452,7 +454,9 @@ def names(media: Sequence[Media]) -> list[str]:
 
 
 def _name(media: Media | Run) -> str:
-    return "the original" if isinstance(media, np.ndarray) else str(media.path if isinstance(media, Run) else media)
+    if isinstance(media, Run):
+        return str(media.path)
+    return str(media) if _is_path(media) else "the original"
 
 
 def _frames(pixels: np.ndarray) -> int:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .clip import as_frames, size_words
 from .errors import SinfusionError
 
 Weights = dict[str, Tensor]
@@ -42,8 +43,8 @@ def sifid(generated: np.ndarray, original: np.ndarray, weights: str | Path) -> f
     The features are those of `inception_features`, 64 numbers at every second pixel, of the picture in its own size.
     SinGAN's paper says 'before the second pooling', which would be 192 numbers; its code stops before the first.
     """
-    several = as_frames("generated", generated, _INCEPTION_LEAST)
-    ones = as_frames("original", original, _INCEPTION_LEAST)
+    several = as_stack("generated", generated, _INCEPTION_LEAST)
+    ones = as_stack("original", original, _INCEPTION_LEAST)
     if len(ones) not in (1, len(several)):
         raise SinfusionError(f"give one original or one for each of the {len(several)} pictures, not {len(ones)}.")
     loaded = load_inception(weights)
@@ -63,7 +64,7 @@ def svfid(generated: np.ndarray, original: np.ndarray, weights: str | Path) -> f
     SinGAN's paper says of SIFID, carried over: the convolution before the second pooling (`c3d_features`), 128 numbers
     that see 5 frames of 8x8 pixels. Values compare with each other, not with published ones.
     """
-    clips = [as_frames("generated", generated, _C3D_LEAST), as_frames("original", original, _C3D_LEAST)]
+    clips = [as_stack("generated", generated, _C3D_LEAST), as_stack("original", original, _C3D_LEAST)]
     loaded = load_c3d(weights)
     left, right = (_statistics(_features_of_slabs(clip, loaded)) for clip in clips)
     return frechet_distance(*left, *right)
@@ -133,14 +134,12 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     return max(0.0, (apart + spread).item())
 
 
-def as_frames(name: str, pictures: np.ndarray, least: int = 1) -> Tensor:
-    """(N, H, W, 3) uint8 of (H, W, 3) or (N, H, W, 3); SinfusionError for others or a side below `least` pixels."""
-    shape, dtype = np.shape(pictures), getattr(pictures, "dtype", type(pictures))
-    if len(shape) not in (3, 4) or shape[-1] != 3 or 0 in shape or dtype != np.uint8:
-        raise SinfusionError(f"{name} is (H, W, 3) or (N, H, W, 3) uint8 and not empty, not {shape} {dtype}.")
-    if min(shape[-3:-1]) < least:
-        raise SinfusionError(f"{name} must be {least}x{least} pixels or larger, not {shape[-2]}x{shape[-3]}.")
-    return torch.from_numpy(np.ascontiguousarray(pictures)).view(-1, *shape[-3:])
+def as_stack(name: str, pictures: np.ndarray, least: int = 1) -> Tensor:
+    """(N, H, W, 3) uint8 of what `as_frames` takes; SinfusionError for others or a side below `least` pixels."""
+    frames = as_frames(pictures, name)
+    if min(frames.shape[1:3]) < least:
+        raise SinfusionError(f"{name} must be {least}x{least} pixels or larger, not {size_words(frames.shape[1:])}.")
+    return torch.from_numpy(np.ascontiguousarray(frames))
 
 
 def _load(path: str | Path, shapes: dict[str, tuple[int, ...]], network: str) -> Weights:

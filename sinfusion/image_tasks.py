@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .clip import as_mask, as_picture
 from .crops import to_uint8, to_unit
 from .errors import SinfusionError
 from .reverse import check_size, reverse, sampling_levels
@@ -26,22 +27,26 @@ def edit(
 ) -> np.ndarray:
     """Make an edited or sketched picture look like the training image; (count, H, W, 3) uint8.
 
-    image: (H, W, 3) uint8, an edited picture or a sketch of colour blobs. mask: (H, W) bool, True where the picture may
-    change (inpainting); everything else is kept to the bit. strength: in (0, 1], where in the reverse process the
-    picture enters: small keeps it, 1 makes it anew. canvas: (height, width) at least as large as the picture, which is
-    put in its middle; what lies around it is made (outpainting).
+    image: (H, W, 3) uint8 or what `as_picture` takes, an edited picture or a sketch of colour blobs.
+    mask: (H, W) bool or what `as_mask` takes, True where the picture may change (inpainting); everything else is kept
+    to the bit. strength: in (0, 1], where in the reverse process the picture enters: small keeps it, 1 makes it anew.
+    canvas: (height, width) at least as large as the picture, which is put in its middle; what lies around it is made
+    (outpainting).
     """
     if run.kind != "image":
         raise SinfusionError(f"{run.path} is a video run; edit needs a run trained on an image.")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise SinfusionError(f"an edited picture is (H, W, 3) uint8, not {image.shape} {image.dtype}.")
+    image = as_picture(image, "the edited picture")
     height, width = check_size(image.shape[:2])
-    if mask is not None and mask.shape != (height, width):
-        raise SinfusionError(f"the mask is {mask.shape[1]}x{mask.shape[0]}, the picture {width}x{height}.")
+    if mask is not None:
+        mask = as_mask(mask)
+        if mask.shape != (height, width):
+            raise SinfusionError(
+                f"the mask is {mask.shape}, the picture {(height, width)}: rows and columns must agree."
+            )
     if count < 1:
         raise SinfusionError(f"count must be at least 1, not {count}.")
     seed = check_seed(seed, count)
-    change = mask.astype(bool) if mask is not None else np.full((height, width), canvas is None)
+    change = mask if mask is not None else np.full((height, width), canvas is None)
     if canvas is not None:
         image, change = _on_canvas(image, change, canvas)
     picture = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(run.device))[None]

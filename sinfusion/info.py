@@ -9,7 +9,7 @@ import torch
 
 from . import __version__, ops
 from .precision import choose_device, choose_dtype
-from .run import Run, last_checkpoint
+from .run import Run
 
 
 def describe() -> list[str]:
@@ -36,9 +36,7 @@ def describe_run(run: Run) -> list[str]:
     what = "a picture" if run.kind == "image" else f"{len(run.frames)} frames, {run.fps:g} a second,"
     models = []
     for name, model in run.models.items():
-        checkpoint = last_checkpoint(run.path / name)
-        done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
-        models.append(f"{name} {done} of {model['steps'] or '?'} steps")
+        models.append(f"{name} {run.steps_done(name)} of {model['steps'] or '?'} steps")
     return [
         f"run         {run.path}: {run.kind} run of {run.source}, {what} {width}x{height}",
         f"recipe      {run.recipe.name}: depth {run.recipe.depth}, {run.recipe.filters} filters, seed {run.seed}",

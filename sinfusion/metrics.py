@@ -20,7 +20,7 @@ from torch import Tensor
 from . import ops
 from .crops import to_unit
 from .errors import SinfusionError
-from .features import as_frames
+from .features import as_stack
 from .precision import choose_device
 from .seeds import check_seed
 
@@ -44,7 +44,7 @@ def nnf(
     from a random start: nearly always one of the nearest, not always the nearest.
     """
     seed, chosen = check_seed(seed), choose_device(device)
-    frames = {"generated": as_frames("generated", generated), "original": as_frames("original", original)}
+    frames = {"generated": as_stack("generated", generated), "original": as_stack("original", original)}
     sides = _patch_for(patch, frames)
     query, key = (stack.to(chosen) / 127.5 - 1 for stack in frames.values())
     field, distance = ops.patch_match(query, key, patch=sides, rounds=ROUNDS, seed=seed, strides=STRIDES)
@@ -96,7 +96,7 @@ def field_picture(field: np.ndarray) -> np.ndarray:
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of two pictures or videos of one shape, uint8; infinite for equal ones."""
-    one, other = as_frames("a", a), as_frames("b", b)
+    one, other = as_stack("a", a), as_stack("b", b)
     if one.shape != other.shape:
         raise SinfusionError(f"PSNR needs two of the same shape, not {tuple(one.shape)} and {tuple(other.shape)}.")
     pairs = zip(one.numpy(), other.numpy(), strict=True)  # a frame at a time
@@ -121,7 +121,7 @@ def sliced_wasserstein(
     if projections < 1 or scales < 1:
         raise SinfusionError(f"projections and scales must be 1 or more, not {projections} and {scales}.")
     seed = check_seed(seed)
-    frames = {"generated": as_frames("generated", generated), "original": as_frames("original", original)}
+    frames = {"generated": as_stack("generated", generated), "original": as_stack("original", original)}
     sides = _patch_for(patch, frames, 2 ** (scales - 1))
     left, right = (to_unit(stack).transpose(0, 1)[None] for stack in frames.values())  # (1, 3, T, H, W)
     distances = []

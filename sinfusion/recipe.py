@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from .errors import SettingError, SinfusionError
+from .errors import SettingError
 from .roles import Role
 
 
@@ -268,12 +268,14 @@ RECIPES = {"paper": PAPER, "fast": FAST, "tiny": TINY}
 
 
 def from_dict(settings: dict[str, Any]) -> Recipe:
-    """A recipe from its JSON form; unknown or missing settings are an error."""
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    if set(settings) != names:
-        odd = ", ".join(sorted(set(settings) ^ names))
-        raise SinfusionError(f"the recipe of this run belongs to another version of sinfusion (settings: {odd}).")
-    return Recipe(**{**settings, **_as_they_worked(settings)})
+    """A recipe from its JSON form, perhaps another version's.
+
+    A setting that we do not have is left out. One that it lacks gets the default of `Recipe`: that of a new setting is
+    what was done before there was one.
+    """
+    known = {name: value for name, value in settings.items() if name in SETTINGS}
+    known = {**dataclasses.asdict(Recipe()), **known}
+    return Recipe(**{**known, **_as_they_worked(known)})
 
 
 def _as_they_worked(settings: dict[str, Any]) -> dict[str, Any]:
@@ -286,3 +288,11 @@ def _as_they_worked(settings: dict[str, Any]) -> dict[str, Any]:
     if settings["parameterization"] != "preconditioned":
         changed["correction_timesteps"] = min(settings["correction_timesteps"], settings["timesteps"])
     return changed
+
+
+def differences(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Of a recipe's JSON form: the settings that are gone, as we have none of this name; and the new ones it lacks."""
+    return sorted(set(settings) - SETTINGS), sorted(SETTINGS - set(settings))
+
+
+SETTINGS = frozenset(field.name for field in dataclasses.fields(Recipe))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .errors import SinfusionError
 from .files import sole_writer
-from .media import read_media
+from .media import Source
 from .network import NextNet
 from .parameterization import rms_change
 from .recipe import PAPER, Recipe
@@ -45,13 +45,13 @@ _REST = {
 def import_released(
     checkpoint: str | Path,
     out: str | Path,
-    frames: np.ndarray | str | Path | None = None,
+    frames: Any = None,
     role: str | None = None,
 ) -> Run:
     """Make a released checkpoint a run of its own, or add it to the run folder `out`.
 
-    frames: what it was trained on, (T, H, W, 3) or (H, W, 3) uint8 or a file; None: what the run `out` holds. role:
-    image, predictor, projector or interpolator; None: told by the weights and by whether `frames` is a picture.
+    frames: what it was trained on, whatever `Source` takes, such as a file; None: what the run `out` holds.
+    role: image, predictor, projector or interpolator; None: told by the weights and by whether `frames` is a picture.
 
     The run has the paper's recipe with the network and schedule of the checkpoint; it cannot be trained further.
     Raises SinfusionError for a file that is not such a checkpoint, or that does not fit the run.
@@ -189,23 +189,16 @@ def _network_weights(content: dict[str, Any], path: Path) -> tuple[dict[str, Ten
     return weights, depth, final.shape[1], len(first)
 
 
-def _clip(frames: np.ndarray | str | Path | None, joined: Run | None) -> tuple[np.ndarray, str, float]:
+def _clip(frames: Any, joined: Run | None) -> tuple[np.ndarray, str, float]:
     """(T, H, W, 3) uint8, image or video, and frames per second."""
     if frames is None:
         if joined is None:
             raise SinfusionError("a new run needs the video or picture that the checkpoint was trained on: --frames.")
         return joined.frames, joined.kind, joined.fps
-    if isinstance(frames, np.ndarray):
-        clip, fps = frames[None] if frames.ndim == 3 else frames, 20.0
-        kind = "image" if len(clip) == 1 else "video"
-    else:
-        media = read_media(frames, max_side=None)
-        clip, kind, fps = media.frames, media.kind, media.fps
-    if clip.ndim != 4 or clip.shape[3] != 3 or clip.dtype != np.uint8:
-        raise SinfusionError(f"frames are (T, H, W, 3) uint8, not {clip.shape} {clip.dtype}.")
-    if joined is not None and not np.array_equal(clip, joined.frames):
+    clip = Source(frames, max_side=0).read()
+    if joined is not None and not np.array_equal(clip.frames, joined.frames):
         raise SinfusionError(f"{joined.path} holds other frames than these; give it none to keep its own.")
-    return clip, kind, fps
+    return clip.frames, clip.kind, clip.fps
 
 
 def _role(name: str | None, channels: int, frame_offset: bool, kind: str, path: Path) -> Role:

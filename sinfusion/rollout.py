@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .clip import as_frames, as_picture
 from .crops import to_uint8, to_unit
 from .errors import SinfusionError
 from .graph import delivered, replayed
@@ -82,6 +83,10 @@ def stream(
     size = check_size(size or run.size)
     seeds = _seeds(run, seed, count)
     run.denoiser(PREDICTOR)
+    if run.recipe.correction_timesteps:
+        run.denoiser(PROJECTOR)
+    elif start is None:
+        run.denoiser(PROJECTOR, otherwise="--start 0")
     hidden = 0
     if start is None:
         first, hidden = _from_noise(run, PROJECTOR, seeds, size, None, moment), run.recipe.hidden_frames
@@ -190,12 +195,13 @@ def upsample(
 ) -> Frames:
     """(factor (T - 1) + 1, H, W, 3) uint8: frames put between those of a clip, which stay untouched.
 
-    factor: 2, 4 or 8 (the Interpolator is used recursively). frames: (T, H, W, 3) uint8; None: the training clip.
+    factor: 2, 4 or 8 (the Interpolator is used recursively). frames: (T, H, W, 3) uint8, or what
+    `as_frames` takes; None: the training clip.
     """
     require_video(run)
     if factor not in (2, 4, 8):
         raise SinfusionError(f"factor must be 2, 4 or 8, not {factor}.")
-    clip = run.frames if frames is None else frames
+    clip = run.frames if frames is None else as_frames(frames)
     if len(clip) < 2:
         raise SinfusionError(f"upsampling needs at least 2 frames, not {len(clip)}.")
     check_size(clip.shape[1:3])
@@ -230,13 +236,15 @@ def retarget(
 ) -> Frames:
     """A picture or video at another size and aspect ratio, its details made by the trained models at their own scale.
 
-    size: (height, width). frames: what to retarget, (T, H, W, 3) or (H, W, 3) uint8; None: what the run was trained on.
+    size: (height, width). frames: what to retarget, (T, H, W, 3) or (H, W, 3) uint8, or what `as_pixels` takes; None:
+    what the run was trained on.
     strength: in (0, 1], how much of the plainly resized input is made anew.
     Returns (T, *size, 3) uint8 for a video run, (*size, 3) for an image run.
     """
     size = check_size(size)
-    source = run.frames if frames is None else frames
-    source = source[None] if source.ndim == 3 else source
+    source = run.frames if frames is None else as_frames(frames)
+    if run.kind == "image":
+        source = as_picture(source)[None]
     first = IMAGE if run.kind == "image" else PROJECTOR
     seeds = _seeds(run, seed, 1)
     stretched = _tensor(run, np.stack([_resized(frame, size) for frame in source]))
@@ -291,10 +299,7 @@ def _start_frame(run: Run, start: Any) -> Frames:
         if not -len(run.frames) <= start < len(run.frames):
             raise SinfusionError(f"start frame {start} does not exist: the clip has {len(run.frames)} frames.")
         return np.asarray(run.frames[start])
-    picture = np.asarray(start)
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise SinfusionError(f"a start picture is (H, W, 3) uint8, not {picture.shape} {picture.dtype}.")
-    return picture
+    return as_picture(start, "the start picture")
 
 
 def _resized(frame: Frames, size: tuple[int, int]) -> Frames:

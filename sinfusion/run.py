@@ -1,6 +1,6 @@
 """The run folder: everything that was trained and all that is needed to use it or to go on training.
 
-    run.json              format, kind, recipe, frames per second, seed, which models
+    run.json              format, kind, recipe, frames per second, seed, which models, what trained them, and where
     input.safetensors     the training frames, uint8
     predictor/            a model: step-00001500/ (weights.safetensors, optimizer.pt), log.jsonl, loss.png, preview.png
 
@@ -15,7 +15,7 @@ import dataclasses
 import json
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,14 +27,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor
 
+from . import __version__
 from . import recipe as recipes
+from .console import say
 from .errors import SinfusionError
 from .files import beside, discard, discard_leftovers, make_folders, remove
 from .network import NextNet
 from .parameterization import PARAMETERIZATIONS, Denoiser
 from .precision import choose_device, choose_dtype
 from .recipe import Recipe
-from .roles import ROLES, Role
+from .roles import ROLES, TASKS, Role
 from .schedule import SCHEDULES
 
 FORMAT = 1  # raised when older code could not read what newer code writes
@@ -56,6 +58,8 @@ class Run:
     device: torch.device = field(default_factory=lambda: choose_device("auto"))
     dtype: torch.dtype | None = None  # of the activations; None: what the device is fast at
     graph: bool = True  # replay kernels: from CUDA graphs on a GPU, from recordings on a CPU
+    # "device" (cpu, cuda), "precision" (bf16, fp32) and "graph" of its training; None: nobody knows any more
+    trained_with: dict[str, Any] | None = None
     _denoisers: dict[str, Denoiser] = field(default_factory=dict, repr=False)
     tables: dict[Any, Any] = field(default_factory=dict, repr=False)  # numbers that `reverse` keeps on the device
     loops: dict[str, Any] = field(default_factory=dict, repr=False)  # role name -> what `reverse` has recorded
@@ -68,6 +72,15 @@ class Run:
     def has(self, role: Role) -> bool:
         """Whether a checkpoint of the role exists."""
         return last_checkpoint(self.path / role.name) is not None
+
+    def steps_done(self, name: str) -> int:
+        """Of a model, as its last checkpoint has it."""
+        checkpoint = last_checkpoint(self.path / name)
+        return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+
+    def finished(self, name: str) -> bool:
+        """Whether a model has been trained to its planned end."""
+        return 0 < self.models[name]["steps"] <= self.steps_done(name)
 
     def to(self, device: torch.device | str = "auto", precision: str = "auto", graph: bool = True) -> Run:
         """The same run computing elsewhere or otherwise."""
@@ -100,15 +113,14 @@ class Run:
             role.frame_offset,
         )
 
-    def denoiser(self, role: Role) -> Denoiser:
-        """A role's trained denoiser, with the averaged weights, ready to sample from."""
+    def denoiser(self, role: Role, otherwise: str = "") -> Denoiser:
+        """A role's trained denoiser, with the averaged weights, ready to sample from.
+
+        Raises SinfusionError where there is none, with what to do; `otherwise` is what would do without it.
+        """
         if role.name not in self._denoisers:
             if role.name not in self.models or not self.has(role):
-                trained = ", ".join(name for name in self.models if last_checkpoint(self.path / name)) or "nothing"
-                tasks = "generate upsample" if role.name == "interpolator" else "generate"
-                raise SinfusionError(
-                    f"{self.path} has no trained {role.name} (it has: {trained}); train with --tasks {tasks}."
-                )
+                raise self._missing(role, otherwise)
             checkpoint, weights = _newest_weights(self.path / role.name)
             denoiser = self.build(role)
             prefix = "average." if self.recipe.ema_gamma > 0 else "raw."
@@ -116,6 +128,18 @@ class Run:
             denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as kernels read it
             self._denoisers[role.name] = denoiser
         return self._denoisers[role.name]
+
+    def _missing(self, role: Role, otherwise: str) -> SinfusionError:
+        """That a model is not there, and what to do."""
+        go_on = f"sinfusion train {self.path}"
+        rest = f", or {otherwise}" if otherwise else ""
+        if role.name in self.models:
+            what = f"{self.path} was stopped before its {role.name} was trained; go on with: {go_on}{rest}"
+            return SinfusionError(what)
+        trained = ", ".join(name for name in self.models if self.has(ROLES[name])) or "nothing"
+        task = next((task for task, roles in TASKS.items() if role in roles), None)
+        add = f"add it with: {go_on} --tasks {task}" if task else "it is for runs of a picture"
+        return SinfusionError(f"{self.path} has no trained {role.name} (it has: {trained}); {add}{rest}")
 
     def save(self, anew: bool = False) -> None:
         """Write run.json, and the frames if they are not there. anew: in place of an earlier run, which is removed."""
@@ -134,12 +158,14 @@ class Run:
         """What run.json holds, and what every weights file carries as metadata."""
         return {
             "format": FORMAT,
+            "version": __version__,
             "kind": self.kind,
             "recipe": dataclasses.asdict(self.recipe),
             "fps": self.fps,
             "seed": self.seed,
             "models": self.models,
             "source": self.source,
+            "trained_with": self.trained_with,
         }
 
 
@@ -163,11 +189,17 @@ def load_into(network: torch.nn.Module, weights: dict[str, Tensor], prefix: str,
         raise SinfusionError(f"the weights in {origin} do not fit the network that run.json describes.") from None
 
 
-def load(path: str | Path, device: torch.device | str = "auto", precision: str = "auto", graph: bool = True) -> Run:
+def load(
+    path: str | Path,
+    device: torch.device | str = "auto",
+    precision: str = "auto",
+    graph: bool = True,
+    tell: Callable[[str], None] = say,
+) -> Run:
     """Open a run folder.
 
     device: auto, cpu, cuda, or cuda:1 of several GPUs. precision: auto, bf16, fp32. graph: replay kernels instead of
-    calling each.
+    calling each. tell: told where the recipe is of a version with other settings than this one.
     Raises SinfusionError for a folder that is not a run, is damaged, or was written by a newer version.
     """
     folder = Path(path)
@@ -194,6 +226,7 @@ def load(path: str | Path, device: torch.device | str = "auto", precision: str =
             seed=int(description["seed"]),
             models={ROLES[name].name: _model(model) for name, model in description["models"].items()},
             source=str(description["source"]),
+            trained_with=_trained_with(description.get("trained_with")),
         )
         frames = run.frames
         if run.kind not in ("image", "video"):
@@ -207,7 +240,34 @@ def load(path: str | Path, device: torch.device | str = "auto", precision: str =
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
             SafetensorError) as error:  # fmt: skip
         raise SinfusionError(f"{folder} is damaged: {type(error).__name__}: {error!s:.100}") from error
+    _say_differences(run, description, tell)
     return run.to(device, precision, graph)
+
+
+def _say_differences(run: Run, description: dict[str, Any], say: Callable[[str], None]) -> None:
+    """One line where the recipe was written by a version with other settings."""
+    gone, new = recipes.differences(description["recipe"])
+    if not gone and not new:
+        return
+    wrote = description.get("version")
+    parts = [f"it had {name}, which is gone: left out" for name in gone]
+    parts += [f"{name} is new: {getattr(run.recipe, name)}" for name in new]
+    say(
+        f"{run.path} was written by {f'sinfusion {wrote!s:.20}' if wrote else 'an earlier sinfusion'}, this is "
+        f"{__version__}; of its recipe, {', '.join(parts)}"
+    )
+
+
+def _trained_with(stored: Any) -> dict[str, Any] | None:
+    """What run.json says of the arithmetic, checked; None of a run that is older than that."""
+    if stored is None:
+        return None
+    kept = {"device": stored["device"], "precision": stored["precision"], "graph": stored["graph"]}
+    if kept["device"] not in ("cpu", "cuda") or kept["precision"] not in ("bf16", "fp32"):
+        raise ValueError(f"trained with {kept}")
+    if not isinstance(kept["graph"], bool):
+        raise ValueError(f"trained with {kept}")
+    return kept
 
 
 def _model(stored: dict[str, Any]) -> dict[str, Any]:
@@ -224,6 +284,12 @@ def _model(stored: dict[str, Any]) -> dict[str, Any]:
         if stored["parameterization"] not in PARAMETERIZATIONS:
             raise ValueError(f"parameterization {stored['parameterization']}")
         model["parameterization"] = stored["parameterization"]
+    if "since" in stored:  # seconds that the run had used when the model was given its minutes
+        model["since"] = float(stored["since"])
+        if not 0 <= model["since"] < 1e11:
+            raise ValueError(f"since {model['since']}")
+    if "further" in stored:  # steps from which the model, once finished, is trained further
+        model["further"] = int(stored["further"])
     return model
 
 

@@ -1,4 +1,4 @@
-"""`train`: from a file to a run. Reads the input, chooses models and recipe, and trains one model after another."""
+"""`train`: from a file to a run. `planning` makes the run folder; here its models are trained one after another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,89 +17,130 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from .capacity import watchable_steps
+from .capacity import shortfall, watchable_steps
 from .console import say
 from .errors import SettingError, SinfusionError
-from .files import LOCK, TEMPORARY, sole_writer
-from .media import Clip, contact_sheet, read_media, write_image
+from .files import sole_writer
+from .media import Source, contact_sheet, write_image
 from .network import NextNet
-from .parameterization import rms, rms_change
 from .plan import MOST_STEPS, Budget, Clock, Plan, read_journal
+from .planning import (
+    arithmetic,
+    as_before,
+    check_batch,
+    check_continuing,
+    check_extension,
+    check_length,
+    choose_recipe,
+    choose_roles,
+    extend_run,
+    fit_frames,
+    new_run,
+    run_folder,
+    save,
+)
 from .precision import choose_device
 from .progress import Progress
-from .recipe import FAST, RECIPES, TINY, Recipe
-from .reverse import LEAST_SIDE, check_size
-from .roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, TASKS, Role
+from .recipe import Recipe
+from .reverse import check_size
+from .roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
 from .rollout import generate_images, stream, upsample
 from .run import Run, last_checkpoint, load, seconds_used
 from .seeds import check_seed
 from .signals import Interrupted, Wish, awaited
 from .trainer import Stopped, Trainer
 
-# How a time budget is divided between the models of a run, in relative shares.
-SHARES = {"image": 1.0, "predictor": 0.6, "projector": 0.25, "interpolator": 0.35}
-
-TINY_MINUTES = 10.0  # the budget of `tiny` where none is given
-
 
 def train(
-    input: str | Path | np.ndarray | Clip,
+    input: Any,
     out: str | Path | None = None,
     recipe: str | Recipe | None = None,
     minutes: float | None = None,
-    tasks: tuple[str, ...] = ("generate",),
+    tasks: str | Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     max_side: int | None = None,
     start: int | None = None,
     stop: int | None = None,
-    stride: int = 1,
-    fps: float = 20.0,
-    seed: int = 0,
+    stride: int | None = None,
+    fps: float | None = None,
+    seed: int | None = None,
     device: str = "auto",
     precision: str = "auto",
-    graph: bool = True,
+    graph: bool | None = None,
     overwrite: bool = False,
     quiet: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    steps: int | None = None,
     patient: bool = False,
 ) -> Run:
-    """Train on one image or one video and return the run.
+    """Train on one image or one video and return the run; or go on with a run.
 
-    input: a file or frame folder, frames (T, H, W, 3) uint8, a picture (H, W, 3) uint8, or the folder of an unfinished
-    run, which is then taken to its end exactly as it would have gone. out: the run folder; None: runs/<name of input>.
-    recipe: paper, fast, tiny or a Recipe; None: fast on a GPU, tiny on a CPU. minutes: a time budget for all models;
-    schedule, decay and curriculum scale to it. tasks: `generate` (Predictor and Projector) and `upsample`
-    (Interpolator); an image always trains the image model. size: (height, width) of the training frames.
-    max_side: larger inputs are scaled down to this longer side. start, stop, stride: frames of the video to use.
-    fps: of frames that come without it. seed: from 0 to 2^32 - 1. device: auto, cpu, cuda, or cuda:1 of several GPUs.
-    precision: auto, bf16, fp32. graph: on a GPU, replay each step from a CUDA graph. patient: go on after `minutes`
-    where a model needs more steps before what it makes is worth watching.
+    input: what `media.Source` takes: a file or a folder of frames, a Clip, frames (T, H, W, 3) or a picture (H, W, 3),
+    a list of pictures and so on. out: the run folder; None: runs/<name of input>.
+    recipe: paper, fast, tiny or a Recipe, which is taken as it is; None: fast on a GPU, tiny on a CPU. settings:
+    settings of the recipe by name, which stay as they are while the others of `tiny` follow the machine and the time.
+    minutes: after so many all models are trained to the end of their schedules, whatever else the machine does. steps:
+    of each model, instead. patient: go on after `minutes` where a model needs more steps before what it makes is worth
+    watching. tasks: `generate` (Predictor and Projector, the default) and `upsample` (Interpolator); an image has none.
+    start, stop, stride, size, max_side, fps: see `Source`; without size and max_side, frames are scaled down to a
+    longer side of 256, with `tiny` to the largest that the machine can train in the time.
+    seed: from 0 to 2^32 - 1; None: 0. device: auto, cpu, cuda, or cuda:1 of several GPUs. precision: auto, bf16, fp32.
+    graph: replay kernels, on a GPU each step from a CUDA graph; None: yes.
+
+    input may be a Run or its folder. An unfinished one is taken to its end, with the device, precision and graph that
+    it was trained with where nothing else is asked for. A finished one is trained further: `steps` more for each model,
+    or `minutes` for all. `tasks` adds models that it has not, for which `minutes` or `steps` are then. Its other
+    settings are its own. A model whose checkpoints were removed is trained again by its plan.jsonl, to the same bits.
 
     Raises SinfusionError for anything wrong with these, before any work starts.
     """
     started = time.monotonic()
-    seed = check_seed(seed)
+    check_length(minutes, steps, recipe, settings or {})
+    folder = run_folder(input)
+    if folder is not None:
+        others = {
+            "out": out, "recipe": recipe, "size": size, "max_side": max_side, "start": start, "stop": stop,
+            "stride": stride, "fps": fps, "seed": seed, "overwrite": overwrite or None, **(settings or {}),
+        }  # fmt: skip
+        check_continuing(folder, others)
+        run = load(folder, "cpu")
+        device, precision, graph, changes = as_before(run, device, precision, graph)
+    seed, graph = check_seed(seed or 0), True if graph is None else graph
     rank, ranks = _join_processes(device)
     tell: Callable[[str], None] = (lambda _: None) if quiet or rank else say
     with ExitStack() as held:
-        if isinstance(input, str | Path) and (Path(input) / "run.json").is_file():
+        if folder is not None:
             if rank == 0:
-                held.enter_context(sole_writer(Path(input)))
-            run = load(input, device, precision, graph)
-            _check_batch(run.recipe, ranks)
-            tell(f"continuing {run.path}")
+                held.enter_context(sole_writer(folder))
+            run = load(folder, device, precision, graph, lambda _: None)  # again: now nobody else writes
+            check_extension(run, minutes, steps, tasks)
+            check_batch(run.recipe, ranks)
+            tell("\n".join([f"continuing {run.path}", *changes]))
+            if (minutes, steps, tasks) != (None, None, None):
+                extend_run(run, minutes, steps, tasks)
+            if all(map(run.finished, run.models)):
+                tell(f"it is finished; to train it further: sinfusion train {run.path} --minutes M, or --steps N")
+            else:
+                run.trained_with = arithmetic(run.device, precision, graph)
+                save(run, rank)
         else:
             chosen = choose_device(device)
-            settings = _recipe(recipe, chosen)
-            clip, settings, minutes = _read(input, settings, minutes, size, max_side, start, stop, stride, fps, tell)
-            roles = _roles(clip, tasks)
-            _check_batch(settings, ranks)
-            run = _new_run(input, clip, out, settings, roles, minutes, seed, overwrite, rank, held)
-            run = run.to(str(chosen), precision, graph)
+            source = Source(input, start, stop, stride, size, max_side, fps)
+            if size is not None:
+                check_size(size)
+            asked, minutes = choose_recipe(recipe, settings or {}, minutes, steps, chosen)
+            longest = fit_frames(source, asked, minutes, tasks, chosen, precision, graph, tell)
+            clip = source.read(longest, tell)
+            roles = choose_roles(clip, tasks)
+            check_batch(asked, ranks)
+            trained_with = arithmetic(chosen, precision, graph)
+            run = new_run(input, clip, out, asked, roles, minutes, seed, overwrite, rank, trained_with, held)
+            run = run.to(chosen, precision, graph)
         _say_what(run, tell)
         budget = _budget(run, started)
         stopping = held.enter_context(awaited())
         try:
-            for name in run.models:
+            for name in [name for name in run.models if not run.finished(name)]:
                 _train_role(run, ROLES[name], budget, rank, ranks, stopping, tell, quiet, patient)
         except Stopped:
             tell(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
@@ -110,6 +151,8 @@ def train(
             if "not enough memory" in str(error) or "can't allocate memory" in str(error):
                 raise _out_of_memory(run) from error
             raise
+    if short := shortfall(run):
+        tell(short)
     run._denoisers.clear()
     return run
 
@@ -127,7 +170,7 @@ def _clock(run: Run, role: Role, budget: Budget, patient: bool) -> Clock:
     names = list(run.models)
     after = [run.models[name] for name in names[names.index(role.name) + 1 :]]
     later = [model["minutes"] * 60 / budget.seconds for model in after if not model["steps"]]
-    least = watchable_steps(run.recipe, role) if patient else 0
+    least = watchable_steps(run.recipe, role.name, run.size) if patient else 0
     return Clock(budget, run.models[role.name]["minutes"] * 60 / budget.seconds, later, least)
 
 
@@ -219,156 +262,6 @@ def _previewer(run: Run, role: Role, trainer: Trainer) -> Callable[[], None]:
         write_image(run.path / role.name / "preview.png", contact_sheet(made), overwrite=True)
 
     return preview
-
-
-def _read(
-    input: Any,
-    recipe: Recipe,
-    minutes: float | None,
-    size: tuple[int, int] | None,
-    max_side: int | None,
-    start: int | None,
-    stop: int | None,
-    stride: int,
-    fps: float,
-    say: Callable[[str], None],
-) -> tuple[Clip, Recipe, float | None]:
-    """The clip to train on, and the recipe fitted to a CPU's budget if it is `tiny`."""
-    if minutes is not None and minutes <= 0:
-        raise SinfusionError(f"minutes must be above 0, not {minutes}.")
-    side = 256
-    if recipe.name == "tiny":
-        if minutes is None and all(recipe.steps(role) == TINY.steps(role) for role in ROLES.values()):
-            minutes = TINY_MINUTES
-        side, recipe = _fit(recipe, minutes or TINY_MINUTES)
-    if isinstance(input, Clip):
-        return input, recipe, minutes
-    if isinstance(input, np.ndarray):
-        frames = input[None] if input.ndim == 3 else input
-        if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
-            raise SinfusionError(f"frames are (T, H, W, 3) uint8, not {input.shape} {input.dtype}.")
-        return Clip(frames, fps, "image" if len(frames) == 1 else "video", frames.shape[1:3]), recipe, minutes
-    if size is not None:
-        check_size(size)
-    clip = read_media(
-        input, start=start, stop=stop, stride=stride, size=size,
-        max_side=side if max_side is None else max_side, say=say,
-    )  # fmt: skip
-    return clip, recipe, minutes
-
-
-def _fit(recipe: Recipe, minutes: float) -> tuple[int, Recipe]:
-    """The longer side of the frames and the network that a budget on a CPU allows; settings the user made stay."""
-    table = ((5, 64, 12, 32), (9, 96, 12, 32), (25, 128, 12, 32), (60, 128, 12, 48), (float("inf"), 160, 16, 48))
-    _, side, depth, filters = next(row for row in table if minutes <= row[0])
-    fitted = recipe.replace(
-        depth=depth if recipe.depth == TINY.depth else recipe.depth,
-        filters=filters if recipe.filters == TINY.filters else recipe.filters,
-    )
-    return side, fitted
-
-
-def _recipe(recipe: str | Recipe | None, device: torch.device) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe is None:
-        return FAST if device.type == "cuda" else TINY
-    if recipe not in RECIPES:
-        raise SinfusionError(f"recipe must be one of {', '.join(RECIPES)}, not {recipe!r}.")
-    return RECIPES[recipe]
-
-
-def _roles(clip: Clip, tasks: tuple[str, ...]) -> list[Role]:
-    """The models that a clip and the tasks ask for."""
-    if clip.kind == "image":
-        return [IMAGE]
-    unknown = [task for task in tasks if task not in TASKS]
-    if unknown or not tasks:
-        raise SinfusionError(f"tasks are {' and '.join(TASKS)}, not {' '.join(unknown) or 'none'}.")
-    roles = [role for task in TASKS if task in tasks for role in TASKS[task]]
-    for role in roles:
-        if len(clip.frames) < role.least_frames:
-            raise SinfusionError(
-                f"the video has {len(clip.frames)} frame(s), the {role.name} needs at least {role.least_frames}."
-            )
-    return roles
-
-
-def _check_batch(recipe: Recipe, ranks: int) -> None:
-    if recipe.batch_size % ranks:
-        raise SinfusionError(
-            f"batch size {recipe.batch_size} cannot be split over {ranks} processes; choose a multiple of {ranks}."
-        )
-
-
-def _new_run(
-    input: Any,
-    clip: Clip,
-    out: str | Path | None,
-    recipe: Recipe,
-    roles: list[Role],
-    minutes: float | None,
-    seed: int,
-    overwrite: bool,
-    rank: int,
-    held: ExitStack | None = None,
-) -> Run:
-    """A run folder with run.json and the frames, no weights yet; until `held` is closed nobody else writes to it."""
-    height, width = check_size(clip.frames.shape[1:3])
-    for role in roles:
-        crop = recipe.crop_size(role, height, width)
-        if min(crop) < LEAST_SIDE:
-            raise SinfusionError(
-                f"crop {recipe.crop} of {width}x{height} is {crop[1]}x{crop[0]}; a crop needs {LEAST_SIDE} pixels "
-                "a side."
-            )
-    recipe = recipe.replace(max_frame_offset=min(recipe.max_frame_offset, max(1, len(clip.frames) - 1)))
-    source = str(input) if isinstance(input, str | Path) else "frames"
-    path = Path(out) if out is not None else Path("runs") / (Path(source).stem or "run")
-    if rank == 0:
-        _check_room(path, overwrite)
-    total = sum(SHARES[role.name] for role in roles)
-    models: dict[str, dict[str, Any]] = {}
-    for role in roles:
-        models[role.name] = {
-            "steps": 0 if minutes else recipe.steps(role),
-            "minutes": minutes * SHARES[role.name] / total if minutes else None,
-            "spreads": _spreads(clip.frames, role, recipe),
-        }
-    run = Run(path, clip.kind, recipe, clip.frames, clip.fps, seed, models, source)
-    if rank == 0:
-        if held:
-            held.enter_context(sole_writer(path))
-        _check_room(path, overwrite)  # again: now nobody else writes
-        run.save(anew=True)
-    if dist.is_initialized():  # the others look for checkpoints only after old ones are gone
-        dist.barrier()
-    return run
-
-
-def _check_room(path: Path, overwrite: bool) -> None:
-    """Refuse to write over anything unless asked to, and over anything but an earlier run, whole or half-written."""
-    if not path.exists():
-        return
-    there = {p.name for p in path.iterdir() if not p.name.startswith(TEMPORARY)} - {LOCK} if path.is_dir() else {""}
-    trained = any(last_checkpoint(path / role) for role in ROLES)
-    if not there or ("run.json" in there and "input.safetensors" not in there and not trained):
-        return  # empty, or stopped before it began
-    if "run.json" not in there and not there <= {"input.safetensors", "made", *ROLES}:
-        raise SinfusionError(f"{path} exists and is not a run folder, so it is not overwritten; choose another --out.")
-    if not overwrite:
-        hint = f"; to go on training it: sinfusion train {path}" if "run.json" in there else ""
-        raise SinfusionError(f"{path} exists; pass --overwrite or choose another --out{hint}")
-
-
-def _spreads(frames: np.ndarray, role: Role, recipe: Recipe) -> list[float]:
-    """RMS of clean - centre: one entry for each frame offset, or one."""
-    if role is PREDICTOR:
-        return [rms_change(frames, k) for k in range(1, recipe.max_frame_offset + 1)]
-    if role is INTERPOLATOR:
-        triples = zip(frames[:-2], frames[1:-1], frames[2:], strict=True)
-        return [rms((2 * b.astype(np.int16) - a - c for a, b, c in triples), 2 * 127.5)]
-    return [rms((2 * frame.astype(np.int16) - 255 for frame in frames), 2 * 127.5)]
 
 
 def _say_what(run: Run, say: Callable[[str], None]) -> None:

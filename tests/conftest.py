@@ -40,8 +40,8 @@ def moving_texture(frames=12, size=(16, 24), step=1, seed=0):
     return np.stack([(np.roll(smooth, t * step, 2).transpose(1, 2, 0) * 255).astype(np.uint8) for t in range(frames)])
 
 
-SMALL = TINY.replace(filters=8, depth=2, sampling_steps=3, free_sampling_steps=3, predictor_steps=20,
-                     projector_steps=20, interpolator_steps=20, image_steps=20)  # fmt: skip
+SETTINGS = {"filters": 8, "depth": 2, "sampling_steps": 3, "free_sampling_steps": 3}
+SMALL = TINY.replace(**SETTINGS, predictor_steps=20, projector_steps=20, interpolator_steps=20, image_steps=20)
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +62,14 @@ def texture():
 @pytest.fixture(scope="session")
 def video_run(tmp_path_factory, clip):
     path = tmp_path_factory.mktemp("runs") / "video"
-    return sinfusion.train(clip, path, SMALL, minutes=0.02, tasks=("generate", "upsample"), quiet=True)
+    return sinfusion.train(clip, path, "tiny", 0.02, ("generate", "upsample"), settings=SETTINGS, quiet=True)
 
 
 @pytest.fixture(scope="session")
 def image_run(tmp_path_factory, clip):
-    return sinfusion.train(clip[0], tmp_path_factory.mktemp("runs") / "image", SMALL, minutes=0.01, quiet=True)
+    return sinfusion.train(
+        clip[0], tmp_path_factory.mktemp("runs") / "image", "tiny", 0.01, settings=SETTINGS, quiet=True
+    )
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(refused, files, vide
         (video_run.path, "--stop", "4"): "--stop is of ORIGINAL",
         (video_run.path, "--count", "0"): "--count must be at least 1",
         (video_run.path, "--steps", "0"): "--steps must be from 1",
-        (video_run.path, "--held-out", tmp_path / "one.png"): "one frame",
+        (video_run.path, "--held-out", tmp_path / "one.png"): "1 frame(s)",
     }.items():
         assert sentence in refused("evaluate", *words)
 

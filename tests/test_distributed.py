@@ -29,7 +29,8 @@ torch.set_num_threads(1)
 sinfusion.progress.READ_SECONDS = 0.0
 frames, recipe = numpy.load("clip.npy"), {RECIPE!r}
 sinfusion.train(frames, "run", recipe, precision="fp32", overwrite=True, quiet=True)
-sinfusion.train(frames, "timed", recipe, precision="fp32", minutes=0.001, quiet=True)
+timed = recipe.replace(predictor_steps=10_000, projector_steps=4_000, interpolator_steps=5_000, image_steps=5_000)
+sinfusion.train(frames, "timed", timed, precision="fp32", minutes=0.001, quiet=True)
 try:
     sinfusion.train(frames, "odd", recipe.replace(batch_size=3), quiet=True)
 except SinfusionError as error:

@@ -299,7 +299,10 @@ def test_what_cannot_be_compared_is_refused_before_any_work(clip, video_run, ima
         ("at least 9 pixels", (clip[0, :, :16], clip[1]), {"inception": weights["inception"]}),
         ("no tensor conv1.weight", (clip, clip), {"c3d": weights["inception"]}),
         ("trained on 12 of its 12 frames, up to number 11", (video_run,), {"held_out": clip}),
-        (r"held-out frames are \(T, 16, 24, 3\)", (video_run,), {"held_out": clip[:, 2:]}),
+        ("size is for files", (video_run,), {"size": (8, 12)}),
+        ("stop is for files", (video_run,), {"stop": 3}),
+        ("held_out is of what a run makes", (clip, clip), {"held_out": clip}),
+        ("start is for videos, this is a picture", (clip[0], clip[0]), {"start": 1}),
         ("image run", (image_run,), {"held_out": clip}),
         ("count", (video_run,), {"count": 0}),
     ]:

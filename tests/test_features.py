@@ -228,8 +228,8 @@ def test_a_file_that_holds_no_weights_is_refused_in_one_sentence(name, tmp_path,
     ("generated", "original", "message"),
     [
         (np.zeros((8, 16, 3), np.uint8), np.zeros((16, 16, 3), np.uint8), "generated must be 9x9 .* not 16x8"),
-        (np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16, 3)), "original is .* uint8 .* float64"),
-        (np.zeros((16, 16), np.uint8), np.zeros((16, 16, 3), np.uint8), r"generated is .* not \(16, 16\)"),
+        (np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 2.0), "original must be uint8.* float64"),
+        (np.zeros(16, np.uint8), np.zeros((16, 16, 3), np.uint8), r"generated must be .* not \(16,\)"),
         (np.zeros((3, 16, 16, 3), np.uint8), np.zeros((2, 16, 16, 3), np.uint8), "each of the 3 pictures, not 2"),
     ],
 )

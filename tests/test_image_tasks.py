@@ -71,9 +71,9 @@ def test_an_edit_is_repeatable_alone_and_in_a_batch(image_run, picture):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mask": np.ones((3, 4), bool)}, "the mask is 4x3, the picture 24x16"),
-        ({"image": np.zeros((16, 24), np.uint8)}, "uint8"),
-        ({"image": np.zeros((16, 24, 3))}, "float64"),
+        ({"mask": np.ones((3, 4), bool)}, r"the mask is \(3, 4\), the picture \(16, 24\)"),
+        ({"image": np.zeros((2, 16, 24, 3), np.uint8)}, "one picture"),
+        ({"image": np.full((16, 24, 3), 2.0)}, "float64"),
         ({"image": np.zeros((5, 24, 3), np.uint8)}, "too small"),
         ({"canvas": (10, 40)}, "canvas 40x10 is smaller"),
         ({"count": 0}, "count"),

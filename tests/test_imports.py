@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "sinfusion"
 ORDER = [
     {"errors", "kernels"},
     {"seeds"},
-    {"ops", "files", "console", "signals"},
+    {"ops", "clip", "files", "console", "signals"},
     {"media", "schedule", "precision", "plan"},
     {"parameterization", "network", "crops", "optimizer", "features"},
     {"roles"},
@@ -18,6 +18,7 @@ ORDER = [
     {"reverse", "released"},
     {"trainer", "rollout", "image_tasks"},
     {"capacity"},
+    {"planning"},
     {"training", "scene"},
     {"patches", "metrics"},
     {"info", "demo", "evaluation"},
@@ -78,7 +79,7 @@ def test_all_imports_are_seen():
 
 
 def test_the_patch_engine_needs_operators_and_no_models():
-    assert needed("patches") == {"errors", "seeds", "ops", "kernels", "precision"}
+    assert needed("patches") == {"errors", "seeds", "ops", "kernels", "precision", "clip"}
     assert {"network", "run", "ops"} <= needed("rollout")
 
 

@@ -215,10 +215,9 @@ def test_pictures_have_sliced_wasserstein_distances_too():
 
 @pytest.mark.parametrize("measure", [nnf, sliced_wasserstein, psnr])
 def test_what_is_not_a_picture_or_a_video_is_refused(measure):
-    with pytest.raises(
-        SinfusionError, match=r"\(H, W, 3\) or \(N, H, W, 3\) uint8 and not empty, not \(30, 30, 3\) float64"
-    ):
-        measure(np.zeros((30, 30, 3)), np.zeros((30, 30, 3), np.uint8))
+    for other, words in ((np.full((30, 30, 3), 2.0), "floats from 0 to 1.*float64"), ("a.png", "uint8.*not str")):
+        with pytest.raises(SinfusionError, match=words):
+            measure(other, np.zeros((30, 30, 3), np.uint8))
 
 
 def test_patches_and_scales_that_do_not_fit_are_refused_before_any_work():

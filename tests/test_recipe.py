@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sinfusion.errors import SinfusionError
-from sinfusion.recipe import FAST, PAPER, RECIPES, TINY, Recipe, from_dict
+from sinfusion.recipe import FAST, PAPER, RECIPES, TINY, Recipe, differences, from_dict
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 
 EVERY = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -66,13 +66,12 @@ def test_a_recipe_comes_back_from_json(recipe):
     assert from_dict(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
 
 
-def test_unknown_and_missing_settings_are_refused_by_name():
-    settings = dataclasses.asdict(TINY)
-    with pytest.raises(SinfusionError, match=r"another version.*momentum"):
-        from_dict({**settings, "momentum": 1})
-    del settings["crop"]
-    with pytest.raises(SinfusionError, match=r"another version.*crop"):
-        from_dict(settings)
+def test_settings_that_are_gone_are_left_out_and_new_ones_are_as_before_there_were_any():
+    settings = {**dataclasses.asdict(TINY), "momentum": 1}
+    del settings["level_top_share"]
+    assert from_dict(settings) == TINY.replace(level_top_share=PAPER.level_top_share)
+    assert differences(settings) == (["momentum"], ["level_top_share"])
+    assert differences(dataclasses.asdict(PAPER)) == ([], [])
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_an_image_run_generates_diverse_pictures_and_nothing_else(image_run):
     [
         ({"frames": 0}, "at least 1 frame"), ({"count": 0}, "count must be at least 1"),
         ({"size": (4, 24)}, "24x4 is too small"), ({"start": 12}, "start frame 12 does not exist"),
-        ({"start": np.zeros((16, 24))}, "start picture"), ({"steps": 0}, "at least 1 step"),
+        ({"start": np.zeros((2, 16, 24, 3))}, "start picture"), ({"steps": 0}, "at least 1 step"),
     ],
 )  # fmt: skip
 def test_impossible_videos_are_refused(video_run, arguments, message):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+import sinfusion
 from sinfusion import run as run_module
 from sinfusion.errors import SinfusionError
 from sinfusion.recipe import TINY
-from sinfusion.roles import PREDICTOR, PROJECTOR
+from sinfusion.roles import INTERPOLATOR, PREDICTOR, PROJECTOR
 from sinfusion.run import Run, last_checkpoint, load, load_optimizer, load_weights, save_checkpoint
 
 RECIPE = TINY.replace(filters=4, depth=2, predictor_steps=3)
@@ -96,11 +97,15 @@ def test_untrained_weights_are_a_function_of_the_seed_and_leave_the_random_state
 
 
 def test_a_model_that_was_not_trained_is_named(run):
-    with pytest.raises(SinfusionError, match=r"no trained predictor .it has: nothing."):
+    with pytest.raises(SinfusionError, match=r"stopped before its predictor .* go on with: sinfusion train .*run$"):
         run.denoiser(PREDICTOR)
+    with pytest.raises(SinfusionError, match=r"go on with: sinfusion train .*run, or --start 0$"):
+        run.denoiser(PREDICTOR, otherwise="--start 0")
     write(run, 1)
-    with pytest.raises(SinfusionError, match=r"no trained projector .it has: predictor."):
+    with pytest.raises(SinfusionError, match=r"no trained projector .it has: predictor.; add it .* --tasks generate"):
         run.denoiser(PROJECTOR)
+    with pytest.raises(SinfusionError, match=r"no trained interpolator .* sinfusion train .*run --tasks upsample"):
+        run.denoiser(INTERPOLATOR)
 
 
 def test_weights_of_another_network_are_refused(run):
@@ -115,6 +120,51 @@ def test_a_run_of_another_format_is_refused(run):
     (run.path / "run.json").write_text(json.dumps({**description, "format": 99}))
     with pytest.raises(SinfusionError, match="format 99"):
         load(run.path)
+
+
+def rewritten(run, change):
+    """run.json, changed."""
+    description = json.loads((run.path / "run.json").read_text())
+    change(description)
+    (run.path / "run.json").write_text(json.dumps(description))
+
+
+def test_a_run_of_a_version_with_other_settings_loads_and_both_versions_are_named(run):
+    said = []
+    load(run.path, say=said.append)
+    assert said == []
+
+    def change(description):
+        description["version"] = "7.6.5"
+        description["recipe"]["momentum"] = 0.9
+        del description["recipe"]["level_top_share"]
+
+    rewritten(run, change)
+    back = load(run.path, say=said.append)
+    assert back.recipe == RECIPE.replace(level_top_share=0.0) and len(said) == 1
+    assert "written by sinfusion 7.6.5, this is " + sinfusion.__version__ in said[0]
+    assert "momentum, which is gone" in said[0] and "level_top_share is new: 0.0" in said[0]
+    back.save()
+    assert json.loads((run.path / "run.json").read_text())["version"] == sinfusion.__version__
+    assert load(run.path, say=said.append).recipe == back.recipe and len(said) == 1
+
+
+def test_a_run_of_before_versions_were_kept_loads(run, capsys):
+    rewritten(run, lambda description: description["recipe"].pop("crop"))
+    rewritten(run, lambda description: [description.pop(name) for name in ("version", "trained_with")])
+    assert load(run.path).trained_with is None
+    assert "written by an earlier sinfusion, this is " in capsys.readouterr().err
+
+
+def test_what_a_run_was_trained_with_comes_back_and_nonsense_is_refused(run):
+    run.trained_with = {"device": "cuda", "precision": "bf16", "graph": False}
+    run.save()
+    assert load(run.path).trained_with == run.trained_with
+    for nonsense in ({"device": "abacus"}, {"precision": 7}, {"graph": "yes"}):
+        rewritten(run, lambda description, part=nonsense: description["trained_with"].update(part))
+        with pytest.raises(SinfusionError, match="damaged"):
+            load(run.path)
+        run.save()
 
 
 def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path):

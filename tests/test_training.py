@@ -21,10 +21,9 @@ from sinfusion.recipe import FAST, PAPER, TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights, seconds_used
 from sinfusion.trainer import Stopped, Trainer
-from sinfusion.training import _spreads
 
-RECIPE = TINY.replace(filters=4, depth=2, batch_size=2, sampling_steps=2, free_sampling_steps=2, predictor_steps=8,
-                      projector_steps=8, interpolator_steps=8, image_steps=8)  # fmt: skip
+SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "free_sampling_steps": 2}
+RECIPE = TINY.replace(**SETTINGS, predictor_steps=8, projector_steps=8, interpolator_steps=8, image_steps=8)
 
 
 def state(run, name="predictor"):
@@ -348,7 +347,7 @@ def test_steps_ask_the_system_for_no_more_memory():
 
 @pytest.mark.parametrize("role", [IMAGE, PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
 def test_the_spreads_of_a_clip_take_the_memory_of_some_frames_and_are_those_of_its_values(role, large_clip, peak):
-    spreads, bytes_ = peak(lambda: _spreads(large_clip, role, TINY))
+    spreads, bytes_ = peak(lambda: spreads(large_clip, role, TINY))
     assert bytes_ < large_clip.nbytes / 4
     part = large_clip[:, :64, :64]
     values = part.astype(np.float64) / 127.5 - 1
@@ -357,5 +356,5 @@ def test_the_spreads_of_a_clip_take_the_memory_of_some_frames_and_are_those_of_i
         "interpolator": [values[1:-1] - (values[:-2] + values[2:]) / 2],
     }.get(role.name, [values])
     wanted = [np.sqrt(np.mean(differences**2)) for differences in wanted]
-    assert _spreads(part, role, TINY) == pytest.approx(wanted, rel=1e-12)
+    assert spreads(part, role, TINY) == pytest.approx(wanted, rel=1e-12)
     assert spreads == pytest.approx(wanted, rel=0.05)

@@ -76,8 +76,8 @@ class Evaluate(Command):
     start: Whole = None
     # Frame to stop before; left out: the end.
     stop: Whole = None
-    # Use every n-th frame.
-    stride: int = 1
+    # Use every n-th frame; left out: all.
+    stride: Whole = None
     # Seed of all random numbers; sample i is made from seed + i.
     seed: int = 0
     # A run: further frames of its video, to predict.

@@ -43,8 +43,8 @@ class Patches(Command):
     start: Whole = None
     # Frame to stop before; left out: the end.
     stop: Whole = None
-    # Use every n-th frame.
-    stride: int = 1
+    # Use every n-th frame; left out: all.
+    stride: Whole = None
     # Seed of all random numbers.
     seed: int = 0
     # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs.
@@ -55,13 +55,11 @@ class Patches(Command):
     def read(self, path: Path | None = None) -> Clip:
         """The input, or another file by the same options."""
         check_seed(self.seed, getattr(self, "count", 1))
-        from ..media import read_media
+        from ..media import Source
         from ..precision import choose_device
 
         choose_device(self.device)
-        return read_media(
-            path or self.input, start=self.start, stop=self.stop, stride=self.stride, max_side=self.max_side, say=say
-        )
+        return Source(path or self.input, self.start, self.stop, self.stride, max_side=self.max_side).read(say=say)
 
     def made(self, kind: str, count: int = 1) -> Made:
         """Where the results go."""

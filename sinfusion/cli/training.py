@@ -14,12 +14,9 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from ..console import print_result
-from ..errors import SinfusionError
 from ..recipe import RECIPES, Recipe
-from ..roles import ROLES
-from ..seeds import check_seed
 from .command import Command
-from .options import OPTIONAL, File, Graph, Number, Precision, Size, Whole, network_device, option_name, parse_size
+from .options import OPTIONAL, File, Graph, Number, Precision, Size, Whole, network_device, parse_size
 
 
 def _overrides() -> type:
@@ -57,7 +54,8 @@ class TrainOptions:
     Every setting of the recipe is an option too: sinfusion train --help-recipe
     """
 
-    # A video, GIF, folder of frames or picture; or the folder of an unfinished run, to go on with it.
+    # A video, GIF, folder of frames or picture; or the folder of a run, to go on with it, to add --tasks to it, or to
+    # train it further by --minutes or --steps.
     input: Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
     # Folder of the run; left out: runs/ and the name of the input.
     out: File = None
@@ -65,8 +63,12 @@ class TrainOptions:
     recipe: Annotated[Literal["paper", "fast", "tiny"] | None, OPTIONAL] = None
     # Time for all models together; left out: the recipe's steps (tiny: 10 minutes).
     minutes: Number = None
-    # What a video run will be used for: generate (also extrapolates, retargets), upsample.
-    tasks: tuple[Literal["generate", "upsample"], ...] = ("generate",)
+    # Steps of each model, instead; of a finished run, that many more.
+    steps: Whole = None
+    # What a video run will be used for: generate (the default; also extrapolates, retargets), upsample.
+    tasks: Annotated[
+        tuple[Literal["generate", "upsample"], ...] | None, tyro.conf.arg(metavar="TASKS", help_behavior_hint="")
+    ] = None
     # Size of the training frames, such as 256x144; left out: that of the input, scaled down to --max-side.
     size: Size = None
     # The longer side that larger inputs are scaled down to; 0 keeps; left out: 256 (tiny: by the time given).
@@ -75,13 +77,15 @@ class TrainOptions:
     start: Whole = None
     # Frame to stop before; left out: the end.
     stop: Whole = None
-    # Use every n-th frame.
-    stride: int = 1
-    # Seed of all random numbers.
-    seed: int = 0
-    # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs.
+    # Use every n-th frame; left out: all.
+    stride: Whole = None
+    # Frames per second of a folder of frames; left out: 20.
+    fps: Number = None
+    # Seed of all random numbers; left out: 0.
+    seed: Whole = None
+    # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs; a run goes on where it was.
     device: str = "auto"
-    # Arithmetic: auto is bf16 where the hardware is fast at it.
+    # Arithmetic: auto is bf16 where the hardware is fast at it; a run goes on as it was.
     precision: Precision = "auto"
     # Call kernels one by one: no CUDA graphs on a GPU, no recordings on a CPU; for finding errors.
     graph: Graph = True
@@ -100,39 +104,15 @@ class Train(TrainOptions, Command):
     recipe_settings: OmitArgPrefixes[Overrides] = field(default_factory=Overrides)  # type: ignore[valid-type]
 
     def __call__(self) -> None:
-        check_seed(self.seed)
-        settings = {name: value for name, value in vars(self.recipe_settings).items() if value is not None}
-        self._check_continuing(settings)
-        for steps in (f"{role}_steps" for role in ROLES):
-            if self.minutes is not None and steps in settings:
-                raise SinfusionError(
-                    f"--minutes and {option_name(steps)} both say how long to train; give one of them."
-                )
         from ..training import train
 
-        device = network_device(self.device)
-        recipe: str | Recipe | None = self.recipe
-        if settings:
-            default = "fast" if device.type == "cuda" else "tiny"
-            recipe = RECIPES[self.recipe or default].replace(**settings)
+        network_device(self.device)
         run = train(
-            self.input, self.out, recipe, self.minutes, self.tasks, parse_size(self.size), self.max_side, self.start,
-            self.stop, self.stride, seed=self.seed, device=self.device, precision=self.precision,
-            graph=self.graph, overwrite=self.overwrite,
+            self.input, self.out, self.recipe, self.minutes, self.tasks, parse_size(self.size), self.max_side,
+            self.start, self.stop, self.stride, self.fps, self.seed, self.device, self.precision,
+            None if self.graph else False, self.overwrite, steps=self.steps,
+            settings={name: value for name, value in vars(self.recipe_settings).items() if value is not None},
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":
             command = "upsample" if list(run.models) == ["interpolator"] else "generate"
             print_result(f"trained {run.path}; next: sinfusion {command} {run.path}")
-
-    def _check_continuing(self, settings: dict[str, Any]) -> None:
-        """A run that is continued has its settings; others would be ignored in silence."""
-        if not (self.input / "run.json").is_file():
-            return
-        free = ("input", "device", "precision", "graph", "recipe_settings")
-        changed = [
-            f.name for f in dataclasses.fields(self) if f.name not in free and getattr(self, f.name) != f.default
-        ]
-        if changed := [*changed, *settings]:
-            raise SinfusionError(
-                f"{self.input} is a run and goes on with its own settings; leave out {option_name(changed[0])}."
-            )

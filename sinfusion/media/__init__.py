@@ -4,16 +4,20 @@ clip = read_media("fish.mp4")          # Clip: frames (T, H, W, 3) uint8, fps, k
 write_video("out.mp4", frames, fps=20)
 """
 
-from .clip import Clip
-from .reading import read_image, read_mask, read_masks, read_media, read_video
+from ..clip import Clip
 from .sheets import contact_sheet, enlarged, mark_new, side_by_side
+from .source import LONGER_SIDE, Native, Source, fitting, read_image, read_mask, read_masks, read_media, read_video
 from .writing import VideoWriter, refuse_existing, write_image, write_video
 
 __all__ = [
+    "LONGER_SIDE",
     "Clip",
+    "Native",
+    "Source",
     "VideoWriter",
     "contact_sheet",
     "enlarged",
+    "fitting",
     "mark_new",
     "read_image",
     "read_mask",

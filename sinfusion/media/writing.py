@@ -16,16 +16,11 @@ import av
 import numpy as np
 from PIL import Image
 
+from ..clip import FRAME_ENDINGS, Clip, as_frames, as_picture, check_fps, size_words
 from ..errors import SinfusionError
 from ..files import beside, discard, make_folders, put, temporary_name
-from .clip import FRAME_ENDINGS, check_fps, size_words
 
 H264 = "libx264"
-
-
-def _check_picture(picture: np.ndarray) -> None:
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
-        raise SinfusionError(f"a picture is (H, W, 3) uint8, not {picture.shape} {picture.dtype}.")
 
 
 class VideoWriter:
@@ -51,8 +46,8 @@ class VideoWriter:
         self._shape: tuple[int, ...] = ()
 
     def write(self, frame: np.ndarray) -> None:
-        """Add one (H, W, 3) uint8 frame."""
-        _check_picture(frame)
+        """Add one frame: (H, W, 3) uint8, or what `as_picture` takes for that."""
+        frame = as_picture(frame, "a frame")
         with _writing(self.path):
             if self._encoder is None:
                 make_folders(self.path.parent)
@@ -139,9 +134,9 @@ class _Folder:
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float, overwrite: bool = False) -> None:
-    """Write (H, W, 3) uint8 frames, an array or as they come; see `VideoWriter` for the formats."""
+    """Write (H, W, 3) uint8 frames, as they come or at once (`as_frames`); see `VideoWriter` for the formats."""
     with VideoWriter(path, fps, overwrite) as writer:
-        for frame in frames:
+        for frame in as_frames(frames) if hasattr(frames, "__array__") or isinstance(frames, Clip) else frames:
             writer.write(frame)
 
 
@@ -150,7 +145,7 @@ def write_image(path: str | Path, image: np.ndarray, overwrite: bool = False) ->
     path = Path(path)
     if path.suffix.lower() not in FRAME_ENDINGS:
         raise SinfusionError(f"{path}: write .png, .jpg, .webp, .bmp or .tiff.")
-    _check_picture(image)
+    image = as_picture(image)
     refuse_existing(path, overwrite)
     with _writing(path):
         make_folders(path.parent)

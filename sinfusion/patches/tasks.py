@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
+from ..clip import as_mask, as_pixels
 from ..errors import SinfusionError
 from ..precision import choose_device
 from ..seeds import check_seed
@@ -19,7 +20,7 @@ from . import dynamics
 from .engine import Effort, Level, Told, coarse_to_fine
 from .pyramid import Scale, Shape, level_scales, resized, scaled_shape
 
-Frames = np.ndarray  # (T, H, W, 3) uint8, or (H, W, 3) for a picture
+Frames = np.ndarray  # (T, H, W, 3) uint8, or (H, W, 3) for a picture; as input also what `as_pixels` takes
 
 FACTORS = (0.85, 0.85)  # of a level to the next finer one, in time and in space
 COARSEST = (3, 15)  # frames and shorter side
@@ -60,6 +61,7 @@ def generate(
     told: called with shares of the whole as they are done.
     """
     device = choose_device(device)
+    video = as_pixels(video, "the input")
     source = _source(video)
     shorter = max(_patch(source)[0], math.ceil(SHORTER * len(source)))
     shape = _target(source, shorter if frames is None else frames, size, scale)
@@ -92,6 +94,7 @@ def retarget(
     or (*size, 3). size: (height, width). None: as it is.
     """
     seed, device = check_seed(seed), choose_device(device)
+    video = as_pixels(video, "the input")
     source = _source(video)
     shape = _target(source, len(source) if frames is None else frames, size, 1.0)
     original, effort = _tensor(source, device), Effort(_patch(source))
@@ -118,6 +121,7 @@ def analogy(
     brightness.
     """
     seed, device = check_seed(seed), choose_device(device)
+    content, style = as_pixels(content, "the content"), as_pixels(style, "the style")
     laid, source = _source(content), _source(style)
     if (len(laid) == 1) != (len(source) == 1):
         raise SinfusionError("an analogy is between two videos or between two pictures, not one of each.")
@@ -152,15 +156,16 @@ def inpaint(
 ) -> Frames:
     """The video or picture with the masked places made anew from what is around them; the rest stays as it is.
 
-    mask: (T, H, W), or (H, W) for all frames, bool, True where to fill. hints: the colours under the mask say roughly
-    what should be there.
+    mask: (T, H, W), or (H, W) for all frames, bool or what `as_mask` takes, True where to fill.
+    hints: the colours under the mask say roughly what should be there.
     """
     seed, device = check_seed(seed), choose_device(device)
+    video = as_pixels(video, "the input")
     source = _source(video)
-    mask = np.asarray(mask)
-    if mask.shape not in (source.shape[:3], source.shape[1:3]) or mask.dtype != bool:
+    mask = as_mask(mask)
+    if mask.shape not in (source.shape[:3], source.shape[1:3]):
         wanted = " or ".join(map(str, (source.shape[:3], source.shape[1:3])))
-        raise SinfusionError(f"the mask is {wanted} bool, not {mask.shape} {mask.dtype}.")
+        raise SinfusionError(f"the mask is {wanted} bool, not {mask.shape}.")
     if not mask.any():
         raise SinfusionError("the mask is empty: there is nothing to fill.")
     hole = torch.from_numpy(np.broadcast_to(mask, source.shape[:3]).copy()).to(device)
@@ -244,13 +249,8 @@ def _levels(
 
 
 def _source(video: Frames) -> Frames:
-    """(T, H, W, 3) uint8; a picture as a video of one frame."""
-    source = np.asarray(video)
-    source = source[None] if source.ndim == 3 else source
-    if source.ndim != 4 or source.shape[3] != 3 or source.dtype != np.uint8 or 0 in source.shape:
-        raise SinfusionError(
-            f"a video is (T, H, W, 3) uint8 and a picture (H, W, 3), not {np.shape(video)} {source.dtype}."
-        )
+    """(T, H, W, 3) uint8, of a size that serves; a picture as a video of one frame."""
+    source = video[None] if video.ndim == 3 else video
     _check_size("the input is", _shape(source), _patch(source))
     return source
 
@@ -295,4 +295,4 @@ def _pictures(video: Tensor) -> Frames:
 
 def _like(video: Frames, made: Frames) -> Frames:
     """(count, T, H, W, 3) without T where the input is a picture."""
-    return made[:, 0] if np.ndim(video) == 3 else made
+    return made[:, 0] if video.ndim == 3 else made

@@ -1,0 +1,266 @@
+"""What frames are read from: any file, folder or value that holds some, which of them, and at what size.
+
+source = Source("fish.mp4", start=10, max_side=128)       # checked, nothing read yet
+source.probe()                                            # Native: size and number of frames, before any is scaled
+clip = source.read()                                      # Clip: frames (T, H, W, 3) uint8, fps, kind
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..clip import Clip, as_frames, check_fps, size_words
+from ..errors import SinfusionError
+from .reading import Opened, explained, open_file
+
+LONGER_SIDE = 256  # that larger sources are scaled down to where nobody says otherwise
+DEFAULT_FPS = 20.0  # of frames that come without a rate, as in the released code
+MOST_BYTES = 4 << 30  # of frames in memory
+
+
+@dataclass(frozen=True)
+class Native:
+    """A source as it is, before scaling."""
+
+    size: tuple[int, int]  # (height, width)
+    frames: int  # that will be used; of a video by its packets, which for odd files is not quite that of its frames
+    kind: str  # "image" or "video"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where frames come from, which of them, and at what size. All of it applies to every kind of source.
+
+    Raises SinfusionError for what cannot apply; what only the source itself can tell, when it is opened.
+    """
+
+    # A video, an animation, a folder of frames or a picture; a Clip; or whatever `clip.as_pixels` takes.
+    value: Any
+    # Frames to keep, counted from 0 as in a slice; the clip plays as fast as before. Not for a picture.
+    start: int | None = None
+    stop: int | None = None
+    stride: int | None = None
+    # Exact (height, width) of the frames; or the longer side that larger ones are scaled down to, 0 for none.
+    size: tuple[int, int] | None = None
+    max_side: int | None = None
+    # Frames per second, of a source that has none of its own: frames in memory, or a folder. None: 20.
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        self._range()
+        size, side = self.size, self.max_side
+        if size is not None and not (
+            isinstance(size, Sequence) and len(size) == 2 and all(isinstance(n, Integral) and n > 0 for n in size)
+        ):
+            raise SinfusionError(f"size must be a height and a width of at least 1, not {size!r:.40}.")
+        if side is not None and (not isinstance(side, Integral) or side < 0):
+            raise SinfusionError(f"max_side must be at least 1, or 0 to keep the size, not {side!r:.40}.")
+        if size is not None and side is not None:
+            raise SinfusionError("size and max_side both say how large frames are; give one of them.")
+        if self.fps is not None:
+            check_fps(self.fps)
+
+    @property
+    def name(self) -> str:
+        """For sentences: the path, or what stands for it."""
+        return str(Path(self.value)) if self._is_path else "the frames"
+
+    def probe(self) -> Native:
+        """Size, number and kind of the frames, without reading them all."""
+        opened, wanted = self._open(), self._range()
+        size, count = opened.probe()
+        kept = len(range(count)[wanted.start : wanted.stop : wanted.step])
+        return Native(opened.source_size or size, max(1, kept), "image" if opened.still and kept == 1 else "video")
+
+    def target(self, native: tuple[int, int]) -> tuple[int, int] | None:
+        """(height, width) that frames of a native size are brought to; None where nobody says."""
+        if self.size is not None:
+            return self.size[0], self.size[1]
+        return None if self.max_side is None else fitting(native, self.max_side)
+
+    def read(self, longest: int = LONGER_SIDE, say: Callable[[str], None] = print) -> Clip:
+        """The frames.
+
+        longest: as `max_side`, where the source says neither that nor size. say: told about scaling.
+
+        Frames are scaled antialiased. Transparency is laid over white; 16-bit, grey, palette and CMYK pictures become
+        8-bit RGB (colour profiles are not applied); EXIF and video rotation are applied. fps is the mean where frames
+        last differently. Raises SinfusionError, with what is wrong, for anything that cannot be read whole.
+        """
+        opened, wanted = self._open(), self._range()
+        side = longest if self.max_side is None else self.max_side
+        frames, original = _read(opened, wanted, self.name, self.size, side, say)
+        rate = self.fps or (opened.fps() if opened.fps else None) or DEFAULT_FPS
+        kind = "image" if opened.still and len(frames) == 1 else "video"
+        return Clip(frames, rate / wanted.step, kind, opened.source_size or original)
+
+    @property
+    def _is_path(self) -> bool:
+        return isinstance(self.value, str | os.PathLike)
+
+    def _range(self) -> range:
+        first, last = 0 if self.start is None else self.start, sys.maxsize if self.stop is None else self.stop
+        step = 1 if self.stride is None else self.stride
+        for name, value, least in (("start", first, 0), ("stop", last, 1), ("stride", step, 1)):
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise SinfusionError(f"{name} must be a whole number of at least {least}, not {value!r:.40}.")
+        if last <= first:
+            raise SinfusionError(f"frames {first} to {last} are none: stop must be above start.")
+        return range(first, last, step)
+
+    def _open(self) -> Opened:
+        """The source, opened; SinfusionError for what does not apply to what it is."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wanted = self._range()
+            opened = open_file(Path(self.value), wanted) if self._is_path else _in_memory(self.value, wanted)
+        if opened.alone:
+            for name in ("start", "stop", "stride", "fps"):
+                if getattr(self, name) is not None:
+                    raise SinfusionError(f"{self.name}: {name} is for videos, this is a picture; leave out {name}.")
+        if self.fps is not None and opened.fps is not None:
+            raise SinfusionError(f"{self.name}: there are frames per second of its own; leave out fps.")
+        return opened
+
+
+def _in_memory(value: Any, wanted: range) -> Opened:
+    """Frames that are in memory already."""
+    frames = as_frames(value)
+    chosen = frames[wanted.start : wanted.stop : wanted.step]
+    clip = value if isinstance(value, Clip) else None
+    moving = clip is not None and clip.kind == "video"
+    return Opened(
+        frames=iter(chosen),
+        probe=lambda: (frames.shape[1:3], len(frames)),
+        fps=partial(float, clip.fps) if clip is not None and moving else None,
+        still=not moving,
+        alone=len(frames) == 1 and not moving,
+        source_size=None if clip is None else clip.source_size,
+    )
+
+
+def _read(
+    opened: Opened,
+    wanted: range,
+    name: str,
+    size: tuple[int, int] | None,
+    longest: int,
+    say: Callable[[str], None],
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """(T, H, W, 3) uint8, scaled; and (height, width) before that."""
+    kept: list[np.ndarray] = []
+    original: tuple[int, int] | None = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for frame in explained(name, opened.frames):
+            shape = frame.shape[:2]
+            if original is None:
+                original, target = shape, tuple(size) if size else fitting(shape, longest)
+                if target != original:
+                    hint = "" if size else f" (longer side {longest}; use --size or --max-side for another)"
+                    say(f"scaled {size_words(original)} to {size_words(target)}{hint}")
+            if shape != original:
+                raise SinfusionError(
+                    f"{name} has frames of different sizes: {size_words(original)} and {size_words(shape)}."
+                )
+            if (len(kept) + 1) * target[0] * target[1] * 3 > MOST_BYTES:
+                raise SinfusionError(
+                    f"{name} does not fit in memory: {len(kept)} frames of {size_words(target)} fill "
+                    f"{MOST_BYTES / 2**30:g} GB; use --stop, --stride or a smaller --size."
+                )
+            kept.append(_resize(frame, target))
+    if original is None:
+        raise SinfusionError(f"{name} has no frames from {wanted.start} on.")
+    return np.stack(kept), original
+
+
+def read_media(
+    path: str | Path,
+    *,
+    start: int | None = None,
+    stop: int | None = None,
+    stride: int | None = None,
+    size: tuple[int, int] | None = None,
+    max_side: int | None = LONGER_SIDE,
+    say: Callable[[str], None] = print,
+) -> Clip:
+    """Read a video, an animation, a folder of frames or a picture: `Source`, read.
+
+    max_side counts where no size is given; 0 or None keeps the size of the file.
+    """
+    return Source(path, start, stop, stride, size, None if size else max_side or 0).read(say=say)
+
+
+def read_video(path: str | Path, **options: Any) -> Clip:
+    """`read_media`, for something that moves."""
+    clip = read_media(path, **options)
+    if len(clip.frames) < 2:
+        raise SinfusionError(f"{path} has one frame only; a video has at least 2.")
+    return clip
+
+
+def read_image(
+    path: str | Path,
+    *,
+    size: tuple[int, int] | None = None,
+    max_side: int | None = LONGER_SIDE,
+    say: Callable[[str], None] = print,
+) -> np.ndarray:
+    """(H, W, 3) uint8: a picture, or the first frame of something animated. See `read_media`."""
+    source = Source(path, size=size, max_side=None if size else max_side or 0)
+    side = source.max_side or 0
+    frames, original = _read(open_file(Path(path), range(1)), range(1), source.name, size, side, lambda _: None)
+    if original != frames.shape[1:3]:
+        say(f"scaled {Path(path).name} from {size_words(original)} to {size_words(frames.shape[1:3])}")
+    return frames[0]
+
+
+def read_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool, True where the picture is light: there an edit may change. Scaled to `size` if of its shape."""
+    return _light(read_image(path, max_side=None)[None], path, size)[0]
+
+
+def read_masks(path: str | Path, size: tuple[int, int], count: int, which: slice = slice(None)) -> np.ndarray:
+    """(count, H, W) bool as `read_mask`: of a picture for all, or of those frames of a video, `count` of them."""
+    light = _light(read_media(path, max_side=None).frames, path, size)
+    if len(light) > 1:
+        light = light[which]
+        if len(light) != count:
+            raise SinfusionError(f"the mask {path} has {len(light)} frame(s); it needs {count}, or is a picture.")
+    return np.broadcast_to(light, (count, *size))
+
+
+def _light(frames: np.ndarray, path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """(T, H, W) bool: where frames are light, once brought to `size`."""
+    height, width = frames.shape[1:3]
+    scale = max(size) / max(height, width)
+    if abs(height * scale - size[0]) > 1 or abs(width * scale - size[1]) > 1:
+        raise SinfusionError(
+            f"the mask {path} is {size_words((height, width))}, which has not the shape of {size_words(size)}."
+        )
+    return np.stack([_resize(frame, size).mean(2) > 127.5 for frame in frames])
+
+
+def fitting(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(height, width) scaled down so that the longer side is at most `longest`; 0 keeps it."""
+    longer = max(size)
+    if not longest or longer <= longest:
+        return size
+    return max(1, round(size[0] * longest / longer)), max(1, round(size[1] * longest / longer))
+
+
+def _resize(frame: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    if frame.shape[:2] == tuple(size):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
