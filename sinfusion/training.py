@@ -98,7 +98,9 @@ def train(
         _check_batch(run.recipe, ranks)
         if (minutes, steps, tasks) != (None, None, None):
             extend_run(run, minutes, steps, tasks, rank, ranks)
-        if not all(map(run.finished, run.models)):
+        if all(map(run.finished, run.models)):
+            say(f"it is finished; to train it further: sinfusion train {run.path} --minutes M, or --steps N")
+        else:
             run.trained_with = _arithmetic(run.device, precision, graph)
             _save(run, rank)
     else:
@@ -115,9 +117,10 @@ def train(
         run = _new_run(input, clip, out, asked, roles, minutes, seed or 0, overwrite, rank, trained_with)
         run = run.to(str(chosen), precision, graph)
     _say_what(run, say)
+    todo = [name for name in run.models if not run.finished(name)]
     with _stop_signals() as stopping:
         try:
-            for name in run.models:
+            for name in todo:
                 _train_role(run, ROLES[name], rank, ranks, stopping, say, quiet)
         except Stopped:
             say(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
@@ -157,7 +160,7 @@ def check_length(
     if isinstance(recipe, Recipe):
         preset = RECIPES.get(recipe.name, PAPER)
         own = {name: getattr(recipe, name) for name in STEPS if getattr(recipe, name) != getattr(preset, name)}
-    given = {"minutes": minutes, "steps": steps} | own | {name: settings.get(name) for name in STEPS}
+    given = {"minutes": minutes, "steps": steps} | own | {name: settings[name] for name in STEPS if name in settings}
     said = [name for name, value in given.items() if value is not None]
     if len(said) > 1 and ("minutes" in said or "steps" in said):
         raise SinfusionError(f"{_option(said[0])} and {_option(said[1])} both say how long to train; give one of them.")
