@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -188,10 +189,17 @@ def test_one_task_may_be_a_word(clip, begun):
 # A run that is there -------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, clip):
+    path = tmp_path_factory.mktemp("runs") / "done"
+    return sinfusion.train(clip, path, "fast", steps=5, settings=SETTINGS, device="cpu", quiet=True)
+
+
 @pytest.fixture
-def trained(clip, tmp_path):
+def trained(done, tmp_path):
     """A finished run of five steps a model."""
-    return sinfusion.train(clip, tmp_path / "done", "fast", steps=5, settings=SETTINGS, device="cpu", quiet=True)
+    shutil.copytree(done.path, tmp_path / "done")
+    return load(tmp_path / "done", "cpu")
 
 
 def interrupted(run, name="predictor"):
@@ -368,3 +376,8 @@ def test_the_settings_of_the_command_line_are_those_of_a_recipe(video_file, comm
     assert dataclasses.replace(recipe, **SETTINGS) == recipe and recipe.name == "fast"
     assert recipe == RECIPES["fast"].replace(**SETTINGS)
     assert set(STEPS) <= {field.name for field in dataclasses.fields(recipe)} and np.isfinite(recipe.crop)
+
+
+def test_a_finished_run_says_how_to_train_it_further(trained, capsys):
+    sinfusion.train(trained)
+    assert f"to train it further: sinfusion train {trained.path} --minutes M, or --steps N\n" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import os
 import struct
 import sys
 import zlib
+from contextlib import suppress
 
 import av
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from sinfusion.errors import SinfusionError
-from sinfusion.media import Clip, read_media
+from sinfusion.media import Clip, Source, read_media
 
 VIDEOS = {"mp4": "libx264", "mov": "libx264", "webm": "libvpx-vp9", "mkv": "libvpx", "avi": "mpeg4"}
 PICTURES = {
@@ -73,6 +74,8 @@ def whole(texture):
 
 def read(path, **options):
     """What reading it ends in: a clip or the sentence of a SinfusionError. Anything else fails the test."""
+    with suppress(SinfusionError):
+        assert Source(path).probe().frames > 0
     try:
         clip = read_media(path, say=lambda _: None, **options)
     except SinfusionError as error:

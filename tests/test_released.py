@@ -285,3 +285,11 @@ def test_interpolated_frames_come_from_an_imported_interpolator(write, clip, tmp
     run = import_released(write("x.ckpt", released_weights(INTERPOLATOR.in_channels)), tmp_path / "run", clip)
     made = sinfusion.upsample(run, 2, clip[:3], steps=2)
     assert np.array_equal(made[::2], clip[:3])
+
+
+def test_an_imported_run_can_be_given_another_task_but_not_trained_further(write, clip, tmp_path):
+    run = import_released(write("model.ckpt", released_weights(6, True)), tmp_path / "run", clip)
+    with pytest.raises(SinfusionError, match=r"the predictor of .* was imported and cannot be trained further"):
+        sinfusion.train(run, steps=2)
+    run = sinfusion.train(run, steps=2, tasks="upsample", quiet=True)
+    assert list(run.models) == ["predictor", "interpolator"] and run.has(INTERPOLATOR)
