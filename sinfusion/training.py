@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from .console import say
 from .errors import SinfusionError
-from .files import LOCK, TEMPORARY, sole_writer
+from .files import LOCK, TEMPORARY
 from .media import Clip, contact_sheet, read_media, write_image
 from .network import NextNet
 from .parameterization import rms_change
@@ -27,7 +27,7 @@ from .recipe import FAST, RECIPES, TINY, Recipe
 from .reverse import LEAST_SIDE, check_size
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, TASKS, Role
 from .rollout import generate_images, stream, upsample
-from .run import Run, last_checkpoint, load
+from .run import Run, last_checkpoint, load, writing
 from .signals import Interrupted, Wish, awaited
 from .trainer import Stopped, Trainer, measure_speed
 
@@ -74,7 +74,7 @@ def train(
     with ExitStack() as held:
         if isinstance(input, str | Path) and (Path(input) / "run.json").is_file():
             if rank == 0:
-                held.enter_context(sole_writer(Path(input)))
+                held.enter_context(writing(Path(input)))
             run = load(input, device, precision, graph)
             _check_batch(run.recipe, ranks)
             tell(f"continuing {run.path}")
@@ -286,7 +286,7 @@ def _new_run(
     run = Run(path, clip.kind, recipe, clip.frames, clip.fps, seed, models, source)
     if rank == 0:
         if held:
-            held.enter_context(sole_writer(path))
+            held.enter_context(writing(path))
         _check_room(path, overwrite)  # again: now nobody else writes
         run.save(anew=True)
     if dist.is_initialized():  # the others look for checkpoints only after old ones are gone

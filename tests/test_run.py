@@ -62,7 +62,7 @@ def test_a_recipe_without_an_average_samples_from_the_raw_weights(clip, tmp_path
 
 def test_only_the_newest_checkpoint_is_kept_and_half_written_ones_are_ignored_and_cleaned(run):
     write(run, 1)
-    half = run.path / "predictor" / "writing-step-00000009"
+    half = run.path / "predictor" / ".writing-123-step-00000009"
     half.mkdir()
     (half / "weights.safetensors").write_bytes(b"half")
     assert last_checkpoint(run.path / "predictor").name == "step-00000001"

@@ -18,6 +18,7 @@ from sinfusion.media import Clip
 from sinfusion.recipe import FAST, PAPER, TINY
 from sinfusion.roles import PREDICTOR
 from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights
+from sinfusion.signals import Interrupted
 from sinfusion.trainer import Stopped, Trainer
 
 RECIPE = TINY.replace(filters=4, depth=2, batch_size=2, sampling_steps=2, free_sampling_steps=2, predictor_steps=8,
@@ -88,7 +89,7 @@ def test_continuing_a_finished_run_changes_nothing(clip, tmp_path):
     assert equal(state(again), before[0]) and (run.path / "predictor" / "log.jsonl").stat().st_mtime_ns == before[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 @pytest.mark.parametrize("model", ["predictor", "projector"])
 def test_a_signal_saves_and_the_continued_run_is_the_uninterrupted_one(clip, tmp_path, monkeypatch, capsys, number,
                                                                        model):  # fmt: skip
@@ -100,13 +101,14 @@ def test_a_signal_saves_and_the_continued_run_is_the_uninterrupted_one(clip, tmp
             os.kill(os.getpid(), number)
         step(self)
 
-    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
     monkeypatch.setattr(Trainer, "step", signalled)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted) as stopped:
         sinfusion.train(clip, tmp_path / "parts", RECIPE)
+    assert stopped.value.exit_code == 128 + number
     assert last_checkpoint(tmp_path / "parts" / model).name == "step-00000004"
     assert f"sinfusion train {tmp_path / 'parts'}" in capsys.readouterr().err
-    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == handlers
     monkeypatch.undo()
     parts = sinfusion.train(tmp_path / "parts", quiet=True)
     assert all(equal(state(parts, name), state(straight, name)) for name in ("predictor", "projector"))
@@ -187,7 +189,7 @@ def test_the_command_saves_on_a_signal_and_tells_how_to_go_on(clip, tmp_path):
     sinfusion.write_video(tmp_path / "clip.gif", clip, fps=10)
     settings = "--recipe tiny --filters 4 --depth 2 --predictor-steps 1000000 --precision fp32".split()
     started = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         command = [sys.executable, "-m", "sinfusion.train", "clip.gif", *settings, "--out", f"run{number}"]
         started[number] = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     for number, process in started.items():
@@ -196,7 +198,7 @@ def test_the_command_saves_on_a_signal_and_tells_how_to_go_on(clip, tmp_path):
         wait_for(process, lambda log=log: log.exists() and log.stat().st_size)
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
-        assert process.returncode == 130
+        assert process.returncode == 128 + number
         assert f"sinfusion train run{number}" in said and "Traceback" not in said
         run = load(folder)
         trainer = Trainer(run, PREDICTOR, run.models["predictor"]["steps"])
