@@ -14,6 +14,7 @@ import torch
 
 import sinfusion
 from sinfusion.errors import SinfusionError
+from sinfusion.files import remove
 from sinfusion.media import Clip
 from sinfusion.recipe import FAST, PAPER, TINY
 from sinfusion.roles import PREDICTOR
@@ -217,6 +218,45 @@ def test_an_earlier_run_is_only_replaced_on_request_and_then_wholly(clip, tmp_pa
     assert np.array_equal(load(again.path).frames, clip[::-1])
     assert all(equal(state(again, name), state(fresh, name)) for name in ("predictor", "projector"))
     assert len((again.path / "predictor" / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_run_has_one_trainer_at_a_time(clip, tmp_path, monkeypatch):
+    step, refusals = Trainer.step, []
+
+    def meanwhile(self):
+        if self.done == 1:
+            for words in ((tmp_path / "run",), (clip, tmp_path / "run", RECIPE)):
+                with pytest.raises(SinfusionError) as refused:
+                    sinfusion.train(*words, overwrite=len(words) > 1, quiet=True)
+                refusals.append(str(refused.value))
+        step(self)
+
+    monkeypatch.setattr(Trainer, "step", meanwhile)
+    sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=("upsample",), quiet=True)
+    sentence = f"{tmp_path / 'run'} is being written by process {os.getpid()}: wait for it, or stop it."
+    assert refusals == [sentence] * 2
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_that_was_stopped_before_it_began_is_begun_again_unasked(clip, tmp_path):
+    sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=("upsample",), quiet=True)
+    for name in ("input.safetensors", "interpolator"):
+        remove(tmp_path / "run" / name)
+    sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=("upsample",), quiet=True)
+    remove(tmp_path / "run" / "run.json")  # as older versions did in the middle of --overwrite
+    with pytest.raises(SinfusionError, match="exists; pass --overwrite"):
+        sinfusion.train(clip, tmp_path / "run", RECIPE, quiet=True)
+    sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=("upsample",), overwrite=True, quiet=True)
+
+
+def test_a_preview_that_fails_ends_no_training(clip, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("sinfusion.training.write_image", fail)
+    run = sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=("upsample",))
+    assert last_checkpoint(run.path / "interpolator").name == "step-00000008"
+    assert capsys.readouterr().err.count("preview.png cannot be written (MemoryError)") == 1
 
 
 def test_a_folder_that_is_no_run_is_never_overwritten(clip, tmp_path):
