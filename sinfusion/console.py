@@ -13,8 +13,8 @@ import time
 from types import TracebackType
 from typing import Any
 
-LINE_SECONDS = 10.0  # until the first line of progress where there is no terminal, and at least between two
-LINE_SHARE = 0.25  # of the time so far: between two lines, as they become rarer
+LINE_SECONDS, MOST_SECONDS = 10.0, 300.0  # between two lines of progress where there is no terminal: from, to
+LINE_SHARE = 0.25  # of the time so far: between two lines, in between
 
 
 def say(text: str) -> None:
@@ -115,7 +115,7 @@ class Bar:
 
     def _line(self, now: float) -> None:
         spent = now - self.started
-        self.line_at = now + max(LINE_SECONDS, LINE_SHARE * spent)
+        self.line_at = now + min(max(LINE_SECONDS, LINE_SHARE * spent), MOST_SECONDS)
         share = self.done / self.total if self.total else 1.0
         parts = [f"{self.done}/{self.total} {self.unit}s" if self.unit else f"{share:.0%}", self.note, _clock(spent)]
         made = self.done - self.first

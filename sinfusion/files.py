@@ -18,14 +18,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import SinfusionError
 
 TEMPORARY = ".writing-"  # how names begin of what is not whole yet, or is being removed
-LOCK = ".writer.json"  # in a folder that one process at a time may write to
+LOCK = ".writer"  # in a folder that one process at a time may write to
 _NO_REPLACE, _EXCHANGE = 1, 2  # of renameat2, on Linux
 _CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # what a file system says that does not know a request
 
@@ -229,7 +229,12 @@ def acquire(lock: Path) -> Owner | None:
             if owner is not None and not owner.is_gone():
                 return owner
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(asdict(Owner.here())).encode(), 0)
+            try:
+                here = Owner.here()
+                os.pwrite(descriptor, f"{here.process}\n{here.began}\n{here.machine}\n".encode(), 0)
+            except BaseException:  # a full disk
+                lock.unlink()
+                raise
             return None
         finally:
             os.close(descriptor)
@@ -263,9 +268,9 @@ def _is(path: Path, descriptor: int) -> bool:
 def _owner(text: bytes) -> Owner | None:
     """Who a lock file names; None for one that a kill left empty."""
     try:
-        stored = json.loads(text)
-        return Owner(int(stored["process"]), str(stored["machine"]), str(stored["began"]))
-    except (ValueError, KeyError, TypeError):
+        process, began, machine, *_ = text.decode().split("\n")
+        return Owner(int(process), machine, began)
+    except ValueError:
         return None
 
 

@@ -19,14 +19,14 @@ import torch.distributed as dist
 
 from .capacity import Outlook, choose, measure_speed, outlook
 from .errors import SinfusionError
-from .files import LOCK, TEMPORARY, sole_writer
+from .files import LOCK, TEMPORARY
 from .media import LONGER_SIDE, Clip, Source
 from .parameterization import rms, rms_change
 from .precision import choose_device, choose_dtype
 from .recipe import FAST, PAPER, RECIPES, SETTINGS, TINY, Recipe
 from .reverse import LEAST_SIDE, check_size
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, TASKS, Role
-from .run import Run, last_checkpoint, seconds_used
+from .run import Run, last_checkpoint, seconds_used, writing
 
 # How a time budget is divided between the models of a run, in relative shares.
 SHARES = {"image": 1.0, "predictor": 0.6, "projector": 0.25, "interpolator": 0.35}
@@ -199,7 +199,7 @@ def new_run(
     run = Run(path, clip.kind, recipe, clip.frames, clip.fps, seed, models, source, trained_with=trained_with)
     if rank == 0:
         if held:
-            held.enter_context(sole_writer(path))
+            held.enter_context(writing(path))
         _check_room(path, overwrite)  # again: now nobody else writes
         run.save(anew=True)
     _meet()  # the others look for checkpoints only after old ones are gone

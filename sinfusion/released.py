@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from .errors import SinfusionError
-from .files import sole_writer
 from .media import Source
 from .network import NextNet
 from .parameterization import rms_change
 from .recipe import PAPER, Recipe
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES, Role
-from .run import Run, load, save_checkpoint
+from .run import Run, load, save_checkpoint, writing
 from .schedule import SCHEDULES
 
 # What the released code trains each model to predict; for the Projector it departs from the paper.
@@ -84,7 +83,7 @@ def import_released(
     spreads = [rms_change(clip, k) for k in range(1, recipe.max_frame_offset + 1)] if chosen is PREDICTOR else [1.0]
     model = {"steps": steps, "minutes": None, "spreads": spreads, "parameterization": PARAMETERIZATIONS[chosen.name]}
     average = {name: value.clone() for name, value in weights.items()}
-    with sole_writer(folder):
+    with writing(folder):
         run = Run(folder, kind, recipe, clip, fps, 0, {}, str(path))
         if (folder / "run.json").is_file():
             run = load(folder)  # as it is now that nobody else writes to it

@@ -6,7 +6,7 @@
 
 A checkpoint is a folder written under another name and renamed when whole, so a kill at any moment leaves the last one.
 A folder is a run from run.json on, which comes first and is never without a successor: without the frames it holds
-nothing yet. Who writes to it holds `files.sole_writer`; reading needs no leave.
+nothing yet. Who writes to it holds `writing`; reading needs no leave.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import dataclasses
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from . import __version__
 from . import recipe as recipes
 from .console import say
 from .errors import SinfusionError
-from .files import beside, discard, discard_leftovers, make_folders, remove
+from .files import beside, discard, discard_leftovers, make_folders, remove, sole_writer
 from .network import NextNet
 from .parameterization import PARAMETERIZATIONS, Denoiser
 from .precision import choose_device, choose_dtype
@@ -172,12 +172,23 @@ class Run:
 def _remove_run(folder: Path) -> None:
     """Remove all of a run but run.json, which stays until another takes its place; the frames last."""
     for name in ROLES:
-        for checkpoint in (folder / name).glob("step-*"):
+        for checkpoint in _checkpoints(folder / name):
             remove(checkpoint)
         for file in ("plan.jsonl", "log.jsonl", "loss.png", "preview.png"):
             discard(folder / name / file)
-        discard_leftovers(folder / name)
     discard(folder / "input.safetensors")
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """A run folder for this process alone; what a killed one has left in it is removed."""
+    with sole_writer(folder):
+        discard_leftovers(folder)
+        for name in ROLES:
+            discard_leftovers(folder / name)
+            for old in _checkpoints(folder / name)[:-1]:
+                remove(old)
+        yield
 
 
 def load_into(network: torch.nn.Module, weights: dict[str, Tensor], prefix: str, origin: Path) -> None:
@@ -295,8 +306,12 @@ def _model(stored: dict[str, Any]) -> dict[str, Any]:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a model, or None."""
-    found = sorted(p for p in folder.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdigit())
+    found = _checkpoints(folder)
     return found[-1] if found else None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdigit())
 
 
 def _newest_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -365,10 +380,9 @@ def save_checkpoint(
             temporary.mkdir()
             save_file(tensors, temporary / "weights.safetensors", metadata)
             torch.save({"step": step, "optimizer": optimizer}, temporary / "optimizer.pt")
-    for old in folder.glob("step-*"):
-        if old != final and old.is_dir():
+    for old in _checkpoints(folder):
+        if old != final:
             remove(old)
-    discard_leftovers(folder)
     return final
 
 

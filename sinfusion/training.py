@@ -20,7 +20,6 @@ import torch.distributed as dist
 from .capacity import shortfall, watchable_steps
 from .console import say
 from .errors import SettingError, SinfusionError
-from .files import sole_writer
 from .media import Source, contact_sheet, write_image
 from .network import NextNet
 from .plan import MOST_STEPS, Budget, Clock, Plan, read_journal
@@ -45,7 +44,7 @@ from .recipe import Recipe
 from .reverse import check_size
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
 from .rollout import generate_images, stream, upsample
-from .run import Run, last_checkpoint, load, seconds_used
+from .run import Run, last_checkpoint, load, seconds_used, writing
 from .seeds import check_seed
 from .signals import Interrupted, Wish, awaited
 from .trainer import Stopped, Trainer
@@ -111,7 +110,7 @@ def train(
     with ExitStack() as held:
         if folder is not None:
             if rank == 0:
-                held.enter_context(sole_writer(folder))
+                held.enter_context(writing(folder))
             run = load(folder, device, precision, graph, lambda _: None)  # again: now nobody else writes
             check_extension(run, minutes, steps, tasks)
             check_batch(run.recipe, ranks)

@@ -284,7 +284,7 @@ def test_an_output_that_exists_is_refused_before_any_work(
         raise AssertionError("work was begun")
 
     monkeypatch.setattr("sinfusion.reverse.reverse", no_work)
-    for name in ("x.mp4", "x-sheet.png", "x.json"):
+    for name in ("x.mp4", "x.mp4-sheet.png", "x.mp4.json"):
         (tmp_path / name).write_text("precious")
         for words in (("generate",), ("extrapolate", "--after", 1), ("upsample",), ("retarget", "--size", "32x16")):
             assert "exists" in refused(words[0], video_run.path, *words[1:], "--out", tmp_path / "x.mp4")
@@ -341,7 +341,7 @@ def test_a_disk_that_fills_up_while_a_run_is_begun(tmp_path, video_file, monkeyp
     monkeypatch.setattr("sinfusion.run.save_file", _raises(error))
     assert main(["train", str(video_file), "--out", str(tmp_path / "run"), *QUICK]) == 2
     assert "disk is full" in capsys.readouterr().err
-    assert not list((tmp_path / "run").iterdir())
+    assert not (tmp_path / "run").exists()
 
 
 def _raises(error):
@@ -367,7 +367,7 @@ def test_a_disk_that_fills_up_after_the_video_keeps_it_whole(video_run, tmp_path
     assert main(["generate", str(video_run.path), "--frames", "2", "--out", str(tmp_path / "x.mp4")]) == 2
     said = capsys.readouterr().err
     assert "disk" in said and "full" in said and "Traceback" not in said
-    assert {path.name for path in tmp_path.iterdir()} <= {"x.mp4", "x-sheet.png"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"x.mp4", "x.mp4-sheet.png"}
     assert len(read_media(tmp_path / "x.mp4").frames) == 2
 
 

@@ -137,13 +137,14 @@ def test_of_a_run_videos_sheet_plot_and_record_are_kept_in_its_folder(run_copy, 
         do("evaluate", run_copy, "--count", 2, "--steps", 1)
         said = capsys.readouterr().out
         made, stem = run_copy / "made", f"evaluate-{number}"
+        whole = f"{stem}.mp4"
         videos = [f"{stem}-{i}.mp4" for i in (1, 2, 3, 4)]
         assert {path.name for path in made.glob(f"{stem}*")} == {
-            *videos, f"{stem}-sheet.png", f"{stem}-plot.png", f"{stem}.json",
+            *videos, f"{whole}-sheet.png", f"{whole}-plot.png", f"{whole}.json",
         }  # fmt: skip
         assert all(str(path) in said for path in made.glob(f"{stem}*"))
         assert "next frame, its own frames " in said and "from noise, mean " in said and "yardstick: " in said
-        record = json.loads((made / f"{stem}.json").read_text())
+        record = json.loads((made / f"{whole}.json").read_text())
         assert record["files"] == videos and record["seeds"] == [0, 1, 0, 1] and record["command"] == "evaluate"
         assert record["rows"] == sinfusion.evaluate(video_run, count=2, steps=1)
         assert len(read_media(made / videos[0]).frames) == len(video_run.frames)
@@ -152,7 +153,7 @@ def test_of_a_run_videos_sheet_plot_and_record_are_kept_in_its_folder(run_copy, 
 def test_of_an_image_run_pictures_are_kept(image_run, tmp_path):
     do("evaluate", image_run.path, "--out", tmp_path / "x", "--count", 2, "--plot", tmp_path / "quality.svg")
     assert {path.name for path in tmp_path.iterdir()} == {
-        "x-1.png", "x-2.png", "x-sheet.png", "x.json", "quality.svg",
+        "x-1.png", "x-2.png", "x.png-sheet.png", "x.png.json", "quality.svg",
     }  # fmt: skip
     assert np.array_equal(read_image(tmp_path / "x-2.png"), sinfusion.generate(image_run, count=2)[1])
 
@@ -161,9 +162,9 @@ def test_a_run_that_only_interpolates_leaves_no_video(run_copy):
     shutil.rmtree(run_copy / "predictor")
     do("evaluate", run_copy, "--steps", 1)
     assert {path.name for path in (run_copy / "made").iterdir()} == {
-        "evaluate-1-plot.png", "evaluate-1-sheet.png", "evaluate-1.json",
+        "evaluate-1.mp4-plot.png", "evaluate-1.mp4-sheet.png", "evaluate-1.mp4.json",
     }  # fmt: skip
-    assert json.loads((run_copy / "made/evaluate-1.json").read_text())["files"] == []
+    assert json.loads((run_copy / "made/evaluate-1.mp4.json").read_text())["files"] == []
 
 
 def test_held_out_frames_are_cut_by_start_and_stop(run_copy, clip, tmp_path, capsys):
@@ -217,6 +218,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(refused, files, vide
 
 def test_what_exists_or_cannot_be_written_is_refused(refused, files, run_copy, tmp_path):
     (tmp_path / "x.json").write_text("precious")
+    (tmp_path / "x.mp4.json").write_text("precious")
     (tmp_path / "x.png").write_text("precious")
     (tmp_path / "fields").mkdir()
     for words, sentence in {
@@ -228,7 +230,7 @@ def test_what_exists_or_cannot_be_written_is_refused(refused, files, run_copy, t
         ("--json", tmp_path / "x.json/y.json"): "is not a folder",
     }.items():
         assert sentence in refused("evaluate", *files, *words)
-    assert "x.json exists" in refused("evaluate", run_copy, "--out", tmp_path / "x.mp4")
+    assert "x.mp4.json exists" in refused("evaluate", run_copy, "--out", tmp_path / "x.mp4")
 
 
 def test_ctrl_c_leaves_nothing(run_copy, monkeypatch, capsys):

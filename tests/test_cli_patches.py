@@ -72,11 +72,17 @@ def refused(tmp_path, capsys):
     return run
 
 
+ENDINGS = (".mp4", ".gif", ".png")
+
+
 def checked(base):
     """The record of a result; its files and its sheet must be there."""
-    record = json.loads(base.with_name(f"{base.name}.json").read_text())
+    (path,) = (
+        path for path in base.parent.glob("*.json") if path.stem in (base.name, *(base.name + e for e in ENDINGS))
+    )
+    record = json.loads(path.read_text())
     assert all((base.parent / name).exists() for name in record["files"])
-    assert read_image(base.with_name(f"{base.name}-sheet.png"), max_side=None).size
+    assert read_image(path.with_name(f"{path.stem}-sheet.png"), max_side=None).size
     assert record["seconds"] >= 0 and record["version"] and "run" not in record
     return record
 
@@ -171,7 +177,7 @@ def test_the_current_folder_and_the_one_above_have_names_too(fish, tmp_path, mon
 
 def test_a_larger_input_is_scaled_down_unless_its_size_is_to_be_kept(fish, tmp_path, capsys):
     do("generate", fish, "--max-side", 12, "--format", "png", "--out", "small")
-    assert checked(tmp_path / "small")["size"] == "12x8" and "scaled 24x16 to 12x8" in capsys.readouterr().out
+    assert checked(tmp_path / "small")["size"] == "12x8" and "scaled 24x16 to 12x8" in capsys.readouterr().err
 
 
 # Retarget ------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,11 @@ def test_the_demo_leaves_videos_a_sheet_and_a_usable_run(tmp_path, capsys, monke
     monkeypatch.setattr(scene, lambda seed: render(6, (16, 24), seed))
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--minutes", "0.02"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert printed.out.split() == [
+        str(out / name) for name in ("original-beside-generated.mp4", "contact-sheet.png", "run")
+    ]
+    said = printed.err
     both = out / "original-beside-generated.mp4"
     assert str(both) in said and str(out / "contact-sheet.png") in said
     original, made = read_media(out / "original.mp4").frames, read_media(out / "generated.mp4").frames

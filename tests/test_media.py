@@ -844,7 +844,7 @@ def test_a_full_disk_is_said_to_be_full(tmp_path, monkeypatch, name):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("os.replace", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(SinfusionError, match="the disk is full"):
         write_image(tmp_path / name, blocks()) if name == "a.png" else write_video(tmp_path / name, [blocks()], fps=5)
     assert not list(tmp_path.iterdir())

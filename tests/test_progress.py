@@ -1,5 +1,6 @@
 """What a training leaves behind to be looked at: log.jsonl, loss.png, the preview; and that none of it is needed."""
 
+import errno
 import importlib.util
 import itertools
 import json
@@ -108,6 +109,60 @@ def test_previews_take_a_small_share_of_the_time(tmp_path, monkeypatch, read_eve
     assert min(gaps) >= 60 / module.PREVIEW_SHARE
 
 
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [FULL, MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), ValueError("?")])
+def test_what_cannot_be_written_is_reported_once_and_ends_nothing(
+    tmp_path, monkeypatch, capsys, read_every_step, error
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(module, "append_row", fail)
+    monkeypatch.setattr(module.Figure, "savefig", fail)
+    progress = Progress(tmp_path, "predictor", 0, 5, preview=fail, preview_seconds=0.0)
+    assert run(progress, 0, 5) == [0, 1, 2, 3, 4]
+    progress.close(True)
+    said = capsys.readouterr().err
+    for what in ("log.jsonl", "loss.png", "preview.png"):
+        assert said.count(f"predictor: {what} cannot be written") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_a_log_that_cannot_be_begun_ends_nothing(tmp_path, capsys):
+    (tmp_path / "predictor").write_text("a file in the way")
+    progress = Progress(tmp_path / "predictor", "predictor", 0, 2)
+    run(progress, 0, 2)
+    progress.close(True)
+    assert "log.jsonl cannot be written" in capsys.readouterr().err
+
+
+def test_a_log_that_is_begun_again_is_the_old_one_until_the_new_one_is_whole(tmp_path, monkeypatch, read_every_step):
+    first = Progress(tmp_path, "predictor", 0, 5, quiet=True)
+    run(first, 0, 3)
+    first.close(False)
+    before = (tmp_path / "log.jsonl").read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Progress(tmp_path, "predictor", 2, 5, quiet=True)
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+
+
+def test_the_number_of_steps_may_change_and_rows_take_further_facts(tmp_path, read_every_step, capsys):
+    progress = Progress(tmp_path, "predictor", 0, 100)
+    progress.step(0, torch.tensor(1.0), 0.1, share=0.5)
+    progress.retotal(2)
+    progress.step(1, torch.tensor(1.0), 0.1, share=0.25)
+    progress.close(True)
+    assert [row["share"] for row in rows(tmp_path)] == [0.5, 0.25]
+    assert "2/2 steps" in capsys.readouterr().err
+
+
 def test_a_loss_that_is_not_finite_is_reported_and_still_drawn(tmp_path):
     progress = Progress(tmp_path, "predictor", 0, 1, quiet=True)
     assert math.isnan(progress.step(0, torch.tensor(float("nan")), 0.1))
@@ -144,3 +199,23 @@ def test_losses_go_to_tensorboard_where_it_is_installed(tmp_path, monkeypatch, r
     progress.step(1, torch.tensor(0.5), 0.1)
     progress.close(False)
     assert written == [(str(tmp_path), 1), ("loss", 0.5, 2), "closed"]
+
+
+def test_a_tensorboard_that_fails_is_reported_once_and_ends_nothing(tmp_path, monkeypatch, capsys, read_every_step):
+    class Writer:
+        def __init__(self, *_, **__):
+            pass
+
+        def add_scalar(self, *_):
+            raise FULL
+
+        close = add_scalar
+
+    fake = types.ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    progress = Progress(tmp_path, "predictor", 0, 10)
+    run(progress, 0, 4)
+    progress.close(False)
+    assert capsys.readouterr().err.count("TensorBoard's log cannot be written") == 1

@@ -1,6 +1,8 @@
 """The run folder: what is written comes back, atomically; what is damaged or foreign is refused."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,7 +65,7 @@ def test_a_recipe_without_an_average_samples_from_the_raw_weights(clip, tmp_path
 
 def test_only_the_newest_checkpoint_is_kept_and_half_written_ones_are_ignored_and_cleaned(run):
     write(run, 1)
-    half = run.path / "predictor" / "writing-step-00000009"
+    half = run.path / "predictor" / ".writing-123-step-00000009"
     half.mkdir()
     (half / "weights.safetensors").write_bytes(b"half")
     assert last_checkpoint(run.path / "predictor").name == "step-00000001"
@@ -83,6 +85,36 @@ def test_an_interrupted_save_leaves_the_last_checkpoint_and_nothing_else(run, mo
         write(run, 2)
     assert [p.name for p in (run.path / "predictor").iterdir()] == ["step-00000001"]
     load_optimizer(last_checkpoint(run.path / "predictor"))
+
+
+def test_a_reader_that_loses_a_checkpoint_to_a_newer_one_takes_that(run, monkeypatch):
+    write(run, 1, 0.5)
+    real = run_module.load_weights
+
+    def while_training(path):
+        if path.parent.name == "step-00000001":  # the training is faster
+            monkeypatch.setattr(run_module, "load_weights", real)
+            write(run, 2, 2.5)
+        return real(path)
+
+    monkeypatch.setattr(run_module, "load_weights", while_training)
+    assert all((p == 3.5).all() for p in run.denoiser(PREDICTOR).network.parameters())
+
+
+def test_a_run_that_was_stopped_before_it_began_says_so(run):
+    (run.path / "input.safetensors").unlink()
+    with pytest.raises(SinfusionError, match="was stopped before it began; begin again with: sinfusion train INPUT"):
+        load(run.path)
+
+
+def test_a_checkpoint_is_on_the_disk_before_older_ones_are_removed(run, monkeypatch):
+    write(run, 1)
+    said, fsync, remove = [], os.fsync, run_module.remove
+    monkeypatch.setattr(os, "fsync", lambda d: said.append(Path(os.readlink(f"/proc/self/fd/{d}")).name) or fsync(d))
+    monkeypatch.setattr(run_module, "remove", lambda path: said.append("removed") or remove(path))
+    write(run, 2)
+    assert set(said[:2]) == {"weights.safetensors", "optimizer.pt"} and said[2].endswith("step-00000002")
+    assert said[3:] == ["predictor", "removed"]
 
 
 def test_untrained_weights_are_a_function_of_the_seed_and_leave_the_random_state_alone(run):

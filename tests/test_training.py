@@ -15,11 +15,13 @@ import torch
 
 import sinfusion
 from sinfusion.errors import SinfusionError
+from sinfusion.files import remove
 from sinfusion.media import Clip
 from sinfusion.plan import MOST_STEPS, planned, read_journal
 from sinfusion.recipe import FAST, PAPER, TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights, seconds_used
+from sinfusion.signals import Interrupted
 from sinfusion.trainer import Stopped, Trainer
 
 SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "free_sampling_steps": 2}
@@ -133,7 +135,7 @@ def test_continuing_a_finished_run_changes_nothing(clip, tmp_path):
     assert equal(state(again), before[0]) and (run.path / "predictor" / "log.jsonl").stat().st_mtime_ns == before[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 @pytest.mark.parametrize("model", ["predictor", "projector"])
 def test_a_signal_saves_and_the_continued_run_is_the_uninterrupted_one(clip, tmp_path, monkeypatch, capsys, number,
                                                                        model):  # fmt: skip
@@ -145,13 +147,14 @@ def test_a_signal_saves_and_the_continued_run_is_the_uninterrupted_one(clip, tmp
             os.kill(os.getpid(), number)
         step(self)
 
-    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
     monkeypatch.setattr(Trainer, "step", signalled)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted) as stopped:
         sinfusion.train(clip, tmp_path / "parts", RECIPE)
+    assert stopped.value.exit_code == 128 + number
     assert last_checkpoint(tmp_path / "parts" / model).name == "step-00000004"
     assert f"sinfusion train {tmp_path / 'parts'}" in capsys.readouterr().err
-    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)] == handlers
     monkeypatch.undo()
     parts = sinfusion.train(tmp_path / "parts", quiet=True)
     assert all(equal(state(parts, name), state(straight, name)) for name in ("predictor", "projector"))
@@ -232,7 +235,7 @@ def test_the_command_saves_on_a_signal_and_tells_how_to_go_on(clip, tmp_path):
     sinfusion.write_video(tmp_path / "clip.gif", clip, fps=10)
     settings = "--recipe tiny --filters 4 --depth 2 --predictor-steps 1000000 --precision fp32".split()
     started = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         command = [sys.executable, "-m", "sinfusion.train", "clip.gif", *settings, "--out", f"run{number}"]
         started[number] = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     for number, process in started.items():
@@ -241,7 +244,7 @@ def test_the_command_saves_on_a_signal_and_tells_how_to_go_on(clip, tmp_path):
         wait_for(process, lambda log=log: log.exists() and log.stat().st_size)
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
-        assert process.returncode == 130
+        assert process.returncode == 128 + number
         assert f"sinfusion train run{number}" in said and "Traceback" not in said
         run = load(folder)
         trainer = Trainer(run, PREDICTOR, run.models["predictor"]["steps"])
@@ -260,6 +263,45 @@ def test_an_earlier_run_is_only_replaced_on_request_and_then_wholly(clip, tmp_pa
     assert np.array_equal(load(again.path).frames, clip[::-1])
     assert all(equal(state(again, name), state(fresh, name)) for name in ("predictor", "projector"))
     assert len((again.path / "predictor" / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_run_has_one_trainer_at_a_time(clip, tmp_path, monkeypatch):
+    step, refusals = Trainer.step, []
+
+    def meanwhile(self):
+        if self.done == 1:
+            for words in ((tmp_path / "run",), (clip, tmp_path / "run", RECIPE)):
+                with pytest.raises(SinfusionError) as refused:
+                    sinfusion.train(*words, overwrite=len(words) > 1, quiet=True)
+                refusals.append(str(refused.value))
+        step(self)
+
+    monkeypatch.setattr(Trainer, "step", meanwhile)
+    sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=("upsample",), quiet=True)
+    sentence = f"{tmp_path / 'run'} is being written by process {os.getpid()}: wait for it, or stop it."
+    assert refusals == [sentence] * 2
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_that_was_stopped_before_it_began_is_begun_again_unasked(clip, tmp_path):
+    sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=("upsample",), quiet=True)
+    for name in ("input.safetensors", "interpolator"):
+        remove(tmp_path / "run" / name)
+    sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=("upsample",), quiet=True)
+    remove(tmp_path / "run" / "run.json")  # as older versions did in the middle of --overwrite
+    with pytest.raises(SinfusionError, match="exists; pass --overwrite"):
+        sinfusion.train(clip, tmp_path / "run", RECIPE, quiet=True)
+    sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=("upsample",), overwrite=True, quiet=True)
+
+
+def test_a_preview_that_fails_ends_no_training(clip, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("sinfusion.training.write_image", fail)
+    run = sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=("upsample",))
+    assert last_checkpoint(run.path / "interpolator").name == "step-00000008"
+    assert capsys.readouterr().err.count("preview.png cannot be written (MemoryError)") == 1
 
 
 def test_a_folder_that_is_no_run_is_never_overwritten(clip, tmp_path):

@@ -1,0 +1,101 @@
+"""What is said where, on streams of every kind: terminals, files, closed ones, and ones that nobody reads."""
+
+import errno
+import io
+import os
+import sys
+
+import pytest
+
+from sinfusion import console
+from sinfusion.console import Bar, print_result, say
+
+
+class Broken(io.StringIO):
+    """A stream whose reader is gone."""
+
+    def __init__(self, code):
+        super().__init__()
+        self.code = code
+
+    def write(self, text):
+        raise OSError(self.code, os.strerror(self.code))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+SILENT = {"missing": lambda: None, "closed": closed, "pipe": lambda: Broken(errno.EPIPE),
+          "terminal": lambda: Broken(errno.EIO)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_where_nobody_reads_sentences_and_bars_are_silent(monkeypatch, capsys, kind):
+    monkeypatch.setattr(sys, "stderr", SILENT[kind]())
+    say("hello")
+    with Bar(2, lasting=True) as bar:
+        bar.update()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_results_are_named_on_the_other_stream_where_nobody_reads_the_first(monkeypatch, capsys, kind):
+    monkeypatch.setattr(sys, "stdout", SILENT[kind]())
+    print_result("a.mp4", "b.json")
+    assert capsys.readouterr().err == "a.mp4\nb.json\n"
+
+
+def test_results_that_a_full_disk_does_not_take_are_named_and_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Broken(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        print_result("a.mp4")
+    assert capsys.readouterr().err == "a.mp4\n"
+
+
+def test_elsewhere_than_on_a_terminal_progress_is_a_plain_line_now_and_then(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    said = []
+    with Bar(7200, "step", "predictor  ") as bar:
+        for second in range(7200):
+            clock[0] = second
+            bar.note = "loss 1.0"
+            bar.update()
+            if text := capsys.readouterr().err:
+                said.append((second, text))
+    assert said[0] == (10, "predictor: 11/7200 steps, loss 1.0, 0:10, 1:48:55 to go\n")
+    assert all("\r" not in text and text.count("\n") == 1 for _, text in said)
+    times = [second for second, _ in said]
+    assert times[1] - times[0] == 10 and times[-1] - times[-2] == 300 and len(times) < 40
+
+
+def test_short_work_is_worth_no_line_but_that_of_a_training(capsys):
+    for lasting, shown in ((False, ""), (True, "3/3 frames, 0:00\n")):
+        with Bar(3, lasting=lasting) as bar:
+            bar.update(3)
+        assert capsys.readouterr().err == shown
+
+
+def test_a_terminal_gets_a_bar_whose_total_may_change(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with Bar(4, "step", "predictor", lasting=True) as bar:
+        bar.update(2)
+        bar.total = 8
+        bar.update(2)
+    assert "predictor" in terminal.getvalue() and "4/8" in terminal.getvalue()
+
+
+def test_shares_never_lead_beyond_the_whole(monkeypatch, capsys):
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    with Bar(1.0, unit="") as bar:
+        for _ in range(10):
+            bar.update(0.1 + 1e-9)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("100%, ")
