@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from .capacity import Outlook, choose, measure_speed, outlook
+from .capacity import SIDES, Outlook, choose, measure_speed, outlook
 from .errors import SinfusionError
 from .files import LOCK, TEMPORARY
 from .media import LONGER_SIDE, Clip, Source
@@ -148,6 +148,8 @@ def fit_frames(
     times = _times(roles, TINY_MINUTES if minutes is None else minutes)
     speed = measure_speed(recipe, device, choose_dtype(precision, device), graph)
     asked = source.target(native.size)
+    if minutes is None and (asked or max(native.size) <= SIDES[0]):
+        return LONGER_SIDE  # nothing to choose
     found = choose(speed, native.size, times) if asked is None else outlook(speed, asked, times)
     if minutes is not None:
         tell(_forecast(found, minutes, asked is not None))

@@ -29,6 +29,11 @@ def _random_state_is_restored():
     np.random.set_state(numpy_state)
 
 
+@pytest.fixture(autouse=True)
+def _speed_is_measured_in_a_few_steps(monkeypatch):
+    monkeypatch.setattr("sinfusion.capacity.MEASURING_SECONDS", 0.0)
+
+
 def moving_texture(frames=12, size=(16, 24), step=1, seed=0):
     """(frames, H, W, 3) uint8: a smooth texture that slides sideways by `step` pixels a frame."""
     rng = np.random.default_rng(seed)

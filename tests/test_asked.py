@@ -26,11 +26,10 @@ STEPS = ("image_steps", "predictor_steps", "projector_steps", "interpolator_step
 def no_training(monkeypatch):
     """Training stops before its first step: the run is there, with its plan."""
 
-    def stop(self, progress, stopping):
+    def stop(self, progress, stopping, clock):
         raise Stopped
 
     monkeypatch.setattr(Trainer, "train", stop)
-    monkeypatch.setattr("sinfusion.training.measure_speed", lambda *_: 0.01)
 
 
 @pytest.fixture
@@ -295,8 +294,7 @@ def test_a_finished_run_is_trained_further_by_steps(trained):
     assert steps_of(trained.path) == {"predictor": 10, "projector": 10}
 
 
-def test_a_finished_run_is_trained_further_by_minutes(trained, monkeypatch):
-    monkeypatch.setattr("sinfusion.training.measure_speed", lambda *_: 0.05)
+def test_a_finished_run_is_trained_further_by_minutes(trained):
     assert main(["train", str(trained.path), "--minutes", "0.001"]) == 0
     assert all(steps > 5 for steps in steps_of(trained.path).values())
 
