@@ -1,5 +1,7 @@
 #include "threads.h"
 
+#include <time.h>
+
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -12,6 +14,8 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
+
+#include "thread_choice.h"
 
 namespace sinfusion {
 
@@ -45,7 +49,18 @@ namespace {
 constexpr int MOST_THREADS = 256;
 constexpr auto SPIN = std::chrono::microseconds(30);
 
+constexpr double PAUSE = 1e-4;  // seconds between calls that belong to them
+
 using Clock = std::chrono::steady_clock;
+
+inline double now() { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); }
+inline double cpu_time() {  // of this thread
+#if defined(CLOCK_THREAD_CPUTIME_ID)
+  timespec time;
+  if (!clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)) return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
+#endif
+  return now();
+}
 
 inline void relax() {
 #if defined(__SSE2__)
@@ -78,6 +93,8 @@ inline void set_rounding(unsigned wanted) {
 #endif
   (void)wanted;
 }
+
+std::atomic<bool> adapts{true};
 
 struct Sleeper {
   std::mutex mutex;
@@ -112,6 +129,10 @@ struct Pool {
   alignas(64) std::atomic<uint32_t> calls{0};
   std::atomic<int> wanted{0};  // threads of the last call
   int started = 1;             // threads there are, the caller among them
+  std::atomic<int> used{0};    // threads of the last call, where more might have been
+  ThreadChoice choice;
+  std::thread::id last_caller;
+  double last_end = 0, last_cpu = 0;  // of it
   Sleeper helpers[MOST_THREADS];
 
   // Wakes those of the helpers that thread `own` is to wake: each wakes two more.
@@ -158,7 +179,30 @@ struct Pool {
       }
   }
 
-  bool run(int64_t pieces, int count, const Call& made) {
+  bool run(int64_t pieces, int allowed, const Call& made) {
+    const double begin = now();
+    const bool again = std::this_thread::get_id() == last_caller && begin - last_end < PAUSE;
+    const double from = again ? last_end : begin, cpu = again ? last_cpu : cpu_time();
+    const bool adapt = adapts.load();
+    const int most = adapt ? choice.used(allowed) : allowed, count = int(pieces < most ? pieces : most);
+    used.store(most);
+    Spent spent;
+    const bool done = count == 1 ? alone(pieces, made) : together(pieces, count, made, spent);
+    last_end = now(), last_cpu = cpu_time(), last_caller = std::this_thread::get_id();
+    spent.wall = last_end - from, spent.cpu = last_cpu - cpu, spent.took = last_end - begin;
+    if (adapt) choice.add(spent);
+    return done;
+  }
+
+  static bool alone(int64_t pieces, const Call& made) {
+    Range all;
+    all.left.store(uint64_t(pieces) << 32, std::memory_order_relaxed);
+    Pieces mine(&all, 1, 0);
+    return made.take_part(mine);
+  }
+
+  bool together(int64_t pieces, int count, const Call& made, Spent& spent) {
+    const double begin = now();
     start(count);
     call = made;
     left.store(pieces, std::memory_order_relaxed);
@@ -169,14 +213,17 @@ struct Pool {
     wanted.store(count, std::memory_order_relaxed);
     calls.fetch_add(1);
     wake(0, count);
-    Pieces own(ranges, count, 0);
-    const bool done = made.take_part(own);
+    Pieces mine(ranges, count, 0);
+    const bool done = made.take_part(mine);
+    spent.alone = (now() - begin) * double(pieces) / double(mine.claimed() ? mine.claimed() : pieces);
     const auto over = [&] { return left.load() == 0; };
-    if (left.fetch_sub(own.claimed()) != own.claimed() && !soon(over)) {
+    if (left.fetch_sub(mine.claimed()) != mine.claimed() && !soon(over)) {
+      const double asleep = now();
       std::unique_lock<std::mutex> lock(caller.mutex);
       caller.asleep.store(true);
       caller.wake.wait(lock, over);
       caller.asleep.store(false);
+      spent.slept = now() - asleep;
     }
     return done && !failed.load();
   }
@@ -204,22 +251,22 @@ thread_local int allowed = 1;
 
 void use_threads(int count) { allowed = count < 1 ? 1 : count < MOST_THREADS ? count : MOST_THREADS; }
 int threads() { return allowed; }
-int threads_used() { return allowed; }
-void adapt_threads(bool) {}
+int threads_used() {
+  Pool* there = shared.load();
+  const int used = there ? there->used.load() : 0;
+  return used && used < allowed ? used : allowed;
+}
+void adapt_threads(bool wanted) { adapts.store(wanted); }
 
 void share(int64_t count, void (*work)(const void*, Pieces&), const void* context) {
   const Call call{work, context, rounding()};
-  const int wanted = int(count < allowed ? count : allowed);
+  Pool* there = count > 1 && allowed > 1 ? &pool() : nullptr;
   bool done;
-  Pool* shared = wanted > 1 ? &pool() : nullptr;
-  if (shared && !shared->taken.exchange(true)) {
-    done = shared->run(count, wanted, call);
-    shared->taken.store(false);
-  } else {
-    Range all;
-    all.left.store(uint64_t(count) << 32, std::memory_order_relaxed);
-    Pieces pieces(&all, 1, 0);
-    done = call.take_part(pieces);
+  if (there && !there->taken.exchange(true)) {
+    done = there->run(count, allowed, call);
+    there->taken.store(false);
+  } else {  // as while another thread of Python's has the helpers
+    done = Pool::alone(count, call);
   }
   if (!done) throw std::bad_alloc();
 }
