@@ -33,8 +33,8 @@ constexpr int64_t LINE = 32;  // bf16 numbers in a line of 64 bytes
 constexpr int64_t TILE = 16;  // lines of a tile; numbers of fp32 in a line
 constexpr int64_t TILE_HALVES = TILE * LINE;
 constexpr int64_t BANDS = 4;          // of a weight gradient
-constexpr int64_t BAND = 512;         // positions, at least, of a band of rows that a thread convolves at once
-constexpr int64_t BAND_ROWS = 4;      // rows, at least
+constexpr int64_t BAND = 512;         // positions, at most, of a band of rows that a thread convolves at once
+constexpr int64_t LEAST_BANDS = 8;    // of a batch
 constexpr int64_t PACKED = 64;        // tiles of weights that a thread packs at once
 constexpr int64_t AHEAD = 32;         // pixels from what is read or written to what is fetched for later
 constexpr int64_t NEAR = 40 << 10;    // bytes that stay in the first cache
@@ -533,6 +533,15 @@ void pack_tile(const Convolution& v, int64_t tap, int64_t line, int64_t out, int
   }
 }
 
+// So many that few positions of the last product of a band are behind its end.
+int64_t rows_of_band(const Grid& grid, int64_t batch, int64_t block) {
+  const int64_t limit = least(BAND / grid.pitch, batch * grid.height / LEAST_BANDS);
+  int64_t best = most(1, grid.kernel - 1);  // which are read again for the next band
+  for (int64_t rows = best + 1; rows <= limit; ++rows)
+    if (parts(rows * grid.pitch, block) * best < parts(best * grid.pitch, block) * rows) best = rows;
+  return best;
+}
+
 // F: GELU of what is written, or GELU'(z) that is multiplied with what is read.
 template <class Kernel, Function F>
 void convolve(const Convolution& v) {
@@ -542,7 +551,7 @@ void convolve(const Convolution& v) {
   // Weights of 32 outputs that stay in the first cache meet about a row of positions; of others, a block's inputs stay.
   const bool near = steps * 2 * TILE_HALVES * int64_t(sizeof(Half)) <= NEAR;
   const int64_t group = near ? parts(grid.pitch, BLOCK) * BLOCK : BLOCK;
-  const int64_t bands = parts(grid.height, most(BAND_ROWS, BAND / grid.pitch));  // of an image
+  const int64_t band_rows = rows_of_band(grid, v.batch, BLOCK), bands = parts(grid.height, band_rows);  // of an image
   struct Own {
     Ring<F> ring;
     float* c[2];
@@ -586,7 +595,7 @@ void convolve(const Convolution& v) {
     ring.clear();
     for (int64_t band; pieces.next(band);) {
       const int64_t image = band / bands, part = band % bands;
-      const int64_t y = grid.height * part / bands, rows = grid.height * (part + 1) / bands - y;
+      const int64_t y = part * band_rows, rows = least(band_rows, grid.height - y);
       const int64_t all = rows * grid.pitch;
       int flip = 0;
       ring.start(image, y, rows);
