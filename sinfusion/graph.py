@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 
 from .errors import SinfusionError
+from .ops import torch_alone
 
 Function = Callable[..., Any]  # tensors -> tensor, tuple of tensors or None
 
 
 def replayed(function: Function, device: torch.device, wanted: bool = True) -> Function:
-    """`function`, replayed from a CUDA graph where the device has them and `wanted`; else just itself.
+    """`function`, replayed from a CUDA graph where the device has them and `wanted`; else just called.
 
     It may read and write other tensors, always the same ones, and may not wait for the device. The first call of a
     shape runs it plainly, the second records it. What it returns is overwritten by the next call.
     """
-    return Replayed(function, device) if wanted and device.type == "cuda" else function
+    if device.type == "cpu":
+        return torch_alone()(function)
+    return Replayed(function, device) if wanted else function
 
 
 class Replayed:

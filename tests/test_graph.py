@@ -146,9 +146,19 @@ def graphs(monkeypatch):
     return types.SimpleNamespace(made=made, of=lambda function: on_cpu(function, CPU))
 
 
-def test_where_there_are_no_graphs_or_none_are_wanted_the_function_is_itself():
-    assert replayed(abs, CPU) is abs
+def test_where_no_graphs_are_wanted_the_function_is_itself():
     assert replayed(abs, torch.device("cuda"), False) is abs
+
+
+@pytest.mark.skipif(not cpu.loaded, reason="there is no library for the CPU")
+def test_on_a_cpu_pytorch_computes_on_one_thread_and_the_function_is_just_called():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert replayed(lambda x: (x * 2, torch.get_num_threads()), CPU)(torch.tensor(3)) == (6, 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_first_call_runs_the_second_records_and_all_give_what_the_function_gives(graphs):

@@ -3,11 +3,14 @@
 // Memory is the limit: 20 bytes are read and 18 written for every number, each once.
 #include "adam_ema.h"
 
+#include "threads.h"
 #include "vector.h"
 
 namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
+
+constexpr int64_t PIECE = 8192;  // numbers that a thread updates at once
 
 // Numbers `i` to `i + n`, at most L.
 inline void update(const AdamEma& a, const AdamEmaCoefficients& c, int64_t i, int n) {
@@ -27,8 +30,7 @@ inline void update(const AdamEma& a, const AdamEmaCoefficients& c, int64_t i, in
 void adam_ema(const AdamEma& a) {
   const AdamEmaCoefficients c = coefficients_of(a);
   const int64_t whole = a.count / L * L;
-#pragma omp parallel for schedule(static) if (a.count > 32768)
-  for (int64_t i = 0; i < whole; i += L) update(a, c, i, L);
+  each(whole / L, PIECE / L, [&](int64_t i) { update(a, c, i * L, L); });
   if (whole < a.count) update(a, c, whole, int(a.count - whole));
 }
 

@@ -1,10 +1,11 @@
-// sinfusion._cpu: addresses in, nothing else. Import it after torch, whose OpenMP runtime it uses.
+// sinfusion._cpu: addresses in, nothing else.
 #include <pybind11/pybind11.h>
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
 
 #include "adam_ema.h"
+#include "add.h"
 #include "ddpm_step.h"
 #include "dense.h"
 #include "depthwise_norm.h"
@@ -12,6 +13,7 @@
 #include "patch_match.h"
 #include "philox.h"
 #include "sample_crops.h"
+#include "threads.h"
 #include "vote.h"
 
 namespace py = pybind11;
@@ -33,6 +35,29 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
+PyObject* thread_counter = nullptr;  // a function without arguments
+thread_local int held_threads = 0;   // instead of what it says
+
+// Without Python's lock, and with as many threads as are allowed now.
+class Outside {
+ public:
+  Outside() : state_((count(), PyEval_SaveThread())) {}
+  ~Outside() { PyEval_RestoreThread(state_); }
+
+ private:
+  static void count() {
+    if (held_threads) return use_threads(held_threads);
+    if (!thread_counter) return;
+    const py::object found = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(thread_counter));
+    if (!found) throw py::error_already_set();
+    use_threads(found.cast<int>());
+  }
+  PyThreadState* state_;
+};
+
+void hold_threads(int count) { held_threads = count; }
+void count_threads_by(const py::object& counter) { thread_counter = py::object(counter).release().ptr(); }
+
 void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
                             bool bf16, Address x, Address skip, Address weight, Address bias, Address shift,
                             int64_t shift_stride, Address gain, Address offset, float eps, Address out, Address u,
@@ -41,7 +66,7 @@ void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_
                                 at<float>(weight), at<float>(gain)},
                                at<float>(bias), at<float>(shift), shift_stride, at<float>(offset), eps, at<void>(out),
                                at<void>(u), at<float>(mean), at<float>(rstd)};
-  py::gil_scoped_release release;
+  const Outside outside;
   BEST(forward(a));
 }
 
@@ -56,7 +81,7 @@ void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64
                                 at<void>(grad_skip), at<float>(grad_weight), at<float>(grad_bias),
                                 at<float>(grad_shift), grad_shift_stride, at<float>(grad_gain),
                                 at<float>(grad_offset)};
-  py::gil_scoped_release release;
+  const Outside outside;
   BEST(backward(a));
 }
 
@@ -66,7 +91,7 @@ void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channel
   const DenseForward a{{batch, height, width, channels, skip_channels, outputs, kernel, bf16, at<void>(x),
                         at<void>(skip), at<float>(weight)},
                        at<float>(bias), at<void>(residual), gelu, at<void>(out), at<void>(z)};
-  py::gil_scoped_release release;
+  const Outside outside;
 #if defined(SINFUSION_BF16)
   if (bf16 && isa() == Isa::amx) return amx::dense_forward(a);
   if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_forward(a);
@@ -82,7 +107,7 @@ void dense_backward(int64_t batch, int64_t height, int64_t width, int64_t channe
                          at<void>(skip), at<float>(weight)},
                         at<void>(grad_out), at<void>(z), at<void>(grad_z), at<void>(grad_x), at<void>(grad_skip),
                         at<float>(grad_weight), at<float>(grad_bias)};
-  py::gil_scoped_release release;
+  const Outside outside;
 #if defined(SINFUSION_BF16)
   if (bf16 && isa() == Isa::amx) return amx::dense_backward(a);
   if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_backward(a);
@@ -98,7 +123,7 @@ void patch_match(Address query, int64_t query_frames, int64_t query_height, int6
                      {at<int16_t>(key), key_frames, key_height, key_width}, channels,
                      {patch_frames, patch_height, patch_width}, at<float>(weight), steps, at<int32_t>(strides), seed,
                      started, at<Offset>(field), at<Offset>(other), at<float>(distances)};
-  py::gil_scoped_release release;
+  const Outside outside;
 #if defined(__x86_64__)
   if (isa() != Isa::plain) return avx2::patch_match(a);
 #endif
@@ -110,7 +135,7 @@ void vote(Address value, int32_t height, int32_t width, bool bf16, int64_t chann
           Address field, bool mean, Address weight, Address out) {
   const Vote a{at<void>(value), height, width, bf16, channels, {patch_frames, patch_height, patch_width},
                {count_frames, count_height, count_width}, at<Offset>(field), mean, at<float>(weight), at<void>(out)};
-  py::gil_scoped_release release;
+  const Outside outside;
   BEST(vote(a));
 }
 
@@ -118,7 +143,7 @@ void adam_ema(Address value, Address exp_avg, Address exp_avg_sq, Address averag
               Address coefficients, int64_t count, float first_weight, float beta2, float second_weight, float eps) {
   const AdamEma a{at<float>(value), at<float>(exp_avg), at<float>(exp_avg_sq), at<float>(average), at<uint16_t>(copy),
                   at<float>(gradient), at<float>(coefficients), count, first_weight, beta2, second_weight, eps};
-  py::gil_scoped_release release;
+  const Outside outside;
   BEST(adam_ema(a));
 }
 
@@ -130,7 +155,7 @@ void ddpm_step(int64_t batch, int64_t pixels, Address x, Address output, bool ou
                    at<float>(coefficients), at<int64_t>(seeds), stream, at<int64_t>(counter), at<void>(inputs),
                    inputs_bf16, channels, at<float>(previous), at<bool>(known), known_once, at<float>(picture),
                    picture_once};
-  py::gil_scoped_release release;
+  const Outside outside;
   BEST(ddpm_step(a));
 }
 
@@ -142,21 +167,26 @@ void sample_crops(Address frames, int64_t height, int64_t width, int64_t batch, 
                       at<float>(blotches), blotch_height, blotch_width, at<int64_t>(seeds), at<int64_t>(step),
                       noise_stream, grain_stream, conditions, crop_height, crop_width, at<void>(input), bf16,
                       at<float>(target)};
-  py::gil_scoped_release release;
+  const Outside outside;
   BEST(sample_crops(a));
+}
+
+void add(Address to, Address value, bool bf16, int64_t count) {
+  const Outside outside;
+  bf16 ? BEST(add(at<uint16_t>(to), at<uint16_t>(value), count)) : BEST(add(at<float>(to), at<float>(value), count));
 }
 
 void uniform_bits(Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
                   Address out) {
   const PhiloxRows a{at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count};
-  py::gil_scoped_release release;
+  const Outside outside;
   BEST(uniform_bits(a, at<int64_t>(out)));
 }
 
 void normal(Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
             Address out) {
   const PhiloxRows a{at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count};
-  py::gil_scoped_release release;
+  const Outside outside;
   BEST(normal(a, at<float>(out)));
 }
 
@@ -173,6 +203,10 @@ void keep_memory() {
 
 PYBIND11_MODULE(_cpu, m) {
   m.def("keep_memory", &keep_memory);
+  m.def("count_threads_by", &count_threads_by);
+  m.def("hold_threads", &hold_threads);
+  m.def("adapt_threads", &adapt_threads);
+  m.def("threads_used", &threads_used);
   m.def("isa", &isa_name);
   m.def("has_bf16", &has_bf16);
   m.def("depthwise_norm_forward", &depthwise_norm_forward);
@@ -184,6 +218,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("sample_crops", &sample_crops);
   m.def("vote", &vote);
   m.def("adam_ema", &adam_ema);
+  m.def("add", &add);
   m.def("uniform_bits", &uniform_bits);
   m.def("normal", &normal);
 }

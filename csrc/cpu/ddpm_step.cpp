@@ -2,6 +2,7 @@
 // for each instruction set; no C++ library here (see vector.h).
 #include "ddpm_step.h"
 
+#include "threads.h"
 #include "tile.h"
 
 namespace sinfusion {
@@ -46,8 +47,7 @@ void step_tile(const DdpmStep& a, const Tile& tile) {
 
 void ddpm_step(const DdpmStep& a) {
   const int64_t tiles = a.batch * tiles_of(a.pixels);
-#pragma omp parallel for schedule(static) if (tiles > 8)  // of about a microsecond
-  for (int64_t i = 0; i < tiles; ++i) step_tile(a, tile_of(i, a.pixels));
+  each(tiles, 8, [&](int64_t i) { step_tile(a, tile_of(i, a.pixels)); });
 }
 
 }  // namespace SINFUSION_ISA_NAMESPACE

@@ -291,8 +291,7 @@ struct Weights {
     constexpr int TAPS = Algorithm::TAPS, F = Algorithm::F;
     const int64_t depth = from.planes() * L;
     const int64_t out_step = transposed ? 1 : TAPS * channels, in_step = transposed ? TAPS * channels : 1;
-#pragma omp parallel for schedule(static)
-    for (int64_t task = 0; task < to.planes() * from.planes(); ++task) {
+    each(to.planes() * from.planes(), F == 1 ? 32 : 4, [&](int64_t task) {
       const int64_t p = task / from.planes(), q = task % from.planes();
       const auto out = to.plane(p);
       const auto in = from.plane(q);
@@ -314,7 +313,7 @@ struct Weights {
         float* at = packed + F * pair * L * depth + (q * L + k) * width + (p - pair) * L;
         for (int f = 0; f < F; ++f) store(at + f * width * depth, u[f]);
       }
-    }
+    });
   }
 };
 
@@ -326,14 +325,13 @@ struct Convolution {
   static int64_t floats(int64_t in_planes) { return F * (step(in_planes) + step(2)); }
 
   template <class Out, class Write>
-  static void run(const Dense& a, const Channels<const T>& in, const float* packed, const Out& out, float* own,
-                  Write&& write) {
+  static void run(const Dense& a, const Channels<const T>& in, const float* packed, const Out& out, Write&& write) {
     const typename Algorithm::Grid grid(a);
     const int64_t K = in.planes() * L, in_step = step(in.planes()), out_step = step(2);
     constexpr bool in_place = F == 1 && sizeof(T) == sizeof(float);  // rows of a product are pixels as they lie
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t first = 0; first < grid.tiles; first += BLOCK) {
-      float *v = own + thread() * floats(in.planes()), *m = v + F * in_step;
+    each((grid.tiles + BLOCK - 1) / BLOCK, 1, [&](int64_t block) {
+      const int64_t first = block * BLOCK;
+      float *v = own_scratch(floats(in.planes())), *m = v + F * in_step;
       const int64_t count = grid.tiles - first < BLOCK ? grid.tiles - first : BLOCK;
       const int64_t as_they_are = in_place ? count / R * R : 0;
       for (int64_t t = as_they_are; t < count; ++t) {
@@ -370,7 +368,7 @@ struct Convolution {
           }
         }
       }
-    }
+    });
   }
 };
 
@@ -385,11 +383,11 @@ void forward_of(const DenseForward& a) {
   const Channels<T> out{{static_cast<T*>(a.out), nullptr}, {a.outputs, 0}};
   using Run = Convolution<Algorithm, T>;
   const int64_t weights = rounded_up(Weights<Algorithm>::floats(in.planes(), out.planes()), 16);
-  float* packed = scratch(weights + max_threads() * Run::floats(in.planes()));
+  float* packed = scratch(weights);
   Weights<Algorithm>::pack(a.weight, a.channels + a.skip_channels, in, out, false, packed);
   T* z = static_cast<T*>(a.z);
   const T* residual = static_cast<const T*>(a.residual);
-  Run::run(a, in, packed, out, packed + weights, [&](const auto& plane, int64_t pixel, vf value) {
+  Run::run(a, in, packed, out, [&](const auto& plane, int64_t pixel, vf value) {
     const int64_t at = pixel * a.outputs + plane.channel;
     if (a.bias) value += load(a.bias + plane.channel, plane.lanes);
     if (z) store(z + at, value, plane.lanes);
@@ -408,8 +406,7 @@ void before_convolution(const DenseBackward& a) {
   const T* z = static_cast<const T*>(a.z);
   T* to = static_cast<T*>(a.grad_z);
   float* partial = scratch(BANDS * N);
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t band = 0; band < BANDS; ++band) {
+  each(BANDS, 1, [&](int64_t band) {
     float* sums = partial + band * N;
     memset(sums, 0, N * sizeof(float));
     for (int64_t pixel = pixels * band / BANDS; pixel < pixels * (band + 1) / BANDS; ++pixel)
@@ -423,7 +420,7 @@ void before_convolution(const DenseBackward& a) {
         }
         store(sums + p * L, load(sums + p * L) + value);
       }
-  }
+  });
   for (int64_t p = 0; a.grad_bias && p < grad.planes(); ++p) {
     vf sum{};
     for (int64_t band = 0; band < BANDS; ++band) sum += load(partial + band * N + p * L);
@@ -437,18 +434,17 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
   constexpr int F = Algorithm::F, BLOCK = Algorithm::GRADIENT_BLOCK, BANDS = Algorithm::GRADIENT_BANDS;
   const auto in = inputs_of<T>(a);
   const typename Algorithm::Grid grid(a);
-  const int64_t planes = in.planes(), K = planes * L, wanted = (max_threads() + BANDS - 1) / BANDS;
+  const int64_t planes = in.planes(), K = planes * L, wanted = (threads() + BANDS - 1) / BANDS;
   const int64_t outs = (grad.planes() + wanted - 1) / wanted;  // planes of a part
   const int64_t parts = (grad.planes() + outs - 1) / outs;
   const int64_t in_step = BLOCK * K + 16, grad_step = BLOCK * outs * L + 16;
   const int64_t per_thread = F * (in_step + grad_step), per_task = F * outs * L * K;
-  float *sums = scratch(BANDS * parts * per_task + max_threads() * per_thread), *own = sums + BANDS * parts * per_task;
-#pragma omp parallel for schedule(dynamic)
-  for (int64_t task = 0; task < BANDS * parts; ++task) {
+  float* sums = scratch(BANDS * parts * per_task);
+  each(BANDS * parts, 1, [&](int64_t task) {
     const int64_t band = task / parts, plane = task % parts * outs;
     const int64_t count = grad.planes() - plane < outs ? grad.planes() - plane : outs;
     // (F, pairs of planes of inputs, tiles, 2 L); (F, planes of outputs, tiles, L); (F, outputs, inputs)
-    float *v = own + thread() * per_thread, *d = v + F * in_step, *to = sums + task * per_task;
+    float *v = own_scratch(per_thread), *d = v + F * in_step, *to = sums + task * per_task;
     const int64_t begin = grid.tiles * band / BANDS, end = grid.tiles * (band + 1) / BANDS;
     if (begin == end) memset(to, 0, per_task * sizeof(float));
     for (int64_t first = begin; first < end; first += BLOCK) {
@@ -473,10 +469,9 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
                       : product<G, 1>(left, 1, L, right, L, tiles, block, K, first > begin);
           }
     }
-  }
+  });
   const int64_t C = a.channels + a.skip_channels;
-#pragma omp parallel for schedule(static)
-  for (int64_t o = 0; o < a.outputs; ++o)
+  each(a.outputs, 8, [&](int64_t o) {
     for (int64_t p = 0; p < planes; ++p) {
       const auto plane = in.plane(p);
       const float* from = sums + o / (outs * L) * per_task + o % (outs * L) * K + p * L;
@@ -489,6 +484,7 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
       for (int tap = 0; tap < Algorithm::TAPS; ++tap)
         store(a.grad_weight + (o * Algorithm::TAPS + tap) * C + plane.channel, g[tap], plane.lanes);
     }
+  });
 }
 
 template <class Algorithm, class T>
@@ -501,9 +497,9 @@ void backward_of(const DenseBackward& a) {
   const Channels<T> out{{static_cast<T*>(a.grad_x), static_cast<T*>(a.grad_skip)}, {a.channels, a.skip_channels}};
   using Run = Convolution<Algorithm, T>;
   const int64_t weights = rounded_up(Weights<Algorithm>::floats(grad.planes(), out.planes()), 16);
-  float* packed = scratch(weights + max_threads() * Run::floats(grad.planes()));
+  float* packed = scratch(weights);
   Weights<Algorithm>::pack(a.weight, a.channels + a.skip_channels, grad, out, true, packed);
-  Run::run(a, grad, packed, out, packed + weights, [&](const auto& plane, int64_t pixel, vf value) {
+  Run::run(a, grad, packed, out, [&](const auto& plane, int64_t pixel, vf value) {
     store(plane.data + pixel * plane.stride, value, plane.lanes);
   });
 }

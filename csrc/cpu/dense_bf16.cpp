@@ -33,6 +33,9 @@ constexpr int64_t LINE = 32;  // bf16 numbers in a line of 64 bytes
 constexpr int64_t TILE = 16;  // lines of a tile; numbers of fp32 in a line
 constexpr int64_t TILE_HALVES = TILE * LINE;
 constexpr int64_t BANDS = 4;          // of a weight gradient
+constexpr int64_t BAND = 512;         // positions, at most, of a band of rows that a thread convolves at once
+constexpr int64_t LEAST_BANDS = 8;    // of a batch
+constexpr int64_t PACKED = 64;        // tiles of weights that a thread packs at once
 constexpr int64_t AHEAD = 32;         // pixels from what is read or written to what is fetched for later
 constexpr int64_t NEAR = 40 << 10;    // bytes that stay in the first cache
 constexpr int64_t STRIP = 640 << 10;  // bytes of a strip of rows, which stays in the second
@@ -530,6 +533,15 @@ void pack_tile(const Convolution& v, int64_t tap, int64_t line, int64_t out, int
   }
 }
 
+// So many that few positions of the last product of a band are behind its end.
+int64_t rows_of_band(const Grid& grid, int64_t batch, int64_t block) {
+  const int64_t limit = least(BAND / grid.pitch, batch * grid.height / LEAST_BANDS);
+  int64_t best = most(1, grid.kernel - 1);  // which are read again for the next band
+  for (int64_t rows = best + 1; rows <= limit; ++rows)
+    if (parts(rows * grid.pitch, block) * best < parts(best * grid.pitch, block) * rows) best = rows;
+  return best;
+}
+
 // F: GELU of what is written, or GELU'(z) that is multiplied with what is read.
 template <class Kernel, Function F>
 void convolve(const Convolution& v) {
@@ -539,7 +551,7 @@ void convolve(const Convolution& v) {
   // Weights of 32 outputs that stay in the first cache meet about a row of positions; of others, a block's inputs stay.
   const bool near = steps * 2 * TILE_HALVES * int64_t(sizeof(Half)) <= NEAR;
   const int64_t group = near ? parts(grid.pitch, BLOCK) * BLOCK : BLOCK;
-  const int64_t bands = least(grid.height, parts(2 * max_threads(), v.batch));  // of an image
+  const int64_t band_rows = rows_of_band(grid, v.batch, BLOCK), bands = parts(grid.height, band_rows);  // of an image
   struct Own {
     Ring<F> ring;
     float* c[2];
@@ -558,7 +570,7 @@ void convolve(const Convolution& v) {
   const int64_t shared_bytes = count.used;
   Own(count, v, group);
   const int64_t own_bytes = count.used - shared_bytes;
-  Memory memory{reinterpret_cast<char*>(scratch((shared_bytes + max_threads() * own_bytes) / sizeof(float)))};
+  Memory memory{reinterpret_cast<char*>(scratch(shared_bytes / sizeof(float)))};
   const Shared shared(memory, steps, blocks);
   memset(shared.bias, 0, blocks * LINE * sizeof(float));
   if (v.bias) memcpy(shared.bias, v.bias, v.outputs() * sizeof(float));
@@ -566,37 +578,34 @@ void convolve(const Convolution& v) {
   int64_t offsets[9];
   for (int64_t tap = 0; tap < taps; ++tap) offsets[tap] = tap / grid.kernel * grid.pitch + tap % grid.kernel;
 
-#pragma omp parallel
-  {
-#pragma omp for schedule(static)
-    for (int64_t n = 0; n < blocks * steps * 2; ++n) {
-      const int64_t block = n / (steps * 2), half = n % 2, step = n / 2 % steps;
-      const int target = block >= v.blocks(0);
-      const int64_t channel = (block - target * v.blocks(0)) * LINE + half * TILE;
-      pack_tile(v, step / lines, step % lines, target * v.targets[0].channels + channel,
-                v.targets[target].channels - channel, shared.weight + n * TILE_HALVES);
-    }
+  each(blocks * steps * 2, PACKED, [&](int64_t n) {
+    const int64_t block = n / (steps * 2), half = n % 2, step = n / 2 % steps;
+    const int target = block >= v.blocks(0);
+    const int64_t channel = (block - target * v.blocks(0)) * LINE + half * TILE;
+    pack_tile(v, step / lines, step % lines, target * v.targets[0].channels + channel,
+              v.targets[target].channels - channel, shared.weight + n * TILE_HALVES);
+  });
+  each_thread(v.batch * bands, [&](Pieces& pieces) {
     const Kernel kernel;
-    Memory mine{memory.block + shared_bytes + thread() * own_bytes};
+    Memory mine{reinterpret_cast<char*>(own_scratch(own_bytes / sizeof(float)))};
     Own own(mine, v, group);
     Ring<F>& ring = own.ring;
     Writer<F> writer(grid);
     const Evaluator<F> function;
     ring.clear();
-#pragma omp for schedule(dynamic)
-    for (int64_t band = 0; band < v.batch * bands; ++band) {
+    for (int64_t band; pieces.next(band);) {
       const int64_t image = band / bands, part = band % bands;
-      const int64_t y = grid.height * part / bands, rows = grid.height * (part + 1) / bands - y;
+      const int64_t y = part * band_rows, rows = least(band_rows, grid.height - y);
       const int64_t all = rows * grid.pitch;
       int flip = 0;
       ring.start(image, y, rows);
       ring.some(ring.want(least(group, all) + grid.reach()), function);
       for (int64_t first = 0; first < all; first += group) {
         const int64_t end = least(first + group, all), products = parts(end - first, BLOCK) * blocks;
-        const int64_t pieces = parts(ring.want(end + group + grid.reach()), products * steps);
+        const int64_t ahead = parts(ring.want(end + group + grid.reach()), products * steps);
         const auto meanwhile = [&]() __attribute__((always_inline)) {
           writer.some(pixels, function);
-          ring.some(pieces, function);
+          ring.some(ahead, function);
         };
         written();
         for (int64_t block = 0; block < blocks; ++block) {
@@ -611,11 +620,11 @@ void convolve(const Convolution& v) {
             flip ^= 1;
           }
         }
-        ring.some(pieces * products * steps, function);
+        ring.some(ahead * products * steps, function);
       }
       writer.finish(function);
     }
-  }
+  });
 }
 
 // --- the gradient of the weight ---
@@ -716,7 +725,7 @@ void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad
   const int64_t bands = least(BANDS, strips);
   // Threads beyond the bands share the channels of x or those of the gradient, of which there are more.
   const bool share_x = x_lines > grad_lines;
-  const int64_t shares = least(share_x ? x_lines : grad_lines, parts(max_threads(), bands));
+  const int64_t shares = least(share_x ? x_lines : grad_lines, parts(threads(), bands));
   const int64_t block = taps * 4 * TILE * TILE, per_band = x_lines * grad_lines * block, bias = grad_lines * LINE;
 
   const auto strip_of = [&](Memory& memory, int64_t share) {
@@ -728,20 +737,18 @@ void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad
   Memory count{nullptr};
   strip_of(count, shares - 1);  // none is larger
   const int64_t own_bytes = count.used, sum_bytes = bands * (per_band + shares * bias) * int64_t(sizeof(float));
-  Memory memory{reinterpret_cast<char*>(scratch((sum_bytes + max_threads() * own_bytes) / sizeof(float)))};
+  Memory memory{reinterpret_cast<char*>(scratch(sum_bytes / sizeof(float)))};
   float *sums = memory.take<float>(bands * per_band), *bias_sums = memory.take<float>(bands * shares * bias);
 
-#pragma omp parallel
-  {
+  each_thread(bands * shares, [&](Pieces& pieces) {
     const Kernel kernel;
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < bands * shares; ++task) {
+    for (int64_t task; pieces.next(task);) {
       const int64_t band = task / shares, share = task % shares;
       const int64_t x_from = share_x ? x_lines * share / shares : 0;
       const int64_t x_to = share_x ? x_lines * (share + 1) / shares : x_lines;
       const int64_t grad_from = share_x ? 0 : grad_lines * share / shares;
       const int64_t grad_to = share_x ? grad_lines : grad_lines * (share + 1) / shares;
-      Memory mine{memory.block + sum_bytes + thread() * own_bytes};
+      Memory mine{reinterpret_cast<char*>(own_scratch(own_bytes / sizeof(float)))};
       Strip strip = strip_of(mine, share);
       for (int64_t xl = x_from; xl < x_to; ++xl)
         memset(sums + band * per_band + (xl * grad_lines + grad_from) * block, 0,
@@ -767,24 +774,23 @@ void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad
                                         (i * k + j) * 4 * TILE * TILE);
       }
     }
-    const int64_t C = a.channels + a.skip_channels;
-#pragma omp for schedule(static)
-    for (int64_t n = 0; n < x_lines * grad_lines * taps * 4; ++n) {
-      const int64_t tile = n % 4, tap = n / 4 % taps, line = n / (4 * taps);
-      const int64_t c = line / grad_lines * LINE + tile / 2 * TILE, o = line % grad_lines * LINE + tile % 2 * TILE;
-      alignas(64) __m512 total[TILE];
-      for (int64_t r = 0; r < TILE; ++r) {
-        total[r] = _mm512_setzero_ps();
-        for (int64_t band = 0; band < bands; ++band)
-          total[r] += _mm512_load_ps(sums + band * per_band + (n * TILE + r) * TILE);
-      }
-      const __mmask16 mask = first_floats(C - c);
-      transpose(total, [&](int r, __m512i v) {
-        if (o + r < a.outputs)
-          _mm512_mask_storeu_ps(a.grad_weight + ((o + r) * taps + tap) * C + c, mask, _mm512_castsi512_ps(v));
-      });
+  });
+  const int64_t C = a.channels + a.skip_channels;
+  each(x_lines * grad_lines * taps * 4, PACKED, [&](int64_t n) {
+    const int64_t tile = n % 4, tap = n / 4 % taps, line = n / (4 * taps);
+    const int64_t c = line / grad_lines * LINE + tile / 2 * TILE, o = line % grad_lines * LINE + tile % 2 * TILE;
+    alignas(64) __m512 total[TILE];
+    for (int64_t r = 0; r < TILE; ++r) {
+      total[r] = _mm512_setzero_ps();
+      for (int64_t band = 0; band < bands; ++band)
+        total[r] += _mm512_load_ps(sums + band * per_band + (n * TILE + r) * TILE);
     }
-  }
+    const __mmask16 mask = first_floats(C - c);
+    transpose(total, [&](int r, __m512i v) {
+      if (o + r < a.outputs)
+        _mm512_mask_storeu_ps(a.grad_weight + ((o + r) * taps + tap) * C + c, mask, _mm512_castsi512_ps(v));
+    });
+  });
   // Where the channels of x are shared, each thread has seen all of the gradient.
   for (int64_t o = 0; a.grad_bias && o < a.outputs; ++o) {
     float total = 0;
@@ -797,13 +803,12 @@ void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad
 
 // product = grad_out * GELU'(z), where nobody else makes it.
 void make_product(const Source& grad, int64_t pixels) {
-#pragma omp parallel
-  {
+  each_thread(parts(pixels, BAND), [&](Pieces& pieces) {
     const Evaluator<Function::gelu_gradient> gradient;
-#pragma omp for schedule(static)
-    for (int64_t pixel = 0; pixel < pixels; ++pixel)
-      for (int64_t n = 0; n < grad.lines(); ++n) grad.multiplied(pixel, grad.line(n), gradient, true);
-  }
+    for (int64_t piece; pieces.next(piece);)
+      for (int64_t pixel = piece * BAND; pixel < least(pixels, (piece + 1) * BAND); ++pixel)
+        for (int64_t n = 0; n < grad.lines(); ++n) grad.multiplied(pixel, grad.line(n), gradient, true);
+  });
 }
 
 template <class Kernel>

@@ -6,9 +6,9 @@
 // channels of x or of skip are no whole number of blocks, the rows that a tile needs are copied first: fp32, x and skip
 // one behind the other, zeros behind the last channel.
 //
-// The backward makes the gradient at the norm's input row by row, when a tile first needs it. So a thread owns bands of
-// rows that follow each other. Bands are fixed by the shape, not by the number of threads, and partial sums are added
-// in order, so results do not depend on threads.
+// The backward makes the gradient at the norm's input row by row, when a tile first needs it, and a thread that claims
+// bands of rows that follow each other makes each once. Bands are fixed by the shape, not by the number of threads, and
+// partial sums are added in order, so results do not depend on threads.
 //
 // The C++ library stays out of this file: its inline functions, compiled here for one instruction set, could be the
 // copies that the linker keeps for every machine.
@@ -108,6 +108,9 @@ class Rows {
       made_[k] = reinterpret_cast<In*>(memory.take(W * pixel / PARTS<In>));
       held_[k] = -1;
     }
+  }
+  void forget() {
+    for (int k = 0; k < HELD; ++k) held_[k] = -1;
   }
   static int64_t floats(int64_t W, int64_t pixel) { return HELD * Memory::rounded(W * pixel / PARTS<In>); }
   int64_t pixel() const { return pixel_; }  // numbers from one to the next
@@ -347,30 +350,25 @@ void correlate(const Window<In>& grad, const Window<In>& x, const Tile& t, int64
   if constexpr (PARTS<In> == 2) correlate_part<In, 1>(grad, x, t, block, taps + K * K * L);
 }
 
-// Calls `work(memory, begin, end)` in every thread, for its share of the bands and with its part of the memory.
-template <class Work>
-void each_thread(float* memory, int64_t per_thread, Work&& work) {
-#pragma omp parallel
-  {
-    const int64_t n = threads(), k = thread();
-    work(Memory{memory + k * per_thread}, BANDS * k / n, BANDS * (k + 1) / n);
+// Calls `strip(b, y, rows)` for every ROWS rows of a band, fewer at the end of an image.
+template <class Strip>
+void each_strip(const DepthwiseNorm& a, int64_t band, Strip&& strip) {
+  const int64_t high = (a.height + ROWS - 1) / ROWS, all = a.batch * high;
+  for (int64_t r = all * band / BANDS; r < all * (band + 1) / BANDS; ++r) {
+    const int64_t y = r % high * ROWS;
+    strip(r / high, y, a.height - y < ROWS ? 1 : ROWS);
   }
 }
-
-// Calls `strip(band, b, y, rows)` for every ROWS rows of bands begin .. end, fewer at the end of an image.
-template <class Strip>
-void each_strip(const DepthwiseNorm& a, int64_t begin, int64_t end, Strip&& strip) {
-  const int64_t high = (a.height + ROWS - 1) / ROWS, all = a.batch * high;
-  for (int64_t band = begin; band < end; ++band)
-    for (int64_t r = all * band / BANDS; r < all * (band + 1) / BANDS; ++r) {
-      const int64_t y = r % high * ROWS;
-      strip(band, r / high, y, a.height - y < ROWS ? 1 : ROWS);
-    }
-}
-inline int64_t band_of(const DepthwiseNorm& a, int64_t row) {
-  const int64_t high = (a.height + ROWS - 1) / ROWS, r = row / a.height * high + row % a.height / ROWS;
-  return ((r + 1) * BANDS - 1) / (a.batch * high);
-}
+struct Place {  // of a row: its band, and whether it is the first there
+  int64_t band;
+  bool first;
+  Place(const DepthwiseNorm& a, int64_t row) {
+    const int64_t high = (a.height + ROWS - 1) / ROWS, all = a.batch * high, y = row % a.height;
+    const int64_t r = row / a.height * high + y / ROWS;
+    band = ((r + 1) * BANDS - 1) / all;
+    first = r == all * band / BANDS && y % ROWS == 0;
+  }
+};
 
 // A tile of the norm's input, u (planes, TILE, L), to the tensors; without a norm it is the output.
 template <class T, class In, bool normed, bool kept>
@@ -433,9 +431,9 @@ void forward_of(const DepthwiseNormForward& a) {
   const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>;
   const int64_t Cp = planes * L;
   const int64_t per_thread = Inputs<T, In>::floats(a) + Memory::rounded(planes * TILE * L);
-  Memory memory{scratch((K * K + 3 + a.batch) * Cp + max_threads() * per_thread + 5 * 16)};
+  Memory memory{scratch((K * K + 3 + a.batch) * Cp + 5 * 16)};
   float *weight = memory.take(K * K * Cp), *start = memory.take(a.batch * Cp), *bias = memory.take(Cp),
-        *gain = memory.take(Cp), *offset = memory.take(Cp), *own = memory.take(0);
+        *gain = memory.take(Cp), *offset = memory.take(Cp);
   to_planes<In>(a.weight, weight, K * K, C);
   to_planes<In>(a.bias, bias, 1, C);
   for (int64_t b = 0; b < a.batch; ++b) {
@@ -448,10 +446,11 @@ void forward_of(const DepthwiseNormForward& a) {
   for (int i = 0; i < L; ++i) ones[i] = 1;
   const vf last = load(ones, PARTS<In> == 1 && C ? lanes_of(C, planes - 1) : L);
 
-  each_thread(own, per_thread, [&](Memory mine, int64_t begin, int64_t end) {
+  each_thread(BANDS, [&](Pieces& bands) {
+    Memory mine{own_scratch(per_thread)};
     Inputs<T, In> inputs(mine, a);
     float* u = mine.take(planes * TILE * L);
-    each_strip(a, begin, end, [&](int64_t, int64_t b, int64_t y, int rows) {
+    const auto strip = [&](int64_t b, int64_t y, int rows) {
       inputs.move(b, y);
       for (int64_t x = 0; x < W; x += P) {
         const Tile t(x, W, rows);
@@ -472,16 +471,16 @@ void forward_of(const DepthwiseNormForward& a) {
         else
           write_tile<T, In, false, false>(a, first, t, u, nullptr, nullptr, gain, offset);
       }
-    });
+    };
+    for (int64_t band; bands.next(band);) each_strip(a, band, strip);
   });
 }
 
-// Sums over pixels, of one band: (planes, 49, L), flipped; (Cp) each; (B, Cp).
+// Sums over the pixels of one band: (Cp) each; (B, Cp).
 struct Sums {
-  float *taps, *gain, *offset, *shift;
-  Sums(float* memory, int64_t Cp)
-      : taps(memory), gain(taps + K * K * Cp), offset(gain + Cp), shift(offset + Cp) {}
-  static int64_t floats(int64_t Cp, int64_t batch) { return (K * K + 2 + batch) * Cp; }
+  float *gain, *offset, *shift;
+  Sums(float* memory, int64_t Cp) : gain(memory), offset(gain + Cp), shift(offset + Cp) {}
+  static int64_t floats(int64_t Cp, int64_t batch) { return (2 + batch) * Cp; }
 };
 
 // Backward through the norm, in one plane.
@@ -598,21 +597,21 @@ template <class T, class In>
 void backward_of(const DepthwiseNormBackward& a) {
   const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>;
   const int64_t Cp = planes * L;
-  const int64_t per_band = Sums::floats(Cp, a.batch);
+  const int64_t of_sums = Sums::floats(Cp, a.batch), per_band = K * K * Cp + of_sums;  // taps (planes, 49, L), flipped
   const bool as_given = !a.gain && in_place<T, In>(C, 0);  // the gradient at the convolution's output is grad_out
   const int64_t per_thread =
-      Inputs<T, In>::floats(a) + (as_given ? 0 : Rows<In>::floats(W, Cp)) + Memory::rounded(per_band);
-  Memory memory{scratch((K * K + 2) * Cp + BANDS * per_band + max_threads() * per_thread + 4 * 16)};
+      Inputs<T, In>::floats(a) + (as_given ? 0 : Rows<In>::floats(W, Cp)) + Memory::rounded(BANDS * of_sums);
+  Memory memory{scratch((K * K + 2) * Cp + BANDS * per_band + 4 * 16)};
   float *flipped = memory.take(K * K * Cp), *gain = memory.take(Cp), *zero = memory.take(Cp),
-        *partial = memory.take(BANDS * per_band), *own = memory.take(0);
+        *partial = memory.take(BANDS * per_band);
   to_planes<In>(a.weight, flipped, K * K, C, true);
   to_planes<In>(a.gain, gain, 1, C);
   to_planes<In>(nullptr, zero, 1, C);
 
-  each_thread(own, per_thread, [&](Memory mine, int64_t begin, int64_t end) {
-    memset(partial + begin * per_band, 0, (end - begin) * per_band * sizeof(float));
-    const Sums unused(mine.take(per_band), Cp);
-    memset(unused.taps, 0, per_band * sizeof(float));
+  each_thread(BANDS, [&](Pieces& bands) {
+    Memory mine{own_scratch(per_thread)};
+    float* sums = mine.take(BANDS * of_sums);
+    memset(sums, 0, BANDS * of_sums * sizeof(float));
     Inputs<T, In> inputs(mine, a);
     Rows<In> grads = as_given ? Rows<In>(static_cast<const In*>(a.grad_out), W, C) : Rows<In>(mine, W, Cp);
     Window<In> grad;
@@ -623,15 +622,18 @@ void backward_of(const DepthwiseNormBackward& a) {
         if constexpr (PARTS<In> == 1) copy_row<T>(from, C, nullptr, 0, W, to);
         return;
       }
-      const int64_t band = band_of(a, row);  // rows at the border of two threads are made by both, and added by one
-      norm_backward<T, In>(a, row, gain, to,
-                           band >= begin && band < end ? Sums(partial + band * per_band, Cp) : unused);
+      // Rows around a band are made, too: those behind it are the first of the next, if this thread claims that.
+      const Place place(a, row);
+      float* of_band = sums + place.band * of_sums;
+      if (place.first) memset(of_band, 0, of_sums * sizeof(float));
+      norm_backward<T, In>(a, row, gain, to, Sums(of_band, Cp));
     };
-    each_strip(a, begin, end, [&](int64_t band, int64_t b, int64_t y, int rows) {
+    float *taps = nullptr, *of_band = nullptr;  // of the band that is worked on
+    const auto strip = [&](int64_t b, int64_t y, int rows) {
       inputs.move(b, y);
       grad.move(grads, a, b, y, make);
-      const Sums sums(partial + band * per_band, Cp);
-      for (int r = 0; r < rows && !a.gain; ++r) add_row(grad.rows[R + r], grad.pixel, W, blocks, sums.shift + b * Cp);
+      float* shift = Sums(of_band, Cp).shift + b * Cp;
+      for (int r = 0; r < rows && !a.gain; ++r) add_row(grad.rows[R + r], grad.pixel, W, blocks, shift);
       for (int64_t x = 0; x < W; x += P) {
         const Tile t(x, W, rows);
         const int64_t first = (b * a.height + y) * W + x;
@@ -644,20 +646,26 @@ void backward_of(const DepthwiseNormBackward& a) {
                   t.columns * a.skip_channels * int64_t(sizeof(T)));
         }
         for (int64_t block = 0; block < blocks; ++block) {
-          const int64_t taps = block * PARTS<In> * K * K * L;
-          correlate(grad, inputs.window(block), t, block, sums.taps + taps);
+          const int64_t plane = block * PARTS<In> * K * K * L;
+          correlate(grad, inputs.window(block), t, block, taps + plane);
           if (!a.grad_x) continue;
           alignas(64) float out[PARTS<In> * TILE * L];
-          convolve(grad, t, block, flipped + taps, zero, out);
+          convolve(grad, t, block, flipped + plane, zero, out);
           write_gradient(a, inputs, t, first, block, out);
         }
       }
-    });
+    };
+    for (int64_t band, last = -1; bands.next(band); last = band) {
+      if (band != last + 1 && !as_given) grads.forget();
+      taps = partial + band * per_band, of_band = sums + band * of_sums;
+      memset(taps, 0, K * K * Cp * sizeof(float));
+      each_strip(a, band, strip);
+      memcpy(taps + K * K * Cp, of_band, of_sums * sizeof(float));
+    }
   });
 
   // Bands are added in order.
-#pragma omp parallel for
-  for (int64_t plane = 0; plane < planes; ++plane) {
+  each(planes, 1, [&](int64_t plane) {
     const auto total = [&](int64_t at) {
       vf all{};
       for (int64_t band = 0; band < BANDS; ++band) all += load(partial + band * per_band + at);
@@ -685,7 +693,7 @@ void backward_of(const DepthwiseNormBackward& a) {
       if (a.grad_shift) write(a.grad_shift + b * a.grad_shift_stride, 1, shift);
     }
     write(a.grad_bias, 1, bias);
-  }
+  });
 }
 
 }  // namespace

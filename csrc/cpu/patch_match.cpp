@@ -1,11 +1,14 @@
 // Compiled once for each instruction set; no C++ library here (see vector.h).
 #include "patch_match.h"
 
+#include "threads.h"
 #include "vector.h"
 
 namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
+
+constexpr int64_t ROWS = 4;  // of patches, that a thread matches at once
 
 struct Frames {
   Frames(const Volume& video, int64_t channels)
@@ -92,8 +95,7 @@ void patch_match(const PatchMatch& a) {
   const Place count = places(a.query, a.patch), key = places(a.key, a.patch);
   const PatchMatchGrids start = grids_of(a, 0);
   const int64_t rows = int64_t(count.t) * count.y;
-#pragma omp parallel for schedule(dynamic, 4)
-  for (int64_t row = 0; row < rows; ++row)
+  each(rows, ROWS, [&](int64_t row) {
     for (int32_t x = 0; x < count.x; ++x) {
       const Place q = {int32_t(row / count.y), int32_t(row % count.y), x};
       const int64_t number = row * count.x + x;
@@ -101,11 +103,11 @@ void patch_match(const PatchMatch& a) {
       a.field[number] = offset_between(q, k);
       a.distances[number] = distance(q, k, INFINITE);
     }
+  });
   Offset *before = a.field, *after = a.other;
   for (int64_t step = 0; step < a.steps; ++step) {
     const PatchMatchGrids grids = grids_of(a, uint64_t(step + 1));
-#pragma omp parallel for schedule(dynamic, 4)
-    for (int64_t row = 0; row < rows; ++row) {
+    each(rows, ROWS, [&](int64_t row) {
       Words words;
       for (int32_t x = 0; x < count.x; ++x) {
         const Place q = {int32_t(row / count.y), int32_t(row % count.y), x};
@@ -118,7 +120,7 @@ void patch_match(const PatchMatch& a) {
         after[number] = offset_between(q, best);
         a.distances[number] = least;
       }
-    }
+    });
     Offset* swapped = before;
     before = after, after = swapped;
   }

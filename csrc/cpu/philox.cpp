@@ -1,25 +1,26 @@
 // Compiled once for each instruction set; no C++ library here (see vector.h).
 #include "philox.h"
 
+#include "threads.h"
+
 namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-constexpr int64_t RUN = 256;  // blocks that a thread draws at once
+constexpr int64_t RUN = 1024;  // blocks that a thread draws at once
 
 // Whole blocks in loops that a compiler makes vectors of; then what is left of a row's last one.
 template <class T>
 void draw(const PhiloxRows& a, T* out) {
   const int64_t blocks = (a.count + 3) / 4, runs = (blocks + RUN - 1) / RUN;
   const uint64_t step = value_of(a.at);
-#pragma omp parallel for schedule(static) if (a.batch * blocks > 4096)
-  for (int64_t i = 0; i < a.batch * runs; ++i) {
+  each(a.batch * runs, 1, [&](int64_t i) {
     const int64_t row = i / runs, first = i % runs * RUN;
     const int64_t end = first + RUN < blocks ? first + RUN : blocks, whole = end < blocks ? end : a.count / 4;
     draw_blocks({uint64_t(a.seeds[row]), a.stream, step}, uint32_t(first), int(whole - first),
                 out + row * a.count + 4 * first);
     if (whole < end) draw_block(a, row * blocks + whole, out);
-  }
+  });
 }
 
 }  // namespace

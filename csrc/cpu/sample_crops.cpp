@@ -2,6 +2,7 @@
 // for each instruction set; no C++ library here (see vector.h).
 #include "sample_crops.h"
 
+#include "threads.h"
 #include "tile.h"
 
 namespace sinfusion {
@@ -76,12 +77,12 @@ inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
 
 void sample_crops(const SampleCrops& a) {
   const int64_t pixels = pixels_of(a), tiles = a.batch * tiles_of(pixels);
-#pragma omp parallel for schedule(static) if (tiles > 16)  // of some microseconds
-  for (int64_t i = 0; i < tiles; ++i)
+  each(tiles, 4, [&](int64_t i) {
     if (a.bf16)
       crop_tile(a, tile_of(i, pixels), static_cast<uint16_t*>(a.input));
     else
       crop_tile(a, tile_of(i, pixels), static_cast<float*>(a.input));
+  });
 }
 
 }  // namespace SINFUSION_ISA_NAMESPACE

@@ -12,10 +12,7 @@ struct Memory {
   ~Memory() { std::free(data); }
 };
 
-}  // namespace
-
-float* scratch(size_t floats) {
-  thread_local Memory memory;
+float* enough(Memory& memory, size_t floats) {
   if (memory.floats < floats) {
     std::free(memory.data);
     memory.floats = 0;
@@ -25,6 +22,18 @@ float* scratch(size_t floats) {
     memory.floats = floats;
   }
   return memory.data;
+}
+
+}  // namespace
+
+float* scratch(size_t floats) {
+  thread_local Memory memory;
+  return enough(memory, floats);
+}
+
+float* own_scratch(size_t floats) {
+  thread_local Memory memory;
+  return enough(memory, floats);
 }
 
 }  // namespace sinfusion

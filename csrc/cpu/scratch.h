@@ -1,8 +1,9 @@
-// Working memory of the calling thread, 64-byte aligned and kept between calls: fresh pages would cost more than the
-// arithmetic. Throws std::bad_alloc. A second call from the same thread gives the same memory again.
+// Working memory, 64-byte aligned and kept between calls: fresh pages would cost more than the arithmetic. Both throw
+// std::bad_alloc; asked again, the same thread gets the same memory.
 #pragma once
 #include <cstddef>
 
 namespace sinfusion {
-float* scratch(size_t floats);
+float* scratch(size_t floats);      // of a call, for the thread that makes it
+float* own_scratch(size_t floats);  // of a thread that works on pieces of a call
 }

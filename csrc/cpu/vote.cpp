@@ -5,6 +5,7 @@
 #include "vote.h"
 
 #include "scratch.h"
+#include "threads.h"
 #include "vector.h"
 
 namespace sinfusion {
@@ -69,7 +70,7 @@ class Row {  // of the output; Channels is -1 where it is not known to the compi
         here_((row / size.y * a.height + row % size.y) * a.width),
         out_(static_cast<T*>(a.out) + row * size.x * C_) {
     const int64_t most = int64_t(a.patch.t) * a.patch.y;
-    float* memory = scratch(2 * most + most * a.count.x + members_ * C_ * L);
+    float* memory = own_scratch(2 * most + most * a.count.x + members_ * C_ * L);
     begins_ = reinterpret_cast<int64_t*>(memory);
     shifts_ = reinterpret_cast<int32_t*>(memory + 2 * most);
     numbers_ = shifts_ + most * a.count.x;
@@ -151,11 +152,10 @@ template <class T, int Channels>
 void fold(const Vote& a) {
   const Place size = size_of(a);
   const int64_t rows = int64_t(size.t) * size.y;
-#pragma omp parallel for schedule(dynamic, 4)
-  for (int64_t i = 0; i < rows; ++i) {
+  each(rows, 4, [&](int64_t i) {
     Row<T, Channels> row(a, i, size);
     a.mean ? row.means() : row.medians();
-  }
+  });
 }
 
 }  // namespace

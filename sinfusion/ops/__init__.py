@@ -9,6 +9,7 @@ with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: 
 from ._choice import backend
 from ._native import status
 from ._recording import recorded
+from ._threads import torch_alone
 from .adam_ema import adam_ema
 from .ddpm_step import ddpm_step
 from .dense import dense
@@ -52,6 +53,7 @@ __all__ = [
     "recorded",
     "sample_crops",
     "status",
+    "torch_alone",
     "uniform_bits",
     "vote",
 ]

@@ -68,12 +68,10 @@ def openmp_runtimes() -> list[str]:
     return [Path(file).name for file in _openmp_files()]
 
 
-# The CPU library finds OpenMP among global symbols. Torch for x86-64 loads its runtime so, torch for ARM does not.
-for _file in _openmp_files():
-    ctypes.CDLL(_file, ctypes.RTLD_GLOBAL)
-
 cpu = _Library("_cpu")
 cuda = _Library("_cuda")
+if cpu.loaded:
+    cpu.count_threads_by(torch.get_num_threads)
 
 
 def why_no_library(device: torch.device) -> list[str]:

@@ -6,7 +6,6 @@ where pictures are small.
 
 from __future__ import annotations
 
-import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -89,6 +88,8 @@ class _Replay(torch.autograd.Function):
         made: Recording = ctx.made
         if ctx.played != made.played:
             raise RuntimeError("a recording was played again before its backward: what that needs is overwritten")
+        if ctx.played == made.played_back:
+            raise RuntimeError("a recording goes backward once for each time it is played: that overwrites what it needs")
         made.play_back(grads[0])
         leaves = [k if w else None for k, w in zip(ctx.kept, ctx.wanted, strict=True)]
         return None, None, None, *[None if leaf is None else made.gradient(leaf) for leaf in (*leaves, *ctx.weights)]
@@ -112,7 +113,7 @@ class Recording:
         self._asked: dict[int, Tensor] = {}  # gradients by the address of a leaf, or of a view of one
         self._pending: list[Callable[[], None]] = []  # of the calls so far, what their derivatives add to `_back`
         self._arriving: dict[int, Tensor] = {}  # gradients of activations, by the activation's identity
-        self.played = 0
+        self.played = self.played_back = 0  # the second: as which of those it last went backward
         token = _current.set(self)
         try:
             with _NothingElse():
@@ -130,6 +131,7 @@ class Recording:
 
     def play_back(self, grad: Tensor) -> None:
         """From the gradient of the result to those of the leaves."""
+        self.played_back = self.played
         self._grad_result.copy_(grad)
         for call in self._back:
             call()
@@ -206,16 +208,9 @@ class Recording:
             return
         already = self._arriving.get(id(activation))
         if already is not None:
-            self._back.append(functools.partial(torch.Tensor.add_, *map(self._memory_of, (already, gradient))))
+            self.add_back("add", already, gradient, gradient.dtype == torch.bfloat16, gradient.numel())
         else:
             self._arriving[id(activation)] = gradient
-
-    def _memory_of(self, value: Tensor) -> Tensor:
-        """Its numbers in the order of memory; nothing of `value` is held."""
-        block = self._blocks.get(value.data_ptr())
-        if block is None:
-            return value.permute(0, 2, 3, 1).view(-1)
-        return block[: value.numel() * value.itemsize].view(value.dtype)
 
     def _made_here(self, activation: Tensor) -> bool:
         if activation.untyped_storage().data_ptr() in self._leaves:

@@ -1,0 +1,28 @@
+// Compiled once for each instruction set; no C++ library here (see vector.h).
+#include "add.h"
+
+#include "threads.h"
+#include "vector.h"
+
+namespace sinfusion {
+namespace SINFUSION_ISA_NAMESPACE {
+namespace {
+
+constexpr int64_t PIECE = 32768;  // numbers that a thread adds at once
+
+template <class T>
+void add_all(T* to, const T* value, int64_t count) {
+  each((count + L - 1) / L, PIECE / L, [&](int64_t n) {
+    const int64_t i = n * L;
+    const int lanes = count - i < L ? int(count - i) : L;
+    store(to + i, load(to + i, lanes) + load(value + i, lanes), lanes);
+  });
+}
+
+}  // namespace
+
+void add(float* to, const float* value, int64_t count) { add_all(to, value, count); }
+void add(uint16_t* to, const uint16_t* value, int64_t count) { add_all(to, value, count); }
+
+}  // namespace SINFUSION_ISA_NAMESPACE
+}  // namespace sinfusion

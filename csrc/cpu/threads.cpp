@@ -1,0 +1,274 @@
+#include "threads.h"
+
+#include <time.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <thread>
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+#include "thread_choice.h"
+
+namespace sinfusion {
+
+// Pieces of one thread: the first that nobody has claimed, and above 32 bits where they end.
+struct alignas(64) Range {
+  std::atomic<uint64_t> left{0};
+};
+
+bool Pieces::claim() {
+  for (int tried = 0; tried < count_; ++tried, own_ = own_ + 1 < count_ ? own_ + 1 : 0) {
+    std::atomic<uint64_t>& left = ranges_[own_].left;
+    for (uint64_t seen = left.load(std::memory_order_acquire); uint32_t(seen) < seen >> 32;)
+      if (left.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+        piece_ = uint32_t(seen);
+        ++claimed_;
+        return true;
+      }
+  }
+  return false;
+}
+
+bool Pieces::next(int64_t& piece) {
+  const bool there = any();
+  held_ = false;
+  piece = piece_;
+  return there;
+}
+
+namespace {
+
+constexpr int MOST_THREADS = 256;
+constexpr auto SPIN = std::chrono::microseconds(30);
+
+constexpr double PAUSE = 1e-4;  // seconds between calls that belong to them
+
+using Clock = std::chrono::steady_clock;
+
+inline double now() { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); }
+inline double cpu_time() {  // of this thread
+#if defined(CLOCK_THREAD_CPUTIME_ID)
+  timespec time;
+  if (!clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)) return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
+#endif
+  return now();
+}
+
+inline void relax() {
+#if defined(__SSE2__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Whether `done` comes true within SPIN.
+template <class Done>
+bool soon(const Done& done) {
+  for (const auto end = Clock::now() + SPIN; Clock::now() < end;)
+    for (int i = 0; i < 16; ++i, relax())
+      if (done()) return true;
+  return done();
+}
+
+// How a thread rounds, and whether denormals are zero, which PyTorch sets for one thread.
+inline unsigned rounding() {
+#if defined(__SSE2__)
+  return _mm_getcsr();
+#else
+  return 0;
+#endif
+}
+inline void set_rounding(unsigned wanted) {
+#if defined(__SSE2__)
+  if ((_mm_getcsr() ^ wanted) & ~0x3fu) _mm_setcsr(wanted);  // but for what has happened so far
+#endif
+  (void)wanted;
+}
+
+std::atomic<bool> adapts{true};
+
+struct Sleeper {
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::atomic<bool> asleep{false};
+};
+
+struct Call {
+  void (*work)(const void*, Pieces&);
+  const void* context;
+  unsigned rounding;
+
+  // Where memory is missing pieces are left undone; then false.
+  bool take_part(Pieces& pieces) const {
+    try {
+      work(context, pieces);
+      return true;
+    } catch (...) {
+      for (int64_t piece; pieces.next(piece);) {}
+      return false;
+    }
+  }
+};
+
+struct Pool {
+  std::atomic<bool> taken{false};
+  Range ranges[MOST_THREADS];
+  Call call;                                 // is read by threads that have claimed a piece
+  alignas(64) std::atomic<int64_t> left{0};  // pieces that are not done
+  std::atomic<bool> failed{false};
+  Sleeper caller;
+  alignas(64) std::atomic<uint32_t> calls{0};
+  std::atomic<int> wanted{0};  // threads of the last call
+  int started = 1;             // threads there are, the caller among them
+  std::atomic<int> used{0};    // threads of the last call, where more might have been
+  ThreadChoice choice;
+  std::thread::id last_caller;
+  double last_end = 0, last_cpu = 0;  // of it
+  Sleeper helpers[MOST_THREADS];
+
+  // Wakes those of the helpers that thread `own` is to wake: each wakes two more.
+  void wake(int own, int count) {
+    for (int next = 2 * own + 1; next <= 2 * own + 2 && next < count; ++next)
+      if (helpers[next].asleep.load()) helpers[next].wake.notify_one();  // one just lying down may miss a call
+  }
+
+  void help(int own) {
+    const unsigned mine = rounding();
+    for (uint32_t seen = 0;;) {
+      const int count = wanted.load(std::memory_order_relaxed);
+      const bool needed = own < count;
+      if (needed) {
+        wake(own, count);
+        Pieces pieces(ranges, count, own);
+        if (pieces.any()) {
+          set_rounding(call.rounding);
+          if (!call.take_part(pieces)) failed.store(true);
+          set_rounding(mine);
+          if (left.fetch_sub(pieces.claimed()) == pieces.claimed() && caller.asleep.load()) {
+            { std::lock_guard<std::mutex> lock(caller.mutex); }
+            caller.wake.notify_one();
+          }
+        }
+      }
+      const auto called = [&] { return calls.load() != seen; };
+      if (!needed || !soon(called)) {
+        Sleeper& me = helpers[own];
+        std::unique_lock<std::mutex> lock(me.mutex);
+        me.asleep.store(true);
+        me.wake.wait(lock, called);
+        me.asleep.store(false);
+      }
+      seen = calls.load();
+    }
+  }
+
+  void start(int count) {
+    for (; started < count; ++started) try {
+        std::thread(&Pool::help, this, started).detach();
+      } catch (...) {
+        return;  // the others do the work
+      }
+  }
+
+  bool run(int64_t pieces, int allowed, const Call& made) {
+    const double begin = now();
+    const bool again = std::this_thread::get_id() == last_caller && begin - last_end < PAUSE;
+    const double from = again ? last_end : begin, cpu = again ? last_cpu : cpu_time();
+    const bool adapt = adapts.load();
+    const int most = adapt ? choice.used(allowed) : allowed, count = int(pieces < most ? pieces : most);
+    used.store(most);
+    Spent spent;
+    const bool done = count == 1 ? alone(pieces, made) : together(pieces, count, made, spent);
+    last_end = now(), last_cpu = cpu_time(), last_caller = std::this_thread::get_id();
+    spent.wall = last_end - from, spent.cpu = last_cpu - cpu, spent.took = last_end - begin;
+    if (adapt) choice.add(spent);
+    return done;
+  }
+
+  static bool alone(int64_t pieces, const Call& made) {
+    Range all;
+    all.left.store(uint64_t(pieces) << 32, std::memory_order_relaxed);
+    Pieces mine(&all, 1, 0);
+    return made.take_part(mine);
+  }
+
+  bool together(int64_t pieces, int count, const Call& made, Spent& spent) {
+    const double begin = now();
+    start(count);
+    call = made;
+    left.store(pieces, std::memory_order_relaxed);
+    failed.store(false, std::memory_order_relaxed);
+    for (int n = 0; n < count; ++n)
+      ranges[n].left.store(uint64_t(pieces * (n + 1) / count) << 32 | uint64_t(pieces * n / count),
+                           std::memory_order_release);
+    wanted.store(count, std::memory_order_relaxed);
+    calls.fetch_add(1);
+    wake(0, count);
+    Pieces mine(ranges, count, 0);
+    const bool done = made.take_part(mine);
+    spent.alone = (now() - begin) * double(pieces) / double(mine.claimed() ? mine.claimed() : pieces);
+    const auto over = [&] { return left.load() == 0; };
+    if (left.fetch_sub(mine.claimed()) != mine.claimed() && !soon(over)) {
+      const double asleep = now();
+      std::unique_lock<std::mutex> lock(caller.mutex);
+      caller.asleep.store(true);
+      caller.wake.wait(lock, over);
+      caller.asleep.store(false);
+      spent.slept = now() - asleep;
+    }
+    return done && !failed.load();
+  }
+};
+
+std::atomic<Pool*> shared{nullptr};
+void forget() { shared.store(nullptr); }  // the threads of a parent are not there in its child
+
+Pool& pool() {
+  Pool* there = shared.load();
+  if (there) return *there;
+#if defined(__unix__) || defined(__APPLE__)
+  static const int registered = pthread_atfork(nullptr, nullptr, forget);
+  (void)registered;
+#endif
+  Pool* made = new Pool;
+  if (shared.compare_exchange_strong(there, made)) return *made;
+  delete made;
+  return *there;
+}
+
+thread_local int allowed = 1;
+
+}  // namespace
+
+void use_threads(int count) { allowed = count < 1 ? 1 : count < MOST_THREADS ? count : MOST_THREADS; }
+int threads() { return allowed; }
+int threads_used() {
+  Pool* there = shared.load();
+  const int used = there ? there->used.load() : 0;
+  return used && used < allowed ? used : allowed;
+}
+void adapt_threads(bool wanted) { adapts.store(wanted); }
+
+void share(int64_t count, void (*work)(const void*, Pieces&), const void* context) {
+  const Call call{work, context, rounding()};
+  Pool* there = count > 1 && allowed > 1 ? &pool() : nullptr;
+  bool done;
+  if (there && !there->taken.exchange(true)) {
+    done = there->run(count, allowed, call);
+    there->taken.store(false);
+  } else {  // as while another thread of Python's has the helpers
+    done = Pool::alone(count, call);
+  }
+  if (!done) throw std::bad_alloc();
+}
+
+}  // namespace sinfusion
