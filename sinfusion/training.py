@@ -104,7 +104,7 @@ def train(
         check_continuing(folder, others)
         run = load(folder, "cpu")
         device, precision, graph, changes = as_before(run, device, precision, graph)
-    seed, graph = check_seed(seed or 0), True if graph is None else graph
+    seed, graph = check_seed(0 if seed is None else seed), True if graph is None else graph
     rank, ranks = _join_processes(device)
     tell: Callable[[str], None] = (lambda _: None) if quiet or rank else say
     with ExitStack() as held:
