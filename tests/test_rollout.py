@@ -105,7 +105,9 @@ def test_extrapolation_goes_on_from_both_ends_and_marks_what_is_new(video_run, c
         onward = generate(video_run, frames=after + 1, start=-1, seed=4)[0]
         assert np.array_equal(made[len(made) - after :], onward[1:])
     if before:  # played backward, so the frame nearest the clip is the first that was made
-        backward = generate(video_run, frames=before + 1, start=0, frame_offset=-1, seed=4)[0]
+        # With noise of other moments than the frames after have.
+        made_so = stream(video_run, before + 1, start=0, frame_offset=-1, seed=4, moment=after)
+        backward = np.stack([pictures[0] for pictures in made_so])
         assert np.array_equal(made[:before], backward[1:][::-1])
 
 
