@@ -29,7 +29,7 @@ def demo(
     say: Callable[[str], None] = print,
 ) -> Run:
     """Write, under `out`: original.mp4, a rendered scene; patches.mp4, made of its patches in seconds; and, after
-    training for `minutes`, generated.mp4 (from a real first frame), diverse.mp4 (from a first frame of its own),
+    training for `minutes`, or on a slow machine as long as it takes, generated.mp4 (from a real first frame), diverse.mp4 (from a first frame of its own),
     original-beside-generated.mp4, contact-sheet.png and the run.
     """
     out = Path(out)
@@ -48,7 +48,7 @@ def demo(
     shuffled = patches.generate(original, seed=seed, device=choose_device())[0]
     write_video(out / names[1], shuffled, fps=FPS, overwrite=overwrite)
     say(f"made {out / names[1]} of its patches, without training, in {time.monotonic() - before:.0f} s; now training")
-    run = train(original, out / "run", minutes=minutes, fps=FPS, seed=seed, overwrite=overwrite)
+    run = train(original, out / "run", minutes=minutes, fps=FPS, seed=seed, overwrite=overwrite, patient=True)
     say(f"generating two videos of {len(original)} frames")
     made = generate(run, len(original), start=0, seed=seed)[0]
     diverse = generate(run, len(original), seed=seed + 1)[0]

@@ -8,6 +8,7 @@ import av
 import torch
 
 from . import __version__, ops
+from .capacity import shortfall
 from .precision import choose_device, choose_dtype
 from .run import Run
 
@@ -31,7 +32,7 @@ def describe() -> list[str]:
 
 
 def describe_run(run: Run) -> list[str]:
-    """What a run is and how far it is, in three lines."""
+    """What a run is and how far it is, in three lines; and whether that is too little."""
     height, width = run.size
     what = "a picture" if run.kind == "image" else f"{len(run.frames)} frames, {run.fps:g} a second,"
     models = []
@@ -41,4 +42,5 @@ def describe_run(run: Run) -> list[str]:
         f"run         {run.path}: {run.kind} run of {run.source}, {what} {width}x{height}",
         f"recipe      {run.recipe.name}: depth {run.recipe.depth}, {run.recipe.filters} filters, seed {run.seed}",
         f"trained     {', '.join(models)}",
+        *filter(None, [shortfall(run)]),
     ]

@@ -11,7 +11,7 @@ import json
 import statistics
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -138,8 +138,10 @@ class Clock:
         share: float,  # of this model in the time of all, which is 1
         later: Sequence[float] = (),  # those of the models after it
         least: int = 0,  # steps that it gets even if there is no time for them
+        late: Callable[[float], object] = lambda _: None,  # told once, of the seconds that this will then take longer
     ):
         self.budget, self.share, self.later, self.least = budget, share, sum(later), least
+        self.tell_late = late
         self.models = 1 + len(later)
         self.closing = 1.0  # seconds that a model takes at its end
         self._seen: deque[tuple[float, int]] = deque()
@@ -164,7 +166,11 @@ class Clock:
             return None
         self.closing = min(CLOSING_STEPS * speed, max(2.0, 0.1 * self.share * self.budget.seconds))
         landing = min(LANDING_STEPS, plan.total - step, int(max(SPEED_SECONDS, self.late()) / speed))
-        return max(step + max(1, landing, int(self.seconds(plan.at(step)) / speed)), self.least)
+        total = step + max(1, landing, int(self.seconds(plan.at(step)) / speed))
+        if total < 0.9 * self.least and step > LANDING_STEPS:
+            self.tell_late((self.least - total) * speed)
+            self.tell_late = lambda _: None
+        return max(total, self.least)
 
     def left(self) -> float:
         """Seconds until the promised end."""

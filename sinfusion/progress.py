@@ -24,6 +24,8 @@ from .plan import MOST_STEPS, Plan, write_journal
 
 READ_SECONDS = 1.0  # between two looks at the loss
 PREVIEW_SHARE = 0.05  # of the time at most goes into pictures
+PREVIEW_STEPS = 30  # that take as long as one, by estimate, until one is made
+LAST_SECONDS = 2.0  # that the last one may take whatever its share
 
 
 class Progress:
@@ -54,6 +56,7 @@ class Progress:
         self.losses: list[Tensor] = []
         self.started = self.read_at = time.monotonic()
         self.worked = time.process_time()  # seconds of all threads until then
+        self.preview_cost = 0.0  # seconds that one took
         self.preview_at = self.started + min(10.0, preview_seconds)
         self.board: Any = None
         with self._attempt("TensorBoard's log"):
@@ -110,16 +113,14 @@ class Progress:
             with self._attempt("TensorBoard's log"):
                 self.board.add_scalar("loss", mean, step + 1)
         self.losses.clear()
+        if self.preview_cost == 0:
+            self.preview_at = max(self.preview_at, self.started + PREVIEW_STEPS / speed / PREVIEW_SHARE)
         if now >= self.preview_at and step + 1 < self.total:  # the last picture is made by `close`
             self.picture()
         self.read_at = time.monotonic()
         return mean
 
-    def retotal(self, total: int) -> None:
-        """The training is now planned to end after `total` steps."""
-        self.total = self.bar.total = total
-
-    def picture(self) -> None:
+    def picture(self, preview: bool = True) -> None:
         """Write loss.png and the preview."""
         started = time.monotonic()
         with self._attempt("loss.png"):
@@ -129,16 +130,18 @@ class Progress:
             axes.set(xlabel="step", ylabel="loss", yscale="log")
             with beside(self.folder / "loss.png") as temporary:
                 figure.savefig(temporary, dpi=110)
-        if self.preview:
+        if self.preview and preview:
             with self._attempt("preview.png"):
                 self.preview()
         now = time.monotonic()
-        self.preview_at = now + max(self.preview_seconds, (now - started) / PREVIEW_SHARE)
+        self.preview_cost = now - started
+        self.preview_at = now + max(self.preview_seconds, self.preview_cost / PREVIEW_SHARE)
 
     def close(self, finished: bool) -> None:
         """Last pictures, and everything closed."""
         if finished and self.history:
-            self.picture()
+            spent = time.monotonic() - self.started
+            self.picture(self.preview_cost <= max(LAST_SECONDS, 2 * PREVIEW_SHARE * spent))
         self.bar.close()
         if self.board:
             with self._attempt("TensorBoard's log"):

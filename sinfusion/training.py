@@ -164,13 +164,20 @@ def _budget(run: Run, started: float) -> Budget:
     return Budget(since + 60 * minutes if timed else math.inf, seconds_used(run.path), started)
 
 
-def _clock(run: Run, role: Role, budget: Budget, patient: bool) -> Clock:
+def _clock(run: Run, role: Role, budget: Budget, patient: bool, tell: Callable[[str], None]) -> Clock:
     """What plans a model by the time that it has beside those after it."""
+
+    def late(seconds: float) -> None:
+        tell(
+            f"this machine is slow, or busy with other work: the {role.name} takes about {seconds / 60:.1f} minutes more "
+            "than planned, so that what it makes is worth watching"
+        )
+
     names = list(run.models)
     after = [run.models[name] for name in names[names.index(role.name) + 1 :]]
     later = [model["minutes"] * 60 / budget.seconds for model in after if not model["steps"]]
     least = watchable_steps(run.recipe, role.name, run.size) if patient else 0
-    return Clock(budget, run.models[role.name]["minutes"] * 60 / budget.seconds, later, least)
+    return Clock(budget, run.models[role.name]["minutes"] * 60 / budget.seconds, later, least, late)
 
 
 def _train_role(
@@ -196,7 +203,7 @@ def _train_role(
     if trainer.done >= trainer.total:
         _ended(run, model, trainer, rank)
         return
-    clock = None if model["steps"] or again else _clock(run, role, budget, patient)
+    clock = None if model["steps"] or again else _clock(run, role, budget, patient, say)
     planned = clock and clock.seconds(trainer.progress)
     progress = None
     if rank == 0:
