@@ -29,8 +29,8 @@ def demo(
     say: Callable[[str], None] = print,
 ) -> Run:
     """Write, under `out`: original.mp4, a rendered scene; patches.mp4, made of its patches in seconds; and, after
-    training for `minutes`, or on a slow machine as long as it takes, generated.mp4 (from a real first frame), diverse.mp4 (from a first frame of its own),
-    original-beside-generated.mp4, contact-sheet.png and the run.
+    training for `minutes`, or for as long as a slow machine needs, generated.mp4 (from a real first frame), diverse.mp4
+    (from a first frame of its own), original-beside-generated.mp4, contact-sheet.png and the run.
     """
     out = Path(out)
     names = ("original.mp4", "patches.mp4", "generated.mp4", "diverse.mp4", "original-beside-generated.mp4",

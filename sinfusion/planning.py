@@ -135,6 +135,7 @@ def fit_frames(
     device: torch.device,
     precision: str,
     graph: bool,
+    patient: bool,
     tell: Callable[[str], None],
 ) -> int:
     """The longer side of the frames, where `source` says neither that nor a size.
@@ -152,20 +153,29 @@ def fit_frames(
         return LONGER_SIDE  # nothing to choose
     found = choose(speed, native.size, times) if asked is None else outlook(speed, asked, times)
     if minutes is not None:
-        tell(_forecast(found, minutes, asked is not None))
-    return max(found.size)
+        tell(_forecast(found, minutes, asked is not None, patient))
+    return _of_first(max(found.size), device)
 
 
-def _forecast(found: Outlook, minutes: float, asked: bool) -> str:
+def _forecast(found: Outlook, minutes: float, asked: bool, patient: bool) -> str:
     """What a training by the clock will come to, in a line."""
     if found.reached >= 1:
         why = "as asked for" if asked else f"as large as this machine can train in {minutes:g} minutes"
         return f"{found}: {why}"
+    far = f"{found}: in {minutes:g} minutes this machine does not get to where results are worth watching"
+    if patient:
+        return f"{far}, so it takes about {math.ceil(found.minutes)}"
     smaller = " or smaller frames (--max-side 64)" if asked and max(found.size) > 64 else ""
-    return (
-        f"{found}: in {minutes:g} minutes this machine does not get to where results are worth watching; "
-        f"--minutes {math.ceil(found.minutes)}{smaller} would do"
-    )
+    return f"{far}; --minutes {math.ceil(found.minutes)}{smaller} would do"
+
+
+def _of_first(number: int, device: torch.device) -> int:
+    """The number that the first of several processes has."""
+    if not dist.is_initialized():
+        return number
+    shared = torch.tensor(number, device=device)
+    dist.broadcast(shared, 0)
+    return int(shared)
 
 
 def _times(roles: list[Role], minutes: float) -> dict[str, float]:

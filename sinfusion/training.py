@@ -128,7 +128,7 @@ def train(
             if size is not None:
                 check_size(size)
             asked, minutes = choose_recipe(recipe, settings or {}, minutes, steps, chosen)
-            longest = fit_frames(source, asked, minutes, tasks, chosen, precision, graph, tell)
+            longest = fit_frames(source, asked, minutes, tasks, chosen, precision, graph, patient, tell)
             clip = source.read(longest, tell)
             roles = choose_roles(clip, tasks)
             check_batch(asked, ranks)
