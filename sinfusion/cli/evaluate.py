@@ -14,10 +14,10 @@ import tyro
 from tyro.conf import Positional
 
 from .. import __version__
-from ..errors import SinfusionError
+from ..errors import SinfusionError, option_name
 from .command import Command
 from .made import SHEET_COLUMNS, Made, check_writable
-from .options import File, Format, Precision, Size, Whole, bar, check_seed, option_name, parse_size, spread
+from .options import File, Format, Precision, Size, Whole, bar, check_seed, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np

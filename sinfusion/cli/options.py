@@ -41,11 +41,6 @@ def check_seed(seed: int) -> None:
         raise SinfusionError(f"--seed must be from 0 to {2**32 - 1}, not {seed}.")
 
 
-def option_name(name: str) -> str:
-    """--max-side from max_side."""
-    return "--" + name.replace("_", "-")
-
-
 def spread(count: int, most: int) -> list[int]:
     """At most `most` indices spread evenly over range(count), first and last among them."""
     if count <= most:
