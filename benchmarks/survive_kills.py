@@ -2,9 +2,10 @@
 
 python benchmarks/survive_kills.py --kills 200 --out benchmarks/results/kills.json
 
-Three models are trained on a little clip. A training is killed (SIGKILL) again and again, each time after a random time,
-and begun again, until it ends by itself; then its checkpoints are removed and it is repeated from its plan.jsonl. Weights,
-average and the optimizer's state must be the same. Rounds are made until there were as many kills as asked for.
+Three models are trained on a little clip. A training is killed (SIGKILL) again and again, each time after a random
+time, and begun again, until it ends by itself; then its checkpoints are removed and it is repeated from its plan.jsonl.
+Weights, average and the optimizer's state must be the same. Rounds are made until there were as many kills as asked
+for.
 """
 
 from __future__ import annotations

@@ -21,4 +21,9 @@ class SettingError(SinfusionError):
 
     def on_command_line(self) -> str:
         """The sentence with the names that settings have there."""
-        return re.sub(r"\{(\w+)\}", lambda name: "--" + name[1].replace("_", "-"), self.text)
+        return re.sub(r"\{(\w+)\}", lambda name: option_name(name[1]), self.text)
+
+
+def option_name(name: str) -> str:
+    """What sentences call a setting, on the command line and in Python: --max-side for max_side."""
+    return "--" + name.replace("_", "-")

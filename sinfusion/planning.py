@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from .capacity import SIDES, Outlook, choose, measure_speed, outlook
-from .errors import SinfusionError
+from .errors import SinfusionError, option_name
 from .files import LOCK, TEMPORARY
 from .media import LONGER_SIDE, Clip, Source
 from .parameterization import rms, rms_change
@@ -64,12 +64,9 @@ def check_length(
     given = {"minutes": minutes, "steps": steps} | own | {name: settings.get(name) for name in STEPS}
     said = [name for name, value in given.items() if value is not None]
     if len(said) > 1 and ("minutes" in said or "steps" in said):
-        raise SinfusionError(f"{_option(said[0])} and {_option(said[1])} both say how long to train; give one of them.")
-
-
-def _option(name: str) -> str:
-    """--max-side from max_side."""
-    return "--" + name.replace("_", "-")
+        raise SinfusionError(
+            f"{option_name(said[0])} and {option_name(said[1])} both say how long to train; give one of them."
+        )
 
 
 def choose_recipe(
@@ -277,7 +274,7 @@ def check_continuing(folder: Path, others: Mapping[str, Any]) -> None:
     """SinfusionError for what would be ignored: a run that goes on has its settings."""
     for name, value in others.items():
         if value is not None:
-            raise SinfusionError(f"{folder} is a run and goes on with its own settings; leave out {_option(name)}.")
+            raise SinfusionError(f"{folder} is a run and goes on with its own settings; leave out {option_name(name)}.")
 
 
 def check_extension(run: Run, minutes: float | None, steps: int | None, tasks: str | Sequence[str] | None) -> None:
@@ -287,7 +284,7 @@ def check_extension(run: Run, minutes: float | None, steps: int | None, tasks: s
         if value is not None and unfinished:
             raise SinfusionError(
                 f"{run.path} is not finished ({' and '.join(unfinished)}) and goes on as planned; leave out "
-                f"{_option(name)} until it is."
+                f"{option_name(name)} until it is."
             )
     if tasks is not None:
         if run.kind == "image":

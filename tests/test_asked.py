@@ -1,10 +1,8 @@
 """What was asked of a training is done, or refused: from Python and from the command line, by the same checks."""
 
-import dataclasses
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,13 +11,11 @@ import sinfusion
 from sinfusion.cli import main
 from sinfusion.errors import SinfusionError
 from sinfusion.media import Clip, write_image, write_video
-from sinfusion.recipe import PAPER, RECIPES, TINY
+from sinfusion.recipe import PAPER, TINY
 from sinfusion.run import last_checkpoint, load
 from sinfusion.trainer import Stopped, Trainer
 
 SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "free_sampling_steps": 2}
-WORDS = "--filters 4 --depth 2 --batch-size 2 --sampling-steps 2 --free-sampling-steps 2".split()
-STEPS = ("image_steps", "predictor_steps", "projector_steps", "interpolator_steps")
 
 
 @pytest.fixture
@@ -367,13 +363,6 @@ def test_generate_of_a_run_that_was_stopped_before_its_projector_says_what_to_do
     for start in (None, 0):
         with pytest.raises(SinfusionError, match=r"go on with: sinfusion train [^,]*$"):
             sinfusion.generate(run, 2, start=start)
-
-
-def test_the_settings_of_the_command_line_are_those_of_a_recipe(video_file, command):
-    recipe = command(video_file, "--recipe", "fast", *WORDS).recipe
-    assert dataclasses.replace(recipe, **SETTINGS) == recipe and recipe.name == "fast"
-    assert recipe == RECIPES["fast"].replace(**SETTINGS)
-    assert set(STEPS) <= {field.name for field in dataclasses.fields(recipe)} and np.isfinite(recipe.crop)
 
 
 def test_a_finished_run_says_how_to_train_it_further(trained, capsys):

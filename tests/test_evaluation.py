@@ -312,7 +312,7 @@ def test_what_cannot_be_compared_is_refused_before_any_work(clip, video_run, ima
 
 def test_a_run_that_is_not_trained_yet_says_so(video_run, tmp_path):
     shutil.copytree(video_run.path, tmp_path / "run", ignore=shutil.ignore_patterns("p*or", "interpolator"))
-    with pytest.raises(SinfusionError, match="no trained predictor"):
+    with pytest.raises(SinfusionError, match="stopped before its predictor was trained; go on with: sinfusion train"):
         evaluate(load(tmp_path / "run"))
 
 

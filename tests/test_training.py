@@ -318,7 +318,7 @@ def test_a_folder_that_is_no_run_is_never_overwritten(clip, tmp_path):
         ({"tasks": ()}, "not none"),
         ({"minutes": 0}, "minutes must be above 0"),
         ({"recipe": "huge"}, "paper, fast, tiny"),
-        ({"input": np.zeros((1, 16, 24, 3), np.float32)}, "uint8"),
+        ({"input": np.full((1, 16, 24, 3), 2.0)}, "uint8"),
         ({"input": np.zeros((2, 16, 24, 3), np.uint8), "tasks": ("upsample",)}, "interpolator needs at least 3"),
         ({"input": np.zeros((5, 6, 24, 3), np.uint8)}, "too small"),
         ({"recipe": RECIPE.replace(crop=0.3)}, "a crop needs"),

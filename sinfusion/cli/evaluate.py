@@ -16,12 +16,12 @@ from tyro.conf import Positional
 
 from .. import __version__
 from ..console import Bar, print_result, say
-from ..errors import SinfusionError
+from ..errors import SinfusionError, option_name
 from ..files import beside, make_folders
 from ..seeds import check_seed
 from .command import Command
 from .made import SHEET_COLUMNS, Made, check_writable
-from .options import File, Format, Precision, Size, Whole, network_device, option_name, parse_size, spread
+from .options import File, Format, Precision, Size, Whole, network_device, parse_size, spread
 
 if TYPE_CHECKING:
     import numpy as np

@@ -36,11 +36,6 @@ def parse_size(word: str | None) -> tuple[int, int] | None:
     return int(match[2]), int(match[1])
 
 
-def option_name(name: str) -> str:
-    """--max-side from max_side."""
-    return "--" + name.replace("_", "-")
-
-
 def spread(count: int, most: int) -> list[int]:
     """At most `most` indices spread evenly over range(count), first and last among them."""
     if count <= most:
