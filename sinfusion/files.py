@@ -110,7 +110,7 @@ def discard(path: Path) -> None:
 
 
 def discard_leftovers(folder: Path, of: str | None = None) -> None:
-    """Remove what a killed process has left half-written in a folder, or of one name, which this process alone writes."""
+    """Remove what a killed process has left half-written in a folder, or of one name, that no other process writes."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if of is None or path.name.removeprefix(TEMPORARY).partition("-")[2] in (of, f"{of}-old"):
             discard(path)
