@@ -109,13 +109,10 @@ def discard(path: Path) -> None:
             path.unlink()
 
 
-def discard_leftovers(folder: Path, of: str = "") -> None:
-    """Remove what a killed process has left half-written in a folder, by whoever alone may write there.
-
-    of: only of names that begin so.
-    """
+def discard_leftovers(folder: Path, of: str | None = None) -> None:
+    """Remove what a killed process has left half-written in a folder, or of one name, that no other process writes."""
     for path in folder.glob(f"{TEMPORARY}*"):
-        if path.name.removeprefix(TEMPORARY).partition("-")[2].startswith(of):
+        if of is None or path.name.removeprefix(TEMPORARY).partition("-")[2] in (of, f"{of}-old"):
             discard(path)
 
 

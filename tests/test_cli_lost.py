@@ -125,6 +125,14 @@ def test_a_name_that_another_process_writes_is_refused(run_copy, tmp_path, capsy
     assert acquire(tmp_path / ".x.mp4.lock") is None
     assert main(["generate", str(run_copy), "--frames", "2", "--out", str(tmp_path / "x.mp4"), "--overwrite"]) == 2
     assert f"x.mp4 is being written by process {os.getpid()}; choose another --out." in capsys.readouterr().err
+    assert (tmp_path / ".x.mp4.lock").exists()
+
+
+def test_what_a_killed_process_left_of_a_name_goes_with_the_next_of_that_name(run_copy, tmp_path):
+    for name in ("x.mp4", "x.mp4.json", "xylophone.mp4"):
+        (tmp_path / f".writing-1-{name}").write_text("half")
+    assert main(["generate", str(run_copy), "--frames", "2", "--out", str(tmp_path / "x.mp4")]) == 0
+    assert [path.name for path in tmp_path.glob(".*")] == [".writing-1-xylophone.mp4"]
 
 
 def test_results_of_two_formats_share_neither_sheet_nor_record(run_copy, tmp_path):

@@ -13,7 +13,7 @@ from sinfusion import run as run_module
 from sinfusion.errors import SinfusionError
 from sinfusion.recipe import TINY
 from sinfusion.roles import INTERPOLATOR, PREDICTOR, PROJECTOR
-from sinfusion.run import Run, last_checkpoint, load, load_optimizer, load_weights, save_checkpoint
+from sinfusion.run import Run, last_checkpoint, load, load_optimizer, load_weights, save_checkpoint, writing
 
 RECIPE = TINY.replace(filters=4, depth=2, predictor_steps=3)
 
@@ -69,7 +69,9 @@ def test_only_the_newest_checkpoint_is_kept_and_half_written_ones_are_ignored_an
     half.mkdir()
     (half / "weights.safetensors").write_bytes(b"half")
     assert last_checkpoint(run.path / "predictor").name == "step-00000001"
-    write(run, 2)
+    with writing(run.path):
+        assert not half.exists()
+        write(run, 2)
     assert [p.name for p in (run.path / "predictor").iterdir()] == ["step-00000002"]
 
 

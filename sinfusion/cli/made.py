@@ -100,18 +100,19 @@ class Made:
 
     def __enter__(self) -> Made:
         self.new_folders = make_folders(self.record.parent)
-        try:
-            owner = acquire(self.lock)
-            if self.command.out is None:
-                # Another process may have this number, or have used it since it was chosen.
-                while owner or self._numbered(self.number - 1) != self.base:
+        owner = acquire(self.lock)
+        if self.command.out is None:
+            # Another process may have this number, or have used it since it was chosen.
+            while owner or self._numbered(self.number - 1) != self.base:
+                if not owner:
                     release(self.lock)
-                    self._take(self._numbered(self.number if owner else 0))
-                    owner = acquire(self.lock)
-            if owner:
-                raise SinfusionError(f"{self.files[0]} is being written by {owner}; choose another --out.")
+                self._take(self._numbered(self.number if owner else 0))
+                owner = acquire(self.lock)
+        if owner:
+            raise SinfusionError(f"{self.files[0]} is being written by {owner}; choose another --out.")
+        try:
             self._refuse_existing()
-            for path in (*self.files, *self.variants, self.sheet, self.record):  # of a process that was killed
+            for path in (*self.files, *self.variants, self.sheet, self.record):
                 discard_leftovers(path.parent, path.name)
         except BaseException:
             self.__exit__()
