@@ -175,6 +175,7 @@ def main() -> None:
     for name, value in ratios.items():
         print(f"{value:6.2f}  {name}")
     if options.out:
+        sys.path.insert(0, str(ROOT))
         from machine import machine
 
         facts = {"machine": machine(), "rounds": options.rounds, "seconds": SECONDS, "sizes": KINDS}

@@ -186,11 +186,12 @@ struct Pool {
     const bool adapt = adapts.load();
     const int most = adapt ? choice.used(allowed) : allowed, count = int(pieces < most ? pieces : most);
     used.store(most);
-    Spent spent;
-    const bool done = count == 1 ? alone(pieces, made) : together(pieces, count, made, spent);
-    last_end = now(), last_cpu = cpu_time(), last_caller = std::this_thread::get_id();
-    spent.wall = last_end - from, spent.cpu = last_cpu - cpu, spent.took = last_end - begin;
-    if (adapt) choice.add(spent);
+    int64_t own = pieces;
+    double spun = 0;  // seconds that this thread waited awake
+    const bool done = count == 1 ? alone(pieces, made) : together(pieces, count, made, own, spun);
+    last_cpu = cpu_time(), last_caller = std::this_thread::get_id();
+    last_end = now();  // behind that, in which the scheduler likes to give the core to another
+    if (adapt) choice.add(last_cpu - cpu - spun, last_end - from, own, pieces);
     return done;
   }
 
@@ -201,8 +202,7 @@ struct Pool {
     return made.take_part(mine);
   }
 
-  bool together(int64_t pieces, int count, const Call& made, Spent& spent) {
-    const double begin = now();
+  bool together(int64_t pieces, int count, const Call& made, int64_t& own, double& spun) {
     start(count);
     call = made;
     left.store(pieces, std::memory_order_relaxed);
@@ -215,15 +215,18 @@ struct Pool {
     wake(0, count);
     Pieces mine(ranges, count, 0);
     const bool done = made.take_part(mine);
-    spent.alone = (now() - begin) * double(pieces) / double(mine.claimed() ? mine.claimed() : pieces);
+    own = mine.claimed();
     const auto over = [&] { return left.load() == 0; };
-    if (left.fetch_sub(mine.claimed()) != mine.claimed() && !soon(over)) {
-      const double asleep = now();
-      std::unique_lock<std::mutex> lock(caller.mutex);
-      caller.asleep.store(true);
-      caller.wake.wait(lock, over);
-      caller.asleep.store(false);
-      spent.slept = now() - asleep;
+    if (left.fetch_sub(mine.claimed()) != mine.claimed()) {
+      const double waits = cpu_time();
+      const bool there = soon(over);
+      spun = cpu_time() - waits;
+      if (!there) {
+        std::unique_lock<std::mutex> lock(caller.mutex);
+        caller.asleep.store(true);
+        caller.wake.wait(lock, over);
+        caller.asleep.store(false);
+      }
     }
     return done && !failed.load();
   }
