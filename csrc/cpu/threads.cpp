@@ -193,17 +193,18 @@ struct Pool {
 
   bool run(int64_t pieces, int allowed, const Call& made) {
     const double begin = now();
-    const bool again = std::this_thread::get_id() == last_caller && begin - last_end < PAUSE;
-    const double from = again ? last_end : begin, cpu = again ? last_cpu : cpu_time();
-    const bool adapt = adapts.load();
+    const bool adapt = adapts.load(), watched = adapt && choice.watches(begin);
     const int most = adapt ? choice.used(allowed) : allowed, count = int(pieces < most ? pieces : most);
     used.store(most);
+    const bool again = begin - last_end < PAUSE && std::this_thread::get_id() == last_caller;
+    const double from = again ? last_end : begin, cpu = again ? last_cpu : watched ? cpu_time() : 0;
     int64_t own = pieces;
     double spun = 0;  // seconds that this thread waited awake
     const bool done = count == 1 ? alone(pieces, made) : together(pieces, count, made, own, spun);
+    if (!watched) return last_end = 0, done;
     last_cpu = cpu_time(), last_caller = std::this_thread::get_id();
     last_end = now();  // behind that, in which the scheduler likes to give the core to another
-    if (adapt) choice.add(last_cpu - cpu - spun, last_end - from, own, pieces);
+    choice.add(last_cpu - cpu - spun, last_end - from, own, pieces, last_end);
     return done;
   }
 
@@ -230,9 +231,9 @@ struct Pool {
     own = mine.claimed();
     const auto over = [&] { return left.load() == 0; };
     if (left.fetch_sub(mine.claimed()) != mine.claimed()) {
-      const double waits = cpu_time();
+      const double waits = now(), most = std::chrono::duration<double>(SPIN).count();
       const bool there = soon(over);
-      spun = cpu_time() - waits;
+      spun = now() - waits < most ? now() - waits : most;
       if (!there) {
         std::unique_lock<std::mutex> lock(caller.mutex);
         caller.asleep.store(true);

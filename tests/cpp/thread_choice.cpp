@@ -8,11 +8,14 @@ using sinfusion::ThreadChoice;
 
 namespace {
 
+double clock_now = 0;
+
 // A call of a millisecond of work, at so many seconds of it in a second; returns what it takes.
 double call(ThreadChoice& choice, int allowed, double (*rate)(int)) {
   const int used = choice.used(allowed);
   const double wall = 1e-3 / rate(used);
-  choice.add(1e-3 / used, wall, 100 / used, 100);
+  if (choice.watches(clock_now)) choice.add(1e-3 / used, wall, 100 / used, 100, clock_now + wall);
+  clock_now += wall;
   return wall;
 }
 
