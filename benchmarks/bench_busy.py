@@ -4,8 +4,8 @@ python benchmarks/bench_busy.py --out benchmarks/results/busy.json [--before CHE
 
 Each variant is a process that waits for its turn: `ours` finds out by itself how many threads are worth it, `1 thread`
 and `2 threads` are fixed, `PyTorch` is the reference of every operator, and `before` another checkout, built. Under each
-load, of so many processes that do nothing but compute, all take turns, round after round. Figures are medians over the
-rounds of the milliseconds that pass for one step or frame, and of those that the CPU spends on it.
+load, of so many processes that do nothing but compute, all take turns, round after round (PyTorch, which is slow, in
+the first alone). Figures are medians over the rounds of the milliseconds that pass for one step or frame, and of those that the CPU spends on it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LOADS = (0, 1, 2)
-WARM, SECONDS = 0.6, 1.2  # of each turn: to get used to the load, then to measure
+WARM, SECONDS = 1.0, 1.0  # of each turn: to get used to the load, then to measure
 KINDS = {"training": (36, 64), "rollout": (40, 64)}  # height and width of frames
 VARIANTS = ("ours", "1 thread", "2 threads", "PyTorch", "before")
 
@@ -109,14 +109,18 @@ class Worker:
 
 def measure(workers: dict[str, Worker], loads: list[int], rounds: int) -> dict[tuple, list[dict[str, float]]]:
     found: dict[tuple, list[dict[str, float]]] = {}
-    for _ in range(rounds):
+    for turn in range(rounds):
+        names = sorted(
+            workers if turn == 0 else [name for name in workers if name != "PyTorch"],
+            key=lambda name: (list(workers).index(name) - turn) % len(workers),
+        )
         for load in loads:
             busy = [multiprocessing.Process(target=burn, daemon=True) for _ in range(load)]
             for process in busy:
                 process.start()
             for kind in KINDS:
-                for variant, worker in workers.items():
-                    found.setdefault((kind, load, variant), []).append(worker.turn(kind))
+                for variant in names:
+                    found.setdefault((kind, load, variant), []).append(workers[variant].turn(kind))
             for process in busy:
                 process.kill()
                 process.join()
@@ -125,7 +129,7 @@ def measure(workers: dict[str, Worker], loads: list[int], rounds: int) -> dict[t
 
 def table(found: dict[tuple, list[dict[str, float]]]) -> list[dict[str, object]]:
     rows = []
-    for (kind, load, variant), turns in found.items():
+    for (kind, load, variant), turns in sorted(found.items(), key=lambda item: item[0][:2]):
         medians = {f"{what}_ms": statistics.median(turn[what] for turn in turns) for what in ("wall", "cpu")}
         rows.append({"kind": kind, "busy": load, "variant": variant, **medians, "turns": turns})
     return rows
@@ -175,9 +179,10 @@ def main() -> None:
     for name, value in ratios.items():
         print(f"{value:6.2f}  {name}")
     if options.out:
+        sys.path.insert(0, str(ROOT))
         from machine import machine
 
-        facts = {"machine": machine(), "rounds": options.rounds, "seconds": SECONDS, "sizes": KINDS}
+        facts = {"machine": machine(), "rounds": options.rounds, "seconds_of_a_turn": [WARM, SECONDS], "sizes": KINDS}
         options.out.write_text(json.dumps({**facts, "ratios": ratios, "rows": rows}, indent=1) + "\n")
 
 

@@ -22,13 +22,21 @@ def describe() -> list[str]:
     h264 = "with H.264" if "libx264" in av.codecs_available else "without H.264: MP4 cannot be written"
     return [
         f"sinfusion   {__version__}, Python {platform.python_version()}, PyTorch {torch.__version__}",
-        f"device      {device} ({name}), {torch.get_num_threads()} thread(s), {dtype} activations",
+        f"device      {device} ({name}), {dtype} activations",
+        f"threads     {_threads()}",
         f"C++         {native['cpu']}",
         f"CUDA        {native['cuda']}" + ("" if torch.cuda.is_available() else "; PyTorch sees no GPU"),
         f"Triton      {native['triton']}" + ("" if device.type == "cuda" else "; used on a GPU only"),
-        f"OpenMP      {native['openmp']}",
         f"video       PyAV {av.__version__} {h264}",
     ]
+
+
+def _threads() -> str:
+    count, native = torch.get_num_threads(), ops.status()
+    if "kernels" not in native["cpu"]:
+        return f"{count} of PyTorch's (OpenMP: {native['openmp']})"
+    fewer = ", fewer while the machine is busy" if count > 1 else ""
+    return f"{count} of the C++ kernels' own{fewer}; for PyTorch OpenMP: {native['openmp']}"
 
 
 def describe_run(run: Run) -> list[str]:

@@ -169,8 +169,8 @@ def _clock(run: Run, role: Role, budget: Budget, patient: bool, tell: Callable[[
 
     def late(seconds: float) -> None:
         tell(
-            f"this machine is slow, or busy with other work: the {role.name} takes about {seconds / 60:.1f} minutes more "
-            "than planned, so that what it makes is worth watching"
+            f"this machine is slow, or busy with other work: the {role.name} takes about {seconds / 60:.1f} minutes "
+            "more than planned, so that what it makes is worth watching"
         )
 
     names = list(run.models)

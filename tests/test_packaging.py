@@ -52,35 +52,15 @@ def test_version_has_a_changelog_entry():
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc, which is Linux's")
-def test_one_openmp_runtime_serves_the_process():
+def test_the_library_loads_without_an_openmp_runtime():
     code = (
-        "import torch, threading, os\n"
-        "from sinfusion import ops\n"
-        "torch.set_num_threads(2)\n"
-        "x = torch.randn(1, 64, 64, 64); torch.nn.functional.conv2d(x, torch.randn(64, 64, 3, 3))\n"
-        "before = len(os.listdir('/proc/self/task'))\n"
-        "with ops.backend('native'):\n"
-        "    ops.depthwise_norm(x, torch.randn(64, 1, 7, 7), torch.zeros(64))\n"
-        "from sinfusion.ops._native import openmp_runtimes\n"
-        "print(len(openmp_runtimes()), len(os.listdir('/proc/self/task')) - before)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["1", "0"]
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads /proc, which is Linux's")
-def test_the_runtime_is_found_where_torch_keeps_it_to_itself():
-    from sinfusion.ops import _native
-
-    code = (
-        "import ctypes, sys, types\n"
+        "import sys, types\n"
         "torch = sys.modules['torch'] = types.ModuleType('torch')\n"
-        f"torch.__file__, torch.Tensor, torch.device = {torch.__file__!r}, object, object\n"
-        f"ctypes.CDLL({_native._openmp_files()[0]!r}, ctypes.RTLD_LOCAL)  # as torch for ARM\n"
+        "torch.Tensor, torch.device, torch.get_num_threads = object, object, lambda: 1\n"
         "sys.modules['sinfusion.ops'] = ops = types.ModuleType('sinfusion.ops')\n"
-        f"ops.__path__ = [{str(Path(_native.__file__).parent)!r}]\n"
-        "from sinfusion.ops._native import cpu\n"
-        "print(cpu.why_not or 'loaded')\n"
+        f"ops.__path__ = [{str(Path(ops.__file__).parent)!r}]\n"
+        "from sinfusion.ops._native import cpu, openmp_runtimes\n"
+        "print(cpu.why_not or 'loaded', *openmp_runtimes())\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "loaded"
@@ -106,7 +86,7 @@ def test_a_missing_library_is_explained_and_the_reference_serves():
 def test_the_cpu_kernels_compile_for_arm_without_a_warning(tmp_path):
     others = ("bindings.cpp", "dense_bf16.cpp")  # the latter for x86 alone
     sources = sorted(file for file in (ROOT / "csrc" / "cpu").glob("*.cpp") if file.name not in others)
-    options = "-std=c++17 -O1 -fPIC -shared -fopenmp -Wall -Wextra -Werror -Wno-psabi -Wno-unknown-pragmas"
+    options = "-std=c++17 -O1 -fPIC -shared -pthread -Wall -Wextra -Werror -Wno-psabi -Wno-unknown-pragmas"
     options += " -DSINFUSION_ISA_NAMESPACE=plain -DSINFUSION_LANES=4 -Wl,--no-undefined"
     command = ["aarch64-linux-gnu-g++", *options.split(), *sources, "-o", tmp_path / "kernels.so"]
     subprocess.run(command, check=True)

@@ -201,7 +201,17 @@ void keep_memory() {
 
 }  // namespace
 
+// A wrong setting of the environment, as the package tells users of errors.
+void translate(std::exception_ptr error) {
+  try {
+    if (error) std::rethrow_exception(error);
+  } catch (const std::invalid_argument& wrong) {
+    py::set_error(py::module_::import("sinfusion.errors").attr("SinfusionError"), wrong.what());
+  }
+}
+
 PYBIND11_MODULE(_cpu, m) {
+  py::register_local_exception_translator(&translate);
   m.def("keep_memory", &keep_memory);
   m.def("count_threads_by", &count_threads_by);
   m.def("hold_threads", &hold_threads);

@@ -1,8 +1,9 @@
 // Which instruction set the CPU library uses: the best the machine has, or at most what SINFUSION_ISA names.
-// SINFUSION_ISA=emulated_amx: amx, whatever the machine has, for tests that emulate its instructions.
 #pragma once
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #if defined(SINFUSION_BF16)
 #include <cpuid.h>
 #endif
@@ -62,20 +63,24 @@ inline bool supported(Isa isa) {
 #endif
 }
 
-inline Isa best_isa() {
-  int limit = int(Isa::amx);
-  if (const char* named = std::getenv("SINFUSION_ISA")) {
-#if defined(SINFUSION_BF16)
-    if (!std::strcmp(named, "emulated_amx")) return Isa::amx;
-#endif
-    for (int isa = 0; isa <= int(Isa::amx); ++isa)
-      if (!std::strcmp(named, ISA_NAMES[isa])) limit = isa;
+// Throws std::invalid_argument.
+inline int named_isa(const char* name) {
+  std::string choices;
+  for (int isa = 0; isa <= int(Isa::amx); ++isa) {
+    if (!std::strcmp(name, ISA_NAMES[isa])) return isa;
+    choices += std::string(isa ? ", " : "") + ISA_NAMES[isa];
   }
+  throw std::invalid_argument("SINFUSION_ISA must be one of " + choices + ", not '" + name + "'.");
+}
+
+inline Isa best_isa() {
+  const char* name = std::getenv("SINFUSION_ISA");
+  int limit = name ? named_isa(name) : int(Isa::amx);
   while (limit && !supported(Isa(limit))) --limit;
   return Isa(limit);
 }
 
-// Chosen once, when first asked.
+// Chosen once, when first asked; throws as long as SINFUSION_ISA names none.
 inline Isa isa() {
   static const Isa chosen = best_isa();
   return chosen;

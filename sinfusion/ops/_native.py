@@ -5,14 +5,13 @@ A library that is missing is a stand-in that says why when it is called; the ref
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch  # before the libraries: they use the OpenMP runtime that it loads
+import torch
 from torch import Tensor
 
 from ..errors import SinfusionError
@@ -52,20 +51,14 @@ def _addresses(arguments: tuple[Any, ...]) -> list[Any]:
     return [value.data_ptr() if isinstance(value, Tensor) else 0 if value is None else value for value in arguments]
 
 
-def _openmp_files() -> list[str]:
-    """The OpenMP runtimes loaded into this process (Linux), torch's own first."""
+def openmp_runtimes() -> list[str]:
+    """Names of the OpenMP runtimes loaded into this process (Linux), which are PyTorch's; one is as it should be."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return []
     files = {line.split(maxsplit=5)[-1] for line in maps.read_text().splitlines() if ".so" in line}
-    runtimes = [file for file in files if any(n in Path(file).name for n in ("libgomp", "libiomp", "libomp"))]
-    folder = str(Path(torch.__file__).resolve().parent)  # and torch.libs, beside it
-    return sorted(runtimes, key=lambda file: (not file.startswith(folder), file))
-
-
-def openmp_runtimes() -> list[str]:
-    """Names of the OpenMP runtimes loaded into this process (Linux); one is as it should be."""
-    return [Path(file).name for file in _openmp_files()]
+    names = sorted(Path(file).name for file in files)
+    return [name for name in names if any(known in name for known in ("libgomp", "libiomp", "libomp"))]
 
 
 cpu = _Library("_cpu")

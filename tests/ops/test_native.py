@@ -135,3 +135,24 @@ def test_memory_that_is_kept_is_not_asked_for_again():
     if faults[0] < 10_000:
         pytest.skip(f"this C library keeps memory by itself: {faults[0]} page faults")
     assert faults[1] < faults[0] / 10
+
+
+@pytest.mark.skipif(not _native.cpu.loaded, reason="there is no library for the CPU")
+@pytest.mark.parametrize("name", ["avx3", "emulated_amx", ""])
+def test_an_instruction_set_that_there_is_not_is_refused_with_the_choices(name):
+    code = (
+        "import torch\n"
+        "from sinfusion import ops\n"
+        "from sinfusion.errors import SinfusionError\n"
+        "for call in (lambda: ops.normal(torch.zeros(1, dtype=torch.int64), 0, 0, 4), ops.cpu_has_bf16):\n"
+        "    try: call()\n"
+        "    except SinfusionError as error: print(error)\n"
+    )
+    environment = {**os.environ, "SINFUSION_ISA": name}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    wanted = f"SINFUSION_ISA must be one of plain, avx2, avx512, avx512_bf16, amx, not '{name}'."
+    assert result.stdout.splitlines() == [wanted] * 2
+    result = subprocess.run(
+        [sys.executable, "-m", "sinfusion", "info"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode != 0 and wanted in result.stderr and "Traceback" not in result.stderr

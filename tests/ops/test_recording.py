@@ -175,6 +175,18 @@ def test_a_backward_after_another_forward_is_refused(network):
         outs[1].float().sum().backward()
 
 
+def test_a_second_backward_of_the_same_forward_is_refused(network):
+    function = ops.recorded(network.evaluate, network.parameters())
+    x, time, offset = batch_of(network)
+    for _ in range(3):
+        loss = function(x, network.shifts(time, offset)).float().sum()
+        loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward once for each time it is played"):
+        loss.backward()
+    again = function(x, network.shifts(time, offset)).float().sum()
+    again.backward()
+
+
 def test_the_reference_is_never_recorded(network, plays):
     function = ops.recorded(network.evaluate)
     x, time, offset = batch_of(network)
