@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .console import Bar, say
+from .errors import SinfusionError
 from .files import append_row, beside, rows
 from .plan import MOST_STEPS, Plan, write_journal
 
@@ -46,7 +47,7 @@ class Progress:
         self.failed: set[str] = set()  # what could not be written, and has been reported
         self.history: list[dict[str, Any]] = []
         self.log = folder / "log.jsonl"
-        with self._attempt("log.jsonl"):
+        with self.attempt("log.jsonl"):
             folder.mkdir(parents=True, exist_ok=True)
             # The rows of an earlier session up to the checkpoint that is resumed.
             self.history = [row for row in rows(self.log) if row.get("step", done + 1) <= done]
@@ -59,17 +60,19 @@ class Progress:
         self.preview_cost = 0.0  # seconds that one took
         self.preview_at = self.started + min(10.0, preview_seconds)
         self.board: Any = None
-        with self._attempt("TensorBoard's log"):
+        with self.attempt("TensorBoard's log"):
             if importlib.util.find_spec("tensorboard"):
                 from torch.utils.tensorboard import SummaryWriter
 
                 self.board = SummaryWriter(str(folder), purge_step=done)  # type: ignore[no-untyped-call]
 
     @contextmanager
-    def _attempt(self, what: str) -> Iterator[None]:
-        """Something that may go wrong, which is reported the first time."""
+    def attempt(self, what: str) -> Iterator[None]:
+        """Something that may go wrong, which is reported the first time; a SinfusionError is not let by."""
         try:
             yield
+        except SinfusionError:
+            raise
         except Exception as error:
             if what not in self.failed and not self.quiet:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -79,7 +82,7 @@ class Progress:
     def follow(self, plan: Plan, ended: bool = False) -> None:
         """Keep a plan that has changed, or that the training has come to the end of."""
         self.total = plan.total
-        with self._attempt("plan.jsonl"):
+        with self.attempt("plan.jsonl"):
             write_journal(self.folder, plan, ended)
 
     def step(self, step: int, loss: Tensor, rate: float) -> float | None:
@@ -107,10 +110,10 @@ class Progress:
         }
         self.worked = worked
         self.history.append(row)
-        with self._attempt("log.jsonl"):
+        with self.attempt("log.jsonl"):
             append_row(self.log, row, durable=False)
         if self.board:
-            with self._attempt("TensorBoard's log"):
+            with self.attempt("TensorBoard's log"):
                 self.board.add_scalar("loss", mean, step + 1)
         self.losses.clear()
         if self.preview_cost == 0:
@@ -123,7 +126,7 @@ class Progress:
     def picture(self, preview: bool = True) -> None:
         """Write loss.png and the preview."""
         started = time.monotonic()
-        with self._attempt("loss.png"):
+        with self.attempt("loss.png"):
             figure = Figure(figsize=(6, 3.5), layout="constrained")
             axes = figure.subplots()
             axes.plot([row["step"] for row in self.history], [row["loss"] for row in self.history], linewidth=0.8)
@@ -131,7 +134,7 @@ class Progress:
             with beside(self.folder / "loss.png") as temporary:
                 figure.savefig(temporary, dpi=110)
         if self.preview and preview:
-            with self._attempt("preview.png"):
+            with self.attempt("preview.png"):
                 self.preview()
         now = time.monotonic()
         self.preview_cost = now - started
@@ -144,5 +147,5 @@ class Progress:
             self.picture(self.preview_cost <= max(LAST_SECONDS, 2 * PREVIEW_SHARE * spent))
         self.bar.close()
         if self.board:
-            with self._attempt("TensorBoard's log"):
+            with self.attempt("TensorBoard's log"):
                 self.board.close()

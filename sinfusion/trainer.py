@@ -277,7 +277,8 @@ class Trainer:
                     self.save()
                 raise Stopped
             if progress and mean is not None and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-                self.save()
+                with progress.attempt("a checkpoint"):
+                    self.save()
                 saved_at = time.monotonic()
         if progress:
             self.save()

@@ -1,5 +1,6 @@
 """Plans as data, and the clock: a training ends when it was promised to, whatever the machine does meanwhile."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -92,6 +93,8 @@ class Machine:
             self.preview(1.5)
         self.read_at = self.now
         return 0.5
+
+    attempt = contextlib.nullcontext
 
     def follow(self, plan, ended=False):
         self.journal = plan if ended else None

@@ -1,5 +1,7 @@
 """The loop of one model: resuming to the bit, stopping, a loss that is not finite, the levels it trains on."""
 
+import contextlib
+import errno
 import math
 
 import numpy as np
@@ -53,6 +55,8 @@ class EveryLoss:
 
     def follow(self, plan, ended=False):
         self.plan, self.ended = plan, ended
+
+    attempt = contextlib.nullcontext
 
 
 def trained(run, role, stop=lambda trainer: False):
@@ -340,3 +344,22 @@ def test_drift_on_the_condition_is_blotches_of_a_few_pixels(new_run):
 def test_a_model_without_a_condition_has_no_share_at_the_top(new_run):
     recipe = RECIPES["tiny"].replace(level_top_share=1.0, free_level_mean=0.0, free_level_std=1.0)
     assert drawn(PROJECTOR, recipe, run=new_run("run", PROJECTOR)).log().std() > 0.9
+
+
+def test_a_checkpoint_that_cannot_be_written_is_reported_once_and_the_last_one_is_an_error(
+    new_run, monkeypatch, capsys
+):
+    monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(progress_module, "READ_SECONDS", 0.0)
+    run, steps = new_run("run"), []
+
+    def full(run, role, step, *_):
+        steps.append(step)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trainer_module, "save_checkpoint", full)
+    progress = Progress(run.path / "predictor", "predictor", 0, TOTAL, preview_seconds=1e9)
+    with pytest.raises(OSError, match="No space"):
+        Trainer(run, PREDICTOR, TOTAL).train(progress)
+    assert steps == [*range(1, TOTAL + 1), TOTAL]
+    assert capsys.readouterr().err.count("a checkpoint cannot be written") == 1
