@@ -137,10 +137,12 @@ class Clock:
         budget: Budget,
         share: float,  # of this model in the time of all, which is 1
         later: Sequence[float] = (),  # those of the models after it
+        begun: float = 0.0,  # its progress when the budget began: of a finished model that is trained further
         least: int = 0,  # steps that it gets even if there is no time for them
         late: Callable[[float], object] = lambda _: None,  # told once, of the seconds that this will then take longer
     ):
         self.budget, self.share, self.later, self.least = budget, share, sum(later), least
+        self.begun = begun
         self.tell_late = late
         self.models = 1 + len(later)
         self.closing = 1.0  # seconds that a model takes at its end
@@ -182,7 +184,7 @@ class Clock:
 
     def seconds(self, progress: float) -> float:
         """What is left for this model at this progress, all that is left being divided as planned."""
-        ahead = self.share * (1 - progress)
+        ahead = self.share * (1 - progress) / (1 - self.begun)
         # Where a pause took nearly all of it, a part of the grace is used, so that schedules still come to their ends.
         least = min(self.late(), 0.25 * (ahead + self.later) * self.budget.seconds)
         return max(self.left(), least, 0.0) * ahead / max(ahead + self.later, 1e-9)

@@ -164,8 +164,9 @@ def _budget(run: Run, started: float) -> Budget:
     return Budget(since + 60 * minutes if timed else math.inf, seconds_used(run.path), started)
 
 
-def _clock(run: Run, role: Role, budget: Budget, patient: bool, tell: Callable[[str], None]) -> Clock:
+def _clock(run: Run, role: Role, plan: Plan, budget: Budget, patient: bool, tell: Callable[[str], None]) -> Clock:
     """What plans a model by the time that it has beside those after it."""
+    model = run.models[role.name]
 
     def late(seconds: float) -> None:
         tell(
@@ -177,7 +178,8 @@ def _clock(run: Run, role: Role, budget: Budget, patient: bool, tell: Callable[[
     after = [run.models[name] for name in names[names.index(role.name) + 1 :]]
     later = [model["minutes"] * 60 / budget.seconds for model in after if not model["steps"]]
     least = watchable_steps(run.recipe, role.name, run.size) if patient else 0
-    return Clock(budget, run.models[role.name]["minutes"] * 60 / budget.seconds, later, least, late)
+    begun = next((piece.progress for piece in plan.pieces if piece.step == model.get("further")), 0.0)
+    return Clock(budget, model["minutes"] * 60 / budget.seconds, later, begun, least, late)
 
 
 def _train_role(
@@ -203,7 +205,7 @@ def _train_role(
     if trainer.done >= trainer.total:
         _ended(run, model, trainer, rank)
         return
-    clock = None if model["steps"] or again else _clock(run, role, budget, patient, say)
+    clock = None if model["steps"] or again else _clock(run, role, trainer.plan, budget, patient, say)
     planned = clock and clock.seconds(trainer.progress)
     progress = None
     if rank == 0:

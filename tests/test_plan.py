@@ -124,7 +124,7 @@ def train(clip, tmp_path, monkeypatch):
         for role, share in SHARES.items():
             trainer = Trainer(run, role, plan_module.MOST_STEPS, budget=budget)
             later = [SHARES[PROJECTOR]] if role is PREDICTOR else []
-            trainer.train(machine, clock=Clock(budget, share, later, least))
+            trainer.train(machine, clock=Clock(budget, share, later, least=least))
             machine.preview(max(2.0, 0.1 * share * seconds))
             trainers.append(trainer)
             assert machine.journal is trainer.plan
@@ -168,3 +168,18 @@ def test_time_is_shared_as_planned_and_a_pause_is_shared_too(train):
 def test_a_patient_training_goes_on_after_its_time(train):
     used, steps = train(PACES["slow"], 60, least=200)
     assert steps == [200, 200] and used > 190
+
+
+def test_what_is_left_of_a_training_that_goes_on_further_is_shared_like_any_other():
+    budget = Budget(900, used=600)  # ten minutes, then five more
+    first = Clock(budget, 0.7 * 300 / 900, [0.3 * 300 / 900], begun=2 / 3)
+    assert first.seconds(2 / 3) == pytest.approx(0.7 * 300, rel=0.02)
+    assert first.seconds(5 / 6) == pytest.approx(300 * 0.35 / 0.65, rel=0.02)
+
+
+def test_a_late_end_of_a_patient_training_is_told_once():
+    told = []
+    clock = Clock(Budget(10), 1.0, least=10_000, late=told.append)
+    plan = Plan.of(100)
+    clock._seen.append((clock.budget.started - 60.0, 0))
+    assert clock.total(50, plan) == clock.total(60, plan) == 10_000 and len(told) == 1 and told[0] > 1000

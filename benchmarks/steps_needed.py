@@ -1,0 +1,149 @@
+"""How many training steps a model needs before what it makes is worth watching: clips, frame sizes and steps.
+
+python benchmarks/steps_needed.py CLIP [CLIP ...] --role predictor --sizes 64 128 --steps 250 500 1000 --out OUT.json
+
+Each row is a training of `tiny` of its own, to the end of its schedule. A Predictor is judged by its conditional mean
+(PSNR above repeating the last frame, on the transitions it was trained on and on those after them) and by rollouts of
+60 frames from frame 0: change between frames and high-frequency RMS relative to the clip's, patch distance to the clip
+(NNFDIST) in three windows of time. An Interpolator by its conditional mean (PSNR above the mean of its two frames). A
+Projector and an image model by four pictures of their own: sliced Wasserstein distance beside that between the clip's
+halves, high-frequency RMS relative to the clip's, patch distance. And all by their contact sheets.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from machine import machine
+
+from sinfusion.crops import to_uint8
+from sinfusion.evaluation import change, conditional_mean, halves, high_frequency, mean_psnr, targets
+from sinfusion.media import Clip, contact_sheet, read_media, write_image
+from sinfusion.metrics import nnf, nnfdist, sliced_wasserstein
+from sinfusion.planning import new_run
+from sinfusion.recipe import TINY
+from sinfusion.reverse import reverse, sampling_levels
+from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
+from sinfusion.rollout import generate
+from sinfusion.run import Run
+from sinfusion.trainer import Trainer
+
+WINDOWS = ((0, 20), (20, 40), (40, 60))
+PICTURE_PATCH = (1, 7, 7)
+
+
+@dataclass
+class Settings:
+    clips: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path
+    role: Literal["predictor", "projector", "interpolator", "image"] = "predictor"
+    sizes: tuple[int, ...] = (64, 128)
+    steps: tuple[int, ...] = (250, 500, 1000, 2000)
+    frames: int = 40  # of a clip at most; a fifth of them, at least 1, is held out
+    depth: int = TINY.depth
+    filters: int = TINY.filters
+    seed: int = 0
+    threads: int = field(default_factory=torch.get_num_threads)
+    sheets: Path | None = None  # folder for contact sheets
+
+
+def trained(clip: np.ndarray, role: Role, steps: int, settings: Settings, folder: Path) -> tuple[Run, float]:
+    """A run with one model, and the CPU seconds that a step took, of all threads."""
+    recipe = TINY.replace(depth=settings.depth, filters=settings.filters, **{f"{role.name}_steps": steps})
+    kind = "image" if role is IMAGE else "video"
+    source = Clip(clip, 20.0, kind, clip.shape[1:3])
+    run = new_run("clip", source, folder, recipe, [role], None, settings.seed, True, 0)
+    trainer, times = Trainer(run, role, steps), []
+    for _ in range(steps):
+        started = time.process_time()
+        trainer.step()
+        times.append(time.process_time() - started)
+    trainer.save()
+    return run, float(np.median(times))
+
+
+def of_predictor(run: Run, known: np.ndarray, held: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
+    made = generate(run, 60, count=2, start=0, seed=seed)
+    figures = {
+        "trained_db": mean_psnr(conditional_mean(run, known), known[1:]) - mean_psnr(known[:-1], known[1:]),
+        "unseen_db": mean_psnr(conditional_mean(run, held), held[1:]) - mean_psnr(held[:-1], held[1:]),
+        "change": float(np.mean([change(video) for video in made])) / change(known),
+        "change_last": float(np.mean([change(video[-15:]) for video in made])) / change(known),
+        "high_frequency": high_frequency(made) / high_frequency(known),
+        "high_frequency_last": high_frequency(made[:, -15:]) / high_frequency(known),
+        "nnfdist": [float(np.mean([nnfdist(nnf(v[a:b], known)[1]) for v in made])) for a, b in WINDOWS],
+    }
+    return figures, made[0]
+
+
+def of_interpolator(run: Run, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
+    made, wanted = conditional_mean(run, known, INTERPOLATOR), targets(known, INTERPOLATOR)
+    average = (known[:-2].astype(np.float64) + known[2:]) / 2
+    return {"trained_db": mean_psnr(made, wanted) - mean_psnr(average, wanted)}, made.round().astype(np.uint8)
+
+
+def of_pictures(run: Run, role: Role, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
+    seeds = torch.arange(seed, seed + 4, dtype=torch.int64)
+    made = to_uint8(reverse(run, role, seeds, 0, sampling_levels(run, role), size=run.size)).numpy()
+    _, one, other = halves(known)
+    figures = {
+        "swd": sliced_wasserstein(made, known, PICTURE_PATCH, scales=2),
+        "swd_of_halves": sliced_wasserstein(one, other, PICTURE_PATCH, scales=2),
+        "high_frequency": high_frequency(made) / high_frequency(known),
+        "nnfdist": float(np.mean([nnfdist(nnf(picture, known[0], PICTURE_PATCH)[1]) for picture in made])),
+    }
+    return figures, made
+
+
+def row(clip: Path, side: int, steps: int, settings: Settings) -> dict[str, Any]:
+    role = ROLES[settings.role]
+    frames = read_media(clip, max_side=side, say=lambda _: None).frames[: settings.frames]
+    stop = len(frames) - (max(1, len(frames) // 5) if role is PREDICTOR else 0)
+    known, held = frames[:stop], frames[stop - 1 :]
+    name = clip.parent.name if clip.stem == "input" else clip.stem
+    with tempfile.TemporaryDirectory() as folder:
+        run, seconds = trained(known, role, steps, settings, Path(folder) / "run")
+        if role is PREDICTOR:
+            figures, shown = of_predictor(run, known, held, settings.seed)
+        elif role is INTERPOLATOR:
+            figures, shown = of_interpolator(run, known, settings.seed)
+        else:
+            figures, shown = of_pictures(run, role, known, settings.seed)
+    if settings.sheets:
+        sheet = settings.sheets / f"{role.name}-{name}-{side}-{steps}-{settings.depth}-{settings.filters}.png"
+        write_image(sheet, contact_sheet(shown, columns=10), overwrite=True)
+    return {
+        "role": role.name,
+        "clip": name,
+        "size": f"{frames.shape[2]}x{frames.shape[1]}",
+        "frames": stop,
+        "depth": settings.depth,
+        "filters": settings.filters,
+        "steps": steps,
+        "cpu_seconds_a_step": seconds,
+    } | figures
+
+
+def main(settings: Settings) -> None:
+    torch.set_num_threads(settings.threads)
+    report: dict[str, Any] = {"seed": settings.seed, **machine(), "rows": []}
+    if settings.out.exists():  # rows are added
+        report["rows"] = json.loads(settings.out.read_text())["rows"]
+    for clip in settings.clips:
+        for side in settings.sizes:
+            for steps in settings.steps:
+                report["rows"].append(row(clip, side, steps, settings))
+                print(json.dumps(report["rows"][-1]), flush=True)
+                settings.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
