@@ -149,7 +149,7 @@ def test_where_no_graphs_are_wanted_the_function_is_itself():
     assert replayed(abs, torch.device("cuda"), False) is abs
 
 
-@pytest.mark.skipif(not cpu.loaded, reason="there is no library for the CPU")
+@pytest.mark.skipif(not _native.cpu.loaded, reason="there is no library for the CPU")
 def test_on_a_cpu_pytorch_computes_on_one_thread_and_the_function_is_just_called():
     before = torch.get_num_threads()
     try:

@@ -89,7 +89,9 @@ class _Replay(torch.autograd.Function):
         if ctx.played != made.played:
             raise RuntimeError("a recording was played again before its backward: what that needs is overwritten")
         if ctx.played == made.played_back:
-            raise RuntimeError("a recording goes backward once for each time it is played: that overwrites what it needs")
+            raise RuntimeError(
+                "a recording goes backward once for each time it is played: that overwrites what it needs"
+            )
         made.play_back(grads[0])
         leaves = [k if w else None for k, w in zip(ctx.kept, ctx.wanted, strict=True)]
         return None, None, None, *[None if leaf is None else made.gradient(leaf) for leaf in (*leaves, *ctx.weights)]
