@@ -31,7 +31,7 @@ class ThreadChoice {
   static constexpr double WINDOW = 0.02;  // seconds of calls that are judged together: some turns of the scheduler
   static constexpr double REST = 0.06;
   static constexpr int CALLS = 4;         // at least
-  static constexpr int TRIAL = 10;        // windows of another number, where the first ones do not make it clear ...
+  static constexpr int TRIAL = 5;         // windows of another number, where the first ones do not make it clear ...
   static constexpr double CLEAR = 0.7;    // ... by so much
   static constexpr int SHORT = 2, USUAL = 8, LONG = 40;  // windows until another number is tried
   static constexpr double SUDDENLY = 0.5;                // so much slower than before: the machine has changed
@@ -39,9 +39,8 @@ class ThreadChoice {
   bool judge(double rate) {  // whether all is well
     ++windows_;
     if (before_) return judge_trial(rate), false;
-    const bool anew = rate < SUDDENLY * rate_;
-    if (anew) patience_ = SHORT;
-    rate_ = anew || rate_ == 0 ? rate : 0.9 * rate_ + 0.1 * rate;
+    if (rate < SUDDENLY * rate_) patience_ = SHORT;
+    rate_ = rate_ > 0 ? 0.8 * rate_ + 0.2 * rate : rate;
     // Half of the threads do at most as many seconds of work in a second as they are.
     const bool fewer = used_ > 1 && rate_ < used_ / 2, more = used_ < allowed_;
     if (!fewer && !more) return rate > used_ / 2;
