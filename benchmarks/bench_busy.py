@@ -3,9 +3,10 @@
 python benchmarks/bench_busy.py --out benchmarks/results/busy.json [--before CHECKOUT] [--rounds 5] [--loads 0 1 2]
 
 Each variant is a process that waits for its turn: `ours` finds out by itself how many threads are worth it, `1 thread`
-and `2 threads` are fixed, `PyTorch` is the reference of every operator, and `before` another checkout, built. Under each
+and `2 threads` are fixed, `PyTorch` is the reference of every operator, `before` another checkout, built. Under each
 load, of so many processes that do nothing but compute, all take turns, round after round (PyTorch, which is slow, in
-the first alone). Figures are medians over the rounds of the milliseconds that pass for one step or frame, and of those that the CPU spends on it.
+the first alone). Figures are medians over the rounds: milliseconds that pass for one step or frame, and those that the
+CPU spends on it.
 """
 
 from __future__ import annotations

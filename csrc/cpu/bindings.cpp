@@ -216,7 +216,6 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("count_threads_by", &count_threads_by);
   m.def("hold_threads", &hold_threads);
   m.def("adapt_threads", &adapt_threads);
-  m.def("threads_used", &threads_used);
   m.def("isa", &isa_name);
   m.def("has_bf16", &has_bf16);
   m.def("depthwise_norm_forward", &depthwise_norm_forward);

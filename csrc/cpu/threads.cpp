@@ -141,7 +141,6 @@ struct Pool {
   alignas(64) std::atomic<uint32_t> calls{0};
   std::atomic<int> wanted{0};  // threads of the last call
   int started = 1;             // threads there are, the caller among them
-  std::atomic<int> used{0};    // threads of the last call, where more might have been
   ThreadChoice choice;
   std::thread::id last_caller;
   double last_end = 0, last_cpu = 0;  // of it
@@ -195,7 +194,6 @@ struct Pool {
     const double begin = now();
     const bool adapt = adapts.load(), watched = adapt && choice.watches(begin);
     const int most = adapt ? choice.used(allowed) : allowed, count = int(pieces < most ? pieces : most);
-    used.store(most);
     const bool again = begin - last_end < PAUSE && std::this_thread::get_id() == last_caller;
     const double from = again ? last_end : begin, cpu = again ? last_cpu : watched ? cpu_time() : 0;
     int64_t own = pieces;
@@ -267,11 +265,6 @@ thread_local int allowed = 1;
 
 void use_threads(int count) { allowed = count < 1 ? 1 : count < MOST_THREADS ? count : MOST_THREADS; }
 int threads() { return allowed; }
-int threads_used() {
-  Pool* there = shared.load();
-  const int used = there ? there->used.load() : 0;
-  return used && used < allowed ? used : allowed;
-}
 void adapt_threads(bool wanted) { adapts.store(wanted); }
 
 void share(int64_t count, void (*work)(const void*, Pieces&), const void* context) {

@@ -28,9 +28,7 @@ class Pieces {
 void use_threads(int count);
 int threads();
 
-// How many threads the last calls of this process have used, where `threads` is more than they gain by.
-int threads_used();
-// Whether to find that out (as it is at first) or to use as many as are allowed, always.
+// Whether calls use fewer where they gain by that (as at first), or always as many as are allowed: for measurements.
 void adapt_threads(bool wanted);
 
 // Calls work(context, pieces of a thread) in each thread that comes, at least in this one, and returns when all pieces

@@ -1,7 +1,7 @@
 """dense in AMX tiles, on machines with AMX and, by an emulator of its instructions, on those with AVX512-BF16 alone.
 
 Run as a program, with the emulator's library, this file prints what both tests look at: an emulator handles signals, so
-it gets a process of its own. The library that ships takes AMX only from a machine, so emulated is a build for this test.
+it gets a process of its own. The library that ships has AMX from a machine alone; what is emulated is built for this.
 """
 
 import ctypes

@@ -144,7 +144,7 @@ def test_an_instruction_set_that_there_is_not_is_refused_with_the_choices(name):
         "import torch\n"
         "from sinfusion import ops\n"
         "from sinfusion.errors import SinfusionError\n"
-        "for call in (lambda: ops.normal(torch.zeros(1, dtype=torch.int64), 0, 0, 4), ops.cpu_has_bf16):\n"
+        "for call in (lambda: ops.normal(torch.zeros(1, dtype=torch.int64), 0, 0, (4,)), ops.cpu_has_bf16):\n"
         "    try: call()\n"
         "    except SinfusionError as error: print(error)\n"
     )
