@@ -25,7 +25,7 @@ from sinfusion.media import Clip, read_video
 from sinfusion.recipe import RECIPES, Recipe
 from sinfusion.roles import PREDICTOR
 from sinfusion.trainer import Trainer
-from sinfusion.training import _new_run
+from sinfusion.planning import new_run
 
 MEAN = 50  # steps to a mean
 
@@ -46,7 +46,7 @@ def losses(frames: np.ndarray, recipe: Recipe, steps: int, precision: str, seed:
     """(steps,) float64."""
     with tempfile.TemporaryDirectory() as folder:
         clip = Clip(frames, 20.0, "video", frames.shape[1:3])
-        run = _new_run("clip", clip, Path(folder) / "run", recipe, [PREDICTOR], None, seed, True, 0)
+        run = new_run("clip", clip, Path(folder) / "run", recipe, [PREDICTOR], None, seed, True, 0)
         trainer = Trainer(run.to("auto", precision), PREDICTOR, steps)
         found = np.empty(steps)
         for step in range(steps):

@@ -30,7 +30,7 @@ from sinfusion.roles import PREDICTOR, PROJECTOR
 from sinfusion.rollout import generate
 from sinfusion.run import Run, load
 from sinfusion.trainer import Trainer
-from sinfusion.training import _new_run
+from sinfusion.planning import new_run
 
 # Name of a variant -> what it changes in `tiny` (projector: steps for a Projector, which then corrects each frame).
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -67,7 +67,7 @@ def train(
     """A run with a Predictor (and a Projector of `projector` times as many steps), and seconds a Predictor step."""
     roles = [PREDICTOR, PROJECTOR] if projector else [PREDICTOR]
     recipe = recipe.replace(predictor_steps=steps)
-    run = _new_run("clip", Clip(frames, 20.0, "video", frames.shape[1:3]), folder, recipe, roles, None, seed, True, 0)
+    run = new_run("clip", Clip(frames, 20.0, "video", frames.shape[1:3]), folder, recipe, roles, None, seed, True, 0)
     seconds = 0.0
     for role in roles:
         trainer = Trainer(run, role, max(1, int(steps * (projector if role is PROJECTOR else 1))))

@@ -17,7 +17,7 @@ from sinfusion.ops._choice import chosen_backend
 from sinfusion.precision import choose_device
 from sinfusion.scene import render
 from sinfusion.trainer import Trainer
-from sinfusion.training import _new_run
+from sinfusion.planning import new_run
 
 PATHS = {
     "--released": "checkout of the authors' sinfusion-code to compare with",
@@ -110,7 +110,7 @@ def untrained(request, tmp_path, device, frame_size, network):
         frames = render(12, size) if path is None else read_media(path, size=size, say=lambda _: None).frames
         clip = Clip(frames, 20.0, "video", size)
         recipe = recipe.replace(filters=network.filters, depth=network.depth, dense_kernel=network.kernel)
-        run = _new_run("clip", clip, tmp_path / f"{recipe.name}-{graph}", recipe, roles, None, 0, True, 0)
+        run = new_run("clip", clip, tmp_path / f"{recipe.name}-{graph}", recipe, roles, None, 0, True, 0)
         run = run.to(str(device), graph=graph)
         for role in roles:
             Trainer(run, role, 1).save()

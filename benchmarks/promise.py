@@ -118,10 +118,10 @@ def main(settings: Settings) -> None:
                 if what == "train":
                     words = ["train", str(settings.clip), "--stop", str(settings.stop), "--out", str(path)]
                     words += ["--minutes", str(settings.minutes)]
-                    seconds, text = timed(words, scenario, 30 * settings.minutes)
+                    seconds, text = timed(words, scenario, 30 * settings.minutes - 15)
                     run = path
                 else:
-                    seconds, text = timed(["demo", "--out", str(path)], scenario, 120)
+                    seconds, text = timed(["demo", "--out", str(path)], scenario, 90)
                     run = path / "run"
                 sheet = settings.sheets / f"{what}-{scenario.replace(' ', '-')}.png" if settings.sheets else None
                 if what == "train":
