@@ -144,10 +144,10 @@ def fit_frames(
     native = source.probe()
     roles = [IMAGE] if native.kind == "image" else _roles_of(("generate",) if tasks is None else tasks, native.frames)
     times = _times(roles, TINY_MINUTES if minutes is None else minutes)
-    speed = measure_speed(recipe, device, choose_dtype(precision, device), graph)
     asked = source.target(native.size)
     if minutes is None and (asked or max(native.size) <= SIDES[0]):
         return LONGER_SIDE  # nothing to choose
+    speed = measure_speed(recipe, device, choose_dtype(precision, device), graph)
     found = choose(speed, native.size, times) if asked is None else outlook(speed, asked, times)
     if minutes is not None:
         tell(_forecast(found, minutes, asked is not None, patient))
