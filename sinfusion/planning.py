@@ -61,7 +61,7 @@ def check_length(
     if isinstance(recipe, Recipe):
         preset = RECIPES.get(recipe.name, PAPER)
         own = {name: getattr(recipe, name) for name in STEPS if getattr(recipe, name) != getattr(preset, name)}
-    given = {"minutes": minutes, "steps": steps} | own | {name: settings.get(name) for name in STEPS}
+    given = {"minutes": minutes, "steps": steps} | own | {name: settings[name] for name in STEPS if name in settings}
     said = [name for name, value in given.items() if value is not None]
     if len(said) > 1 and ("minutes" in said or "steps" in said):
         raise SinfusionError(
