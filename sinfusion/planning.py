@@ -34,6 +34,7 @@ SHARES = {"image": 1.0, "predictor": 0.6, "projector": 0.25, "interpolator": 0.3
 STEPS = tuple(f"{name}_steps" for name in ROLES)  # settings of a recipe
 
 TINY_MINUTES = 10.0  # the budget of `tiny` where none is given
+ENOUGH_FRAMES = max(role.least_frames for role in ROLES.values())
 
 
 # What is asked for ---------------------------------------------------------------------------------------------------
@@ -142,7 +143,11 @@ def fit_frames(
     if recipe.name != "tiny":
         return LONGER_SIDE
     native = source.probe()
-    roles = [IMAGE] if native.kind == "image" else _roles_of(("generate",) if tasks is None else tasks, native.frames)
+    roles = (
+        [IMAGE]
+        if native.kind == "image"
+        else _roles_of(("generate",) if tasks is None else tasks, max(ENOUGH_FRAMES, native.frames))
+    )
     times = _times(roles, TINY_MINUTES if minutes is None else minutes)
     asked = source.target(native.size)
     if minutes is None and (asked or max(native.size) <= SIDES[0]):

@@ -27,9 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor
 
-from . import __version__
+from . import __version__, console
 from . import recipe as recipes
-from .console import say
 from .errors import SinfusionError
 from .files import beside, discard, discard_leftovers, make_folders, remove, sole_writer
 from .network import NextNet
@@ -205,12 +204,12 @@ def load(
     device: torch.device | str = "auto",
     precision: str = "auto",
     graph: bool = True,
-    tell: Callable[[str], None] = say,
+    say: Callable[[str], None] = console.say,
 ) -> Run:
     """Open a run folder.
 
     device: auto, cpu, cuda, or cuda:1 of several GPUs. precision: auto, bf16, fp32. graph: replay kernels instead of
-    calling each. tell: told where the recipe is of a version with other settings than this one.
+    calling each. say: told where the recipe is of a version with other settings than this one.
     Raises SinfusionError for a folder that is not a run, is damaged, or was written by a newer version.
     """
     folder = Path(path)
@@ -251,7 +250,7 @@ def load(
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
             SafetensorError) as error:  # fmt: skip
         raise SinfusionError(f"{folder} is damaged: {type(error).__name__}: {error!s:.100}") from error
-    _say_differences(run, description, tell)
+    _say_differences(run, description, say)
     return run.to(device, precision, graph)
 
 

@@ -264,7 +264,7 @@ def test_replayed_training_steps_are_the_plain_ones_to_the_bit(role, recipe, pre
         state = {"losses": trained.losses, "step": trained.counter, **trained.optimizer.parameters}
         states.append(state | {f"average of {name}": value for name, value in trained.optimizer.average.items()})
     assert len(graphs.made[0]._recordings) == 1
-    assert int(states[0]["step"]) == TOTAL and len(set(states[0]["losses"].tolist())) == TOTAL
+    assert int(states[0]["step"]) == TOTAL and len(set(states[0]["losses"][:TOTAL].tolist())) == TOTAL
     for name in states[1]:
         assert torch.equal(states[0][name], states[1][name]), name
 

@@ -23,7 +23,7 @@ from sinfusion import files, run as run_module
 from sinfusion.media import write_video
 from sinfusion.recipe import TINY
 from sinfusion.roles import PREDICTOR
-from sinfusion.run import last_checkpoint, load, load_optimizer
+from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights
 
 torch.set_num_threads(1)
 gc.freeze()
@@ -93,7 +93,8 @@ def train(clip, folder, overwrite=False, tasks=("upsample",)):
 
 
 def weights(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.glob("*/step-*/weights.safetensors"))}
+    files = sorted(folder.glob("*/step-*/weights.safetensors"))
+    return {p.relative_to(folder): {k: v.numpy().tobytes() for k, v in load_weights(p)[0].items()} for p in files}
 
 
 def check(condition, why):

@@ -143,12 +143,13 @@ def test_gradients_lie_behind_each_other_in_the_order_of_the_weights_and_then_th
     ],
 )
 def test_cosine_decay_after_a_warm_up(progress, expected):
-    rates = learning_rates(np.arange(1000), 1000, 2e-3, "cosine", 0.02, 9.9)
+    rates = learning_rates(np.arange(1000) / 1000, np.arange(1, 1001) / 1000, 2e-3, "cosine", 0.02, 9.9)
     assert rates[round(progress * 1000)] == pytest.approx(expected)
 
 
 def test_a_decay_by_steps_drops_to_a_tenth_and_no_warm_up_starts_at_the_peak():
-    rates = learning_rates(np.arange(200_000), 200_000, 2e-4, "step", 0.0, 100_000 / 200_000)
+    at = np.arange(200_001) / 200_000
+    rates = learning_rates(at[:-1], at[1:], 2e-4, "step", 0.0, 100_000 / 200_000)
     assert rates[0] == rates[99_999] == 2e-4
     assert rates[100_000] == rates[199_999] == pytest.approx(2e-5)
-    assert learning_rates(np.array(49_999), 50_000, 2e-4, "step", 0.0, 100_000 / 50_000) == 2e-4  # it never gets there
+    assert learning_rates(at[-2:-1], at[-1:], 2e-4, "step", 0.0, 100_000 / 50_000) == 2e-4  # it never gets there

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from sinfusion import progress as module
+from sinfusion.plan import MOST_STEPS, Plan, read_journal
 from sinfusion.progress import Progress
 
 
@@ -153,14 +154,41 @@ def test_a_log_that_is_begun_again_is_the_old_one_until_the_new_one_is_whole(tmp
     assert (tmp_path / "log.jsonl").read_bytes() == before
 
 
-def test_the_number_of_steps_may_change_and_rows_take_further_facts(tmp_path, read_every_step, capsys):
-    progress = Progress(tmp_path, "predictor", 0, 100)
-    progress.step(0, torch.tensor(1.0), 0.1, share=0.5)
-    progress.retotal(2)
-    progress.step(1, torch.tensor(1.0), 0.1, share=0.25)
+def test_a_plan_that_changes_is_kept_and_shown(tmp_path, read_every_step, capsys):
+    progress = Progress(tmp_path, "predictor", 0, MOST_STEPS)
+    progress.step(0, torch.tensor(1.0), 0.1)
+    plan = Plan.of(MOST_STEPS)
+    plan.end_after(2, 1)
+    progress.follow(plan)
+    assert read_journal(tmp_path) is None
+    progress.step(1, torch.tensor(1.0), 0.1)
+    progress.follow(plan, ended=True)
     progress.close(True)
-    assert [row["share"] for row in rows(tmp_path)] == [0.5, 0.25]
-    assert "2/2 steps" in capsys.readouterr().err
+    assert [row["total"] for row in rows(tmp_path)] == [MOST_STEPS, 2] and read_journal(tmp_path) == plan
+    shown = capsys.readouterr().err
+    assert "2/2 steps" in shown and str(MOST_STEPS) not in shown
+
+
+def test_a_preview_waits_until_it_can_be_afforded(tmp_path, monkeypatch):
+    now, made = [1000.0], []
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    progress = Progress(tmp_path, "predictor", 0, 1000, lambda: made.append(now[0]), quiet=True)
+    for step in range(400):  # two seconds a step: a preview takes a minute, by estimate
+        now[0] += 2.0
+        progress.step(step, torch.tensor(1.0), 0.1)
+        if step == 100:
+            assert not made
+    assert made
+    made.clear()
+    short = Progress(
+        tmp_path, "predictor", 0, 20, lambda: made.append(0) or now.__setitem__(0, now[0] + 60), quiet=True
+    )
+    short.preview_cost = 60.0
+    for step in range(20):
+        now[0] += 2.0
+        short.step(step, torch.tensor(1.0), 0.1)
+    short.close(True)
+    assert not made and (tmp_path / "loss.png").exists()
 
 
 def test_a_loss_that_is_not_finite_is_reported_and_still_drawn(tmp_path):
