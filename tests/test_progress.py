@@ -173,7 +173,7 @@ def test_a_preview_waits_until_it_can_be_afforded(tmp_path, monkeypatch):
     now, made = [1000.0], []
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     progress = Progress(tmp_path, "predictor", 0, 1000, lambda: made.append(now[0]), quiet=True)
-    for step in range(400):  # two seconds a step: a preview takes a minute, by estimate
+    for step in range(700):  # two seconds a step: a preview takes a minute, by estimate
         now[0] += 2.0
         progress.step(step, torch.tensor(1.0), 0.1)
         if step == 100:
