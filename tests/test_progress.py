@@ -180,10 +180,8 @@ def test_a_preview_waits_until_it_can_be_afforded(tmp_path, monkeypatch):
             assert not made
     assert made
     made.clear()
-    short = Progress(
-        tmp_path, "predictor", 0, 20, lambda: made.append(0) or now.__setitem__(0, now[0] + 60), quiet=True
-    )
-    short.preview_cost = 60.0
+    short = Progress(tmp_path, "predictor", 0, 20, lambda: made.append(0), quiet=True)
+    short.preview_cost, short.preview_at = 60.0, math.inf
     for step in range(20):
         now[0] += 2.0
         short.step(step, torch.tensor(1.0), 0.1)
