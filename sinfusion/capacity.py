@@ -22,13 +22,14 @@ from .run import Run, seconds_used
 from .trainer import Trainer
 
 # Steps of `tiny` on frames of 64 and of 128 pixels after which what a model makes is clean and moves as the clip does.
+# Measured for Predictor and Projector; an image model is taken for a Projector, an Interpolator needs less.
 WATCHABLE = {
     PREDICTOR.name: (1000, 1000),
     PROJECTOR.name: (500, 1000),
     INTERPOLATOR.name: (500, 500),
     IMAGE.name: (500, 1000),
 }
-GOOD = 2  # times as many steps: objects keep their shapes for longer. Also what a machine that gets busy can lose
+GOOD = 1.75  # times as many steps: objects keep their shapes for longer. Also what a machine that gets busy can lose
 
 SIDES = (48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # longer sides of frames to choose from
 MEASURED_SIZE = (36, 64)  # height and width of the frames of a step that is measured
