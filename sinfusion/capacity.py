@@ -34,7 +34,7 @@ GOOD = 1.75  # times as many steps: objects keep their shapes for longer. Also w
 SIDES = (48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # longer sides of frames to choose from
 MEASURED_SIZE = (36, 64)  # height and width of the frames of a step that is measured
 MEASURING_SECONDS = 1.0
-BUSY = 0.5  # share of the cores that may go to other work without that being taken to last
+BUSY = 0.35  # share of the cores that is enough to plan with all of them: other work may be over soon
 
 
 def watchable_steps(recipe: Recipe, role: str, size: tuple[int, int]) -> int:
@@ -78,7 +78,7 @@ class Speed:
 
     @property
     def lasting_share(self) -> float:
-        """The share of the cores to plan with: a load that takes up to half of them may be over soon."""
+        """The share of the cores to plan with: a load that takes more than half of them may still be over soon."""
         return min(1.0, self.share / BUSY)
 
 
