@@ -39,7 +39,7 @@ MODELS = ("predictor", "projector", "interpolator")
 @dataclass
 class Settings:
     kills: int = 200
-    minutes: float = 0.15  # of each training, not counting what a kill has taken back
+    minutes: float = 0.1  # of each training, not counting what a kill has taken back
     seed: int = 0
     out: Path | None = None
 
@@ -92,7 +92,7 @@ def one_round(folder: Path, clip: np.ndarray, minutes: float, rng: random.Random
             sinfusion.train(clip, run, "tiny", minutes, ("generate", "upsample"), settings=SETTINGS, overwrite=True,
                             quiet=True)  # fmt: skip
 
-    while not in_child(train, rng.uniform(0.05, 3.0)):
+    while not in_child(train, rng.uniform(0.05, 1.5)):
         kills += 1
     seconds, before = time.monotonic() - began, state(run)
     plans = [read_journal(run / name) for name in MODELS]
