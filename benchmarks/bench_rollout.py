@@ -19,10 +19,10 @@ import floors
 import pytest
 import torch
 
-from sinfusion.graph import replayed
+from sinfusion.generation.video import next_frame, stream
+from sinfusion.ops.cuda_graph import replayed
 from sinfusion.recipe import FAST, PAPER, TINY
 from sinfusion.roles import PREDICTOR, PROJECTOR
-from sinfusion.rollout import next_frame, stream
 
 BOTH = [PREDICTOR, PROJECTOR]
 

@@ -25,12 +25,12 @@ import pytest
 import torch
 
 from sinfusion import ops
+from sinfusion.generation.reverse_process import RECORDED_PIXELS
 from sinfusion.network import NextNet
 from sinfusion.recipe import FAST, PAPER, TINY
-from sinfusion.reverse import RECORDED_PIXELS
 from sinfusion.roles import PREDICTOR
 from sinfusion.scene import render
-from sinfusion.trainer import Trainer
+from sinfusion.training.trainer import Trainer
 
 
 def stepper(network, height, width, batch=1):

@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from sinfusion import ops
 from sinfusion.cli.options import parse_size
 from sinfusion.media import Clip, read_video
-from sinfusion.planning import new_run
 from sinfusion.recipe import RECIPES, Recipe
 from sinfusion.roles import PREDICTOR
-from sinfusion.trainer import Trainer
+from sinfusion.training.request import new_run
+from sinfusion.training.trainer import Trainer
 
 MEAN = 50  # steps to a mean
 

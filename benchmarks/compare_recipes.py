@@ -23,14 +23,14 @@ from machine import machine
 
 from sinfusion import ops
 from sinfusion.cli.options import parse_size
-from sinfusion.evaluation import change, conditional_mean, high_frequency, mean_psnr
+from sinfusion.generation.video import generate
 from sinfusion.media import Clip, contact_sheet, read_video, write_image
-from sinfusion.planning import new_run
+from sinfusion.metrics.evaluation import change, conditional_mean, high_frequency, mean_psnr
 from sinfusion.recipe import TINY, Recipe
 from sinfusion.roles import PREDICTOR, PROJECTOR
-from sinfusion.rollout import generate
 from sinfusion.run import Run, load
-from sinfusion.trainer import Trainer
+from sinfusion.training.request import new_run
+from sinfusion.training.trainer import Trainer
 
 # Name of a variant -> what it changes in `tiny` (projector: steps for a Projector, which then corrects each frame).
 VARIANTS: dict[str, dict[str, Any]] = {

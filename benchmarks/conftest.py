@@ -14,10 +14,10 @@ from machine import machine
 from sinfusion import ops
 from sinfusion.media import Clip, read_media
 from sinfusion.ops._choice import chosen_backend
-from sinfusion.planning import new_run
 from sinfusion.precision import choose_device
 from sinfusion.scene import render
-from sinfusion.trainer import Trainer
+from sinfusion.training.request import new_run
+from sinfusion.training.trainer import Trainer
 
 PATHS = {
     "--released": "checkout of the authors' sinfusion-code to compare with",

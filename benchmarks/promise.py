@@ -29,9 +29,9 @@ import numpy as np
 import tyro
 from machine import machine
 
-from sinfusion.evaluation import change, conditional_mean, high_frequency, mean_psnr
+from sinfusion.generation.video import generate
 from sinfusion.media import contact_sheet, read_video, write_image
-from sinfusion.rollout import generate
+from sinfusion.metrics.evaluation import change, conditional_mean, high_frequency, mean_psnr
 from sinfusion.run import load
 
 BUSY = "while True: pass"

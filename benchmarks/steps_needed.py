@@ -24,17 +24,17 @@ import torch
 import tyro
 from machine import machine
 
-from sinfusion.crops import to_uint8
-from sinfusion.evaluation import change, conditional_mean, halves, high_frequency, mean_psnr, targets
+from sinfusion.generation.reverse_process import reverse, sampling_levels
+from sinfusion.generation.video import generate
 from sinfusion.media import Clip, contact_sheet, read_media, write_image
-from sinfusion.metrics import nnf, nnfdist, sliced_wasserstein
-from sinfusion.planning import new_run
+from sinfusion.metrics.evaluation import change, conditional_mean, halves, high_frequency, mean_psnr, targets
+from sinfusion.metrics.similarity import nnf, nnfdist, sliced_wasserstein
+from sinfusion.pixels import to_uint8
 from sinfusion.recipe import TINY
-from sinfusion.reverse import reverse, sampling_levels
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
-from sinfusion.rollout import generate
 from sinfusion.run import Run
-from sinfusion.trainer import Trainer
+from sinfusion.training.request import new_run
+from sinfusion.training.trainer import Trainer
 
 WINDOWS = ((0, 20), (20, 40), (40, 60))
 PICTURE_PATCH = (1, 7, 7)

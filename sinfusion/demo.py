@@ -10,13 +10,13 @@ import numpy as np
 
 from . import patches
 from .errors import SinfusionError
+from .generation.video import generate
 from .media import contact_sheet, side_by_side, write_image, write_video
 from .precision import choose_device
-from .rollout import generate
 from .run import Run
 from .scene import render
 from .seeds import check_seed
-from .training import train
+from .training.session import train
 
 FPS = 16.0
 

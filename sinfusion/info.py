@@ -8,9 +8,9 @@ import av
 import torch
 
 from . import __version__, ops
-from .capacity import shortfall
 from .precision import choose_device, choose_dtype
 from .run import Run
+from .training.capacity import shortfall
 
 
 def describe() -> list[str]:

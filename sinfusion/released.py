@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .diffusion.denoiser import rms_change
+from .diffusion.schedule import SCHEDULES
 from .errors import SinfusionError
 from .media import Source
 from .network import NextNet
-from .parameterization import rms_change
 from .recipe import PAPER, Recipe
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES, Role
-from .run import Run, load, save_checkpoint, writing
-from .schedule import SCHEDULES
+from .run import Run, load, writing
 
 # What the released code trains each model to predict; for the Projector it departs from the paper.
 PARAMETERIZATIONS = {"image": "x0", "predictor": "noise", "projector": "noise", "interpolator": "x0"}
@@ -90,7 +90,7 @@ def import_released(
             _check_fits(run, recipe, chosen)
         run.models[chosen.name] = model
         run.save()
-        save_checkpoint(run, chosen, steps, weights, average, {name: {} for name in weights})
+        run.save_checkpoint(chosen, steps, weights, average, {name: {} for name in weights})
     return load(folder)
 
 

@@ -31,7 +31,7 @@ def _random_state_is_restored():
 
 @pytest.fixture(autouse=True)
 def _speed_is_measured_in_a_few_steps(monkeypatch):
-    monkeypatch.setattr("sinfusion.capacity.MEASURING_SECONDS", 0.0)
+    monkeypatch.setattr("sinfusion.training.capacity.MEASURING_SECONDS", 0.0)
 
 
 def moving_texture(frames=12, size=(16, 24), step=1, seed=0):

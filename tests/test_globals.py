@@ -11,8 +11,8 @@ from sinfusion import ops
 from sinfusion.cli import main
 from sinfusion.cli.evaluate import draw
 from sinfusion.network import NextNet
-from sinfusion.progress import Progress
 from sinfusion.roles import PREDICTOR, ROLES
+from sinfusion.training.progress import Progress
 
 IMPORTS = """
 import sys

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 
 import sinfusion
+from sinfusion.diffusion.schedule import cosine_schedule, linear_schedule
 from sinfusion.errors import SinfusionError
 from sinfusion.released import import_released, read_checkpoint
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from sinfusion.run import load
-from sinfusion.schedule import cosine_schedule, linear_schedule
 
 FILTERS, DEPTH = 8, 5
 

@@ -8,12 +8,12 @@ import pytest
 import sinfusion
 from sinfusion import metrics, patches
 from sinfusion.cli import main
-from sinfusion.crops import sample_seeds
 from sinfusion.demo import demo
 from sinfusion.errors import SinfusionError
-from sinfusion.rollout import stream
+from sinfusion.generation.video import stream
 from sinfusion.scene import render
 from sinfusion.seeds import SEEDS, check_seed, part_key
+from sinfusion.training.crops import sample_seeds
 
 
 @pytest.fixture

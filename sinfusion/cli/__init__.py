@@ -19,9 +19,9 @@ from ..signals import Interrupted, raised
 from .command import Command, Group
 from .demo import Demo
 from .evaluate import Evaluate
+from .generation import Edit, Extrapolate, Generate, Retarget, Upsample
 from .importing import Import
 from .info import Info
-from .making import Edit, Extrapolate, Generate, Retarget, Upsample
 from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
 from .training import Train
 

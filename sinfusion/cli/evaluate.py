@@ -20,8 +20,8 @@ from ..errors import SinfusionError, option_name
 from ..files import beside, make_folders
 from ..seeds import check_seed
 from .command import Command
-from .made import SHEET_COLUMNS, Made, check_writable
 from .options import File, Format, Precision, Size, Whole, network_device, parse_size, spread
+from .outputs import SHEET_COLUMNS, Made, check_writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +116,7 @@ class Evaluate(Command):
 
     def _run(self) -> None:
         """Measure what a run makes, and keep it."""
-        from ..evaluation import starts
+        from ..metrics.evaluation import starts
         from ..run import load
 
         if self.original.exists() and not (self.original / "run.json").is_file():
@@ -148,7 +148,7 @@ class Evaluate(Command):
         made.finish(shown, len(picked), fps=run.fps, **_facts(rows))
 
     def _measured(self, original: Path | Run) -> tuple[list[Row], list[Result]]:
-        from ..evaluation import evaluate
+        from ..metrics.evaluation import evaluate
 
         results: list[Result] = []
         rows = evaluate(
@@ -216,7 +216,7 @@ def _bar(total: int) -> Iterator[Callable[[], object]]:
 def _write_field(path: Path, field: np.ndarray, overwrite: bool) -> None:
     """The picture of a field; of a video's a sheet, and an mp4 beside it."""
     from ..media import contact_sheet, enlarged, write_image, write_video
-    from ..metrics import field_picture
+    from ..metrics.similarity import field_picture
 
     pictures = field_picture(field)
     write_image(path, contact_sheet(pictures), overwrite)
@@ -227,7 +227,7 @@ def _write_field(path: Path, field: np.ndarray, overwrite: bool) -> None:
 
 def _facts(rows: list[Row]) -> Row:
     """What a record holds beside the request."""
-    from ..evaluation import SETTINGS
+    from ..metrics.evaluation import SETTINGS
 
     return {"settings": SETTINGS, "seeds": [row["seed"] for row in rows if "seed" in row], "rows": rows}
 

@@ -14,8 +14,8 @@ from ..console import Bar, say
 from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
-from .made import SHEET_COLUMNS, SHEET_FRAMES, Made
 from .options import File, Format, Size, Whole, parse_size, spread
+from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Made
 
 if TYPE_CHECKING:
     import numpy as np

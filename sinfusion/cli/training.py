@@ -104,7 +104,7 @@ class Train(TrainOptions, Command):
     recipe_settings: OmitArgPrefixes[Overrides] = field(default_factory=Overrides)  # type: ignore[valid-type]
 
     def __call__(self) -> None:
-        from ..training import train
+        from ..training.session import train
 
         network_device(self.device)
         run = train(

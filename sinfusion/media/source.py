@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..clip import Clip, as_frames, check_fps, size_words
 from ..errors import SinfusionError
+from ..pixels import fitting, resize
 from .reading import Opened, explained, open_file
 
 LONGER_SIDE = 256  # that larger sources are scaled down to where nobody says otherwise
@@ -179,7 +179,7 @@ def _read(
                     f"{name} does not fit in memory: {len(kept)} frames of {size_words(target)} fill "
                     f"{MOST_BYTES / 2**30:g} GB; use --stop, --stride or a smaller --size."
                 )
-            kept.append(_resize(frame, target))
+            kept.append(resize(frame, target))
     if original is None:
         raise SinfusionError(f"{name} has no frames from {wanted.start} on.")
     return np.stack(kept), original
@@ -249,18 +249,4 @@ def _light(frames: np.ndarray, path: str | Path, size: tuple[int, int]) -> np.nd
         raise SinfusionError(
             f"the mask {path} is {size_words((height, width))}, which has not the shape of {size_words(size)}."
         )
-    return np.stack([_resize(frame, size).mean(2) > 127.5 for frame in frames])
-
-
-def fitting(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """(height, width) scaled down so that the longer side is at most `longest`; 0 keeps it."""
-    longer = max(size)
-    if not longest or longer <= longest:
-        return size
-    return max(1, round(size[0] * longest / longer)), max(1, round(size[1] * longest / longer))
-
-
-def _resize(frame: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    if frame.shape[:2] == tuple(size):
-        return frame
-    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+    return np.stack([resize(frame, size).mean(2) > 127.5 for frame in frames])

@@ -8,9 +8,9 @@ with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: 
 
 from ._choice import backend
 from ._native import status
-from ._recording import recorded
 from ._threads import torch_alone
 from .adam_ema import adam_ema
+from .cpu_graph import recorded
 from .ddpm_step import ddpm_step
 from .dense import dense
 from .depthwise_norm import depthwise_norm

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ._choice import use_native
 from ._native import run, why_no_library
-from ._recording import recording
 from ._require import require
+from .cpu_graph import recording
 from .philox import normal
 
 _library = torch.library.Library("sinfusion", "FRAGMENT")

@@ -16,8 +16,8 @@ from torch import Tensor
 from ._choice import backend, chosen_backend, use_native
 from ._layout import both, channels_of, fp32, last, like, parts
 from ._native import cpu
-from ._recording import Recording, recording
 from ._require import require, require_shape
+from .cpu_graph import Recording, recording
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
 TOLERANCE = 2.0

@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import ops
 from ..clip import as_mask, as_pixels
 from ..errors import SinfusionError
+from ..pixels import to_uint8, to_unit
 from ..precision import choose_device
 from ..seeds import check_seed
 from . import dynamics
@@ -286,11 +287,11 @@ def _shape(video: Frames | Tensor) -> Shape:
 
 
 def _tensor(frames: Frames, device: torch.device | str) -> Tensor:
-    return torch.tensor(np.ascontiguousarray(frames), device=device).float() / 127.5 - 1
+    return to_unit(torch.tensor(np.ascontiguousarray(frames), device=device)).movedim(-3, -1)
 
 
 def _pictures(video: Tensor) -> Frames:
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+    return to_uint8(video.movedim(-1, -3)).cpu().numpy()
 
 
 def _like(video: Frames, made: Frames) -> Frames:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sinfusion import ops
-from sinfusion.crops import to_unit
+from sinfusion.pixels import to_unit
 
 FRAMES = (6, 41, 57)
 # Batch, size of the crops, size of the blotches: odd, single rows, columns and pixels, whole frames, blotches finer

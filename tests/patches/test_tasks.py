@@ -12,7 +12,7 @@ from PIL import Image
 
 from sinfusion import patches
 from sinfusion.errors import SinfusionError
-from sinfusion.metrics import nnf, nnfdist, psnr
+from sinfusion.metrics.similarity import nnf, nnfdist, psnr
 from sinfusion.patches import dynamics, tasks
 
 RED, BLUE = np.array([1, 0.3, 0.1]), np.array([0.1, 0.3, 1])

@@ -1,0 +1,195 @@
+"""A role's reverse process as its recipe has it: which levels, which noise, which sampler. For everything that makes.
+
+Noise comes from the counter-based generator, keyed by each sample's own seed and by the moment (frame) it is for, so
+a sample is the same alone or in a batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..diffusion.denoiser import centre_of
+from ..diffusion.samplers import SAMPLERS
+from ..diffusion.schedule import karras_sigmas, truncated
+from ..errors import SinfusionError
+from ..network import NextNet
+from ..recipe import Recipe
+from ..roles import Role
+from ..run import Run
+
+STREAM_SAMPLE = 16  # plus the role's number of conditions, so that Predictor and Projector draw apart
+STEPS_A_MOMENT = 4096  # counters of a moment in one row: the last is the start's, the others are evaluations
+STEPS_A_ROW = STEPS_A_MOMENT - 1
+ROW = 2**51  # further evaluations go on in rows of their own, each beyond the counters of 2^39 moments
+
+# Above this a reverse process on a CPU is not recorded: the memory it would keep is worth more than the time it saves.
+RECORDED_PIXELS = 2**14
+
+
+def sampling_levels(
+    run: Run,
+    role: Role,
+    frame_offset: int = 1,
+    steps: int | None = None,  # None: the recipe's
+    enter: float | None = None,  # sigma at which to enter; None: the top
+    strength: float = 1.0,  # in (0, 1]: enter at this fraction of the timesteps
+) -> np.ndarray:
+    """(n + 1,) float64 levels to visit, from the entry down to 0."""
+    recipe, denoiser = run.recipe, run.denoiser(role)
+    if steps is None:
+        steps = recipe.sampling_steps if role.conditions else recipe.free_sampling_steps
+    if not 0 < strength <= 1:
+        raise SinfusionError(f"strength must be above 0 and at most 1, not {strength}.")
+    if denoiser.parameterization == "preconditioned":
+        spread = denoiser.spreads[min(abs(frame_offset), len(denoiser.spreads)) - 1]
+        top, bottom = _range(recipe, role)
+        # The cosine schedule's level at this fraction of its timesteps, so that a strength means the same everywhere.
+        entry = enter if enter is not None else math.tan(strength * math.pi / 2)
+        return karras_sigmas(steps, min(entry, top * spread), min(bottom * spread, entry / 2))
+    sigmas = denoiser.schedule.sigmas(steps)
+    if enter is None and strength < 1:
+        enter = float(denoiser.schedule.sigma_at(np.maximum(1, strength * recipe.timesteps)))
+    return sigmas if enter is None or enter >= sigmas[0] else truncated(sigmas, enter)
+
+
+def _range(recipe: Recipe, role: Role) -> tuple[float, float]:
+    """Highest and lowest sampling level in spreads."""
+    if role.conditions:
+        return recipe.level_top, recipe.level_bottom
+    return recipe.free_level_top, recipe.free_level_bottom
+
+
+@torch.no_grad()
+def reverse(
+    run: Run,
+    role: Role,
+    seeds: Tensor,  # (B,) int64
+    moment: int | Tensor,  # which picture of a rollout this is; a tensor is () int64 on the run's device
+    levels: np.ndarray,  # from `sampling_levels`
+    start: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: the picture noise is added to; None: the centre
+    size: tuple[int, int] | None = None,  # (H, W), needed where neither start nor condition tells it
+    condition: Tensor | None = None,  # (B, 3 n, H, W) in [-1, 1]
+    frame_offset: int | None = None,
+    keep: tuple[Tensor, Tensor] | None = None,  # (B or 1, 1, H, W) bool, picture (B or 1, 3, H, W): known where True
+    sampler: str | None = None,  # None: the recipe's
+) -> Tensor:
+    """One picture for each seed, (B, 3, H, W) fp32 in [-1, 1]. Nothing here waits for the device."""
+    denoiser = run.denoiser(role)
+    network = denoiser.network
+    assert isinstance(network, NextNet)
+    table = _table(run, role, sampler or run.recipe.sampler, levels, frame_offset)
+    spread = denoiser.spread(table.frame_offset, len(table.sigma), run.device)
+    # For all evaluations at once, and one row for all samples: products over more rows would round differently.
+    shifts = network.shifts(denoiser.time(table.sigma, spread), table.frame_offset if denoiser.frame_offset else None)
+    seeds = seeds.to(run.device)
+    moment = moment if isinstance(moment, Tensor) else torch.full((), moment, device=run.device)
+    counters = moment * STEPS_A_MOMENT + table.draws
+
+    x = _start(run, len(seeds), start, size, condition)
+    centre = None if condition is None else _in_order(centre_of(x, condition))
+    shape = (len(x), role.in_channels, *x.shape[2:])
+    inputs = torch.empty(shape, dtype=network.dtype, device=run.device, memory_format=torch.channels_last)
+    if condition is not None:
+        inputs[:, :-3] = condition
+    before = torch.zeros_like(x) if table.looks_back else None
+    stream = STREAM_SAMPLE + role.conditions
+    known = (None, None) if keep is None else (_in_order(keep[0]), _in_order(keep[1]))
+    state = (x, centre, seeds, counters, shifts, inputs, before, *known)
+    if run.device.type != "cpu" or not run.graph or len(x) * x.shape[2] * x.shape[3] > RECORDED_PIXELS:
+        return _loop(network, table, stream, *state)
+    recorded = run.loops.get(role.name)
+    if recorded is None or recorded[0] is not network or recorded[1] is not table:
+        recorded = network, table, ops.recorded(functools.partial(_loop, network, table, stream))
+        run.loops[role.name] = recorded
+    return cast(Tensor, recorded[2](*state).clone())
+
+
+def _loop(
+    network: NextNet,
+    table: Table,
+    stream: int,
+    x: Tensor,  # changed in place, like inputs and before
+    centre: Tensor | None,
+    seeds: Tensor,
+    counters: Tensor,  # (S + 1,) int64
+    shifts: Tensor,  # (S, ...) from `NextNet.shifts`
+    inputs: Tensor,
+    before: Tensor | None,
+    known: Tensor | None,
+    picture: Tensor | None,
+) -> Tensor:
+    """The steps, without a copy or a wait; x after the last."""
+    ops.ddpm_step(x, None, centre, table.coefficients[0], seeds, stream, counters[0], inputs, before)
+    for i in range(len(table.sigma)):
+        output = network.evaluate(inputs, shifts[i : i + 1])
+        row, draw = table.coefficients[i + 1], counters[i + 1]
+        ops.ddpm_step(x, output, centre, row, seeds, stream, draw, inputs, before, known, picture)
+    return x
+
+
+def _in_order(value: Tensor) -> Tensor:
+    """As `ops.ddpm_step` reads it, which would copy anything else in every step."""
+    return value.contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The numbers of a reverse process, on the device."""
+
+    sigma: Tensor  # (S,) fp32: the level of each evaluation
+    coefficients: (
+        Tensor  # (S + 1, 9) fp32, as `ops.ddpm_step` takes them: the start, then the step after each evaluation
+    )
+    draws: Tensor  # (S + 1,) int64: number of each step's noise within its moment
+    frame_offset: Tensor | None  # (S,) int64
+    looks_back: bool  # some state depends on the one before the last
+
+
+def _table(run: Run, role: Role, sampler: str, levels: np.ndarray, frame_offset: int | None) -> Table:
+    """Made once for each reverse process that a run is asked for: no copy to the device while a graph is recorded."""
+    denoiser = run.denoiser(role)
+    key = (denoiser.parameterization, denoiser.spreads, run.device, sampler, levels.tobytes(), frame_offset)
+    if key in run.tables:
+        made: Table = run.tables[key]
+        return made
+    steps = SAMPLERS[sampler](levels)
+    spread = denoiser.spreads[min(abs(frame_offset or 1), len(denoiser.spreads)) - 1]
+    of_input = [denoiser.form.input(step.sigma, spread) for step in steps] + [(0.0, 0.0)]
+    rows = [(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, steps[0].sigma, *of_input[0])]
+    for step, inputs in zip(steps, of_input[1:], strict=True):
+        rows.append((*denoiser.form.estimate(step.sigma, spread), *step[1:], *inputs))
+    made = Table(
+        torch.tensor([step.sigma for step in steps], device=run.device),
+        torch.tensor(rows, device=run.device),
+        torch.from_numpy(_draws(len(steps))).to(run.device),
+        None if frame_offset is None else torch.full((len(steps),), frame_offset, device=run.device),
+        any(step.of_previous for step in steps),
+    )
+    run.tables[key] = made
+    return made
+
+
+def _draws(steps: int) -> np.ndarray:
+    """(steps + 1,) int64: numbers of the start's noise and of each step's within a moment; never those of another."""
+    row, column = np.divmod(np.arange(steps, dtype=np.int64), STEPS_A_ROW)
+    return np.append(np.int64(STEPS_A_ROW), row * ROW + column)
+
+
+def _start(
+    run: Run, batch: int, start: Tensor | None, size: tuple[int, int] | None, condition: Tensor | None
+) -> Tensor:
+    """(B, 3, H, W) fp32, channels-last and its own memory: what noise is added to."""
+    if start is None:
+        if condition is None:
+            start = torch.zeros(batch, 3, *size, device=run.device)  # type: ignore[misc]  # size is given here
+        else:
+            start = centre_of(condition[:, :3], condition)
+    return torch.empty_like(start, memory_format=torch.channels_last).copy_(start)

@@ -1,0 +1,188 @@
+"""A role's reverse process: the levels it visits, where it enters, and that a sample depends on its own seed alone."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from sinfusion import ops
+from sinfusion.diffusion.denoiser import PARAMETERIZATIONS, centre_of
+from sinfusion.diffusion.samplers import SAMPLERS
+from sinfusion.diffusion.schedule import cosine_schedule, karras_sigmas
+from sinfusion.errors import SinfusionError
+from sinfusion.generation.reverse_process import STEPS_A_MOMENT, STREAM_SAMPLE, reverse, sampling_levels
+from sinfusion.pixels import check_size, to_unit
+from sinfusion.recipe import PAPER
+from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
+
+
+@pytest.fixture
+def published(video_run, tmp_path):
+    """The fixture's weights read as x0 and noise models."""
+    recipe = PAPER.replace(filters=8, depth=2, dense_kernel=1, sampling_steps=10, free_sampling_steps=10)
+    return dataclasses.replace(video_run, recipe=recipe, _denoisers={})
+
+
+def spread(run, role, frame_offset=1):
+    return run.denoiser(role).spreads[abs(frame_offset) - 1]
+
+
+@pytest.mark.parametrize("role", [PREDICTOR, INTERPOLATOR, PROJECTOR], ids=lambda role: role.name)
+def test_preconditioned_levels_go_from_top_to_bottom_in_spreads(video_run, role):
+    recipe = video_run.recipe
+    top, bottom, steps = (
+        (recipe.level_top, recipe.level_bottom, recipe.sampling_steps)
+        if role.conditions
+        else (recipe.free_level_top, recipe.free_level_bottom, recipe.free_sampling_steps)
+    )
+    s = spread(video_run, role)
+    np.testing.assert_allclose(sampling_levels(video_run, role), karras_sigmas(steps, top * s, bottom * s))
+    assert len(sampling_levels(video_run, role, steps=7)) == 8
+
+
+def test_the_frame_offset_decides_the_spread(video_run):
+    tops = [sampling_levels(video_run, PREDICTOR, k)[0] / video_run.recipe.level_top for k in (1, -1, 2, -3, 9)]
+    spreads = video_run.denoiser(PREDICTOR).spreads
+    assert tops == pytest.approx([spreads[0], spreads[0], spreads[1], spreads[2], spreads[2]])
+    assert spreads[0] < spreads[1] < spreads[2]  # the clip slides
+
+
+def test_entering_at_a_level_starts_there_and_takes_all_steps(video_run):
+    s = spread(video_run, PREDICTOR)
+    levels = sampling_levels(video_run, PREDICTOR, steps=5, enter=2 * s)
+    assert levels[0] == pytest.approx(2 * s) and len(levels) == 6 and levels[-1] == 0
+    assert (np.diff(levels) < 0).all()
+    above = sampling_levels(video_run, PREDICTOR, steps=5, enter=1e6)
+    np.testing.assert_allclose(above, sampling_levels(video_run, PREDICTOR, steps=5))  # never above the top
+    below = sampling_levels(video_run, PREDICTOR, steps=5, enter=1e-6)
+    assert below[0] == pytest.approx(1e-6) and (np.diff(below) < 0).all()  # even from below the bottom it falls
+
+
+def test_strength_enters_higher_the_larger_it_is_and_1_is_the_top(video_run, published):
+    for run in (video_run, published):
+        entries = [sampling_levels(run, PROJECTOR, strength=strength)[0] for strength in (0.1, 0.3, 0.6, 0.9, 1.0)]
+        assert (np.diff(entries) > 0).all()
+        assert entries[-1] == pytest.approx(sampling_levels(run, PROJECTOR)[0])
+
+
+def test_a_truncated_schedule_enters_at_its_level_and_visits_each_lower_one(published):
+    schedule = cosine_schedule(50)
+    np.testing.assert_allclose(sampling_levels(published, PREDICTOR, steps=50), schedule.sigma[::-1], rtol=1e-12)
+    correction = sampling_levels(published, PROJECTOR, steps=50, enter=schedule.sigma[3])
+    np.testing.assert_allclose(correction, schedule.sigma[[3, 2, 1, 0]], rtol=1e-12)
+    half = sampling_levels(published, PROJECTOR, steps=50, strength=0.5)
+    np.testing.assert_allclose(half, schedule.sigma[25::-1], rtol=1e-6)
+    few = sampling_levels(published, PROJECTOR, steps=10, strength=0.5)
+    assert few[0] == pytest.approx(schedule.sigma[25]) and 5 <= len(few) <= 7 and few[-1] == 0
+
+
+@pytest.mark.parametrize("strength", [0, -0.1, 1.01, float("nan")])
+def test_a_strength_outside_0_to_1_is_refused(video_run, strength):
+    with pytest.raises(SinfusionError, match="strength"):
+        sampling_levels(video_run, PROJECTOR, strength=strength)
+
+
+def test_no_steps_are_refused(video_run, published):
+    for run in (video_run, published):
+        with pytest.raises(SinfusionError, match="at least 1 step"):
+            sampling_levels(run, PREDICTOR, steps=0)
+
+
+def test_sizes_too_small_for_the_network_are_refused():
+    assert check_size((8, 30)) == (8, 30)
+    with pytest.raises(SinfusionError, match="30x7"):
+        check_size((7, 30))
+
+
+def picture(run, seeds, moment=1, **arguments):
+    levels = sampling_levels(run, PROJECTOR, steps=3)
+    return reverse(run, PROJECTOR, torch.tensor(seeds), moment, levels, size=(11, 13), **arguments)
+
+
+def test_a_sample_is_a_function_of_its_seed_and_moment(video_run):
+    first = picture(video_run, [5, 6])
+    torch.manual_seed(9)
+    assert torch.equal(picture(video_run, [5, 6]), first)
+    assert not torch.equal(picture(video_run, [5, 6], moment=2)[0], first[0])
+    assert not torch.equal(first[0], first[1])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("sampler", ["ancestral", "euler", "heun"])
+def test_a_sample_is_the_same_alone_and_in_a_batch(video_run, precision, sampler):
+    """Not promised to the bit: a convolution of a larger batch may add in another order."""
+    run = video_run.to("cpu", precision)
+    together = picture(run, [5, 6, 7], sampler=sampler)
+    for i, seed in enumerate((5, 6, 7)):
+        torch.testing.assert_close(picture(run, [seed], sampler=sampler)[0], together[i], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("sampler", ["ancestral", "heun"])
+@pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR], ids=lambda role: role.name)
+def test_a_recorded_process_is_the_plain_one(video_run, role, precision, sampler, monkeypatch):
+    """From the second call on a CPU plays what it recorded; to the bit, whatever came between."""
+    run, levels, pictures = video_run.to("cpu", precision), np.array([2.0, 0.7, 0.2, 0.0]), []
+    known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
+    known[..., :5] = True
+    frames = to_unit(torch.from_numpy(run.frames[:8]))
+    arguments = [
+        (torch.tensor([moment, 3]), moment, levels, frames[moment : moment + 2])
+        + ((None, frames[moment + 2 : moment + 4], 1 - 3 * (moment % 2)) if role.conditions else (None, None, None))
+        + ((known, frames[:1]) if moment > 2 else None,)
+        for moment in range(5)
+    ]
+    for _ in range(2):
+        pictures.append([reverse(run, role, *a, sampler) for a in arguments for _ in range(2)])
+        monkeypatch.setattr("sinfusion.generation.reverse_process.RECORDED_PIXELS", 0)
+    assert len(run.loops) == 1 and all(torch.equal(a, b) for a, b in zip(*pictures, strict=True))
+
+
+def test_what_is_known_is_kept(video_run):
+    known = torch.zeros(1, 1, 11, 13, dtype=torch.bool)
+    known[..., :6] = True
+    given = torch.rand(1, 3, 11, 13)
+    made = picture(video_run, [5, 6], keep=(known, given))
+    torch.testing.assert_close(made[..., :6], given[..., :6].expand(2, -1, -1, -1))
+    assert not torch.allclose(made[..., 6:], given[..., 6:].expand(2, -1, -1, -1), atol=0.1)
+
+
+def test_samples_are_pictures(image_run):
+    levels = sampling_levels(image_run, IMAGE)
+    made = reverse(image_run, IMAGE, torch.tensor([0, -3]), 0, levels, size=(16, 24))
+    assert made.shape == (2, 3, 16, 24) and made.dtype == torch.float32 and not made.requires_grad
+    assert made.abs().max() <= 1
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun"])
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+@pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
+def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_run, role, parameterization, sampler):
+    """`reverse` makes its steps by one operator; here each is put together from the parts."""
+    run = video_run.to("cpu", "fp32")
+    run.models = {**run.models, role.name: {**run.models[role.name], "parameterization": parameterization}}
+    seeds, moment, offset = torch.tensor([3, 8]), 5, -2 if role.frame_offset else None
+    frames = to_unit(torch.from_numpy(run.frames[: 2 * role.conditions])).reshape(2, -1, *run.size)
+    condition = frames if role.conditions else None
+    start = None if role.conditions else to_unit(torch.from_numpy(run.frames[:2]))
+    known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
+    known[..., :5] = True
+    picture = to_unit(torch.from_numpy(run.frames[5:6]))
+    levels = np.array([2.0, 0.7, 0.2, 0.0])
+    made = reverse(run, role, seeds, moment, levels, start, None, condition, offset, (known, picture), sampler)
+
+    def noise(step):
+        return ops.normal(seeds, STREAM_SAMPLE + role.conditions, moment * STEPS_A_MOMENT + step, made.shape[1:])
+
+    x = (centre_of(made, condition) if start is None else start) + 2.0 * noise(STEPS_A_MOMENT - 1)
+    before = torch.zeros_like(x)
+    offsets = None if offset is None else torch.tensor([offset])
+    with torch.no_grad():
+        for i, step in enumerate(SAMPLERS[sampler](levels)):
+            clean = run.denoiser(role)(x, torch.tensor([step.sigma]), condition, offsets).clamp(-1, 1)
+            clean = torch.where(known, picture, clean)
+            after = step.of_state * x + step.of_previous * before + step.of_clean * clean + step.of_noise * noise(i)
+            before, x = x, after
+    torch.testing.assert_close(made, x, rtol=1e-3, atol=1e-3)
+    assert torch.equal(made[..., :5].round(decimals=5), picture.expand_as(made)[..., :5].round(decimals=5))
