@@ -35,7 +35,7 @@ from sinfusion.training.trainer import Trainer
 # Name of a variant -> what it changes in `tiny` (projector: steps for a Projector, which then corrects each frame).
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {},
-    "levels around the spread alone": {"level_mean": 0.0, "level_top_share": 0.0},
+    "levels around sigma_data alone": {"level_mean": 0.0, "level_top_share": 0.0},
     "no top level": {"level_top_share": 0.0},
     "level mean 0": {"level_mean": 0.0},
     "clean condition": {"condition_noise": 0.0, "condition_drift": 0.0},

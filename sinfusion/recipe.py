@@ -37,7 +37,7 @@ class Recipe:
     schedule: Literal["linear", "cosine"] = "cosine"
     # Number of timesteps of that schedule.
     timesteps: int = 50
-    # preconditioned: training noise levels are log-normal around exp(mean) spreads, for models with a condition ...
+    # preconditioned: training noise levels are log-normal around exp(mean) sigma_data, for models with a condition ...
     level_mean: float = 0.0
     # ... with this deviation of the logarithm.
     level_std: float = 1.2
@@ -47,9 +47,9 @@ class Recipe:
     free_level_std: float = 1.4
     # Share of the batch at the highest level of sampling, where models with a condition learn the conditional mean.
     level_top_share: float = 0.0
-    # preconditioned: highest and lowest noise level of sampling, in spreads, for models with a condition.
+    # preconditioned: highest and lowest noise level of sampling, in units of sigma_data, for models with a condition.
     level_top: float = 20.0
-    # The lowest level, in spreads.
+    # The lowest level, in units of sigma_data.
     level_bottom: float = 0.05
     # The highest level for models without a condition.
     free_level_top: float = 30.0
@@ -79,7 +79,7 @@ class Recipe:
     decay: Literal["cosine", "step"] = "step"
     # Length of the weight average used for sampling: larger is shorter; 0 samples from the raw weights.
     ema_gamma: float = 0.0
-    # Deviation of noise on the condition in training, in spreads, drawn uniformly from 0 up to this.
+    # Deviation of noise on the condition in training, in units of sigma_data, drawn uniformly from 0 up to this.
     condition_noise: float = 0.0
     # The same for blotches of colour, a few pixels wide, which teach a rollout not to drift.
     condition_drift: float = 0.0

@@ -79,9 +79,14 @@ def import_released(
     _check_network(weights, recipe, chosen, path)
     steps = content.get("global_step")
     steps = min(max(steps, 1), 99_999_999) if isinstance(steps, int) else 1
-    # Only the Predictor's spreads are asked for: x0 and noise models know none, but retargeting enters by them.
-    spreads = [rms_change(clip, k) for k in range(1, recipe.max_frame_offset + 1)] if chosen is PREDICTOR else [1.0]
-    model = {"steps": steps, "minutes": None, "spreads": spreads, "parameterization": PARAMETERIZATIONS[chosen.name]}
+    # Only the Predictor's sigma_data is asked for: x0 and noise models know none, but retargeting enters by them.
+    sigma_data = [rms_change(clip, k) for k in range(1, recipe.max_frame_offset + 1)] if chosen is PREDICTOR else [1.0]
+    model = {
+        "steps": steps,
+        "minutes": None,
+        "sigma_data": sigma_data,
+        "parameterization": PARAMETERIZATIONS[chosen.name],
+    }
     average = {name: value.clone() for name, value in weights.items()}
     with writing(folder):
         run = Run(folder, kind, recipe, clip, fps, 0, {}, str(path))

@@ -50,7 +50,7 @@ class Run:
     frames: np.ndarray  # (T, H, W, 3) uint8, what it was trained on
     fps: float
     seed: int
-    # role name -> planned "steps" (0: not yet known), "minutes", "spreads"; "parameterization" if not the recipe's
+    # role name -> planned "steps" (0: not yet known), "minutes", "sigma_data"; "parameterization" if not the recipe's
     models: dict[str, dict[str, Any]]
     source: str = ""
     device: torch.device = field(default_factory=lambda: choose_device("auto"))
@@ -111,7 +111,7 @@ class Run:
             parameterization,
             SCHEDULES[self.recipe.schedule](self.recipe.timesteps),
             role.continuous,
-            tuple(self.models[role.name]["spreads"]),
+            tuple(self.models[role.name]["sigma_data"]),
             role.frame_offset,
         )
 
@@ -290,14 +290,15 @@ def _trained_with(stored: Any) -> dict[str, Any] | None:
 
 def _model(stored: dict[str, Any]) -> dict[str, Any]:
     """A model's entry in run.json, checked."""
-    model = {"steps": stored["steps"], "minutes": stored["minutes"], "spreads": [float(s) for s in stored["spreads"]]}
+    sigma_data = stored["sigma_data"] if "sigma_data" in stored else stored["spreads"]  # as it was called before
+    model = {"steps": stored["steps"], "minutes": stored["minutes"], "sigma_data": [float(s) for s in sigma_data]}
     steps, minutes = model["steps"], model["minutes"]
     if not isinstance(steps, int) or not 0 <= steps < 10**8:
         raise ValueError(f"steps {steps}")
     if not (steps > 0 if minutes is None else 0 < minutes < 1e9):
         raise ValueError(f"minutes {minutes}")
-    if not model["spreads"] or not all(0 < s < 1e3 for s in model["spreads"]):
-        raise ValueError(f"spreads {model['spreads']}")
+    if not model["sigma_data"] or not all(0 < s < 1e3 for s in model["sigma_data"]):
+        raise ValueError(f"sigma_data {model['sigma_data']}")
     if "parameterization" in stored:  # of a model that was not trained by the run's recipe
         if stored["parameterization"] not in PARAMETERIZATIONS:
             raise ValueError(f"parameterization {stored['parameterization']}")

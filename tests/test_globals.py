@@ -56,7 +56,7 @@ def test_pictures_of_figures_leave_the_programs_backend_as_it_is(tmp_path, monke
 @pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
 def test_untrained_weights_are_those_of_the_seed_and_no_generator_is_left_changed(role, video_run, monkeypatch):
     run = video_run.to("cpu", "fp32")
-    run.models = {role.name: {"steps": 1, "minutes": None, "spreads": [0.1]}}
+    run.models = {role.name: {"steps": 1, "minutes": None, "sigma_data": [0.1]}}
     torch.manual_seed(run.seed)
     settings = {"filters": run.recipe.filters, "depth": run.recipe.depth, "dense_kernel": run.recipe.dense_kernel}
     wanted = NextNet(role.in_channels, **settings, frame_offset=role.frame_offset).state_dict()

@@ -21,7 +21,7 @@ RECIPE = TINY.replace(filters=4, depth=2, predictor_steps=3)
 
 @pytest.fixture
 def run(clip, tmp_path):
-    models = {"predictor": {"steps": 3, "minutes": None, "spreads": [0.1, 0.2, 0.3]}}
+    models = {"predictor": {"steps": 3, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
     run = Run(tmp_path / "run", "video", RECIPE, clip, 12.5, 7, models, "clip.mp4").to("cpu", "fp32")
     run.save()
     return run
@@ -57,7 +57,7 @@ def test_a_checkpoint_holds_raw_and_averaged_weights_and_sampling_takes_the_aver
 
 
 def test_a_recipe_without_an_average_samples_from_the_raw_weights(clip, tmp_path):
-    models = {"predictor": {"steps": 3, "minutes": None, "spreads": [0.1]}}
+    models = {"predictor": {"steps": 3, "minutes": None, "sigma_data": [0.1]}}
     run = Run(tmp_path / "run", "video", RECIPE.replace(ema_gamma=0.0), clip, 20, 0, models).to("cpu")
     run.save()
     write(run, 2, 0.5)

@@ -20,7 +20,7 @@ from ..errors import SinfusionError, option_name
 from ..files import beside, make_folders
 from ..seeds import check_seed
 from .command import Command
-from .options import File, Format, Precision, Size, Whole, network_device, parse_size, spread
+from .options import File, Format, Precision, Size, Whole, evenly_spaced, network_device, parse_size
 from .outputs import SHEET_COLUMNS, Made, check_writable
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Evaluate(Command):
         if run.kind == "image":
             made.finish([run.frames[0], *videos], **_facts(rows))
             return
-        picked = spread(len(run.frames), SHEET_COLUMNS)
+        picked = evenly_spaced(len(run.frames), SHEET_COLUMNS)
         shown = [video[i] for video in (run.frames, *videos) for i in picked]
         made.finish(shown, len(picked), fps=run.fps, **_facts(rows))
 

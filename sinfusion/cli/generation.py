@@ -16,7 +16,7 @@ from ..console import Bar, say
 from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
-from .options import File, Format, Graph, Precision, Size, Trained, Whole, network_device, parse_size, spread
+from .options import File, Format, Graph, Precision, Size, Trained, Whole, evenly_spaced, network_device, parse_size
 from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Made
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Generate(Making):
         stream = rollout.stream(run, length, self.count, size, start, self.frame_offset, self.seed, self.steps)
         first = next(stream)  # raises what is wrong with the request before a file is opened
         columns = None if self.count == 1 else SHEET_COLUMNS
-        picked = spread(length, columns or SHEET_FRAMES)
+        picked = evenly_spaced(length, columns or SHEET_FRAMES)
         shown = []
         with ExitStack() as stack:
             told = stack.enter_context(Bar(length)).update

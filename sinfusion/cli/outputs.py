@@ -19,7 +19,7 @@ from ..console import print_result
 from ..errors import SinfusionError
 from ..files import acquire, beside, discard_leftovers, make_folders, release, remove_empty
 from .command import command_name
-from .options import File, Format, spread
+from .options import File, Format, evenly_spaced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,7 +152,7 @@ class Made:
         from ..media import write_video
 
         write_video(self.files[0], frames, fps=fps, overwrite=self.command.overwrite)
-        self.finish(frames[spread(len(frames), SHEET_FRAMES)], fps=fps, frames=len(frames))
+        self.finish(frames[evenly_spaced(len(frames), SHEET_FRAMES)], fps=fps, frames=len(frames))
 
     def finish(self, shown: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, **facts: Any) -> None:
         """Write the contact sheet and the record; say what there is."""

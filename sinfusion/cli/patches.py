@@ -14,7 +14,7 @@ from ..console import Bar, say
 from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
-from .options import File, Format, Size, Whole, parse_size, spread
+from .options import File, Format, Size, Whole, evenly_spaced, parse_size
 from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Made
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Patches(Command):
         else:
             for path, frames in zip(made.files, results, strict=True):
                 write_video(path, frames, fps=fps, overwrite=self.overwrite)
-            picked = spread(results.shape[1], SHEET_COLUMNS)
+            picked = evenly_spaced(results.shape[1], SHEET_COLUMNS)
             rows = [frames[i] for frames in results[: SHEET_FRAMES // 3] for i in picked]
             made.finish(rows, len(picked), fps=fps, frames=results.shape[1])
 

@@ -24,60 +24,60 @@ Level = TypeVar("Level", float, Tensor)
 class Parameterization(Protocol):
     """What the network sees and what its output F stands for, as sums of pictures with these coefficients.
 
-    Pictures: x = clean + sigma * noise, and the centre, the expected picture; `spread`: RMS of clean - centre.
+    Pictures: x = clean + sigma * noise, and the centre, the expected picture; `sigma_data`: RMS of clean - centre.
     """
 
-    def input(self, sigma: Level, spread: Level) -> tuple[Level, Level]:
+    def input(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level]:
         """Of x and of the centre, in what the network sees: about unit variance."""
 
-    def target(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+    def target(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
         """Of clean, noise and centre, in what F should be."""
 
-    def estimate(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+    def estimate(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
         """Of F, x and centre, in the clean picture that F stands for: the inverse of `target`."""
 
 
 class X0:
     """F is the clean picture."""
 
-    def input(self, sigma: Level, spread: Level) -> tuple[Level, Level]:
+    def input(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level]:
         return (1 + sigma**2) ** -0.5, 0 * sigma
 
-    def target(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+    def target(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
         return 0 * sigma + 1, 0 * sigma, 0 * sigma
 
-    def estimate(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+    def estimate(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
         return 0 * sigma + 1, 0 * sigma, 0 * sigma
 
 
 class Noise(X0):
     """F is the noise (Ho et al. 2020)."""
 
-    def target(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+    def target(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
         return 0 * sigma, 0 * sigma + 1, 0 * sigma
 
-    def estimate(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+    def estimate(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
         return -sigma, 0 * sigma + 1, 0 * sigma
 
 
 class Preconditioned:
     """F is a unit-variance correction to the best linear guess between x and the centre (Karras et al. 2022, eq. 7).
 
-    With centre = the previous frame and spread = the RMS change between frames, F = 0 says 'nothing moves'.
+    With centre = the previous frame and sigma_data = the RMS change between frames, F = 0 says 'nothing moves'.
     """
 
-    def input(self, sigma: Level, spread: Level) -> tuple[Level, Level]:
-        scale = (sigma**2 + spread**2) ** -0.5
+    def input(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level]:
+        scale = (sigma**2 + sigma_data**2) ** -0.5
         return scale, -scale
 
-    def target(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
+    def target(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
         # (clean - c - skip (clean + sigma noise - c)) / out, multiplied out so that nothing cancels.
-        scale = (sigma**2 + spread**2) ** -0.5
-        return sigma / spread * scale, -spread * scale, -sigma / spread * scale
+        scale = (sigma**2 + sigma_data**2) ** -0.5
+        return sigma / sigma_data * scale, -sigma_data * scale, -sigma / sigma_data * scale
 
-    def estimate(self, sigma: Level, spread: Level) -> tuple[Level, Level, Level]:
-        variance = sigma**2 + spread**2
-        return sigma * spread * variance**-0.5, spread**2 / variance, sigma**2 / variance
+    def estimate(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
+        variance = sigma**2 + sigma_data**2
+        return sigma * sigma_data * variance**-0.5, sigma_data**2 / variance, sigma**2 / variance
 
 
 PARAMETERIZATIONS: dict[str, Parameterization] = {"x0": X0(), "noise": Noise(), "preconditioned": Preconditioned()}
@@ -91,7 +91,7 @@ class Denoiser:
     parameterization: str  # a key of PARAMETERIZATIONS
     schedule: Schedule
     continuous: bool  # the network is told the noise level itself, not the whole timestep (x0 and noise only)
-    spreads: tuple[float, ...]  # RMS of clean - centre; entry |frame_offset| - 1 (one entry without frame offsets)
+    sigma_data: tuple[float, ...]  # RMS of clean - centre; entry |frame_offset| - 1 (one entry without frame offsets)
     frame_offset: bool = False  # the network is told the frame offset
     _tables: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -101,28 +101,28 @@ class Denoiser:
         return PARAMETERIZATIONS[self.parameterization]
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Spreads (n,) fp32, the schedule's levels as logarithms (T,) and as `signal`, fp64: once on each device."""
+        """sigma_data (n,) fp32, the schedule's levels as logarithms (T,) and as `signal`, fp64: once on each device."""
         if device not in self._tables:
             logarithm = torch.from_numpy(np.log(self.schedule.sigma[1:])).to(device)
             signal = torch.from_numpy(np.sqrt(self.schedule.alphas_cumprod)).to(device)
-            self._tables[device] = torch.tensor(self.spreads, device=device), logarithm, signal
+            self._tables[device] = torch.tensor(self.sigma_data, device=device), logarithm, signal
         return self._tables[device]
 
     def signal(self, device: torch.device) -> Tensor:
         """(T + 1,) fp64: sqrt(alphas_cumprod) of the schedule."""
         return self._on(device)[2]
 
-    def spread(self, frame_offset: Tensor | None, batch: int, device: torch.device) -> Tensor:
+    def sigma_data_of(self, frame_offset: Tensor | None, batch: int, device: torch.device) -> Tensor:
         """(B,) fp32: the RMS distance between the clean picture and the centre for each sample."""
         table = self._on(device)[0]
-        if frame_offset is None or len(self.spreads) == 1:
+        if frame_offset is None or len(self.sigma_data) == 1:
             return table[:1].expand(batch)
-        return table[(frame_offset.abs() - 1).clamp(0, len(self.spreads) - 1)]
+        return table[(frame_offset.abs() - 1).clamp(0, len(self.sigma_data) - 1)]
 
-    def time(self, sigma: Tensor, spread: Tensor) -> Tensor:
+    def time(self, sigma: Tensor, sigma_data: Tensor) -> Tensor:
         """(B,) fp32: how the network is told the noise level."""
         if self.parameterization == "preconditioned":
-            return 4.0 * (sigma / spread).log()  # about -16 .. 16: spans the sinusoids like 32 timesteps
+            return 4.0 * (sigma / sigma_data).log()  # about -16 .. 16: spans the sinusoids like 32 timesteps
         if self.continuous:
             return (1 + sigma**2).rsqrt()  # sqrt(alphas_cumprod)
         # The timestep, the inverse of `Schedule.sigma_at`; counted from 0 as in the released code.
@@ -132,21 +132,21 @@ class Denoiser:
         low, high = logarithm[above - 1], logarithm[above]
         return (above - 1 + (wanted - low) / (high - low)).clamp(0, len(logarithm) - 1).float()
 
-    def training_coefficients(self, sigma: Tensor, spread: Tensor) -> Tensor:
+    def training_coefficients(self, sigma: Tensor, sigma_data: Tensor) -> Tensor:
         """(B, 6) fp32: clean, noise and centre in the noisy picture that the network sees, and in its target."""
-        of_state, of_centre = self.form.input(sigma, spread)
-        return torch.stack((of_state, of_state * sigma, of_centre, *self.form.target(sigma, spread)), 1)
+        of_state, of_centre = self.form.input(sigma, sigma_data)
+        return torch.stack((of_state, of_state * sigma, of_centre, *self.form.target(sigma, sigma_data)), 1)
 
     def loss(
         self,
         inputs: Tensor,  # (B, 3 (n + 1), H, W): conditions, then the noisy picture as the network sees it
         target: Tensor,  # (B, 3, H, W) fp32
         sigma: Tensor,  # (B,)
-        spread: Tensor,  # (B,)
+        sigma_data: Tensor,  # (B,)
         frame_offset: Tensor | None = None,  # (B,) int64
     ) -> Tensor:
         """Mean squared error between the network's output and its target, a scalar."""
-        output = self.network(inputs, self.time(sigma, spread), frame_offset if self.frame_offset else None)
+        output = self.network(inputs, self.time(sigma, sigma_data), frame_offset if self.frame_offset else None)
         return (output - target).square().mean()
 
     def __call__(
@@ -157,18 +157,18 @@ class Denoiser:
         frame_offset: Tensor | None = None,  # (B or 1,) int64
     ) -> Tensor:
         """The expected clean picture, (B, 3, H, W) fp32."""
-        spread = self.spread(frame_offset, len(sigma), x.device)
+        sigma_data = self.sigma_data_of(frame_offset, len(sigma), x.device)
         centre = centre_of(x, condition)
 
         def columns(values: tuple[Tensor, ...]) -> list[Tensor]:
             return [value[:, None, None, None] for value in values]
 
-        of_state, of_centre = columns(self.form.input(sigma, spread))
+        of_state, of_centre = columns(self.form.input(sigma, sigma_data))
         inputs = of_state * x + of_centre * centre
         if condition is not None:
             inputs = torch.cat((condition, inputs), 1)
-        output = self.network(inputs, self.time(sigma, spread), frame_offset if self.frame_offset else None)
-        of_output, of_state, of_centre = columns(self.form.estimate(sigma, spread))
+        output = self.network(inputs, self.time(sigma, sigma_data), frame_offset if self.frame_offset else None)
+        of_output, of_state, of_centre = columns(self.form.estimate(sigma, sigma_data))
         return of_output * output.float() + of_state * x + of_centre * centre
 
 

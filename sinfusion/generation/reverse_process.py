@@ -49,11 +49,11 @@ def sampling_levels(
     if not 0 < strength <= 1:
         raise SinfusionError(f"strength must be above 0 and at most 1, not {strength}.")
     if denoiser.parameterization == "preconditioned":
-        spread = denoiser.spreads[min(abs(frame_offset), len(denoiser.spreads)) - 1]
+        sigma_data = denoiser.sigma_data[min(abs(frame_offset), len(denoiser.sigma_data)) - 1]
         top, bottom = _range(recipe, role)
         # The cosine schedule's level at this fraction of its timesteps, so that a strength means the same everywhere.
         entry = enter if enter is not None else math.tan(strength * math.pi / 2)
-        return karras_sigmas(steps, min(entry, top * spread), min(bottom * spread, entry / 2))
+        return karras_sigmas(steps, min(entry, top * sigma_data), min(bottom * sigma_data, entry / 2))
     sigmas = denoiser.schedule.sigmas(steps)
     if enter is None and strength < 1:
         enter = float(denoiser.schedule.sigma_at(np.maximum(1, strength * recipe.timesteps)))
@@ -61,7 +61,7 @@ def sampling_levels(
 
 
 def _range(recipe: Recipe, role: Role) -> tuple[float, float]:
-    """Highest and lowest sampling level in spreads."""
+    """Highest and lowest sampling level in units of sigma_data."""
     if role.conditions:
         return recipe.level_top, recipe.level_bottom
     return recipe.free_level_top, recipe.free_level_bottom
@@ -86,9 +86,11 @@ def reverse(
     network = denoiser.network
     assert isinstance(network, NextNet)
     table = _table(run, role, sampler or run.recipe.sampler, levels, frame_offset)
-    spread = denoiser.spread(table.frame_offset, len(table.sigma), run.device)
+    sigma_data = denoiser.sigma_data_of(table.frame_offset, len(table.sigma), run.device)
     # For all evaluations at once, and one row for all samples: products over more rows would round differently.
-    shifts = network.shifts(denoiser.time(table.sigma, spread), table.frame_offset if denoiser.frame_offset else None)
+    shifts = network.shifts(
+        denoiser.time(table.sigma, sigma_data), table.frame_offset if denoiser.frame_offset else None
+    )
     seeds = seeds.to(run.device)
     moment = moment if isinstance(moment, Tensor) else torch.full((), moment, device=run.device)
     counters = moment * STEPS_A_MOMENT + table.draws
@@ -156,16 +158,16 @@ class Table:
 def _table(run: Run, role: Role, sampler: str, levels: np.ndarray, frame_offset: int | None) -> Table:
     """Made once for each reverse process that a run is asked for: no copy to the device while a graph is recorded."""
     denoiser = run.denoiser(role)
-    key = (denoiser.parameterization, denoiser.spreads, run.device, sampler, levels.tobytes(), frame_offset)
+    key = (denoiser.parameterization, denoiser.sigma_data, run.device, sampler, levels.tobytes(), frame_offset)
     if key in run.tables:
         made: Table = run.tables[key]
         return made
     steps = SAMPLERS[sampler](levels)
-    spread = denoiser.spreads[min(abs(frame_offset or 1), len(denoiser.spreads)) - 1]
-    of_input = [denoiser.form.input(step.sigma, spread) for step in steps] + [(0.0, 0.0)]
+    sigma_data = denoiser.sigma_data[min(abs(frame_offset or 1), len(denoiser.sigma_data)) - 1]
+    of_input = [denoiser.form.input(step.sigma, sigma_data) for step in steps] + [(0.0, 0.0)]
     rows = [(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, steps[0].sigma, *of_input[0])]
     for step, inputs in zip(steps, of_input[1:], strict=True):
-        rows.append((*denoiser.form.estimate(step.sigma, spread), *step[1:], *inputs))
+        rows.append((*denoiser.form.estimate(step.sigma, sigma_data), *step[1:], *inputs))
     made = Table(
         torch.tensor([step.sigma for step in steps], device=run.device),
         torch.tensor(rows, device=run.device),

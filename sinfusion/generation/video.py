@@ -255,7 +255,7 @@ def retarget(
         return to_uint8(picture)[0].cpu().numpy()
     # Where each frame goes is the resized clip's to say (the entry level is above the change between frames),
     # how it looks is the Predictor's.
-    enter = 4 * strength * run.denoiser(PREDICTOR).spreads[0]
+    enter = 4 * strength * run.denoiser(PREDICTOR).sigma_data[0]
 
     def follow(picture: Tensor, moment: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         picture = next_frame(run, picture, seeds, moment, 1, steps, target, enter)

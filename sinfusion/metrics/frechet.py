@@ -130,9 +130,9 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     for covariance in (cov_a, cov_b):
         values, vectors = torch.linalg.eigh(covariance.double())
         roots.append(vectors * values.clamp(min=0).sqrt())
-    spread = cov_a.double().trace() + cov_b.double().trace() - 2 * torch.linalg.svdvals(roots[0].T @ roots[1]).sum()
+    traces = cov_a.double().trace() + cov_b.double().trace() - 2 * torch.linalg.svdvals(roots[0].T @ roots[1]).sum()
     apart = (mean_a.double() - mean_b.double()).square().sum()
-    return max(0.0, (apart + spread).item())
+    return max(0.0, (apart + traces).item())
 
 
 def as_stack(name: str, pictures: np.ndarray, least: int = 1) -> Tensor:

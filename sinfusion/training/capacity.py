@@ -86,8 +86,8 @@ def measure_speed(recipe: Recipe, device: torch.device, dtype: torch.dtype, grap
     """Train a few steps on small random frames, in about a second."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (4, *MEASURED_SIZE, 3), np.uint8)
-    spreads = [0.5] * recipe.max_frame_offset
-    models = {PREDICTOR.name: {"steps": 1, "minutes": None, "spreads": spreads}}
+    sigma_data = [0.5] * recipe.max_frame_offset
+    models = {PREDICTOR.name: {"steps": 1, "minutes": None, "sigma_data": sigma_data}}
     run = Run(Path(), "video", recipe, frames, 20.0, 0, models, device=device, dtype=dtype, graph=graph)
     trainer = Trainer(run, PREDICTOR, 10_000)
     walls: list[float] = []

@@ -12,10 +12,10 @@ from ..roles import Role
 from .crops import STREAM_LEVEL, STREAM_TOP
 
 
-def levels(recipe: Recipe, role: Role, denoiser: Denoiser, spread: Tensor, seeds: Tensor, step: Tensor) -> Tensor:
+def levels(recipe: Recipe, role: Role, denoiser: Denoiser, sigma_data: Tensor, seeds: Tensor, step: Tensor) -> Tensor:
     """(B,) fp32 noise levels to train on.
 
-    preconditioned: log-normal around the spread, and for models with a condition a share at the top, where they learn
+    preconditioned: log-normal around sigma_data, and for models with a condition a share at the top, where they learn
     the conditional mean. Otherwise a timestep of 1..T, or, for continuous roles, a level
     sqrt(alphas_cumprod) uniform between two neighbouring timesteps (reference: the released code).
     """
@@ -24,10 +24,10 @@ def levels(recipe: Recipe, role: Role, denoiser: Denoiser, spread: Tensor, seeds
         mean, std = (recipe.free_level_mean, recipe.free_level_std) if free else (recipe.level_mean, recipe.level_std)
         logarithm = mean + std * ops.normal(seeds, STREAM_LEVEL, step, (1,), seeds.device)[:, 0]
         if free:
-            return spread * logarithm.exp()
+            return sigma_data * logarithm.exp()
         bits = ops.uniform_bits(seeds, STREAM_TOP, step, 1, seeds.device)[:, 0]
         at_top = bits < int(recipe.level_top_share * 2**32)
-        return spread * logarithm.masked_fill(at_top, float(np.log(recipe.level_top))).exp()
+        return sigma_data * logarithm.masked_fill(at_top, float(np.log(recipe.level_top))).exp()
     signal = denoiser.signal(seeds.device)
     bits = ops.uniform_bits(seeds, STREAM_LEVEL, step, 2, seeds.device)
     timestep = 1 + (bits[:, 0] * (len(signal) - 1) >> 32)

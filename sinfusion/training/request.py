@@ -230,7 +230,7 @@ def _planned(
         role.name: {
             "steps": 0 if minutes else recipe.steps(role),
             "minutes": times.get(role.name),
-            "spreads": spreads(frames, role, recipe),
+            "sigma_data": measure_sigma_data(frames, role, recipe),
         }
         | ({"since": since} if minutes else {})
         for role in roles
@@ -263,7 +263,7 @@ def _check_room(path: Path, overwrite: bool) -> None:
         raise SinfusionError(f"{path} exists; pass --overwrite or choose another --out{hint}")
 
 
-def spreads(frames: np.ndarray, role: Role, recipe: Recipe) -> list[float]:
+def measure_sigma_data(frames: np.ndarray, role: Role, recipe: Recipe) -> list[float]:
     """RMS of clean - centre: one entry for each frame offset, or one."""
     if role is PREDICTOR:
         return [rms_change(frames, k) for k in range(1, recipe.max_frame_offset + 1)]

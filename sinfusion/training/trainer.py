@@ -49,7 +49,7 @@ class Batch:
     inputs: Tensor  # (B, 3 (n + 1), h, w), conditions first
     target: Tensor  # (B, 3, h, w) fp32
     sigma: Tensor  # (B,) fp32
-    spread: Tensor  # (B,) fp32
+    sigma_data: Tensor  # (B,) fp32
     frame_offset: Tensor  # (B,) int64
 
 
@@ -130,8 +130,8 @@ class Trainer:
         largest = self.largest_offset.index_select(0, (step % WINDOW).view(1))
         clip = (self.frames.shape[0], self.frames.shape[1], self.frames.shape[2])
         places = draw(clip, role.conditions, self.crop, seeds, step, largest, recipe.every_triple)
-        spread = self.denoiser.spread(places[:, 1] if role.frame_offset else None, len(seeds), seeds.device)
-        sigma = levels(recipe, role, self.denoiser, spread, seeds, step)
+        sigma_data = self.denoiser.sigma_data_of(places[:, 1] if role.frame_offset else None, len(seeds), seeds.device)
+        sigma = levels(recipe, role, self.denoiser, sigma_data, seeds, step)
         # Noise on the condition, as a rollout's own errors look: grain and blotches, each of a random strength.
         share = ops.uniform_bits(seeds, STREAM_CONDITION_SHARE, step, 2, seeds.device).float() / 2**32
         blotches = None
@@ -141,7 +141,9 @@ class Trainer:
         inputs, target = ops.sample_crops(
             self.frames,
             places,
-            torch.cat((self.denoiser.training_coefficients(sigma, spread), self.strength * spread[:, None] * share), 1),
+            torch.cat(
+                (self.denoiser.training_coefficients(sigma, sigma_data), self.strength * sigma_data[:, None] * share), 1
+            ),
             blotches,
             seeds,
             step,
@@ -150,7 +152,7 @@ class Trainer:
             self.crop,
             self.dtype,
         )
-        return Batch(inputs, target, sigma, spread, places[:, 1])
+        return Batch(inputs, target, sigma, sigma_data, places[:, 1])
 
     @property
     def graph_bytes(self) -> int:
@@ -177,7 +179,7 @@ class Trainer:
     def _backward(self) -> Tensor:
         """(N + 1,): the gradient of this process's share of the mean over all, and the loss likewise."""
         batch = self.batch(self.counter)
-        loss = self.denoiser.loss(batch.inputs, batch.target, batch.sigma, batch.spread, batch.frame_offset)
+        loss = self.denoiser.loss(batch.inputs, batch.target, batch.sigma, batch.sigma_data, batch.frame_offset)
         return self.optimizer.gradient(loss / self.ranks)
 
     def _apply(self, message: Tensor) -> None:

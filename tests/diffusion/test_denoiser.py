@@ -16,79 +16,81 @@ def column(*values):
 
 @pytest.fixture
 def parts():
-    """clean, noise, sigma, centre, spread: float64, five samples from hardly any noise to almost nothing else."""
+    """clean, noise, sigma, centre, sigma_data: float64, five samples from hardly any noise to almost nothing else."""
     torch.manual_seed(0)
     clean, noise, centre = torch.randn(3, 5, 3, 4, 6, dtype=torch.float64)
     return clean, noise, column(1e-3, 0.1, 1, 10, 1e3), centre, column(0.05, 0.2, 1, 0.02, 0.5)
 
 
-def target(form, clean, noise, sigma, centre, spread):
+def target(form, clean, noise, sigma, centre, sigma_data):
     """What the network's output should be."""
-    of_clean, of_noise, of_centre = form.target(sigma, spread)
+    of_clean, of_noise, of_centre = form.target(sigma, sigma_data)
     return of_clean * clean + of_noise * noise + of_centre * centre
 
 
-def estimate(form, output, x, sigma, centre, spread):
+def estimate(form, output, x, sigma, centre, sigma_data):
     """The clean picture that an output stands for."""
-    of_output, of_state, of_centre = form.estimate(sigma, spread)
+    of_output, of_state, of_centre = form.estimate(sigma, sigma_data)
     return of_output * output + of_state * x + of_centre * centre
 
 
-def seen(form, x, sigma, centre, spread):
+def seen(form, x, sigma, centre, sigma_data):
     """The noisy picture as the network sees it."""
-    of_state, of_centre = form.input(sigma, spread)
+    of_state, of_centre = form.input(sigma, sigma_data)
     return of_state * x + of_centre * centre
 
 
 @EVERY
 def test_the_estimate_undoes_the_target(name, parts):
-    clean, noise, sigma, centre, spread = parts
+    clean, noise, sigma, centre, sigma_data = parts
     form = PARAMETERIZATIONS[name]
     x = clean + sigma * noise
-    output = target(form, clean, noise, sigma, centre, spread)
-    torch.testing.assert_close(estimate(form, output, x, sigma, centre, spread), clean, rtol=1e-9, atol=1e-9)
+    output = target(form, clean, noise, sigma, centre, sigma_data)
+    torch.testing.assert_close(estimate(form, output, x, sigma, centre, sigma_data), clean, rtol=1e-9, atol=1e-9)
 
 
 @EVERY
 def test_coefficients_of_a_number_are_those_of_a_tensor(name):
     form = PARAMETERIZATIONS[name]
-    sigma, spread = torch.tensor([0.3, 7.0], dtype=torch.float64), torch.tensor([0.1, 0.2], dtype=torch.float64)
+    sigma, sigma_data = torch.tensor([0.3, 7.0], dtype=torch.float64), torch.tensor([0.1, 0.2], dtype=torch.float64)
     for of in (form.input, form.target, form.estimate):
         for i in range(2):
-            assert [float(c[i]) for c in of(sigma, spread)] == pytest.approx(of(float(sigma[i]), float(spread[i])))
+            assert [float(c[i]) for c in of(sigma, sigma_data)] == pytest.approx(
+                of(float(sigma[i]), float(sigma_data[i]))
+            )
 
 
 def test_x0_and_noise_see_and_mean_what_they_do_in_variance_preserving_coordinates(parts):
-    clean, noise, sigma, centre, spread = parts
+    clean, noise, sigma, centre, sigma_data = parts
     a = 1 / (1 + sigma**2).sqrt()
     s = (1 - a**2).sqrt()
     x_t = a * clean + s * noise
     for name in ("x0", "noise"):
-        picture = seen(PARAMETERIZATIONS[name], clean + sigma * noise, sigma, centre, spread)
+        picture = seen(PARAMETERIZATIONS[name], clean + sigma * noise, sigma, centre, sigma_data)
         torch.testing.assert_close(picture, x_t, rtol=1e-6, atol=1e-9)
     output = torch.randn_like(clean)
-    made = estimate(PARAMETERIZATIONS["noise"], output, x_t / a, sigma, centre, spread)
+    made = estimate(PARAMETERIZATIONS["noise"], output, x_t / a, sigma, centre, sigma_data)
     torch.testing.assert_close(made, (x_t - s * output) / a, rtol=1e-6, atol=1e-6)
 
 
 def test_preconditioned_with_no_output_is_the_best_linear_guess_around_the_centre(parts):
-    clean, noise, sigma, centre, spread = parts
+    clean, noise, sigma, centre, sigma_data = parts
     x = clean + sigma * noise
-    guess = estimate(PARAMETERIZATIONS["preconditioned"], torch.zeros_like(x), x, sigma, centre, spread)
+    guess = estimate(PARAMETERIZATIONS["preconditioned"], torch.zeros_like(x), x, sigma, centre, sigma_data)
     # Two measurements of one picture, weighed by their inverse variances.
-    torch.testing.assert_close(guess, (centre / spread**2 + x / sigma**2) / (1 / spread**2 + 1 / sigma**2))
+    torch.testing.assert_close(guess, (centre / sigma_data**2 + x / sigma**2) / (1 / sigma_data**2 + 1 / sigma**2))
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.3, 5.0])
 def test_preconditioned_inputs_and_targets_have_unit_variance(sigma):
     torch.manual_seed(1)
     centre, change, noise = torch.randn(3, 1, 3, 200, 200, dtype=torch.float64)
-    spread, level = column(0.3), column(sigma)
-    clean = centre + spread * change
+    sigma_data, level = column(0.3), column(sigma)
+    clean = centre + sigma_data * change
     form = PARAMETERIZATIONS["preconditioned"]
     for value in (
-        seen(form, clean + level * noise, level, centre, spread),
-        target(form, clean, noise, level, centre, spread),
+        seen(form, clean + level * noise, level, centre, sigma_data),
+        target(form, clean, noise, level, centre, sigma_data),
     ):
         assert value.std().item() == pytest.approx(1, abs=0.02)
 
@@ -105,8 +107,8 @@ class Recorder(torch.nn.Module):
         return torch.zeros_like(x[:, -3:]) if self.answer is None else self.answer
 
 
-def denoiser(name, network=None, continuous=False, spreads=(0.1, 0.2), frame_offset=False):
-    return Denoiser(network or Recorder(), name, cosine_schedule(), continuous, spreads, frame_offset)
+def denoiser(name, network=None, continuous=False, sigma_data=(0.1, 0.2), frame_offset=False):
+    return Denoiser(network or Recorder(), name, cosine_schedule(), continuous, sigma_data, frame_offset)
 
 
 def test_the_network_is_told_the_timestep_counted_from_0_or_the_level_itself():
@@ -130,7 +132,7 @@ def test_a_level_between_two_timesteps_is_told_as_the_timestep_it_lies_at():
     torch.testing.assert_close(told, torch.tensor(timestep - 1, dtype=torch.float32), rtol=1e-5, atol=1e-5)
 
 
-def test_preconditioned_time_depends_on_the_level_in_spreads_alone():
+def test_preconditioned_time_depends_on_the_level_in_units_of_sigma_data_alone():
     model = denoiser("preconditioned")
     first = model.time(torch.tensor([0.1, 2.0]), torch.tensor([0.1, 0.1]))
     second = model.time(torch.tensor([0.7, 14.0]), torch.tensor([0.7, 0.7]))
@@ -138,12 +140,12 @@ def test_preconditioned_time_depends_on_the_level_in_spreads_alone():
     assert first[0] == 0
 
 
-def test_each_sample_has_the_spread_of_its_frame_offset():
-    model = denoiser("preconditioned", spreads=(0.1, 0.2, 0.3))
+def test_each_sample_has_the_sigma_data_of_its_frame_offset():
+    model = denoiser("preconditioned", sigma_data=(0.1, 0.2, 0.3))
     offsets = torch.tensor([1, -1, 2, -3, 9])
     expected = torch.tensor([0.1, 0.1, 0.2, 0.3, 0.3])
-    torch.testing.assert_close(model.spread(offsets, 5, torch.device("cpu")), expected)
-    torch.testing.assert_close(model.spread(None, 2, torch.device("cpu")), torch.tensor([0.1, 0.1]))
+    torch.testing.assert_close(model.sigma_data_of(offsets, 5, torch.device("cpu")), expected)
+    torch.testing.assert_close(model.sigma_data_of(None, 2, torch.device("cpu")), torch.tensor([0.1, 0.1]))
 
 
 def test_the_network_sees_the_conditions_first_and_the_noisy_picture_last():
@@ -158,7 +160,7 @@ def test_the_network_sees_the_conditions_first_and_the_noisy_picture_last():
 
 def test_two_conditions_are_centred_on_their_mean():
     before, after = torch.full((1, 3, 8, 8), -0.5), torch.full((1, 3, 8, 8), 0.3)
-    model = denoiser("preconditioned", spreads=(0.01,))
+    model = denoiser("preconditioned", sigma_data=(0.01,))
     far_above = model(torch.zeros(1, 3, 8, 8), torch.tensor([1e4]), torch.cat((before, after), 1))
     torch.testing.assert_close(far_above, torch.full_like(before, -0.1))
 
@@ -167,10 +169,10 @@ def test_two_conditions_are_centred_on_their_mean():
 def test_training_coefficients_make_what_the_network_sees_and_should_answer(name):
     torch.manual_seed(2)
     clean, noise, condition = torch.rand(3, 2, 3, 8, 8) * 2 - 1
-    sigma, spread = torch.tensor([0.1, 3.0]), torch.tensor([0.1, 0.2])
-    model = denoiser(name, spreads=(0.1,))
-    c = model.training_coefficients(sigma, spread)[..., None, None, None]
-    s, d = (value[:, None, None, None] for value in (sigma, spread))
+    sigma, sigma_data = torch.tensor([0.1, 3.0]), torch.tensor([0.1, 0.2])
+    model = denoiser(name, sigma_data=(0.1,))
+    c = model.training_coefficients(sigma, sigma_data)[..., None, None, None]
+    s, d = (value[:, None, None, None] for value in (sigma, sigma_data))
     expected = seen(model.form, clean + s * noise, s, condition, d)
     torch.testing.assert_close(c[:, 0] * clean + c[:, 1] * noise + c[:, 2] * condition, expected, rtol=1e-5, atol=1e-5)
     expected = target(model.form, clean, noise, s, condition, d)
@@ -179,9 +181,9 @@ def test_training_coefficients_make_what_the_network_sees_and_should_answer(name
 
 def test_the_loss_is_the_mean_square_of_what_the_network_misses_its_target_by():
     inputs, wanted = torch.rand(2, 6, 8, 8), torch.rand(2, 3, 8, 8)
-    sigma, spread = torch.tensor([0.1, 3.0]), torch.tensor([0.1, 0.2])
-    assert denoiser("x0", Recorder(wanted)).loss(inputs, wanted, sigma, spread).item() == 0
-    assert denoiser("x0", Recorder(wanted + 2)).loss(inputs, wanted, sigma, spread).item() == pytest.approx(4)
+    sigma, sigma_data = torch.tensor([0.1, 3.0]), torch.tensor([0.1, 0.2])
+    assert denoiser("x0", Recorder(wanted)).loss(inputs, wanted, sigma, sigma_data).item() == 0
+    assert denoiser("x0", Recorder(wanted + 2)).loss(inputs, wanted, sigma, sigma_data).item() == pytest.approx(4)
 
 
 def test_rms_change_is_measured_on_the_unit_scale_and_never_zero():

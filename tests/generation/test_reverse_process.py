@@ -24,32 +24,32 @@ def published(video_run, tmp_path):
     return dataclasses.replace(video_run, recipe=recipe, _denoisers={})
 
 
-def spread(run, role, frame_offset=1):
-    return run.denoiser(role).spreads[abs(frame_offset) - 1]
+def sigma_data(run, role, frame_offset=1):
+    return run.denoiser(role).sigma_data[abs(frame_offset) - 1]
 
 
 @pytest.mark.parametrize("role", [PREDICTOR, INTERPOLATOR, PROJECTOR], ids=lambda role: role.name)
-def test_preconditioned_levels_go_from_top_to_bottom_in_spreads(video_run, role):
+def test_preconditioned_levels_go_from_top_to_bottom_in_units_of_sigma_data(video_run, role):
     recipe = video_run.recipe
     top, bottom, steps = (
         (recipe.level_top, recipe.level_bottom, recipe.sampling_steps)
         if role.conditions
         else (recipe.free_level_top, recipe.free_level_bottom, recipe.free_sampling_steps)
     )
-    s = spread(video_run, role)
+    s = sigma_data(video_run, role)
     np.testing.assert_allclose(sampling_levels(video_run, role), karras_sigmas(steps, top * s, bottom * s))
     assert len(sampling_levels(video_run, role, steps=7)) == 8
 
 
-def test_the_frame_offset_decides_the_spread(video_run):
+def test_the_frame_offset_decides_sigma_data(video_run):
     tops = [sampling_levels(video_run, PREDICTOR, k)[0] / video_run.recipe.level_top for k in (1, -1, 2, -3, 9)]
-    spreads = video_run.denoiser(PREDICTOR).spreads
-    assert tops == pytest.approx([spreads[0], spreads[0], spreads[1], spreads[2], spreads[2]])
-    assert spreads[0] < spreads[1] < spreads[2]  # the clip slides
+    sigma_data = video_run.denoiser(PREDICTOR).sigma_data
+    assert tops == pytest.approx([sigma_data[0], sigma_data[0], sigma_data[1], sigma_data[2], sigma_data[2]])
+    assert sigma_data[0] < sigma_data[1] < sigma_data[2]  # the clip slides
 
 
 def test_entering_at_a_level_starts_there_and_takes_all_steps(video_run):
-    s = spread(video_run, PREDICTOR)
+    s = sigma_data(video_run, PREDICTOR)
     levels = sampling_levels(video_run, PREDICTOR, steps=5, enter=2 * s)
     assert levels[0] == pytest.approx(2 * s) and len(levels) == 6 and levels[-1] == 0
     assert (np.diff(levels) < 0).all()

@@ -256,7 +256,7 @@ TOTAL = 8
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
 def test_replayed_training_steps_are_the_plain_ones_to_the_bit(role, recipe, precision, graphs, clip, tmp_path):
-    models = {role.name: {"steps": TOTAL, "minutes": None, "spreads": [0.1, 0.2, 0.3][: 1 + 2 * role.frame_offset]}}
+    models = {role.name: {"steps": TOTAL, "minutes": None, "sigma_data": [0.1, 0.2, 0.3][: 1 + 2 * role.frame_offset]}}
     frames = clip[:1] if role is IMAGE else clip
     run = Run(tmp_path, "image" if role is IMAGE else "video", RECIPES[recipe], frames, 20.0, 3, models)
     states = []
@@ -275,7 +275,7 @@ def test_replayed_training_steps_are_the_plain_ones_to_the_bit(role, recipe, pre
 def test_steps_of_several_processes_are_two_graphs_with_the_message_between_them(graphs, clip, tmp_path, monkeypatch):
     sent = []
     monkeypatch.setattr(trainer.dist, "all_reduce", lambda message: sent.append(message.mul_(2).clone()))
-    models = {"predictor": {"steps": TOTAL, "minutes": None, "spreads": [0.1, 0.2, 0.3]}}
+    models = {"predictor": {"steps": TOTAL, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
     run = Run(tmp_path, "video", RECIPES["tiny"], clip, 20.0, 3, models)
     losses = []
     for wanted in (True, False):
@@ -324,7 +324,7 @@ def test_frames_are_delivered_in_order_and_none_is_lost():
 @pytest.mark.gpu
 @pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
 def test_on_a_gpu_replayed_training_steps_are_the_plain_ones_to_the_bit(role, clip, tmp_path):
-    models = {role.name: {"steps": 30, "minutes": None, "spreads": [0.1, 0.2, 0.3][: 1 + 2 * role.frame_offset]}}
+    models = {role.name: {"steps": 30, "minutes": None, "sigma_data": [0.1, 0.2, 0.3][: 1 + 2 * role.frame_offset]}}
     recipe = RECIPES["tiny"].replace(filters=32, dense_kernel=3, depth=4)
     run = Run(tmp_path, "video", recipe, clip, 20.0, 3, models)
     trained = []
@@ -347,7 +347,7 @@ def test_on_a_gpu_replayed_frames_are_the_plain_ones_to_the_bit(video_run):
 
 @pytest.mark.gpu
 def test_on_a_gpu_a_thousand_replays_take_no_more_memory(clip, tmp_path):
-    models = {"predictor": {"steps": 1100, "minutes": None, "spreads": [0.1, 0.2, 0.3]}}
+    models = {"predictor": {"steps": 1100, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
     run = Run(tmp_path, "video", RECIPES["tiny"], clip, 20.0, 3, models).to("cuda")
     trained = Trainer(run, PREDICTOR, 1100)
     for _ in range(100):
@@ -363,7 +363,7 @@ def test_on_a_gpu_a_thousand_replays_take_no_more_memory(clip, tmp_path):
 
 @pytest.mark.gpu
 def test_on_a_gpu_two_streams_train_what_one_does(clip, tmp_path):
-    models = {"predictor": {"steps": 20, "minutes": None, "spreads": [0.1, 0.2, 0.3]}}
+    models = {"predictor": {"steps": 20, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
     run = Run(tmp_path, "video", RECIPES["tiny"], clip, 20.0, 3, models).to("cuda")
     alone = Trainer(run, PREDICTOR, 20)
     for _ in range(20):

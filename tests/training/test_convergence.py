@@ -25,7 +25,7 @@ def psnr(made, frames):
 def conditional_mean(denoiser, condition, frame_offset):
     """One evaluation at the highest level, where the noisy input says nothing that the condition does not."""
     offset = torch.tensor([frame_offset])
-    level = denoiser.spread(offset, 1, condition.device) * RECIPE.level_top
+    level = denoiser.sigma_data_of(offset, 1, condition.device) * RECIPE.level_top
     noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return denoiser(condition + level * noise, level, condition, offset)
@@ -35,7 +35,7 @@ def conditional_mean(denoiser, condition, frame_offset):
 def trained(texture, tmp_path_factory):
     """A Predictor trained on the first 16 of 22 frames, and all frames in [-1, 1]."""
     clip = texture(22)
-    models = {"predictor": {"steps": STEPS, "minutes": None, "spreads": [rms_change(clip[:16], 1)]}}
+    models = {"predictor": {"steps": STEPS, "minutes": None, "sigma_data": [rms_change(clip[:16], 1)]}}
     path = tmp_path_factory.mktemp("convergence")
     run = Run(path, "video", RECIPE, clip[:16], 20.0, 0, models).to("cpu", "fp32")
     trainer = Trainer(run, PREDICTOR, STEPS)

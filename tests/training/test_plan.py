@@ -117,7 +117,7 @@ def train(clip, tmp_path, monkeypatch):
             self.done += 1
 
         monkeypatch.setattr(Trainer, "step", step)
-        models = {role.name: {"steps": 0, "minutes": 1, "spreads": [0.1] * 3} for role in SHARES}
+        models = {role.name: {"steps": 0, "minutes": 1, "sigma_data": [0.1] * 3} for role in SHARES}
         run = Run(tmp_path / "run", "video", RECIPE, clip, 20.0, 0, models).to("cpu", "fp32")
         budget = Budget(seconds, 0.0, machine.now)
         trainers = []

@@ -23,7 +23,7 @@ from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 from sinfusion.run import load
 from sinfusion.signals import Interrupted
 from sinfusion.training.plan import MOST_STEPS, planned, read_journal
-from sinfusion.training.request import spreads
+from sinfusion.training.request import measure_sigma_data
 from sinfusion.training.trainer import Stopped, Trainer
 
 SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "free_sampling_steps": 2}
@@ -393,8 +393,8 @@ def test_steps_ask_the_system_for_no_more_memory():
 
 
 @pytest.mark.parametrize("role", [IMAGE, PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
-def test_the_spreads_of_a_clip_take_the_memory_of_some_frames_and_are_those_of_its_values(role, large_clip, peak):
-    found, bytes_ = peak(lambda: spreads(large_clip, role, TINY))
+def test_sigma_data_of_a_clip_takes_the_memory_of_some_frames_and_is_that_of_its_values(role, large_clip, peak):
+    found, bytes_ = peak(lambda: measure_sigma_data(large_clip, role, TINY))
     assert bytes_ < large_clip.nbytes / 4
     part = large_clip[:, :64, :64]
     values = part.astype(np.float64) / 127.5 - 1
@@ -403,5 +403,5 @@ def test_the_spreads_of_a_clip_take_the_memory_of_some_frames_and_are_those_of_i
         "interpolator": [values[1:-1] - (values[:-2] + values[2:]) / 2],
     }.get(role.name, [values])
     wanted = [np.sqrt(np.mean(differences**2)) for differences in wanted]
-    assert spreads(part, role, TINY) == pytest.approx(wanted, rel=1e-12)
+    assert measure_sigma_data(part, role, TINY) == pytest.approx(wanted, rel=1e-12)
     assert found == pytest.approx(wanted, rel=0.05)

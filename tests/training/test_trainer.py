@@ -36,7 +36,11 @@ def new_run(clip, tmp_path):
     def make(name, role=PREDICTOR, recipe="tiny", precision="fp32", **settings):
         frames = clip[:1] if role is IMAGE else clip
         models = {
-            role.name: {"steps": TOTAL, "minutes": None, "spreads": [0.1, 0.2, 0.3][: 1 + 2 * (role.conditions == 1)]}
+            role.name: {
+                "steps": TOTAL,
+                "minutes": None,
+                "sigma_data": [0.1, 0.2, 0.3][: 1 + 2 * (role.conditions == 1)],
+            }
         }
         run = Run(tmp_path / name, "image" if role is IMAGE else "video", RECIPES[recipe].replace(**settings), frames,
                   20.0, 3, models).to("cpu", precision)  # fmt: skip
@@ -231,16 +235,16 @@ def test_a_stop_at_the_last_step_keeps_the_finished_state(new_run):
     assert last_checkpoint(run.path / "predictor").name == f"step-{TOTAL:08d}"
 
 
-def drawn(role, recipe, count=4000, run=None, spread=0.1):
+def drawn(role, recipe, count=4000, run=None, sigma_data=0.1):
     denoiser = Denoiser(torch.nn.Identity(), recipe.parameterization_of(role), run.build(role).schedule,
-                        role.continuous, (spread,))  # fmt: skip
+                        role.continuous, (sigma_data,))  # fmt: skip
     return levels(
-        recipe, role, denoiser, torch.full((count,), spread), sample_seeds(5, range(count)), torch.tensor(17)
+        recipe, role, denoiser, torch.full((count,), sigma_data), sample_seeds(5, range(count)), torch.tensor(17)
     ).double()
 
 
 @pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR], ids=lambda role: role.name)
-def test_preconditioned_levels_are_log_normal_around_the_spread(new_run, role):
+def test_preconditioned_levels_are_log_normal_around_sigma_data(new_run, role):
     recipe = RECIPES["tiny"].replace(level_top_share=0.0, level_mean=0.3, level_std=1.1, free_level_mean=-0.5,
                                      free_level_std=1.4)  # fmt: skip
     mean, std = (0.3, 1.1) if role.conditions else (-0.5, 1.4)
@@ -314,11 +318,11 @@ def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe):
         cut = to_unit(torch.from_numpy(run.frames[:, top : top + height, left : left + width]))
         clean, conditions = cut[target], cut[around]
         centre = conditions.mean(0) if around else torch.zeros_like(clean)
-        sigma, spread = float(batch.sigma[b]), float(batch.spread[b])
-        of_state, of_centre = form.input(sigma, spread)
+        sigma, sigma_data = float(batch.sigma[b]), float(batch.sigma_data[b])
+        of_state, of_centre = form.input(sigma, sigma_data)
         seen = of_state * (clean + sigma * noise[b]) + of_centre * centre
         torch.testing.assert_close(batch.inputs[b], torch.cat((conditions.flatten(0, 1), seen)), rtol=1e-4, atol=1e-4)
-        of_clean, of_noise, of_centre = form.target(sigma, spread)
+        of_clean, of_noise, of_centre = form.target(sigma, sigma_data)
         wanted = of_clean * clean + of_noise * noise[b] + of_centre * centre
         torch.testing.assert_close(batch.target[b], wanted, rtol=1e-4, atol=1e-4)
 
@@ -328,7 +332,7 @@ def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spa
     clear = new_run("clear", condition_noise=0.0, condition_drift=0.0, batch_size=400)
     noisy, plain = (Trainer(r, PREDICTOR, TOTAL).batch(torch.tensor(3)) for r in (run, clear))
     assert torch.equal(noisy.sigma, plain.sigma) and torch.equal(noisy.frame_offset, plain.frame_offset)
-    strength = (noisy.inputs - plain.inputs)[:, :3].flatten(1).std(1) / plain.spread / 2.0  # uniform in 0 .. 1
+    strength = (noisy.inputs - plain.inputs)[:, :3].flatten(1).std(1) / plain.sigma_data / 2.0  # uniform in 0 .. 1
     assert strength.max().item() == pytest.approx(1, abs=0.1)
     assert abs(np.histogram(strength.numpy(), 4, (0, 1.1))[0] - 110).max() < 60
     assert strength.mean().item() == pytest.approx(0.5, abs=5 * 0.289 / 20)
