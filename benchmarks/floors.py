@@ -116,9 +116,9 @@ def sample_crops(pixels: int, conditions: int) -> Work:
     return Work(pixels * 3 * ((conditions + 1) * (1 + 2) + 4), elementwise=pixels * 3 * operations)
 
 
-def ddpm_step(pixels: int, centre: bool = False) -> Work:
-    """x in fp32 in and out, the network's output in, its next input; a centre in fp32 in."""
-    return Work(pixels * 3 * (8 + 2 + 2 + 4 * centre), elementwise=pixels * 3 * (NORMAL + 11 + 4 * centre))
+def ddpm_step(pixels: int, prior_mean: bool = False) -> Work:
+    """x in fp32 in and out, the network's output in, its next input; a prior mean in fp32 in."""
+    return Work(pixels * 3 * (8 + 2 + 2 + 4 * prior_mean), elementwise=pixels * 3 * (NORMAL + 11 + 4 * prior_mean))
 
 
 def adam_ema(parameters: int) -> Work:

@@ -103,7 +103,7 @@ class Run:
                 dtype=self.dtype or choose_dtype("auto", self.device),
             )
         parameterization = self.models[role.name].get("parameterization") or self.recipe.parameterization_of(role)
-        if parameterization == "preconditioned":  # start from 'the centre is right'
+        if parameterization == "preconditioned":  # start from 'the prior mean is right'
             torch.nn.init.zeros_(network.final.weight)
             torch.nn.init.zeros_(network.final.bias)  # type: ignore[arg-type]  # this convolution has a bias
         return Denoiser(

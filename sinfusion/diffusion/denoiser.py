@@ -24,17 +24,17 @@ Level = TypeVar("Level", float, Tensor)
 class Parameterization(Protocol):
     """What the network sees and what its output F stands for, as sums of pictures with these coefficients.
 
-    Pictures: x = clean + sigma * noise, and the centre, the expected picture; `sigma_data`: RMS of clean - centre.
+    Pictures: x = clean + sigma * noise, and the prior mean, the expected picture; `sigma_data`: RMS of clean - prior_mean.
     """
 
     def input(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level]:
-        """Of x and of the centre, in what the network sees: about unit variance."""
+        """Of x and of the prior mean, in what the network sees: about unit variance."""
 
     def target(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
-        """Of clean, noise and centre, in what F should be."""
+        """Of clean, noise and prior_mean, in what F should be."""
 
     def estimate(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
-        """Of F, x and centre, in the clean picture that F stands for: the inverse of `target`."""
+        """Of F, x and prior_mean, in the clean picture that F stands for: the inverse of `target`."""
 
 
 class X0:
@@ -61,9 +61,9 @@ class Noise(X0):
 
 
 class Preconditioned:
-    """F is a unit-variance correction to the best linear guess between x and the centre (Karras et al. 2022, eq. 7).
+    """F is a unit-variance correction to the best linear guess between x and the prior mean (Karras et al. 2022, eq. 7).
 
-    With centre = the previous frame and sigma_data = the RMS change between frames, F = 0 says 'nothing moves'.
+    With prior_mean = the previous frame and sigma_data = the RMS change between frames, F = 0 says 'nothing moves'.
     """
 
     def input(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level]:
@@ -91,7 +91,9 @@ class Denoiser:
     parameterization: str  # a key of PARAMETERIZATIONS
     schedule: Schedule
     continuous: bool  # the network is told the noise level itself, not the whole timestep (x0 and noise only)
-    sigma_data: tuple[float, ...]  # RMS of clean - centre; entry |frame_offset| - 1 (one entry without frame offsets)
+    sigma_data: tuple[
+        float, ...
+    ]  # RMS of clean - prior_mean; entry |frame_offset| - 1 (one entry without frame offsets)
     frame_offset: bool = False  # the network is told the frame offset
     _tables: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -113,7 +115,7 @@ class Denoiser:
         return self._on(device)[2]
 
     def sigma_data_of(self, frame_offset: Tensor | None, batch: int, device: torch.device) -> Tensor:
-        """(B,) fp32: the RMS distance between the clean picture and the centre for each sample."""
+        """(B,) fp32: the RMS distance between the clean picture and the prior mean for each sample."""
         table = self._on(device)[0]
         if frame_offset is None or len(self.sigma_data) == 1:
             return table[:1].expand(batch)
@@ -133,9 +135,9 @@ class Denoiser:
         return (above - 1 + (wanted - low) / (high - low)).clamp(0, len(logarithm) - 1).float()
 
     def training_coefficients(self, sigma: Tensor, sigma_data: Tensor) -> Tensor:
-        """(B, 6) fp32: clean, noise and centre in the noisy picture that the network sees, and in its target."""
-        of_state, of_centre = self.form.input(sigma, sigma_data)
-        return torch.stack((of_state, of_state * sigma, of_centre, *self.form.target(sigma, sigma_data)), 1)
+        """(B, 6) fp32: clean, noise and prior_mean in the noisy picture that the network sees, and in its target."""
+        of_state, of_prior_mean = self.form.input(sigma, sigma_data)
+        return torch.stack((of_state, of_state * sigma, of_prior_mean, *self.form.target(sigma, sigma_data)), 1)
 
     def loss(
         self,
@@ -158,21 +160,21 @@ class Denoiser:
     ) -> Tensor:
         """The expected clean picture, (B, 3, H, W) fp32."""
         sigma_data = self.sigma_data_of(frame_offset, len(sigma), x.device)
-        centre = centre_of(x, condition)
+        prior_mean = prior_mean_of(x, condition)
 
         def columns(values: tuple[Tensor, ...]) -> list[Tensor]:
             return [value[:, None, None, None] for value in values]
 
-        of_state, of_centre = columns(self.form.input(sigma, sigma_data))
-        inputs = of_state * x + of_centre * centre
+        of_state, of_prior_mean = columns(self.form.input(sigma, sigma_data))
+        inputs = of_state * x + of_prior_mean * prior_mean
         if condition is not None:
             inputs = torch.cat((condition, inputs), 1)
         output = self.network(inputs, self.time(sigma, sigma_data), frame_offset if self.frame_offset else None)
-        of_output, of_state, of_centre = columns(self.form.estimate(sigma, sigma_data))
-        return of_output * output.float() + of_state * x + of_centre * centre
+        of_output, of_state, of_prior_mean = columns(self.form.estimate(sigma, sigma_data))
+        return of_output * output.float() + of_state * x + of_prior_mean * prior_mean
 
 
-def centre_of(x: Tensor, condition: Tensor | None) -> Tensor:
+def prior_mean_of(x: Tensor, condition: Tensor | None) -> Tensor:
     """(B, 3, H, W): the mean of the conditions (B, 3 n, H, W), or 0: what is expected before anything is denoised."""
     return torch.zeros_like(x) if condition is None else condition.unflatten(1, (-1, 3)).mean(1)
 

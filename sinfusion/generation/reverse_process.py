@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..diffusion.denoiser import centre_of
+from ..diffusion.denoiser import prior_mean_of
 from ..diffusion.samplers import SAMPLERS
 from ..diffusion.schedule import karras_sigmas, truncated
 from ..errors import SinfusionError
@@ -74,7 +74,7 @@ def reverse(
     seeds: Tensor,  # (B,) int64
     moment: int | Tensor,  # which picture of a rollout this is; a tensor is () int64 on the run's device
     levels: np.ndarray,  # from `sampling_levels`
-    start: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: the picture noise is added to; None: the centre
+    start: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: the picture noise is added to; None: the prior mean
     size: tuple[int, int] | None = None,  # (H, W), needed where neither start nor condition tells it
     condition: Tensor | None = None,  # (B, 3 n, H, W) in [-1, 1]
     frame_offset: int | None = None,
@@ -96,7 +96,7 @@ def reverse(
     counters = moment * STEPS_A_MOMENT + table.draws
 
     x = _start(run, len(seeds), start, size, condition)
-    centre = None if condition is None else _in_order(centre_of(x, condition))
+    prior_mean = None if condition is None else _in_order(prior_mean_of(x, condition))
     shape = (len(x), role.in_channels, *x.shape[2:])
     inputs = torch.empty(shape, dtype=network.dtype, device=run.device, memory_format=torch.channels_last)
     if condition is not None:
@@ -104,7 +104,7 @@ def reverse(
     before = torch.zeros_like(x) if table.looks_back else None
     stream = STREAM_SAMPLE + role.conditions
     known = (None, None) if keep is None else (_in_order(keep[0]), _in_order(keep[1]))
-    state = (x, centre, seeds, counters, shifts, inputs, before, *known)
+    state = (x, prior_mean, seeds, counters, shifts, inputs, before, *known)
     if run.device.type != "cpu" or not run.graph or len(x) * x.shape[2] * x.shape[3] > RECORDED_PIXELS:
         return _loop(network, table, stream, *state)
     recorded = run.loops.get(role.name)
@@ -119,7 +119,7 @@ def _loop(
     table: Table,
     stream: int,
     x: Tensor,  # changed in place, like inputs and before
-    centre: Tensor | None,
+    prior_mean: Tensor | None,
     seeds: Tensor,
     counters: Tensor,  # (S + 1,) int64
     shifts: Tensor,  # (S, ...) from `NextNet.shifts`
@@ -129,11 +129,11 @@ def _loop(
     picture: Tensor | None,
 ) -> Tensor:
     """The steps, without a copy or a wait; x after the last."""
-    ops.ddpm_step(x, None, centre, table.coefficients[0], seeds, stream, counters[0], inputs, before)
+    ops.ddpm_step(x, None, prior_mean, table.coefficients[0], seeds, stream, counters[0], inputs, before)
     for i in range(len(table.sigma)):
         output = network.evaluate(inputs, shifts[i : i + 1])
         row, draw = table.coefficients[i + 1], counters[i + 1]
-        ops.ddpm_step(x, output, centre, row, seeds, stream, draw, inputs, before, known, picture)
+        ops.ddpm_step(x, output, prior_mean, row, seeds, stream, draw, inputs, before, known, picture)
     return x
 
 
@@ -193,5 +193,5 @@ def _start(
         if condition is None:
             start = torch.zeros(batch, 3, *size, device=run.device)  # type: ignore[misc]  # size is given here
         else:
-            start = centre_of(condition[:, :3], condition)
+            start = prior_mean_of(condition[:, :3], condition)
     return torch.empty_like(start, memory_format=torch.channels_last).copy_(start)

@@ -15,7 +15,7 @@ from .philox import normal
 
 _library = torch.library.Library("sinfusion", "FRAGMENT")
 _library.define(
-    "ddpm_step(Tensor(a!) x, Tensor? output, Tensor? centre, Tensor coefficients, Tensor seeds, int stream, "
+    "ddpm_step(Tensor(a!) x, Tensor? output, Tensor? prior_mean, Tensor coefficients, Tensor seeds, int stream, "
     "Tensor counter, Tensor(b!)? inputs, Tensor(c!)? previous, Tensor? known, Tensor? picture) -> ()"
 )
 
@@ -23,7 +23,7 @@ _library.define(
 def ddpm_step(
     x: Tensor,  # (B, 3, H, W) fp32 (fp64: reference only), channels-last: the state, changed in place
     output: Tensor | None,  # (B, 3, H, W) fp32 or bf16: the network's; None: nothing was evaluated
-    centre: Tensor | None,  # as x: the expected picture; None: 0
+    prior_mean: Tensor | None,  # as x: the expected picture; None: 0
     coefficients: Tensor,  # (9,) as x, on its device: numbers [0] to [8] below
     seeds: Tensor,  # (B,) int64, on its device: keys of the noise
     stream: int,  # what the noise is for, below 2^32
@@ -35,11 +35,11 @@ def ddpm_step(
 ) -> None:
     """In this order, where what is None is left out:
 
-    clean = clamp([0] output + [1] x + [2] centre, -1, 1), or 0 without an output; where known, the picture
+    clean = clamp([0] output + [1] x + [2] prior_mean, -1, 1), or 0 without an output; where known, the picture
     x, previous = [3] x + [4] previous + [5] clean + [6] normal(seeds, stream, counter, (3, H, W)), x
-    inputs[:, -3:] = [7] x + [8] centre
+    inputs[:, -3:] = [7] x + [8] prior_mean
     """
-    arguments = (x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture)
+    arguments = (x, output, prior_mean, coefficients, seeds, stream, counter, inputs, previous, known, picture)
     if (made := recording()) is not None:
         _check(*arguments)
         made.add("ddpm_step", *_arguments(*arguments))
@@ -68,7 +68,7 @@ def _check_like(
 def _check(
     x: Tensor,
     output: Tensor | None,
-    centre: Tensor | None,
+    prior_mean: Tensor | None,
     coefficients: Tensor,
     seeds: Tensor,
     stream: int,
@@ -90,8 +90,8 @@ def _check(
     _check_like("counter", counter, device, ((),), torch.int64)
     if output is not None:
         _check_like("output", output, device, (shape,), torch.float32, torch.bfloat16, dtype)
-    if centre is not None:
-        _check_like("centre", centre, device, (shape,), dtype)
+    if prior_mean is not None:
+        _check_like("prior_mean", prior_mean, device, (shape,), dtype)
     if inputs is not None:
         channels = max(3, inputs.shape[1]) if inputs.ndim > 1 else 3
         _check_like("inputs", inputs, device, ((batch, channels, height, width),), torch.float32, torch.bfloat16, dtype)
@@ -108,7 +108,7 @@ def _check(
 def _reference(
     x: Tensor,
     output: Tensor | None,
-    centre: Tensor | None,
+    prior_mean: Tensor | None,
     coefficients: Tensor,
     seeds: Tensor,
     stream: int,
@@ -118,13 +118,13 @@ def _reference(
     known: Tensor | None,
     picture: Tensor | None,
 ) -> None:
-    _check(x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture)
+    _check(x, output, prior_mean, coefficients, seeds, stream, counter, inputs, previous, known, picture)
     c = coefficients.view(9, 1, 1, 1, 1)
     clean = torch.zeros_like(x)
     if output is not None:
         clean = c[0] * output.to(x.dtype) + c[1] * x
-        if centre is not None:
-            clean = clean + c[2] * centre
+        if prior_mean is not None:
+            clean = clean + c[2] * prior_mean
         clean = clean.clamp(-1, 1)
     if known is not None and picture is not None:
         clean = torch.where(known, picture, clean)
@@ -136,7 +136,7 @@ def _reference(
     new = new + c[5] * clean + c[6] * noise
     x.copy_(new)
     if inputs is not None:
-        inputs[:, -3:] = c[7] * new if centre is None else c[7] * new + c[8] * centre
+        inputs[:, -3:] = c[7] * new if prior_mean is None else c[7] * new + c[8] * prior_mean
 
 
 def unsupported(x: Tensor) -> list[str]:
@@ -150,7 +150,7 @@ def unsupported(x: Tensor) -> list[str]:
 def _native(
     x: Tensor,
     output: Tensor | None,
-    centre: Tensor | None,
+    prior_mean: Tensor | None,
     coefficients: Tensor,
     seeds: Tensor,
     stream: int,
@@ -161,11 +161,11 @@ def _native(
     picture: Tensor | None,
 ) -> None:
     if not use_native("ddpm_step", unsupported(x)):
-        return _reference(x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture)
-    _check(x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture)
+        return _reference(x, output, prior_mean, coefficients, seeds, stream, counter, inputs, previous, known, picture)
+    _check(x, output, prior_mean, coefficients, seeds, stream, counter, inputs, previous, known, picture)
     run(
         "ddpm_step", x,
-        *_arguments(x, output, centre, coefficients, seeds, stream, counter, inputs, previous, known, picture),
+        *_arguments(x, output, prior_mean, coefficients, seeds, stream, counter, inputs, previous, known, picture),
     )  # fmt: skip
     written = (value for value in (x, inputs, previous) if value is not None and not value.is_inference())
     torch.autograd.graph.increment_version(written)  # the dispatcher leaves that to whoever writes
@@ -175,7 +175,7 @@ def _native(
 def _arguments(
     x: Tensor,
     output: Tensor | None,
-    centre: Tensor | None,
+    prior_mean: Tensor | None,
     coefficients: Tensor,
     seeds: Tensor,
     stream: int,
@@ -188,7 +188,7 @@ def _arguments(
     """What ddpm_step of both libraries takes."""
     return (
         len(x), x.shape[2] * x.shape[3], x, _in_order(output), output is not None and output.dtype == torch.bfloat16,
-        _in_order(centre), coefficients.contiguous(), seeds.contiguous(), stream, counter, inputs,
+        _in_order(prior_mean), coefficients.contiguous(), seeds.contiguous(), stream, counter, inputs,
         inputs is not None and inputs.dtype == torch.bfloat16, 3 if inputs is None else inputs.shape[1], previous,
         _in_order(known), known is not None and len(known) == 1, _in_order(picture),
         picture is not None and len(picture) == 1,

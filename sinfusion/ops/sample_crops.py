@@ -37,9 +37,9 @@ def sample_crops(
     """A pixel's value is u8 / 127.5 - 1; results are channels-last in memory. In this order, in fp32:
 
     conditions = values + [6] normal(seeds, streams[1], step, (3 n, h, w)) + [7] blotches
-    centre = their mean, or 0 without any; noise = normal(seeds, streams[0], step, (3, h, w))
-    picture = [0] clean + [1] noise + [2] centre
-    target = [3] clean + [4] noise + [5] centre
+    prior_mean = their mean, or 0 without any; noise = normal(seeds, streams[0], step, (3, h, w))
+    picture = [0] clean + [1] noise + [2] prior_mean
+    target = [3] clean + [4] noise + [5] prior_mean
     """
     out: tuple[Tensor, Tensor] = torch.ops.sinfusion.sample_crops(
         frames, places, coefficients, blotches, seeds, step, list(streams), conditions, list(size), dtype
@@ -160,18 +160,18 @@ def _reference(
         (frames[at[:, None, None], rows, columns].float() / scale - 1).movedim(3, 1)
         for at in _pictures(places[:, 0], places[:, 1], conditions)
     )
-    condition, centre = clean.new_empty(batch, 0, *size), torch.zeros_like(clean)
+    condition, prior_mean = clean.new_empty(batch, 0, *size), torch.zeros_like(clean)
     if conditions:
         grain = normal(seeds, streams[1], step, (3 * conditions, *size), device)
         condition = torch.cat(around, 1) + c[6] * grain
         if blotches is not None:
             condition = condition + c[7] * _spread(blotches, size)
-        centre = condition.unflatten(1, (conditions, 3)).mean(1)
+        prior_mean = condition.unflatten(1, (conditions, 3)).mean(1)
     noise = normal(seeds, streams[0], step, (3, *size), device)
-    picture = c[0] * clean + c[1] * noise + c[2] * centre
+    picture = c[0] * clean + c[1] * noise + c[2] * prior_mean
     given, target = _results(places, conditions, size, dtype)
     given.copy_(torch.cat((condition, picture), 1))
-    target.copy_(c[3] * clean + c[4] * noise + c[5] * centre)
+    target.copy_(c[3] * clean + c[4] * noise + c[5] * prior_mean)
     return given, target
 
 

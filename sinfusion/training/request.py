@@ -264,7 +264,7 @@ def _check_room(path: Path, overwrite: bool) -> None:
 
 
 def measure_sigma_data(frames: np.ndarray, role: Role, recipe: Recipe) -> list[float]:
-    """RMS of clean - centre: one entry for each frame offset, or one."""
+    """RMS of clean - prior_mean: one entry for each frame offset, or one."""
     if role is PREDICTOR:
         return [rms_change(frames, k) for k in range(1, recipe.max_frame_offset + 1)]
     if role is INTERPOLATOR:

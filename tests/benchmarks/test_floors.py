@@ -53,16 +53,16 @@ def test_the_other_operators_by_hand():
     assert gelu_backward(10, 8).bytes == 3 * 2 * 80
     assert sample_crops(10, conditions=1).bytes == 10 * (3 + 3 + 6 * 2 + 3 * 4)
     assert ddpm_step(10).bytes == 10 * 3 * (4 + 4 + 2 + 2)
-    assert ddpm_step(10, centre=True).bytes == 10 * 3 * (4 + 4 + 2 + 2 + 4)
+    assert ddpm_step(10, prior_mean=True).bytes == 10 * 3 * (4 + 4 + 2 + 2 + 4)
     assert adam_ema(100).bytes == 100 * (5 * 4 + 4 * 4 + 2)
 
 
 def test_where_there_are_no_products_everything_else_is_counted():
     # A decay of two moments and an average: 3, 4 and 3; the root 1; the update 5.
     assert adam_ema(100).operations == 100 * 16
-    # The clean estimate 3 and its bounds 2, the state 5, the next input 1; a centre 2 in the first and last.
+    # The clean estimate 3 and its bounds 2, the state 5, the next input 1; a prior mean 2 in the first and last.
     assert ddpm_step(10).operations == 10 * 3 * (11 + NORMAL)
-    assert ddpm_step(10, centre=True).operations - ddpm_step(10).operations == 10 * 3 * 4
+    assert ddpm_step(10, prior_mean=True).operations - ddpm_step(10).operations == 10 * 3 * 4
     # Two pictures to [-1, 1] 2 each, grain 2 + 1 for their mean, picture and target 5 each.
     assert sample_crops(10, conditions=1).operations == 10 * 3 * (4 + 3 + 10 + 2 * NORMAL)
     assert gelu_backward(10, 8).operations == 13 * 80

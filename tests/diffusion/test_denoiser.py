@@ -16,37 +16,37 @@ def column(*values):
 
 @pytest.fixture
 def parts():
-    """clean, noise, sigma, centre, sigma_data: float64, five samples from hardly any noise to almost nothing else."""
+    """clean, noise, sigma, prior_mean, sigma_data: float64, five samples from hardly any noise to almost nothing else."""
     torch.manual_seed(0)
-    clean, noise, centre = torch.randn(3, 5, 3, 4, 6, dtype=torch.float64)
-    return clean, noise, column(1e-3, 0.1, 1, 10, 1e3), centre, column(0.05, 0.2, 1, 0.02, 0.5)
+    clean, noise, prior_mean = torch.randn(3, 5, 3, 4, 6, dtype=torch.float64)
+    return clean, noise, column(1e-3, 0.1, 1, 10, 1e3), prior_mean, column(0.05, 0.2, 1, 0.02, 0.5)
 
 
-def target(form, clean, noise, sigma, centre, sigma_data):
+def target(form, clean, noise, sigma, prior_mean, sigma_data):
     """What the network's output should be."""
-    of_clean, of_noise, of_centre = form.target(sigma, sigma_data)
-    return of_clean * clean + of_noise * noise + of_centre * centre
+    of_clean, of_noise, of_prior_mean = form.target(sigma, sigma_data)
+    return of_clean * clean + of_noise * noise + of_prior_mean * prior_mean
 
 
-def estimate(form, output, x, sigma, centre, sigma_data):
+def estimate(form, output, x, sigma, prior_mean, sigma_data):
     """The clean picture that an output stands for."""
-    of_output, of_state, of_centre = form.estimate(sigma, sigma_data)
-    return of_output * output + of_state * x + of_centre * centre
+    of_output, of_state, of_prior_mean = form.estimate(sigma, sigma_data)
+    return of_output * output + of_state * x + of_prior_mean * prior_mean
 
 
-def seen(form, x, sigma, centre, sigma_data):
+def seen(form, x, sigma, prior_mean, sigma_data):
     """The noisy picture as the network sees it."""
-    of_state, of_centre = form.input(sigma, sigma_data)
-    return of_state * x + of_centre * centre
+    of_state, of_prior_mean = form.input(sigma, sigma_data)
+    return of_state * x + of_prior_mean * prior_mean
 
 
 @EVERY
 def test_the_estimate_undoes_the_target(name, parts):
-    clean, noise, sigma, centre, sigma_data = parts
+    clean, noise, sigma, prior_mean, sigma_data = parts
     form = PARAMETERIZATIONS[name]
     x = clean + sigma * noise
-    output = target(form, clean, noise, sigma, centre, sigma_data)
-    torch.testing.assert_close(estimate(form, output, x, sigma, centre, sigma_data), clean, rtol=1e-9, atol=1e-9)
+    output = target(form, clean, noise, sigma, prior_mean, sigma_data)
+    torch.testing.assert_close(estimate(form, output, x, sigma, prior_mean, sigma_data), clean, rtol=1e-9, atol=1e-9)
 
 
 @EVERY
@@ -61,36 +61,36 @@ def test_coefficients_of_a_number_are_those_of_a_tensor(name):
 
 
 def test_x0_and_noise_see_and_mean_what_they_do_in_variance_preserving_coordinates(parts):
-    clean, noise, sigma, centre, sigma_data = parts
+    clean, noise, sigma, prior_mean, sigma_data = parts
     a = 1 / (1 + sigma**2).sqrt()
     s = (1 - a**2).sqrt()
     x_t = a * clean + s * noise
     for name in ("x0", "noise"):
-        picture = seen(PARAMETERIZATIONS[name], clean + sigma * noise, sigma, centre, sigma_data)
+        picture = seen(PARAMETERIZATIONS[name], clean + sigma * noise, sigma, prior_mean, sigma_data)
         torch.testing.assert_close(picture, x_t, rtol=1e-6, atol=1e-9)
     output = torch.randn_like(clean)
-    made = estimate(PARAMETERIZATIONS["noise"], output, x_t / a, sigma, centre, sigma_data)
+    made = estimate(PARAMETERIZATIONS["noise"], output, x_t / a, sigma, prior_mean, sigma_data)
     torch.testing.assert_close(made, (x_t - s * output) / a, rtol=1e-6, atol=1e-6)
 
 
-def test_preconditioned_with_no_output_is_the_best_linear_guess_around_the_centre(parts):
-    clean, noise, sigma, centre, sigma_data = parts
+def test_preconditioned_with_no_output_is_the_best_linear_guess_around_the_prior_mean(parts):
+    clean, noise, sigma, prior_mean, sigma_data = parts
     x = clean + sigma * noise
-    guess = estimate(PARAMETERIZATIONS["preconditioned"], torch.zeros_like(x), x, sigma, centre, sigma_data)
+    guess = estimate(PARAMETERIZATIONS["preconditioned"], torch.zeros_like(x), x, sigma, prior_mean, sigma_data)
     # Two measurements of one picture, weighed by their inverse variances.
-    torch.testing.assert_close(guess, (centre / sigma_data**2 + x / sigma**2) / (1 / sigma_data**2 + 1 / sigma**2))
+    torch.testing.assert_close(guess, (prior_mean / sigma_data**2 + x / sigma**2) / (1 / sigma_data**2 + 1 / sigma**2))
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.3, 5.0])
 def test_preconditioned_inputs_and_targets_have_unit_variance(sigma):
     torch.manual_seed(1)
-    centre, change, noise = torch.randn(3, 1, 3, 200, 200, dtype=torch.float64)
+    prior_mean, change, noise = torch.randn(3, 1, 3, 200, 200, dtype=torch.float64)
     sigma_data, level = column(0.3), column(sigma)
-    clean = centre + sigma_data * change
+    clean = prior_mean + sigma_data * change
     form = PARAMETERIZATIONS["preconditioned"]
     for value in (
-        seen(form, clean + level * noise, level, centre, sigma_data),
-        target(form, clean, noise, level, centre, sigma_data),
+        seen(form, clean + level * noise, level, prior_mean, sigma_data),
+        target(form, clean, noise, level, prior_mean, sigma_data),
     ):
         assert value.std().item() == pytest.approx(1, abs=0.02)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sinfusion import ops
-from sinfusion.diffusion.denoiser import PARAMETERIZATIONS, centre_of
+from sinfusion.diffusion.denoiser import PARAMETERIZATIONS, prior_mean_of
 from sinfusion.diffusion.samplers import SAMPLERS
 from sinfusion.diffusion.schedule import cosine_schedule, karras_sigmas
 from sinfusion.errors import SinfusionError
@@ -175,7 +175,7 @@ def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_ru
     def noise(step):
         return ops.normal(seeds, STREAM_SAMPLE + role.conditions, moment * STEPS_A_MOMENT + step, made.shape[1:])
 
-    x = (centre_of(made, condition) if start is None else start) + 2.0 * noise(STEPS_A_MOMENT - 1)
+    x = (prior_mean_of(made, condition) if start is None else start) + 2.0 * noise(STEPS_A_MOMENT - 1)
     before = torch.zeros_like(x)
     offsets = None if offset is None else torch.tensor([offset])
     with torch.no_grad():

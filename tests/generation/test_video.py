@@ -195,7 +195,7 @@ def drawn(video_run, monkeypatch):
     """drawn(make, **settings): the keys of all noise that make(run) draws, of a run whose recipe has the settings."""
     keys = []
 
-    def loop(network, table, stream, x, centre, seeds, counters, *rest):
+    def loop(network, table, stream, x, prior_mean, seeds, counters, *rest):
         noisy = table.coefficients[:, 6] != 0
         keys.extend((stream, seed, counter) for seed in seeds.tolist() for counter in counters[noisy].tolist())
         return x.clamp_(-1, 1)

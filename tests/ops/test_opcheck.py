@@ -34,10 +34,10 @@ def sample_crops(device):
 
 
 def ddpm_step(device):
-    x, output, centre = (last(2, 3, 5, 7, device=device) for _ in range(3))
+    x, output, prior_mean = (last(2, 3, 5, 7, device=device) for _ in range(3))
     seeds, counter = torch.tensor([1, 2], device=device), torch.tensor(5, device=device)
     inputs = last(2, 6, 5, 7, device=device, dtype=torch.bfloat16)
-    return x, output, centre, last(9, device=device), seeds, 3, counter, inputs, None, None, None
+    return x, output, prior_mean, last(9, device=device), seeds, 3, counter, inputs, None, None, None
 
 
 def adam_ema(device):

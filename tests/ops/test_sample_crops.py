@@ -118,7 +118,7 @@ def one_by_one(given):
         c, seed = given["coefficients"][b].double(), given["seeds"][b : b + 1]
         cut = to_unit(given["frames"][:, top : top + height, left : left + width]).double()
         noise = ops.normal(seed, noise_stream, step, (3, height, width))[0].double()
-        centre, condition = 0, cut.new_empty(0, height, width)
+        prior_mean, condition = 0, cut.new_empty(0, height, width)
         if n:
             around = [target - offset] if n == 1 else [target - 1, target + 1]
             grain = ops.normal(seed, grain_stream, step, (3 * n, height, width))[0].double()
@@ -127,9 +127,9 @@ def one_by_one(given):
                 blotches = given["blotches"][b : b + 1].double()
                 smooth = F.interpolate(blotches, given["size"], mode="bilinear", align_corners=True)[0]
                 condition = condition + c[7] * smooth
-            centre = sum(condition.split(3)) / n
-        inputs.append(torch.cat((condition, c[0] * cut[target] + c[1] * noise + c[2] * centre)))
-        targets.append(c[3] * cut[target] + c[4] * noise + c[5] * centre)
+            prior_mean = sum(condition.split(3)) / n
+        inputs.append(torch.cat((condition, c[0] * cut[target] + c[1] * noise + c[2] * prior_mean)))
+        targets.append(c[3] * cut[target] + c[4] * noise + c[5] * prior_mean)
     return torch.stack(inputs), torch.stack(targets)
 
 

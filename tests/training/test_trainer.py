@@ -317,13 +317,13 @@ def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe):
         around = {0: [], 1: [target - offset], 2: [target - 1, target + 1]}[role.conditions]
         cut = to_unit(torch.from_numpy(run.frames[:, top : top + height, left : left + width]))
         clean, conditions = cut[target], cut[around]
-        centre = conditions.mean(0) if around else torch.zeros_like(clean)
+        prior_mean = conditions.mean(0) if around else torch.zeros_like(clean)
         sigma, sigma_data = float(batch.sigma[b]), float(batch.sigma_data[b])
-        of_state, of_centre = form.input(sigma, sigma_data)
-        seen = of_state * (clean + sigma * noise[b]) + of_centre * centre
+        of_state, of_prior_mean = form.input(sigma, sigma_data)
+        seen = of_state * (clean + sigma * noise[b]) + of_prior_mean * prior_mean
         torch.testing.assert_close(batch.inputs[b], torch.cat((conditions.flatten(0, 1), seen)), rtol=1e-4, atol=1e-4)
-        of_clean, of_noise, of_centre = form.target(sigma, sigma_data)
-        wanted = of_clean * clean + of_noise * noise[b] + of_centre * centre
+        of_clean, of_noise, of_prior_mean = form.target(sigma, sigma_data)
+        wanted = of_clean * clean + of_noise * noise[b] + of_prior_mean * prior_mean
         torch.testing.assert_close(batch.target[b], wanted, rtol=1e-4, atol=1e-4)
 
 
