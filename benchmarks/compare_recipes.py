@@ -35,12 +35,12 @@ from sinfusion.training.trainer import Trainer
 # Name of a variant -> what it changes in `tiny` (projector: steps for a Projector, which then corrects each frame).
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {},
-    "levels around sigma_data alone": {"level_mean": 0.0, "level_top_share": 0.0},
-    "no top level": {"level_top_share": 0.0},
-    "level mean 0": {"level_mean": 0.0},
-    "clean condition": {"condition_noise": 0.0, "condition_drift": 0.0},
-    "no drift on the condition": {"condition_drift": 0.0},
-    "drift 2 on the condition": {"condition_drift": 2.0},
+    "levels around sigma_data alone": {"log_sigma_mean": 0.0, "sigma_max_share": 0.0},
+    "no top level": {"sigma_max_share": 0.0},
+    "level mean 0": {"log_sigma_mean": 0.0},
+    "clean condition": {"white_condition_noise": 0.0, "coarse_condition_noise": 0.0},
+    "no drift on the condition": {"coarse_condition_noise": 0.0},
+    "drift 2 on the condition": {"coarse_condition_noise": 2.0},
     "Projector correction": {"projector": 0.5, "correction_timesteps": 3},
     "Euler sampler": {"sampler": "euler"},
     "dense 3x3, depth 8": {"dense_kernel": 3, "depth": 8},

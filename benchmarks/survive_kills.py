@@ -33,7 +33,7 @@ from sinfusion.run import load
 from sinfusion.training import trainer
 from sinfusion.training.plan import read_journal
 
-SETTINGS = {"filters": 4, "depth": 2, "batch_size": 1, "sampling_steps": 1, "free_sampling_steps": 1}
+SETTINGS = {"filters": 4, "depth": 2, "batch_size": 1, "sampling_steps": 1, "unconditional_sampling_steps": 1}
 MODELS = ("predictor", "projector", "interpolator")
 
 

@@ -70,7 +70,7 @@ def import_released(
         schedule=schedule,
         timesteps=timesteps,
         sampling_steps=timesteps,
-        free_sampling_steps=timesteps,
+        unconditional_sampling_steps=timesteps,
         # The paper's numbers, for 50 and for 500 timesteps.
         correction_timesteps=min(3 if timesteps < 500 else 10, timesteps),
         correction_steps=3 if timesteps < 500 else 10,

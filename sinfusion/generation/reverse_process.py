@@ -45,7 +45,7 @@ def sampling_levels(
     """(n + 1,) float64 levels to visit, from the entry down to 0."""
     recipe, denoiser = run.recipe, run.denoiser(role)
     if steps is None:
-        steps = recipe.sampling_steps if role.conditions else recipe.free_sampling_steps
+        steps = recipe.sampling_steps if role.conditions else recipe.unconditional_sampling_steps
     if not 0 < strength <= 1:
         raise SinfusionError(f"strength must be above 0 and at most 1, not {strength}.")
     if denoiser.parameterization == "preconditioned":
@@ -63,8 +63,8 @@ def sampling_levels(
 def _range(recipe: Recipe, role: Role) -> tuple[float, float]:
     """Highest and lowest sampling level in units of sigma_data."""
     if role.conditions:
-        return recipe.level_top, recipe.level_bottom
-    return recipe.free_level_top, recipe.free_level_bottom
+        return recipe.sigma_max, recipe.sigma_min
+    return recipe.unconditional_sigma_max, recipe.unconditional_sigma_min
 
 
 @torch.no_grad()

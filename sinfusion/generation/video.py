@@ -39,7 +39,7 @@ def generate(
 
     frames: length of each video; None: as long as the training clip. size: (height, width); None: the training size.
     start: the first frame, an index into the clip or a picture; None: the Projector makes one from noise, and the video
-    begins `hidden_frames` of the recipe after it.
+    begins `burn_in_frames` of the recipe after it.
     frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i is made from seed + i, whatever `count`,
     all from 0 to 2^32 - 1. steps: network evaluations a picture; None: the recipe's.
     """
@@ -89,7 +89,7 @@ def stream(
         run.denoiser(PROJECTOR, otherwise="--start 0")
     hidden = 0
     if start is None:
-        first, hidden = _from_noise(run, PROJECTOR, seeds, size, None, moment), run.recipe.hidden_frames
+        first, hidden = _from_noise(run, PROJECTOR, seeds, size, None, moment), run.recipe.burn_in_frames
     else:
         first = _tensor(run, resize(_start_frame(run, start), size)[None]).expand(count, -1, -1, -1)
 

@@ -14,7 +14,7 @@ from .. import ops
 
 # Streams of the generator: one a purpose, so that no two draws share numbers.
 STREAM_CROP, STREAM_LEVEL, STREAM_NOISE, STREAM_TOP = range(1, 5)
-STREAM_CONDITION_NOISE, STREAM_CONDITION_DRIFT, STREAM_CONDITION_SHARE = range(5, 8)
+STREAM_WHITE_CONDITION_NOISE, STREAM_COARSE_CONDITION_NOISE, STREAM_CONDITION_NOISE_SHARE = range(5, 8)
 
 
 def sample_seeds(seed: int, samples: range) -> Tensor:

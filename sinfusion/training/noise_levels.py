@@ -21,13 +21,17 @@ def levels(recipe: Recipe, role: Role, denoiser: Denoiser, sigma_data: Tensor, s
     """
     if denoiser.parameterization == "preconditioned":
         free = role.conditions == 0
-        mean, std = (recipe.free_level_mean, recipe.free_level_std) if free else (recipe.level_mean, recipe.level_std)
+        mean, std = (
+            (recipe.unconditional_log_sigma_mean, recipe.unconditional_log_sigma_std)
+            if free
+            else (recipe.log_sigma_mean, recipe.log_sigma_std)
+        )
         logarithm = mean + std * ops.normal(seeds, STREAM_LEVEL, step, (1,), seeds.device)[:, 0]
         if free:
             return sigma_data * logarithm.exp()
         bits = ops.uniform_bits(seeds, STREAM_TOP, step, 1, seeds.device)[:, 0]
-        at_top = bits < int(recipe.level_top_share * 2**32)
-        return sigma_data * logarithm.masked_fill(at_top, float(np.log(recipe.level_top))).exp()
+        at_top = bits < int(recipe.sigma_max_share * 2**32)
+        return sigma_data * logarithm.masked_fill(at_top, float(np.log(recipe.sigma_max))).exp()
     signal = denoiser.signal(seeds.device)
     bits = ops.uniform_bits(seeds, STREAM_LEVEL, step, 2, seeds.device)
     timestep = 1 + (bits[:, 0] * (len(signal) - 1) >> 32)

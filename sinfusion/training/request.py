@@ -24,7 +24,7 @@ from ..files import LOCK, TEMPORARY
 from ..media import LONGER_SIDE, Clip, Source
 from ..pixels import LEAST_SIDE, check_size
 from ..precision import choose_device, choose_dtype
-from ..recipe import FAST, PAPER, RECIPES, SETTINGS, TINY, Recipe
+from ..recipe import FAST, PAPER, RECIPES, RENAMED, SETTINGS, TINY, Recipe
 from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, TASKS, Role
 from ..run import Run, writing
 from .capacity import SIDES, Outlook, choose, measure_speed, outlook
@@ -89,7 +89,12 @@ def choose_recipe(
         raise SinfusionError(f"recipe must be one of {', '.join(RECIPES)}, or a Recipe, not {recipe!r:.40}.")
     unknown = sorted(set(settings) - SETTINGS | ({"name"} & set(settings)))
     if unknown:
-        raise SinfusionError(f"a recipe has no setting {unknown[0]!r}; sinfusion train --help-recipe lists them.")
+        found = (
+            f"it is called {RENAMED[unknown[0]]!r} now"
+            if unknown[0] in RENAMED
+            else "sinfusion train --help-recipe lists them"
+        )
+        raise SinfusionError(f"a recipe has no setting {unknown[0]!r}; {found}.")
     asked = dict(settings) if steps is None else {**settings, **dict.fromkeys(STEPS, steps)}
     timed = not isinstance(recipe, Recipe) and base is TINY and not set(STEPS) & set(asked)
     return base.replace(**asked), TINY_MINUTES if minutes is None and timed else minutes

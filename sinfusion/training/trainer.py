@@ -19,10 +19,10 @@ from ..ops.cuda_graph import Replayed, replayed
 from ..roles import Role
 from ..run import Run
 from .crops import (
-    STREAM_CONDITION_DRIFT,
-    STREAM_CONDITION_NOISE,
-    STREAM_CONDITION_SHARE,
+    STREAM_COARSE_CONDITION_NOISE,
+    STREAM_CONDITION_NOISE_SHARE,
     STREAM_NOISE,
+    STREAM_WHITE_CONDITION_NOISE,
     draw,
     sample_seeds,
 )
@@ -89,7 +89,7 @@ class Trainer:
         # The roles of a run draw different numbers from one seed.
         seed = run.seed * 16 + list("image predictor projector interpolator".split()).index(role.name)
         self.seeds = sample_seeds(seed, range(rank * share, (rank + 1) * share)).to(run.device)
-        self.strength = torch.tensor((recipe.condition_noise, recipe.condition_drift), device=run.device)
+        self.strength = torch.tensor((recipe.white_condition_noise, recipe.coarse_condition_noise), device=run.device)
         # What the steps need, step n at n modulo their number.
         self.rates = np.zeros(WINDOW)
         self.coefficients = torch.zeros(WINDOW, 3, device=run.device)
@@ -133,11 +133,11 @@ class Trainer:
         sigma_data = self.denoiser.sigma_data_of(places[:, 1] if role.frame_offset else None, len(seeds), seeds.device)
         sigma = levels(recipe, role, self.denoiser, sigma_data, seeds, step)
         # Noise on the condition, as a rollout's own errors look: grain and blotches, each of a random strength.
-        share = ops.uniform_bits(seeds, STREAM_CONDITION_SHARE, step, 2, seeds.device).float() / 2**32
+        share = ops.uniform_bits(seeds, STREAM_CONDITION_NOISE_SHARE, step, 2, seeds.device).float() / 2**32
         blotches = None
-        if role.conditions and recipe.condition_drift > 0:
+        if role.conditions and recipe.coarse_condition_noise > 0:
             coarse = (3 * role.conditions, self.crop[0] // BLOTCH + 2, self.crop[1] // BLOTCH + 2)
-            blotches = ops.normal(seeds, STREAM_CONDITION_DRIFT, step, coarse, seeds.device)
+            blotches = ops.normal(seeds, STREAM_COARSE_CONDITION_NOISE, step, coarse, seeds.device)
         inputs, target = ops.sample_crops(
             self.frames,
             places,
@@ -147,7 +147,7 @@ class Trainer:
             blotches,
             seeds,
             step,
-            (STREAM_NOISE, STREAM_CONDITION_NOISE),
+            (STREAM_NOISE, STREAM_WHITE_CONDITION_NOISE),
             role.conditions,
             self.crop,
             self.dtype,

@@ -162,8 +162,8 @@ def test_values_that_make_no_sense_for_train(refused, video_file, tmp_path, word
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        ("--level-bottom 25", ("--level-bottom (25)", "--level-top (20)")),
-        ("--free-level-top 0.01", ("--free-level-bottom (0.02)", "--free-level-top (0.01)")),
+        ("--sigma-min 25", ("--sigma-min (25)", "--sigma-max (20)")),
+        ("--unconditional-sigma-max 0.01", ("--unconditional-sigma-min (0.02)", "--unconditional-sigma-max (0.01)")),
         ("--offset-milestones 0.9 0.1", ("--offset-milestones must rise",)),
         ("--max-frame-offset 5", ("--max-frame-offset 5 needs 4 --offset-milestones",)),
         ("--recipe paper --timesteps 2", ("--correction-timesteps must be at most --timesteps, 2",)),

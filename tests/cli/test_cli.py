@@ -27,7 +27,7 @@ from sinfusion.recipe import RECIPES, Recipe
 from sinfusion.run import load
 from sinfusion.training.trainer import Trainer
 
-SHORT = "--recipe fast --depth 2 --filters 4 --sampling-steps 2 --free-sampling-steps 2".split()
+SHORT = "--recipe fast --depth 2 --filters 4 --sampling-steps 2 --unconditional-sampling-steps 2".split()
 STEPS = "--predictor-steps 4 --projector-steps 4 --interpolator-steps 4 --image-steps 4".split()
 
 
@@ -276,7 +276,7 @@ def test_train_as_a_module_is_sinfusion_train(video_file, tmp_path):
     assert "trained" in done.stdout and "Traceback" not in done.stderr
     run = load(tmp_path / "run")
     assert run.recipe == RECIPES["fast"].replace(
-        depth=2, filters=4, sampling_steps=2, free_sampling_steps=2, crop=0.9, predictor_steps=4, projector_steps=4,
+        depth=2, filters=4, sampling_steps=2, unconditional_sampling_steps=2, crop=0.9, predictor_steps=4, projector_steps=4,
         interpolator_steps=4, image_steps=4, max_frame_offset=run.recipe.max_frame_offset,
     )  # fmt: skip
     assert {name: model["steps"] for name, model in run.models.items()} == {"predictor": 4, "projector": 4}

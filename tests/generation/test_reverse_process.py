@@ -20,7 +20,7 @@ from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 @pytest.fixture
 def published(video_run, tmp_path):
     """The fixture's weights read as x0 and noise models."""
-    recipe = PAPER.replace(filters=8, depth=2, dense_kernel=1, sampling_steps=10, free_sampling_steps=10)
+    recipe = PAPER.replace(filters=8, depth=2, dense_kernel=1, sampling_steps=10, unconditional_sampling_steps=10)
     return dataclasses.replace(video_run, recipe=recipe, _denoisers={})
 
 
@@ -32,9 +32,9 @@ def sigma_data(run, role, frame_offset=1):
 def test_preconditioned_levels_go_from_top_to_bottom_in_units_of_sigma_data(video_run, role):
     recipe = video_run.recipe
     top, bottom, steps = (
-        (recipe.level_top, recipe.level_bottom, recipe.sampling_steps)
+        (recipe.sigma_max, recipe.sigma_min, recipe.sampling_steps)
         if role.conditions
-        else (recipe.free_level_top, recipe.free_level_bottom, recipe.free_sampling_steps)
+        else (recipe.unconditional_sigma_max, recipe.unconditional_sigma_min, recipe.unconditional_sampling_steps)
     )
     s = sigma_data(video_run, role)
     np.testing.assert_allclose(sampling_levels(video_run, role), karras_sigmas(steps, top * s, bottom * s))
@@ -42,7 +42,7 @@ def test_preconditioned_levels_go_from_top_to_bottom_in_units_of_sigma_data(vide
 
 
 def test_the_frame_offset_decides_sigma_data(video_run):
-    tops = [sampling_levels(video_run, PREDICTOR, k)[0] / video_run.recipe.level_top for k in (1, -1, 2, -3, 9)]
+    tops = [sampling_levels(video_run, PREDICTOR, k)[0] / video_run.recipe.sigma_max for k in (1, -1, 2, -3, 9)]
     sigma_data = video_run.denoiser(PREDICTOR).sigma_data
     assert tops == pytest.approx([sigma_data[0], sigma_data[0], sigma_data[1], sigma_data[2], sigma_data[2]])
     assert sigma_data[0] < sigma_data[1] < sigma_data[2]  # the clip slides

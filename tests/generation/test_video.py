@@ -183,7 +183,7 @@ def test_impossible_videos_are_refused(video_run, arguments, message):
 
 def test_hidden_frames_are_those_that_a_video_from_noise_would_begin_with(video_run):
     def made(hidden, frames, **start):
-        recipe = video_run.recipe.replace(hidden_frames=hidden)
+        recipe = video_run.recipe.replace(burn_in_frames=hidden)
         return generate(dataclasses.replace(video_run, recipe=recipe), frames, **start)
 
     assert np.array_equal(made(2, 3), made(0, 5)[:, 2:])
@@ -204,7 +204,7 @@ def drawn(video_run, monkeypatch):
 
     def keys_of(make, **settings):
         keys.clear()
-        recipe = video_run.recipe.replace(correction_timesteps=3, sampler="ddpm", hidden_frames=2, **settings)
+        recipe = video_run.recipe.replace(correction_timesteps=3, sampler="ddpm", burn_in_frames=2, **settings)
         run = dataclasses.replace(video_run, recipe=recipe, graph=False, _denoisers={}, tables={})
         make(run)
         assert keys

@@ -244,7 +244,7 @@ def test_the_model_of_a_graph_sees_a_number_kept_on_the_host(graphs):
     assert [float(function()) for _ in range(4)] == [0, 1, 1, 1]
 
 
-SMALL = {"filters": 4, "depth": 2, "batch_size": 2, "free_sampling_steps": 2, "sampling_steps": 2}
+SMALL = {"filters": 4, "depth": 2, "batch_size": 2, "unconditional_sampling_steps": 2, "sampling_steps": 2}
 RECIPES = {
     "tiny": TINY.replace(**SMALL, offset_milestones=(0.3, 0.6)),
     "paper": PAPER.replace(**SMALL, offset_milestones=(0.25, 0.5)),
@@ -296,7 +296,7 @@ def runs(video_run):
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"sampler": "heun"}, {"sampler": "ddim"}, {"correction_timesteps": 3, "hidden_frames": 2}],
+    [{}, {"sampler": "heun"}, {"sampler": "ddim"}, {"correction_timesteps": 3, "burn_in_frames": 2}],
     ids=["ancestral", "heun", "ddim", "corrected"],
 )
 def test_replayed_frames_are_the_plain_ones_to_the_bit(runs, change, graphs):

@@ -13,7 +13,7 @@ from sinfusion.training.request import fit_frames
 
 MINUTES = {"predictor": 7.0, "projector": 3.0}
 NATIVE = (720, 1280)
-SMALL = {"filters": 4, "depth": 2, "batch_size": 1, "sampling_steps": 2, "free_sampling_steps": 2}
+SMALL = {"filters": 4, "depth": 2, "batch_size": 1, "sampling_steps": 2, "unconditional_sampling_steps": 2}
 
 
 def speed(seconds, share=1.0, threads=2):

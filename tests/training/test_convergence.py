@@ -13,7 +13,7 @@ from sinfusion.run import Run
 from sinfusion.training.trainer import Trainer
 
 STEPS = 250
-RECIPE = TINY.replace(filters=8, depth=4, batch_size=4, learning_rate=8e-3, level_top=20.0, level_top_share=0.5,
+RECIPE = TINY.replace(filters=8, depth=4, batch_size=4, learning_rate=8e-3, sigma_max=20.0, sigma_max_share=0.5,
                       max_frame_offset=1, offset_milestones=(), predictor_steps=STEPS)  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def psnr(made, frames):
 def conditional_mean(denoiser, condition, frame_offset):
     """One evaluation at the highest level, where the noisy input says nothing that the condition does not."""
     offset = torch.tensor([frame_offset])
-    level = denoiser.sigma_data_of(offset, 1, condition.device) * RECIPE.level_top
+    level = denoiser.sigma_data_of(offset, 1, condition.device) * RECIPE.sigma_max
     noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return denoiser(condition + level * noise, level, condition, offset)

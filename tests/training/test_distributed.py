@@ -16,7 +16,7 @@ from sinfusion.roles import ROLES
 from sinfusion.run import load
 from sinfusion.training import progress
 
-RECIPE = TINY.replace(filters=4, depth=2, batch_size=4, sampling_steps=2, free_sampling_steps=2, predictor_steps=12,
+RECIPE = TINY.replace(filters=4, depth=2, batch_size=4, sampling_steps=2, unconditional_sampling_steps=2, predictor_steps=12,
                       projector_steps=4)  # fmt: skip
 
 # Each process runs this: a training of so many steps, over an older run; then one with a time budget; then a batch

@@ -16,7 +16,7 @@ from sinfusion.recipe import PAPER, TINY
 from sinfusion.run import load
 from sinfusion.training.trainer import Stopped, Trainer
 
-SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "free_sampling_steps": 2}
+SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "unconditional_sampling_steps": 2}
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from sinfusion.training.plan import MOST_STEPS, planned, read_journal
 from sinfusion.training.request import measure_sigma_data
 from sinfusion.training.trainer import Stopped, Trainer
 
-SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "free_sampling_steps": 2}
+SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "unconditional_sampling_steps": 2}
 RECIPE = TINY.replace(**SETTINGS, predictor_steps=8, projector_steps=8, interpolator_steps=8, image_steps=8)
 
 

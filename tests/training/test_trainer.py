@@ -24,7 +24,7 @@ from sinfusion.training.progress import Progress
 from sinfusion.training.session import _previewer
 from sinfusion.training.trainer import Stopped, Trainer
 
-SMALL = {"filters": 4, "depth": 2, "batch_size": 2, "free_sampling_steps": 2, "sampling_steps": 2}
+SMALL = {"filters": 4, "depth": 2, "batch_size": 2, "unconditional_sampling_steps": 2, "sampling_steps": 2}
 RECIPES = {"tiny": TINY.replace(**SMALL), "paper": PAPER.replace(**SMALL, offset_milestones=(0.25, 0.5))}
 TOTAL = 9
 
@@ -245,15 +245,15 @@ def drawn(role, recipe, count=4000, run=None, sigma_data=0.1):
 
 @pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR], ids=lambda role: role.name)
 def test_preconditioned_levels_are_log_normal_around_sigma_data(new_run, role):
-    recipe = RECIPES["tiny"].replace(level_top_share=0.0, level_mean=0.3, level_std=1.1, free_level_mean=-0.5,
-                                     free_level_std=1.4)  # fmt: skip
+    recipe = RECIPES["tiny"].replace(sigma_max_share=0.0, log_sigma_mean=0.3, log_sigma_std=1.1, unconditional_log_sigma_mean=-0.5,
+                                     unconditional_log_sigma_std=1.4)  # fmt: skip
     mean, std = (0.3, 1.1) if role.conditions else (-0.5, 1.4)
     z = ((drawn(role, recipe, run=new_run("run", role)) / 0.1).log() - mean) / std
     check_standard_normal(z)
 
 
 def test_the_levels_below_the_top_keep_their_distribution_when_some_are_put_at_the_top(new_run):
-    recipe = RECIPES["tiny"].replace(level_top_share=0.25, level_mean=0.0, level_std=1.0, level_top=1000.0)
+    recipe = RECIPES["tiny"].replace(sigma_max_share=0.25, log_sigma_mean=0.0, log_sigma_std=1.0, sigma_max=1000.0)
     sigma = drawn(PREDICTOR, recipe, 6000, new_run("run")) / 0.1
     at_top = sigma > 999
     assert at_top.double().mean().item() == pytest.approx(0.25, abs=0.03)
@@ -304,7 +304,7 @@ def test_levels_split_over_processes_are_those_of_the_whole_batch(new_run):
 @pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
 def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe):
     """Put together from its parts: cuts, levels, noise, the parameterization."""
-    run = new_run("run", role, recipe, batch_size=6, condition_noise=0.0, condition_drift=0.0)
+    run = new_run("run", role, recipe, batch_size=6, white_condition_noise=0.0, coarse_condition_noise=0.0)
     trainer, step = Trainer(run, role, TOTAL), torch.tensor(7)
     batch = trainer.batch(step)
     height, width = trainer.crop
@@ -328,8 +328,8 @@ def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe):
 
 
 def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spares_the_target(new_run):
-    run = new_run("noisy", condition_noise=2.0, condition_drift=0.0, batch_size=400)
-    clear = new_run("clear", condition_noise=0.0, condition_drift=0.0, batch_size=400)
+    run = new_run("noisy", white_condition_noise=2.0, coarse_condition_noise=0.0, batch_size=400)
+    clear = new_run("clear", white_condition_noise=0.0, coarse_condition_noise=0.0, batch_size=400)
     noisy, plain = (Trainer(r, PREDICTOR, TOTAL).batch(torch.tensor(3)) for r in (run, clear))
     assert torch.equal(noisy.sigma, plain.sigma) and torch.equal(noisy.frame_offset, plain.frame_offset)
     strength = (noisy.inputs - plain.inputs)[:, :3].flatten(1).std(1) / plain.sigma_data / 2.0  # uniform in 0 .. 1
@@ -339,8 +339,8 @@ def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spa
 
 
 def test_drift_on_the_condition_is_blotches_of_a_few_pixels(new_run):
-    run = new_run("drifting", condition_noise=0.0, condition_drift=2.0, batch_size=400)
-    clear = new_run("clear", condition_noise=0.0, condition_drift=0.0, batch_size=400)
+    run = new_run("drifting", white_condition_noise=0.0, coarse_condition_noise=2.0, batch_size=400)
+    clear = new_run("clear", white_condition_noise=0.0, coarse_condition_noise=0.0, batch_size=400)
     drifting, plain = (Trainer(r, PREDICTOR, TOTAL).batch(torch.tensor(3)) for r in (run, clear))
     drift = (drifting.inputs - plain.inputs)[:, :3]
     step = drift.diff(dim=3).square().mean().sqrt() / drift.square().mean().sqrt()
@@ -349,7 +349,9 @@ def test_drift_on_the_condition_is_blotches_of_a_few_pixels(new_run):
 
 
 def test_a_model_without_a_condition_has_no_share_at_the_top(new_run):
-    recipe = RECIPES["tiny"].replace(level_top_share=1.0, free_level_mean=0.0, free_level_std=1.0)
+    recipe = RECIPES["tiny"].replace(
+        sigma_max_share=1.0, unconditional_log_sigma_mean=0.0, unconditional_log_sigma_std=1.0
+    )
     assert drawn(PROJECTOR, recipe, run=new_run("run", PROJECTOR)).log().std() > 0.9
 
 
