@@ -121,10 +121,10 @@ class Recipe:
             raise SettingError(f"{{filters}} must be even, not {self.filters}.")
         if not 0 < self.crop <= 1:
             raise SettingError(f"{{crop}} must be above 0 and at most 1, not {self.crop}.")
-        self._check_levels()
+        self._check_sigmas()
         self._check_offsets()
 
-    def _check_levels(self) -> None:
+    def _check_sigmas(self) -> None:
         """SettingError for noise levels and timesteps that do not fit together."""
         for kind in ("", "unconditional_"):
             bottom, top = getattr(self, f"{kind}sigma_min"), getattr(self, f"{kind}sigma_max")

@@ -28,7 +28,7 @@ ROOMS = {
     "generation": [{"reverse_process", "streaming"}, {"video", "image"}],
     "training": [
         {"plan", "crops", "optimizer"},
-        {"noise_levels", "progress"},
+        {"sigma_distribution", "progress"},
         {"trainer"},
         {"capacity"},
         {"request"},

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .schedule import Schedule
 
 # A noise level, or (B,) of them; coefficients are of the same kind.
-Level = TypeVar("Level", float, Tensor)
+Sigma = TypeVar("Sigma", float, Tensor)
 
 
 class Parameterization(Protocol):
@@ -27,36 +27,36 @@ class Parameterization(Protocol):
     Pictures: x = clean + sigma * noise, and the prior mean, the expected picture; `sigma_data`: RMS of clean - prior_mean.
     """
 
-    def input(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level]:
+    def input(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma]:
         """Of x and of the prior mean, in what the network sees: about unit variance."""
 
-    def target(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
+    def target(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma, Sigma]:
         """Of clean, noise and prior_mean, in what F should be."""
 
-    def estimate(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
+    def estimate(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma, Sigma]:
         """Of F, x and prior_mean, in the clean picture that F stands for: the inverse of `target`."""
 
 
 class X0:
     """F is the clean picture."""
 
-    def input(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level]:
+    def input(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma]:
         return (1 + sigma**2) ** -0.5, 0 * sigma
 
-    def target(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
+    def target(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma, Sigma]:
         return 0 * sigma + 1, 0 * sigma, 0 * sigma
 
-    def estimate(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
+    def estimate(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma, Sigma]:
         return 0 * sigma + 1, 0 * sigma, 0 * sigma
 
 
 class Noise(X0):
     """F is the noise (Ho et al. 2020)."""
 
-    def target(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
+    def target(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma, Sigma]:
         return 0 * sigma, 0 * sigma + 1, 0 * sigma
 
-    def estimate(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
+    def estimate(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma, Sigma]:
         return -sigma, 0 * sigma + 1, 0 * sigma
 
 
@@ -66,16 +66,16 @@ class Preconditioned:
     With prior_mean = the previous frame and sigma_data = the RMS change between frames, F = 0 says 'nothing moves'.
     """
 
-    def input(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level]:
+    def input(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma]:
         scale = (sigma**2 + sigma_data**2) ** -0.5
         return scale, -scale
 
-    def target(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
+    def target(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma, Sigma]:
         # (clean - c - skip (clean + sigma noise - c)) / out, multiplied out so that nothing cancels.
         scale = (sigma**2 + sigma_data**2) ** -0.5
         return sigma / sigma_data * scale, -sigma_data * scale, -sigma / sigma_data * scale
 
-    def estimate(self, sigma: Level, sigma_data: Level) -> tuple[Level, Level, Level]:
+    def estimate(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma, Sigma]:
         variance = sigma**2 + sigma_data**2
         return sigma * sigma_data * variance**-0.5, sigma_data**2 / variance, sigma**2 / variance
 
@@ -110,7 +110,7 @@ class Denoiser:
             self._tables[device] = torch.tensor(self.sigma_data, device=device), logarithm, signal
         return self._tables[device]
 
-    def signal(self, device: torch.device) -> Tensor:
+    def sqrt_alphas_cumprod(self, device: torch.device) -> Tensor:
         """(T + 1,) fp64: sqrt(alphas_cumprod) of the schedule."""
         return self._on(device)[2]
 

@@ -74,8 +74,8 @@ def karras_sigmas(steps: int, sigma_max: float, sigma_min: float, rho: float = 7
     if steps < 1:
         raise SinfusionError(f"sampling takes at least 1 step, not {steps}.")
     ramp = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
-    levels = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
-    return np.append(levels, 0.0)
+    sigmas = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+    return np.append(sigmas, 0.0)
 
 
 def truncated(sigmas: np.ndarray, sigma_start: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from ..pixels import check_size, resize, to_uint8, to_unit
 from ..roles import IMAGE
 from ..run import Run
 from ..seeds import check_seed
-from .reverse_process import reverse, sampling_levels
+from .reverse_process import reverse, sampling_sigmas
 
 
 def edit(
@@ -51,9 +51,9 @@ def edit(
     picture = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(run.device))[None]
     known = ~torch.from_numpy(change).to(run.device)[None, None]
     seeds = torch.arange(seed, seed + count, dtype=torch.int64)
-    levels = sampling_levels(run, IMAGE, 1, steps, strength=strength)
+    sigmas = sampling_sigmas(run, IMAGE, 1, steps, strength=strength)
     start = picture.expand(count, -1, -1, -1)
-    made = to_uint8(reverse(run, IMAGE, seeds, 0, levels, start, keep=(known, picture))).cpu().numpy()
+    made = to_uint8(reverse(run, IMAGE, seeds, 0, sigmas, start, keep=(known, picture))).cpu().numpy()
     return np.where(change[..., None], made, image)
 
 

@@ -34,7 +34,7 @@ ROW = 2**51  # further evaluations go on in rows of their own, each beyond the c
 RECORDED_PIXELS = 2**14
 
 
-def sampling_levels(
+def sampling_sigmas(
     run: Run,
     role: Role,
     frame_offset: int = 1,
@@ -73,7 +73,7 @@ def reverse(
     role: Role,
     seeds: Tensor,  # (B,) int64
     moment: int | Tensor,  # which picture of a rollout this is; a tensor is () int64 on the run's device
-    levels: np.ndarray,  # from `sampling_levels`
+    sigmas: np.ndarray,  # from `sampling_sigmas`
     start: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: the picture noise is added to; None: the prior mean
     size: tuple[int, int] | None = None,  # (H, W), needed where neither start nor condition tells it
     condition: Tensor | None = None,  # (B, 3 n, H, W) in [-1, 1]
@@ -85,7 +85,7 @@ def reverse(
     denoiser = run.denoiser(role)
     network = denoiser.network
     assert isinstance(network, NextNet)
-    table = _table(run, role, sampler or run.recipe.sampler, levels, frame_offset)
+    table = _table(run, role, sampler or run.recipe.sampler, sigmas, frame_offset)
     sigma_data = denoiser.sigma_data_of(table.frame_offset, len(table.sigma), run.device)
     # For all evaluations at once, and one row for all samples: products over more rows would round differently.
     shifts = network.shifts(
@@ -155,14 +155,14 @@ class Table:
     looks_back: bool  # some state depends on the one before the last
 
 
-def _table(run: Run, role: Role, sampler: str, levels: np.ndarray, frame_offset: int | None) -> Table:
+def _table(run: Run, role: Role, sampler: str, sigmas: np.ndarray, frame_offset: int | None) -> Table:
     """Made once for each reverse process that a run is asked for: no copy to the device while a graph is recorded."""
     denoiser = run.denoiser(role)
-    key = (denoiser.parameterization, denoiser.sigma_data, run.device, sampler, levels.tobytes(), frame_offset)
+    key = (denoiser.parameterization, denoiser.sigma_data, run.device, sampler, sigmas.tobytes(), frame_offset)
     if key in run.tables:
         made: Table = run.tables[key]
         return made
-    steps = SAMPLERS[sampler](levels)
+    steps = SAMPLERS[sampler](sigmas)
     sigma_data = denoiser.sigma_data[min(abs(frame_offset or 1), len(denoiser.sigma_data)) - 1]
     of_input = [denoiser.form.input(step.sigma, sigma_data) for step in steps] + [(0.0, 0.0)]
     rows = [(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, steps[0].sigma, *of_input[0])]

@@ -18,7 +18,7 @@ from ..pixels import check_size, resize, to_uint8, to_unit
 from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, Role
 from ..run import Run
 from ..seeds import check_seed
-from .reverse_process import reverse, sampling_levels
+from .reverse_process import reverse, sampling_sigmas
 from .streaming import delivered
 
 Frames = np.ndarray  # (..., H, W, 3) uint8
@@ -134,8 +134,8 @@ def next_frame(
     enter: float | None = None,  # the noise level to start it at
 ) -> Tensor:
     """One predicted frame, corrected by the Projector if the recipe says so; (B, 3, H, W) in [-1, 1]."""
-    levels = sampling_levels(run, PREDICTOR, frame_offset, steps, enter)
-    picture = reverse(run, PREDICTOR, seeds, moment, levels, towards, None, previous, frame_offset)
+    sigmas = sampling_sigmas(run, PREDICTOR, frame_offset, steps, enter)
+    picture = reverse(run, PREDICTOR, seeds, moment, sigmas, towards, None, previous, frame_offset)
     return correct(run, picture, seeds, moment)
 
 
@@ -148,11 +148,11 @@ def correct(run: Run, picture: Tensor, seeds: Tensor, moment: int | Tensor) -> T
     entry = float(schedule.sigma_at(np.array(float(recipe.correction_timesteps))))
     denoiser = run.denoiser(PROJECTOR)
     if denoiser.parameterization == "preconditioned":
-        levels = sampling_levels(run, PROJECTOR, 1, recipe.correction_steps, entry)
+        sigmas = sampling_sigmas(run, PROJECTOR, 1, recipe.correction_steps, entry)
     else:
         entry = float(denoiser.schedule.sigma[min(recipe.correction_timesteps, recipe.timesteps)])
-        levels = sampling_levels(run, PROJECTOR, 1, recipe.timesteps, entry)
-    return reverse(run, PROJECTOR, seeds, moment, levels, picture)
+        sigmas = sampling_sigmas(run, PROJECTOR, 1, recipe.timesteps, entry)
+    return reverse(run, PROJECTOR, seeds, moment, sigmas, picture)
 
 
 def extrapolate(
@@ -205,10 +205,10 @@ def upsample(
     if len(clip) < 2:
         raise SinfusionError(f"upsampling needs at least 2 frames, not {len(clip)}.")
     check_size(clip.shape[1:3])
-    seeds, levels = _seeds(run, seed, 1), sampling_levels(run, INTERPOLATOR, 1, steps)
+    seeds, sigmas = _seeds(run, seed, 1), sampling_sigmas(run, INTERPOLATOR, 1, steps)
 
     def between(pair: Tensor, moment: Tensor) -> Tensor:
-        return to_uint8(reverse(run, INTERPOLATOR, seeds, moment, levels, condition=pair))
+        return to_uint8(reverse(run, INTERPOLATOR, seeds, moment, sigmas, condition=pair))
 
     between_two = replayed(between, run.device, run.graph)
     moments = itertools.count()
@@ -248,8 +248,8 @@ def retarget(
     first = IMAGE if run.kind == "image" else PROJECTOR
     seeds = _seeds(run, seed, 1)
     stretched = _tensor(run, np.stack([resize(frame, size) for frame in source]))
-    levels = sampling_levels(run, first, 1, steps, strength=strength)
-    picture = reverse(run, first, seeds, 0, levels, stretched[:1])
+    sigmas = sampling_sigmas(run, first, 1, steps, strength=strength)
+    picture = reverse(run, first, seeds, 0, sigmas, stretched[:1])
     if run.kind == "image":
         told()
         return to_uint8(picture)[0].cpu().numpy()
@@ -291,7 +291,7 @@ def _check_offset(run: Run, frame_offset: int) -> None:
 def _from_noise(
     run: Run, role: Role, seeds: Tensor, size: tuple[int, int], steps: int | None, moment: int = 0
 ) -> Tensor:
-    return reverse(run, role, seeds, moment, sampling_levels(run, role, steps=steps), size=size)
+    return reverse(run, role, seeds, moment, sampling_sigmas(run, role, steps=steps), size=size)
 
 
 def _start_frame(run: Run, start: Any) -> Frames:

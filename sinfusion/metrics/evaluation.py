@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SinfusionError
-from ..generation.reverse_process import reverse, sampling_levels
+from ..generation.reverse_process import reverse, sampling_sigmas
 from ..generation.video import generate_images, next_frame, require_video, stream
 from ..media import Clip, Source
 from ..pixels import to_pixel_values, to_unit
@@ -258,9 +258,9 @@ def conditional_mean(run: Run, frames: np.ndarray, role: Role = PREDICTOR) -> np
 
     At the highest noise level the noisy picture says nothing: what the network finds likely is all there is.
     """
-    levels = sampling_levels(run, role, steps=1)
+    sigmas = sampling_sigmas(run, role, steps=1)
     made = [
-        reverse(run, role, seeds, 1, levels, condition=some, frame_offset=1 if role.frame_offset else None)
+        reverse(run, role, seeds, 1, sigmas, condition=some, frame_offset=1 if role.frame_offset else None)
         for some, seeds in _conditions(run, frames, role, 0)
     ]
     return _pixels(made)
@@ -275,7 +275,7 @@ def sampled(
         if role is PREDICTOR:
             made.append(next_frame(run, some, seeds, 1, steps=steps))
         else:
-            made.append(reverse(run, role, seeds, 1, sampling_levels(run, role, steps=steps), condition=some))
+            made.append(reverse(run, role, seeds, 1, sampling_sigmas(run, role, steps=steps), condition=some))
     return _pixels(made).round()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import ops
 
 # Streams of the generator: one a purpose, so that no two draws share numbers.
-STREAM_CROP, STREAM_LEVEL, STREAM_NOISE, STREAM_TOP = range(1, 5)
+STREAM_CROP, STREAM_SIGMA, STREAM_NOISE, STREAM_SIGMA_MAX = range(1, 5)
 STREAM_WHITE_CONDITION_NOISE, STREAM_COARSE_CONDITION_NOISE, STREAM_CONDITION_NOISE_SHARE = range(5, 8)
 
 

@@ -26,10 +26,10 @@ from .crops import (
     draw,
     sample_seeds,
 )
-from .noise_levels import levels
 from .optimizer import AdamEma, learning_rates
 from .plan import MOST_STEPS, Budget, Clock, Plan, planned
 from .progress import Progress
+from .sigma_distribution import draw_sigmas
 
 CHECKPOINT_SECONDS = 60.0
 MEETING = 16  # steps between two times that several processes agree on whether to stop, and when to end
@@ -131,7 +131,7 @@ class Trainer:
         clip = (self.frames.shape[0], self.frames.shape[1], self.frames.shape[2])
         places = draw(clip, role.conditions, self.crop, seeds, step, largest, recipe.every_triple)
         sigma_data = self.denoiser.sigma_data_of(places[:, 1] if role.frame_offset else None, len(seeds), seeds.device)
-        sigma = levels(recipe, role, self.denoiser, sigma_data, seeds, step)
+        sigma = draw_sigmas(recipe, role, self.denoiser, sigma_data, seeds, step)
         # Noise on the condition, as a rollout's own errors look: grain and blotches, each of a random strength.
         share = ops.uniform_bits(seeds, STREAM_CONDITION_NOISE_SHARE, step, 2, seeds.device).float() / 2**32
         blotches = None

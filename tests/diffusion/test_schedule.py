@@ -62,10 +62,10 @@ def test_levels_at_whole_timesteps_are_the_schedules_and_rise_in_between(name):
 @pytest.mark.parametrize("steps", [1, 2, 7, 50, 120])
 def test_a_reverse_process_of_any_number_of_steps_falls_strictly_from_the_top_to_zero(name, steps):
     schedule = SCHEDULES[name](50)
-    levels = schedule.sigmas(steps)
-    assert len(levels) == steps + 1 and levels[-1] == 0
-    assert levels[0] == pytest.approx(schedule.sigma[-1])
-    assert (np.diff(levels) < 0).all()
+    sigmas = schedule.sigmas(steps)
+    assert len(sigmas) == steps + 1 and sigmas[-1] == 0
+    assert sigmas[0] == pytest.approx(schedule.sigma[-1])
+    assert (np.diff(sigmas) < 0).all()
 
 
 def test_as_many_steps_as_timesteps_visit_every_timestep():
@@ -74,9 +74,9 @@ def test_as_many_steps_as_timesteps_visit_every_timestep():
 
 
 def test_karras_levels_are_equally_spaced_in_the_seventh_root():
-    levels = karras_sigmas(9, 20.0, 0.05)
-    assert levels[0] == pytest.approx(20) and levels[-2] == pytest.approx(0.05) and levels[-1] == 0
-    gaps = np.diff(levels[:-1] ** (1 / 7))
+    sigmas = karras_sigmas(9, 20.0, 0.05)
+    assert sigmas[0] == pytest.approx(20) and sigmas[-2] == pytest.approx(0.05) and sigmas[-1] == 0
+    gaps = np.diff(sigmas[:-1] ** (1 / 7))
     np.testing.assert_allclose(gaps, gaps[0], rtol=1e-9)
     assert karras_sigmas(1, 20.0, 0.05).tolist() == pytest.approx([20.0, 0.0])
 
@@ -88,7 +88,7 @@ def test_no_steps_at_all_is_refused():
 
 
 def test_a_truncated_process_starts_at_its_entry_and_visits_each_lower_level_once():
-    levels = np.array([8.0, 4.0, 2.0, 1.0, 0.0])
-    assert truncated(levels, 3.0).tolist() == [3, 2, 1, 0]
-    assert truncated(levels, 2.0).tolist() == [2, 1, 0]
-    assert truncated(levels, float(np.float32(2.0) * (1 + 1e-7))).tolist()[1:] == [1, 0]
+    sigmas = np.array([8.0, 4.0, 2.0, 1.0, 0.0])
+    assert truncated(sigmas, 3.0).tolist() == [3, 2, 1, 0]
+    assert truncated(sigmas, 2.0).tolist() == [2, 1, 0]
+    assert truncated(sigmas, float(np.float32(2.0) * (1 + 1e-7))).tolist()[1:] == [1, 0]

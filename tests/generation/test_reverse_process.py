@@ -11,7 +11,7 @@ from sinfusion.diffusion.denoiser import PARAMETERIZATIONS, prior_mean_of
 from sinfusion.diffusion.samplers import SAMPLERS
 from sinfusion.diffusion.schedule import cosine_schedule, karras_sigmas
 from sinfusion.errors import SinfusionError
-from sinfusion.generation.reverse_process import STEPS_A_MOMENT, STREAM_SAMPLE, reverse, sampling_levels
+from sinfusion.generation.reverse_process import STEPS_A_MOMENT, STREAM_SAMPLE, reverse, sampling_sigmas
 from sinfusion.pixels import check_size, to_unit
 from sinfusion.recipe import PAPER
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
@@ -37,12 +37,12 @@ def test_preconditioned_levels_go_from_top_to_bottom_in_units_of_sigma_data(vide
         else (recipe.unconditional_sigma_max, recipe.unconditional_sigma_min, recipe.unconditional_sampling_steps)
     )
     s = sigma_data(video_run, role)
-    np.testing.assert_allclose(sampling_levels(video_run, role), karras_sigmas(steps, top * s, bottom * s))
-    assert len(sampling_levels(video_run, role, steps=7)) == 8
+    np.testing.assert_allclose(sampling_sigmas(video_run, role), karras_sigmas(steps, top * s, bottom * s))
+    assert len(sampling_sigmas(video_run, role, steps=7)) == 8
 
 
 def test_the_frame_offset_decides_sigma_data(video_run):
-    tops = [sampling_levels(video_run, PREDICTOR, k)[0] / video_run.recipe.sigma_max for k in (1, -1, 2, -3, 9)]
+    tops = [sampling_sigmas(video_run, PREDICTOR, k)[0] / video_run.recipe.sigma_max for k in (1, -1, 2, -3, 9)]
     sigma_data = video_run.denoiser(PREDICTOR).sigma_data
     assert tops == pytest.approx([sigma_data[0], sigma_data[0], sigma_data[1], sigma_data[2], sigma_data[2]])
     assert sigma_data[0] < sigma_data[1] < sigma_data[2]  # the clip slides
@@ -50,43 +50,43 @@ def test_the_frame_offset_decides_sigma_data(video_run):
 
 def test_entering_at_a_level_starts_there_and_takes_all_steps(video_run):
     s = sigma_data(video_run, PREDICTOR)
-    levels = sampling_levels(video_run, PREDICTOR, steps=5, enter=2 * s)
-    assert levels[0] == pytest.approx(2 * s) and len(levels) == 6 and levels[-1] == 0
-    assert (np.diff(levels) < 0).all()
-    above = sampling_levels(video_run, PREDICTOR, steps=5, enter=1e6)
-    np.testing.assert_allclose(above, sampling_levels(video_run, PREDICTOR, steps=5))  # never above the top
-    below = sampling_levels(video_run, PREDICTOR, steps=5, enter=1e-6)
+    sigmas = sampling_sigmas(video_run, PREDICTOR, steps=5, enter=2 * s)
+    assert sigmas[0] == pytest.approx(2 * s) and len(sigmas) == 6 and sigmas[-1] == 0
+    assert (np.diff(sigmas) < 0).all()
+    above = sampling_sigmas(video_run, PREDICTOR, steps=5, enter=1e6)
+    np.testing.assert_allclose(above, sampling_sigmas(video_run, PREDICTOR, steps=5))  # never above the top
+    below = sampling_sigmas(video_run, PREDICTOR, steps=5, enter=1e-6)
     assert below[0] == pytest.approx(1e-6) and (np.diff(below) < 0).all()  # even from below the bottom it falls
 
 
 def test_strength_enters_higher_the_larger_it_is_and_1_is_the_top(video_run, published):
     for run in (video_run, published):
-        entries = [sampling_levels(run, PROJECTOR, strength=strength)[0] for strength in (0.1, 0.3, 0.6, 0.9, 1.0)]
+        entries = [sampling_sigmas(run, PROJECTOR, strength=strength)[0] for strength in (0.1, 0.3, 0.6, 0.9, 1.0)]
         assert (np.diff(entries) > 0).all()
-        assert entries[-1] == pytest.approx(sampling_levels(run, PROJECTOR)[0])
+        assert entries[-1] == pytest.approx(sampling_sigmas(run, PROJECTOR)[0])
 
 
 def test_a_truncated_schedule_enters_at_its_level_and_visits_each_lower_one(published):
     schedule = cosine_schedule(50)
-    np.testing.assert_allclose(sampling_levels(published, PREDICTOR, steps=50), schedule.sigma[::-1], rtol=1e-12)
-    correction = sampling_levels(published, PROJECTOR, steps=50, enter=schedule.sigma[3])
+    np.testing.assert_allclose(sampling_sigmas(published, PREDICTOR, steps=50), schedule.sigma[::-1], rtol=1e-12)
+    correction = sampling_sigmas(published, PROJECTOR, steps=50, enter=schedule.sigma[3])
     np.testing.assert_allclose(correction, schedule.sigma[[3, 2, 1, 0]], rtol=1e-12)
-    half = sampling_levels(published, PROJECTOR, steps=50, strength=0.5)
+    half = sampling_sigmas(published, PROJECTOR, steps=50, strength=0.5)
     np.testing.assert_allclose(half, schedule.sigma[25::-1], rtol=1e-6)
-    few = sampling_levels(published, PROJECTOR, steps=10, strength=0.5)
+    few = sampling_sigmas(published, PROJECTOR, steps=10, strength=0.5)
     assert few[0] == pytest.approx(schedule.sigma[25]) and 5 <= len(few) <= 7 and few[-1] == 0
 
 
 @pytest.mark.parametrize("strength", [0, -0.1, 1.01, float("nan")])
 def test_a_strength_outside_0_to_1_is_refused(video_run, strength):
     with pytest.raises(SinfusionError, match="strength"):
-        sampling_levels(video_run, PROJECTOR, strength=strength)
+        sampling_sigmas(video_run, PROJECTOR, strength=strength)
 
 
 def test_no_steps_are_refused(video_run, published):
     for run in (video_run, published):
         with pytest.raises(SinfusionError, match="at least 1 step"):
-            sampling_levels(run, PREDICTOR, steps=0)
+            sampling_sigmas(run, PREDICTOR, steps=0)
 
 
 def test_sizes_too_small_for_the_network_are_refused():
@@ -96,8 +96,8 @@ def test_sizes_too_small_for_the_network_are_refused():
 
 
 def picture(run, seeds, moment=1, **arguments):
-    levels = sampling_levels(run, PROJECTOR, steps=3)
-    return reverse(run, PROJECTOR, torch.tensor(seeds), moment, levels, size=(11, 13), **arguments)
+    sigmas = sampling_sigmas(run, PROJECTOR, steps=3)
+    return reverse(run, PROJECTOR, torch.tensor(seeds), moment, sigmas, size=(11, 13), **arguments)
 
 
 def test_a_sample_is_a_function_of_its_seed_and_moment(video_run):
@@ -123,12 +123,12 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(video_run, precision, sampler
 @pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR], ids=lambda role: role.name)
 def test_a_recorded_process_is_the_plain_one(video_run, role, precision, sampler, monkeypatch):
     """From the second call on a CPU plays what it recorded; to the bit, whatever came between."""
-    run, levels, pictures = video_run.to("cpu", precision), np.array([2.0, 0.7, 0.2, 0.0]), []
+    run, sigmas, pictures = video_run.to("cpu", precision), np.array([2.0, 0.7, 0.2, 0.0]), []
     known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
     known[..., :5] = True
     frames = to_unit(torch.from_numpy(run.frames[:8]))
     arguments = [
-        (torch.tensor([moment, 3]), moment, levels, frames[moment : moment + 2])
+        (torch.tensor([moment, 3]), moment, sigmas, frames[moment : moment + 2])
         + ((None, frames[moment + 2 : moment + 4], 1 - 3 * (moment % 2)) if role.conditions else (None, None, None))
         + ((known, frames[:1]) if moment > 2 else None,)
         for moment in range(5)
@@ -149,8 +149,8 @@ def test_what_is_known_is_kept(video_run):
 
 
 def test_samples_are_pictures(image_run):
-    levels = sampling_levels(image_run, IMAGE)
-    made = reverse(image_run, IMAGE, torch.tensor([0, -3]), 0, levels, size=(16, 24))
+    sigmas = sampling_sigmas(image_run, IMAGE)
+    made = reverse(image_run, IMAGE, torch.tensor([0, -3]), 0, sigmas, size=(16, 24))
     assert made.shape == (2, 3, 16, 24) and made.dtype == torch.float32 and not made.requires_grad
     assert made.abs().max() <= 1
 
@@ -169,8 +169,8 @@ def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_ru
     known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
     known[..., :5] = True
     picture = to_unit(torch.from_numpy(run.frames[5:6]))
-    levels = np.array([2.0, 0.7, 0.2, 0.0])
-    made = reverse(run, role, seeds, moment, levels, start, None, condition, offset, (known, picture), sampler)
+    sigmas = np.array([2.0, 0.7, 0.2, 0.0])
+    made = reverse(run, role, seeds, moment, sigmas, start, None, condition, offset, (known, picture), sampler)
 
     def noise(step):
         return ops.normal(seeds, STREAM_SAMPLE + role.conditions, moment * STEPS_A_MOMENT + step, made.shape[1:])
@@ -179,7 +179,7 @@ def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_ru
     before = torch.zeros_like(x)
     offsets = None if offset is None else torch.tensor([offset])
     with torch.no_grad():
-        for i, step in enumerate(SAMPLERS[sampler](levels)):
+        for i, step in enumerate(SAMPLERS[sampler](sigmas)):
             clean = run.denoiser(role)(x, torch.tensor([step.sigma]), condition, offsets).clamp(-1, 1)
             clean = torch.where(known, picture, clean)
             after = step.of_state * x + step.of_previous * before + step.of_clean * clean + step.of_noise * noise(i)

@@ -25,10 +25,10 @@ def psnr(made, frames):
 def conditional_mean(denoiser, condition, frame_offset):
     """One evaluation at the highest level, where the noisy input says nothing that the condition does not."""
     offset = torch.tensor([frame_offset])
-    level = denoiser.sigma_data_of(offset, 1, condition.device) * RECIPE.sigma_max
+    sigma = denoiser.sigma_data_of(offset, 1, condition.device) * RECIPE.sigma_max
     noise = torch.randn(condition.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return denoiser(condition + level * noise, level, condition, offset)
+        return denoiser(condition + sigma * noise, sigma, condition, offset)
 
 
 @pytest.fixture(scope="module")

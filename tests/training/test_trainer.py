@@ -19,9 +19,9 @@ from sinfusion.run import Run, load
 from sinfusion.training import progress as progress_module
 from sinfusion.training import trainer as trainer_module
 from sinfusion.training.crops import STREAM_NOISE, draw, sample_seeds
-from sinfusion.training.noise_levels import levels
 from sinfusion.training.progress import Progress
 from sinfusion.training.session import _previewer
+from sinfusion.training.sigma_distribution import draw_sigmas
 from sinfusion.training.trainer import Stopped, Trainer
 
 SMALL = {"filters": 4, "depth": 2, "batch_size": 2, "unconditional_sampling_steps": 2, "sampling_steps": 2}
@@ -238,7 +238,7 @@ def test_a_stop_at_the_last_step_keeps_the_finished_state(new_run):
 def drawn(role, recipe, count=4000, run=None, sigma_data=0.1):
     denoiser = Denoiser(torch.nn.Identity(), recipe.parameterization_of(role), run.build(role).schedule,
                         role.continuous, (sigma_data,))  # fmt: skip
-    return levels(
+    return draw_sigmas(
         recipe, role, denoiser, torch.full((count,), sigma_data), sample_seeds(5, range(count)), torch.tensor(17)
     ).double()
 
@@ -294,7 +294,7 @@ def test_levels_split_over_processes_are_those_of_the_whole_batch(new_run):
 
     def drawn_for(samples):
         seeds = sample_seeds(5, samples)
-        return levels(recipe, PREDICTOR, denoiser, torch.full((len(seeds),), 0.1), seeds, torch.tensor(17))
+        return draw_sigmas(recipe, PREDICTOR, denoiser, torch.full((len(seeds),), 0.1), seeds, torch.tensor(17))
 
     whole, parts = drawn_for(range(6)), [drawn_for(part) for part in (range(3), range(3, 6))]
     assert torch.equal(whole, torch.cat(parts))
