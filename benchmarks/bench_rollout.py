@@ -37,10 +37,10 @@ def frame_floor(recipe, network, pixels, limits):
 def one_frame(run, batch):
     """A function that makes a frame, replayed as `stream` does it."""
     device = run.device
-    seeds, moment = torch.arange(batch, device=device), torch.ones((), dtype=torch.int64, device=device)
+    seeds, frame_index = torch.arange(batch, device=device), torch.ones((), dtype=torch.int64, device=device)
     picture = torch.zeros(batch, 3, *run.size, device=device)
-    advance = replayed(lambda picture, moment: next_frame(run, picture, seeds, moment), device, run.graph)
-    return lambda: advance(picture, moment)
+    advance = replayed(lambda picture, frame_index: next_frame(run, picture, seeds, frame_index), device, run.graph)
+    return lambda: advance(picture, frame_index)
 
 
 def seconds_of_a_video(run, batch, frames):

@@ -112,10 +112,10 @@ class Generate(Making):
         with ExitStack() as stack:
             told = stack.enter_context(Bar(length)).update
             writers = [stack.enter_context(VideoWriter(path, run.fps, self.overwrite)) for path in made.files]
-            for moment, pictures in enumerate(itertools.chain([first], stream)):  # (count, H, W, 3)
+            for frame_index, pictures in enumerate(itertools.chain([first], stream)):  # (count, H, W, 3)
                 for writer, picture in zip(writers, pictures, strict=True):
                     writer.write(picture)
-                if moment in picked:
+                if frame_index in picked:
                     shown.append(pictures[: SHEET_FRAMES // 3])
                 told()
         rows = [pictures[i] for i in range(len(shown[0])) for pictures in shown]

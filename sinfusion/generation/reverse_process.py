@@ -1,6 +1,6 @@
 """A role's reverse process as its recipe has it: which levels, which noise, which sampler. For everything that makes.
 
-Noise comes from the counter-based generator, keyed by each sample's own seed and by the moment (frame) it is for, so
+Noise comes from the counter-based generator, keyed by each sample's own seed and by the frame index (frame) it is for, so
 a sample is the same alone or in a batch.
 """
 
@@ -26,9 +26,9 @@ from ..roles import Role
 from ..run import Run
 
 STREAM_SAMPLE = 16  # plus the role's number of conditions, so that Predictor and Projector draw apart
-STEPS_A_MOMENT = 4096  # counters of a moment in one row: the last is the start's, the others are evaluations
-STEPS_A_ROW = STEPS_A_MOMENT - 1
-ROW = 2**51  # further evaluations go on in rows of their own, each beyond the counters of 2^39 moments
+DRAWS_A_FRAME = 4096  # counters of a frame index in one row: the last is the start's, the others are evaluations
+EVALUATIONS_A_ROW = DRAWS_A_FRAME - 1
+ROW = 2**51  # further evaluations go on in rows of their own, each beyond the counters of 2^39 frame indices
 
 # Above this a reverse process on a CPU is not recorded: the memory it would keep is worth more than the time it saves.
 RECORDED_PIXELS = 2**14
@@ -72,7 +72,7 @@ def reverse(
     run: Run,
     role: Role,
     seeds: Tensor,  # (B,) int64
-    moment: int | Tensor,  # which picture of a rollout this is; a tensor is () int64 on the run's device
+    frame_index: int | Tensor,  # which picture of a rollout this is; a tensor is () int64 on the run's device
     sigmas: np.ndarray,  # from `sampling_sigmas`
     start: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: the picture noise is added to; None: the prior mean
     size: tuple[int, int] | None = None,  # (H, W), needed where neither start nor condition tells it
@@ -92,8 +92,8 @@ def reverse(
         denoiser.time(table.sigma, sigma_data), table.frame_offset if denoiser.frame_offset else None
     )
     seeds = seeds.to(run.device)
-    moment = moment if isinstance(moment, Tensor) else torch.full((), moment, device=run.device)
-    counters = moment * STEPS_A_MOMENT + table.draws
+    frame_index = frame_index if isinstance(frame_index, Tensor) else torch.full((), frame_index, device=run.device)
+    counters = frame_index * DRAWS_A_FRAME + table.draws
 
     x = _start(run, len(seeds), start, size, condition)
     prior_mean = None if condition is None else _in_order(prior_mean_of(x, condition))
@@ -150,7 +150,7 @@ class Table:
     coefficients: (
         Tensor  # (S + 1, 9) fp32, as `ops.ddpm_step` takes them: the start, then the step after each evaluation
     )
-    draws: Tensor  # (S + 1,) int64: number of each step's noise within its moment
+    draws: Tensor  # (S + 1,) int64: number of each step's noise within its frame index
     frame_offset: Tensor | None  # (S,) int64
     looks_back: bool  # some state depends on the one before the last
 
@@ -180,9 +180,9 @@ def _table(run: Run, role: Role, sampler: str, sigmas: np.ndarray, frame_offset:
 
 
 def _draws(steps: int) -> np.ndarray:
-    """(steps + 1,) int64: numbers of the start's noise and of each step's within a moment; never those of another."""
-    row, column = np.divmod(np.arange(steps, dtype=np.int64), STEPS_A_ROW)
-    return np.append(np.int64(STEPS_A_ROW), row * ROW + column)
+    """(steps + 1,) int64: numbers of the start's noise and of each step's within a frame index; never those of another."""
+    row, column = np.divmod(np.arange(steps, dtype=np.int64), EVALUATIONS_A_ROW)
+    return np.append(np.int64(EVALUATIONS_A_ROW), row * ROW + column)
 
 
 def _start(

@@ -70,11 +70,11 @@ def stream(
     frame_offset: int = 1,
     seed: int = 0,
     steps: int | None = None,
-    moment: int = 0,
+    frame_index: int = 0,
 ) -> Iterator[Frames]:
     """`generate` for a video run, a frame at a time: yields (count, H, W, 3) uint8 as soon as each is made.
 
-    moment: the first frame's; each has noise of its own, the same wherever a seed and a moment are.
+    frame index: the first frame's; each has noise of its own, the same wherever a seed and a frame index are.
     """
     require_video(run)
     _check_offset(run, frame_offset)
@@ -89,16 +89,16 @@ def stream(
         run.denoiser(PROJECTOR, otherwise="--start 0")
     hidden = 0
     if start is None:
-        first, hidden = _from_noise(run, PROJECTOR, seeds, size, None, moment), run.recipe.burn_in_frames
+        first, hidden = _from_noise(run, PROJECTOR, seeds, size, None, frame_index), run.recipe.burn_in_frames
     else:
         first = _tensor(run, resize(_start_frame(run, start), size)[None]).expand(count, -1, -1, -1)
 
-    def advance(picture: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-        picture = next_frame(run, picture, seeds, moment, frame_offset, steps)
+    def advance(picture: Tensor, frame_index: Tensor) -> tuple[Tensor, Tensor]:
+        picture = next_frame(run, picture, seeds, frame_index, frame_offset, steps)
         return picture, to_uint8(picture)
 
     advance_one = replayed(advance, run.device, run.graph)
-    return delivered(_chain(run, first, advance_one, hidden, hidden + frames, moment))
+    return delivered(_chain(run, first, advance_one, hidden, hidden + frames, frame_index))
 
 
 def _chain(
@@ -107,27 +107,27 @@ def _chain(
     advance: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     shown: int,
     stop: int,
-    first: int,  # moment of the first picture
+    first: int,  # frame index of the first picture
 ) -> Iterator[Tensor]:
     """Each picture (B, 3, H, W) made from the one before; those from `shown` to `stop` as (B, H, W, 3) uint8."""
     if shown == 0:
         yield to_uint8(picture)
     for number in range(1, stop):
-        picture, frame = advance(picture, _moment(run, first + number))
+        picture, frame = advance(picture, _frame_index(run, first + number))
         if number >= shown:
             yield frame
 
 
-def _moment(run: Run, moment: int) -> Tensor:
+def _frame_index(run: Run, frame_index: int) -> Tensor:
     """() int64 on the device, without a copy from the host."""
-    return torch.full((), moment, device=run.device)
+    return torch.full((), frame_index, device=run.device)
 
 
 def next_frame(
     run: Run,
     previous: Tensor,  # (B, 3, H, W) in [-1, 1]
     seeds: Tensor,
-    moment: int | Tensor,
+    frame_index: int | Tensor,
     frame_offset: int = 1,
     steps: int | None = None,
     towards: Tensor | None = None,  # (B, 3, H, W): a picture to start from instead of noise around the previous one
@@ -135,11 +135,11 @@ def next_frame(
 ) -> Tensor:
     """One predicted frame, corrected by the Projector if the recipe says so; (B, 3, H, W) in [-1, 1]."""
     sigmas = sampling_sigmas(run, PREDICTOR, frame_offset, steps, enter)
-    picture = reverse(run, PREDICTOR, seeds, moment, sigmas, towards, None, previous, frame_offset)
-    return correct(run, picture, seeds, moment)
+    picture = reverse(run, PREDICTOR, seeds, frame_index, sigmas, towards, None, previous, frame_offset)
+    return correct(run, picture, seeds, frame_index)
 
 
-def correct(run: Run, picture: Tensor, seeds: Tensor, moment: int | Tensor) -> Tensor:
+def correct(run: Run, picture: Tensor, seeds: Tensor, frame_index: int | Tensor) -> Tensor:
     """Noise a frame a little and let the Projector remove it with its own artefacts (SinFusion, section 5)."""
     recipe = run.recipe
     if recipe.correction_timesteps == 0:
@@ -152,7 +152,7 @@ def correct(run: Run, picture: Tensor, seeds: Tensor, moment: int | Tensor) -> T
     else:
         entry = float(denoiser.schedule.sigma[min(recipe.correction_timesteps, recipe.timesteps)])
         sigmas = sampling_sigmas(run, PROJECTOR, 1, recipe.timesteps, entry)
-    return reverse(run, PROJECTOR, seeds, moment, sigmas, picture)
+    return reverse(run, PROJECTOR, seeds, frame_index, sigmas, picture)
 
 
 def extrapolate(
@@ -169,7 +169,7 @@ def extrapolate(
     if after:
         parts.append(_new_frames(stream(run, after + 1, 1, None, len(run.frames) - 1, 1, seed, steps), told))
     if before:
-        # Its moments follow those of the frames after: no noise is used twice.
+        # Its frame indices follow those of the frames after: no noise is used twice.
         parts.insert(0, _new_frames(stream(run, before + 1, 1, None, 0, -1, seed, steps, after), told)[::-1])
     is_new = np.repeat([True, False, True], [before, len(run.frames), after])
     return np.concatenate(parts), is_new
@@ -207,8 +207,8 @@ def upsample(
     check_size(clip.shape[1:3])
     seeds, sigmas = _seeds(run, seed, 1), sampling_sigmas(run, INTERPOLATOR, 1, steps)
 
-    def between(pair: Tensor, moment: Tensor) -> Tensor:
-        return to_uint8(reverse(run, INTERPOLATOR, seeds, moment, sigmas, condition=pair))
+    def between(pair: Tensor, frame_index: Tensor) -> Tensor:
+        return to_uint8(reverse(run, INTERPOLATOR, seeds, frame_index, sigmas, condition=pair))
 
     between_two = replayed(between, run.device, run.graph)
     moments = itertools.count()
@@ -216,7 +216,7 @@ def upsample(
         # A pair at a time bounds the memory.
         pairs = (_tensor(run, clip[i : i + 2]).flatten(0, 1)[None] for i in range(len(clip) - 1))
         middles = []
-        for made in delivered(between_two(pair, _moment(run, next(moments))) for pair in pairs):
+        for made in delivered(between_two(pair, _frame_index(run, next(moments))) for pair in pairs):
             middles.append(made[0])
             told()
         woven = np.empty((2 * len(clip) - 1, *clip.shape[1:]), np.uint8)
@@ -257,15 +257,15 @@ def retarget(
     # how it looks is the Predictor's.
     enter = 4 * strength * run.denoiser(PREDICTOR).sigma_data[0]
 
-    def follow(picture: Tensor, moment: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        picture = next_frame(run, picture, seeds, moment, 1, steps, target, enter)
+    def follow(picture: Tensor, frame_index: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        picture = next_frame(run, picture, seeds, frame_index, 1, steps, target, enter)
         return picture, to_uint8(picture)
 
     follow_one = replayed(follow, run.device, run.graph)
 
     def followed(picture: Tensor) -> Iterator[Tensor]:
-        for number in range(len(stretched)):  # moment 0 was the first picture's
-            picture, frame = follow_one(picture, _moment(run, number + 1), stretched[number : number + 1])
+        for number in range(len(stretched)):  # frame index 0 was the first picture's
+            picture, frame = follow_one(picture, _frame_index(run, number + 1), stretched[number : number + 1])
             yield frame
 
     made = []
@@ -289,9 +289,9 @@ def _check_offset(run: Run, frame_offset: int) -> None:
 
 
 def _from_noise(
-    run: Run, role: Role, seeds: Tensor, size: tuple[int, int], steps: int | None, moment: int = 0
+    run: Run, role: Role, seeds: Tensor, size: tuple[int, int], steps: int | None, frame_index: int = 0
 ) -> Tensor:
-    return reverse(run, role, seeds, moment, sampling_sigmas(run, role, steps=steps), size=size)
+    return reverse(run, role, seeds, frame_index, sampling_sigmas(run, role, steps=steps), size=size)
 
 
 def _start_frame(run: Run, start: Any) -> Frames:

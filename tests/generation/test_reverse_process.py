@@ -11,7 +11,7 @@ from sinfusion.diffusion.denoiser import PARAMETERIZATIONS, prior_mean_of
 from sinfusion.diffusion.samplers import SAMPLERS
 from sinfusion.diffusion.schedule import cosine_schedule, karras_sigmas
 from sinfusion.errors import SinfusionError
-from sinfusion.generation.reverse_process import STEPS_A_MOMENT, STREAM_SAMPLE, reverse, sampling_sigmas
+from sinfusion.generation.reverse_process import DRAWS_A_FRAME, STREAM_SAMPLE, reverse, sampling_sigmas
 from sinfusion.pixels import check_size, to_unit
 from sinfusion.recipe import PAPER
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
@@ -95,16 +95,16 @@ def test_sizes_too_small_for_the_network_are_refused():
         check_size((7, 30))
 
 
-def picture(run, seeds, moment=1, **arguments):
+def picture(run, seeds, frame_index=1, **arguments):
     sigmas = sampling_sigmas(run, PROJECTOR, steps=3)
-    return reverse(run, PROJECTOR, torch.tensor(seeds), moment, sigmas, size=(11, 13), **arguments)
+    return reverse(run, PROJECTOR, torch.tensor(seeds), frame_index, sigmas, size=(11, 13), **arguments)
 
 
-def test_a_sample_is_a_function_of_its_seed_and_moment(video_run):
+def test_a_sample_is_a_function_of_its_seed_and_frame_index(video_run):
     first = picture(video_run, [5, 6])
     torch.manual_seed(9)
     assert torch.equal(picture(video_run, [5, 6]), first)
-    assert not torch.equal(picture(video_run, [5, 6], moment=2)[0], first[0])
+    assert not torch.equal(picture(video_run, [5, 6], frame_index=2)[0], first[0])
     assert not torch.equal(first[0], first[1])
 
 
@@ -128,10 +128,14 @@ def test_a_recorded_process_is_the_plain_one(video_run, role, precision, sampler
     known[..., :5] = True
     frames = to_unit(torch.from_numpy(run.frames[:8]))
     arguments = [
-        (torch.tensor([moment, 3]), moment, sigmas, frames[moment : moment + 2])
-        + ((None, frames[moment + 2 : moment + 4], 1 - 3 * (moment % 2)) if role.conditions else (None, None, None))
-        + ((known, frames[:1]) if moment > 2 else None,)
-        for moment in range(5)
+        (torch.tensor([frame_index, 3]), frame_index, sigmas, frames[frame_index : frame_index + 2])
+        + (
+            (None, frames[frame_index + 2 : frame_index + 4], 1 - 3 * (frame_index % 2))
+            if role.conditions
+            else (None, None, None)
+        )
+        + ((known, frames[:1]) if frame_index > 2 else None,)
+        for frame_index in range(5)
     ]
     for _ in range(2):
         pictures.append([reverse(run, role, *a, sampler) for a in arguments for _ in range(2)])
@@ -162,7 +166,7 @@ def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_ru
     """`reverse` makes its steps by one operator; here each is put together from the parts."""
     run = video_run.to("cpu", "fp32")
     run.models = {**run.models, role.name: {**run.models[role.name], "parameterization": parameterization}}
-    seeds, moment, offset = torch.tensor([3, 8]), 5, -2 if role.frame_offset else None
+    seeds, frame_index, offset = torch.tensor([3, 8]), 5, -2 if role.frame_offset else None
     frames = to_unit(torch.from_numpy(run.frames[: 2 * role.conditions])).reshape(2, -1, *run.size)
     condition = frames if role.conditions else None
     start = None if role.conditions else to_unit(torch.from_numpy(run.frames[:2]))
@@ -170,12 +174,12 @@ def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_ru
     known[..., :5] = True
     picture = to_unit(torch.from_numpy(run.frames[5:6]))
     sigmas = np.array([2.0, 0.7, 0.2, 0.0])
-    made = reverse(run, role, seeds, moment, sigmas, start, None, condition, offset, (known, picture), sampler)
+    made = reverse(run, role, seeds, frame_index, sigmas, start, None, condition, offset, (known, picture), sampler)
 
     def noise(step):
-        return ops.normal(seeds, STREAM_SAMPLE + role.conditions, moment * STEPS_A_MOMENT + step, made.shape[1:])
+        return ops.normal(seeds, STREAM_SAMPLE + role.conditions, frame_index * DRAWS_A_FRAME + step, made.shape[1:])
 
-    x = (prior_mean_of(made, condition) if start is None else start) + 2.0 * noise(STEPS_A_MOMENT - 1)
+    x = (prior_mean_of(made, condition) if start is None else start) + 2.0 * noise(DRAWS_A_FRAME - 1)
     before = torch.zeros_like(x)
     offsets = None if offset is None else torch.tensor([offset])
     with torch.no_grad():

@@ -105,8 +105,8 @@ def test_extrapolation_goes_on_from_both_ends_and_marks_what_is_new(video_run, c
         onward = generate(video_run, frames=after + 1, start=-1, seed=4)[0]
         assert np.array_equal(made[len(made) - after :], onward[1:])
     if before:  # played backward, so the frame nearest the clip is the first that was made
-        # With noise of other moments than the frames after have.
-        made_so = stream(video_run, before + 1, start=0, frame_offset=-1, seed=4, moment=after)
+        # With noise of other frame indices than the frames after have.
+        made_so = stream(video_run, before + 1, start=0, frame_offset=-1, seed=4, frame_index=after)
         backward = np.stack([pictures[0] for pictures in made_so])
         assert np.array_equal(made[:before], backward[1:][::-1])
 
@@ -236,6 +236,6 @@ def test_noise_is_never_drawn_twice_however_many_evaluations_a_frame_takes(drawn
     assert all(0 <= counter < 2**63 for _, _, counter in keys)
 
 
-def test_noise_is_that_of_a_seed_a_moment_and_a_step_as_runs_have_always_drawn_it(drawn):
+def test_noise_is_that_of_a_seed_a_frame_index_and_a_step_as_runs_have_always_drawn_it(drawn):
     keys = drawn(lambda run: generate(run, 2, start=0, seed=9), sampling_steps=3)
     assert keys[:3] == [(17, 9, 4096 + 4095), (17, 9, 4096), (17, 9, 4096 + 1)]
