@@ -67,7 +67,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
 def main(settings: Settings) -> None:
     ops.keep_memory()  # as the command line does
     height, width = parse_size(settings.size)
-    frames = read_video(settings.clip, size=(height, width), say=lambda _: None).frames[: settings.stop]
+    frames = read_video(settings.clip, size=(height, width), log=lambda _: None).frames[: settings.stop]
     recipe = RECIPES[settings.recipe].replace(dense_kernel=settings.dense_kernel)
     runs = {"fp32": ("fp32", 0), "bf16": ("bf16", 0), "fp32, another seed": ("fp32", 1)}
     found = {name: losses(frames, recipe, settings.steps, *how) for name, how in runs.items()}

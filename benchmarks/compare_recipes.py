@@ -125,7 +125,7 @@ def main(settings: Settings) -> None:
     trained = load(settings.run) if settings.run else None
     height, width = trained.size if trained else parse_size(settings.size)
     stop = len(trained.frames) if trained else settings.stop
-    frames = read_video(settings.clip, size=(height, width), say=lambda _: None).frames
+    frames = read_video(settings.clip, size=(height, width), log=lambda _: None).frames
     known, held = frames[:stop], frames[stop - 1 :]
     report: dict[str, Any] = {
         "clip": settings.clip.name, "size": f"{width}x{height}", "frames": stop, "seed": settings.seed, **machine(),

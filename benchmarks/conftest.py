@@ -107,7 +107,7 @@ def untrained(request, tmp_path, device, frame_size, network):
     path = request.config.getoption("--clip")
 
     def make(recipe, roles, graph=True, size=frame_size, network=network):
-        frames = render(12, size) if path is None else read_media(path, size=size, say=lambda _: None).frames
+        frames = render(12, size) if path is None else read_media(path, size=size, log=lambda _: None).frames
         clip = Clip(frames, 20.0, "video", size)
         recipe = recipe.replace(filters=network.filters, depth=network.depth, dense_kernel=network.kernel)
         run = new_run("clip", clip, tmp_path / f"{recipe.name}-{graph}", recipe, roles, None, 0, True, 0)

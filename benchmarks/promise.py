@@ -126,7 +126,7 @@ def main(settings: Settings) -> None:
                 sheet = settings.sheets / f"{what}-{scenario.replace(' ', '-')}.png" if settings.sheets else None
                 if what == "train":
                     side = load(run).size
-                    frames = read_video(settings.clip, size=side, say=lambda _: None).frames
+                    frames = read_video(settings.clip, size=side, log=lambda _: None).frames
                 else:
                     frames = load(run).frames
                 stop = settings.stop if what == "train" else len(frames)

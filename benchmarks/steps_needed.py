@@ -105,7 +105,7 @@ def of_pictures(run: Run, role: Role, known: np.ndarray, seed: int) -> tuple[dic
 
 def row(clip: Path, side: int, steps: int, settings: Settings) -> dict[str, Any]:
     role = ROLES[settings.role]
-    frames = read_media(clip, max_side=side, say=lambda _: None).frames[: settings.frames]
+    frames = read_media(clip, max_side=side, log=lambda _: None).frames[: settings.frames]
     stop = len(frames) - (max(1, len(frames) // 5) if role is PREDICTOR else 0)
     known, held = frames[:stop], frames[stop - 1 :]
     name = clip.parent.name if clip.stem == "input" else clip.stem

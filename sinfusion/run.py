@@ -212,12 +212,12 @@ def load(
     device: torch.device | str = "auto",
     precision: str = "auto",
     graph: bool = True,
-    say: Callable[[str], None] = console.say,
+    log: Callable[[str], None] = console.log,
 ) -> Run:
     """Open a run folder.
 
     device: auto, cpu, cuda, or cuda:1 of several GPUs. precision: auto, bf16, fp32. graph: replay kernels instead of
-    calling each. say: told where the recipe is of a version with other settings than this one.
+    calling each. log: told where the recipe is of a version with other settings than this one.
     Raises SinfusionError for a folder that is not a run, is damaged, or was written by a newer version.
     """
     folder = Path(path)
@@ -258,11 +258,11 @@ def load(
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
             SafetensorError) as error:  # fmt: skip
         raise SinfusionError(f"{folder} is damaged: {type(error).__name__}: {error!s:.100}") from error
-    _say_differences(run, description, say)
+    _log_differences(run, description, log)
     return run.to(device, precision, graph)
 
 
-def _say_differences(run: Run, description: dict[str, Any], say: Callable[[str], None]) -> None:
+def _log_differences(run: Run, description: dict[str, Any], log: Callable[[str], None]) -> None:
     """One line where the recipe was written by a version with other settings."""
     gone, new = recipes.differences(description["recipe"])
     if not gone and not new:
@@ -270,7 +270,7 @@ def _say_differences(run: Run, description: dict[str, Any], say: Callable[[str],
     wrote = description.get("version")
     parts = [f"it had {name}, which is gone: left out" for name in gone]
     parts += [f"{name} is new: {getattr(run.recipe, name)}" for name in new]
-    say(
+    log(
         f"{run.path} was written by {f'sinfusion {wrote!s:.20}' if wrote else 'an earlier sinfusion'}, this is "
         f"{__version__}; of its recipe, {', '.join(parts)}"
     )

@@ -166,7 +166,7 @@ def rewritten(run, change):
 
 def test_a_run_of_a_version_with_other_settings_loads_and_both_versions_are_named(run):
     said = []
-    load(run.path, say=said.append)
+    load(run.path, log=said.append)
     assert said == []
 
     def change(description):
@@ -175,13 +175,13 @@ def test_a_run_of_a_version_with_other_settings_loads_and_both_versions_are_name
         del description["recipe"]["sigma_max_share"]
 
     rewritten(run, change)
-    back = load(run.path, say=said.append)
+    back = load(run.path, log=said.append)
     assert back.recipe == RECIPE.replace(sigma_max_share=0.0) and len(said) == 1
     assert "written by sinfusion 7.6.5, this is " + sinfusion.__version__ in said[0]
     assert "momentum, which is gone" in said[0] and "sigma_max_share is new: 0.0" in said[0]
     back.save()
     assert json.loads((run.path / "run.json").read_text())["version"] == sinfusion.__version__
-    assert load(run.path, say=said.append).recipe == back.recipe and len(said) == 1
+    assert load(run.path, log=said.append).recipe == back.recipe and len(said) == 1
 
 
 def test_a_run_of_before_versions_were_kept_loads(run, capsys):

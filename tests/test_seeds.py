@@ -35,7 +35,7 @@ def calls(video_run, image_run, clip, tmp_path):
         "patches.retarget": lambda seed: patches.retarget(still, seed=seed),
         "patches.analogy": lambda seed: patches.analogy(clip[0], clip[1], seed=seed),
         "patches.inpaint": lambda seed: patches.inpaint(clip, mask, seed=seed),
-        "demo": lambda seed: demo(tmp_path / "demo", seed=seed, say=lambda _: None),
+        "demo": lambda seed: demo(tmp_path / "demo", seed=seed, log=lambda _: None),
         "render": lambda seed: render(1, seed=seed),
         "nnf": lambda seed: metrics.nnf(clip, clip, seed=seed),
         "sliced_wasserstein": lambda seed: metrics.sliced_wasserstein(clip, clip, scales=1, seed=seed),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import tyro
 
 from .. import __version__
-from ..console import open_streams, say, settle_streams
+from ..console import log, open_streams, settle_streams
 from ..errors import SettingError, SinfusionError
 from ..signals import Interrupted, raised
 from .command import Command, Group
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt as stop:
-        say("interrupted.")
+        log("interrupted.")
         return stop.exit_code if isinstance(stop, Interrupted) else 130
     finally:
         settle_streams()
@@ -84,7 +84,7 @@ def _main(words: list[str]) -> int:
         sentence = _sentence(error, lower)
         if debug or sentence is None:
             raise
-        say(f"error: {sentence}")
+        log(f"error: {sentence}")
         return 2
     return 0
 

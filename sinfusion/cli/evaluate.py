@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import Positional
 
 from .. import __version__
-from ..console import Bar, print_result, say
+from ..console import Bar, log, print_result
 from ..errors import SinfusionError, option_name
 from ..files import beside, make_folders
 from ..seeds import check_seed
@@ -154,7 +154,7 @@ class Evaluate(Command):
         rows = evaluate(
             original, list(self.generated) or None, inception=self.inception, c3d=self.c3d, size=parse_size(self.size),
             max_side=self.max_side, start=self.start, stop=self.stop, stride=self.stride, held_out=self.held_out,
-            count=self.count, seed=self.seed, steps=self.steps, say=say, bar=_bar,
+            count=self.count, seed=self.seed, steps=self.steps, log=log, bar=_bar,
             seen=lambda *seen: results.append(seen),
         )  # fmt: skip
         return rows, results

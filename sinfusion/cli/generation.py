@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import tyro
 from tyro.conf import Positional
 
-from ..console import Bar, say
+from ..console import Bar, log
 from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
@@ -110,14 +110,14 @@ class Generate(Making):
         picked = evenly_spaced(length, columns or SHEET_FRAMES)
         shown = []
         with ExitStack() as stack:
-            told = stack.enter_context(Bar(length)).update
+            on_progress = stack.enter_context(Bar(length)).update
             writers = [stack.enter_context(VideoWriter(path, run.fps, self.overwrite)) for path in made.files]
             for frame_index, pictures in enumerate(itertools.chain([first], stream)):  # (count, H, W, 3)
                 for writer, picture in zip(writers, pictures, strict=True):
                     writer.write(picture)
                 if frame_index in picked:
                     shown.append(pictures[: SHEET_FRAMES // 3])
-                told()
+                on_progress()
         rows = [pictures[i] for i in range(len(shown[0])) for pictures in shown]
         made.finish(rows, len(picked) if columns else None, fps=run.fps, frames=length)
 
@@ -128,7 +128,7 @@ class Generate(Making):
             return None
         if re.fullmatch(r"-?\d+", self.start):
             return int(self.start)
-        return read_image(self.start, size=size, say=say)
+        return read_image(self.start, size=size, log=log)
 
 
 @dataclass(kw_only=True)
@@ -217,8 +217,8 @@ def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[
     if path is None:
         return None, run.fps
     if run.kind == "image":
-        return read_image(path, size=size, say=say), run.fps
-    clip = read_media(path, size=size, max_side=None, say=lambda _: None)
+        return read_image(path, size=size, log=log), run.fps
+    clip = read_media(path, size=size, max_side=None, log=lambda _: None)
     return clip.frames, clip.fps
 
 
@@ -247,7 +247,7 @@ class Edit(Making):
         run, canvas = self.load(), parse_size(self.canvas)
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
-        picture = read_image(self.picture, max_side=max(run.size), say=say)
+        picture = read_image(self.picture, max_side=max(run.size), log=log)
         mask = None if self.mask is None else read_mask(self.mask, picture.shape[:2])
         with self.made(run, self.count) as made:
             made.pictures(edit(run, picture, mask, self.strength, canvas, self.count, self.seed, self.steps))

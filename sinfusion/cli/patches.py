@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import tyro
 from tyro.conf import Positional
 
-from ..console import Bar, say
+from ..console import Bar, log
 from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
@@ -59,7 +59,7 @@ class Patches(Command):
         from ..precision import choose_device
 
         choose_device(self.device)
-        return Source(path or self.input, self.start, self.stop, self.stride, max_side=self.max_side).read(say=say)
+        return Source(path or self.input, self.start, self.stop, self.stride, max_side=self.max_side).read(log=log)
 
     def made(self, kind: str, count: int = 1) -> Made:
         """Where the results go."""

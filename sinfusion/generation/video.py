@@ -22,7 +22,7 @@ from .reverse_process import reverse, sampling_sigmas
 from .streaming import delivered
 
 Frames = np.ndarray  # (..., H, W, 3) uint8
-Told = Callable[[], object]  # called after each new frame
+OnProgress = Callable[[], object]  # called after each new frame
 
 
 def generate(
@@ -156,7 +156,12 @@ def correct(run: Run, picture: Tensor, seeds: Tensor, frame_index: int | Tensor)
 
 
 def extrapolate(
-    run: Run, after: int = 0, before: int = 0, seed: int = 0, steps: int | None = None, told: Told = lambda: None
+    run: Run,
+    after: int = 0,
+    before: int = 0,
+    seed: int = 0,
+    steps: int | None = None,
+    on_progress: OnProgress = lambda: None,
 ) -> tuple[Frames, np.ndarray]:
     """The training clip with new frames after and/or before it.
 
@@ -167,21 +172,21 @@ def extrapolate(
         raise SinfusionError(f"extrapolate adds frames: after ({after}) or before ({before}) must be above 0.")
     parts = [run.frames]
     if after:
-        parts.append(_new_frames(stream(run, after + 1, 1, None, len(run.frames) - 1, 1, seed, steps), told))
+        parts.append(_new_frames(stream(run, after + 1, 1, None, len(run.frames) - 1, 1, seed, steps), on_progress))
     if before:
         # Its frame indices follow those of the frames after: no noise is used twice.
-        parts.insert(0, _new_frames(stream(run, before + 1, 1, None, 0, -1, seed, steps, after), told)[::-1])
+        parts.insert(0, _new_frames(stream(run, before + 1, 1, None, 0, -1, seed, steps, after), on_progress)[::-1])
     is_new = np.repeat([True, False, True], [before, len(run.frames), after])
     return np.concatenate(parts), is_new
 
 
-def _new_frames(made: Iterator[Frames], told: Told) -> Frames:
+def _new_frames(made: Iterator[Frames], on_progress: OnProgress) -> Frames:
     """(T, H, W, 3) uint8: all but the first frame of a stream of one sample."""
     next(made)
     frames = []
     for pictures in made:
         frames.append(pictures[0])
-        told()
+        on_progress()
     return np.stack(frames)
 
 
@@ -191,7 +196,7 @@ def upsample(
     frames: Frames | None = None,
     seed: int = 0,
     steps: int | None = None,
-    told: Told = lambda: None,
+    on_progress: OnProgress = lambda: None,
 ) -> Frames:
     """(factor (T - 1) + 1, H, W, 3) uint8: frames put between those of a clip, which stay untouched.
 
@@ -218,7 +223,7 @@ def upsample(
         middles = []
         for made in delivered(between_two(pair, _frame_index(run, next(moments))) for pair in pairs):
             middles.append(made[0])
-            told()
+            on_progress()
         woven = np.empty((2 * len(clip) - 1, *clip.shape[1:]), np.uint8)
         woven[::2], woven[1::2] = clip, np.stack(middles)
         clip, factor = woven, factor // 2
@@ -232,7 +237,7 @@ def retarget(
     strength: float = 0.5,
     seed: int = 0,
     steps: int | None = None,
-    told: Told = lambda: None,
+    on_progress: OnProgress = lambda: None,
 ) -> Frames:
     """A picture or video at another size and aspect ratio, its details made by the trained models at their own scale.
 
@@ -251,7 +256,7 @@ def retarget(
     sigmas = sampling_sigmas(run, first, 1, steps, strength=strength)
     picture = reverse(run, first, seeds, 0, sigmas, stretched[:1])
     if run.kind == "image":
-        told()
+        on_progress()
         return to_uint8(picture)[0].cpu().numpy()
     # Where each frame goes is the resized clip's to say (the entry level is above the change between frames),
     # how it looks is the Predictor's.
@@ -271,7 +276,7 @@ def retarget(
     made = []
     for frame in delivered(followed(picture)):
         made.append(frame[0])
-        told()
+        on_progress()
     return np.stack(made)
 
 

@@ -89,10 +89,10 @@ class Source:
             return self.size[0], self.size[1]
         return None if self.max_side is None else fitting(native, self.max_side)
 
-    def read(self, longest: int = LONGER_SIDE, say: Callable[[str], None] = print) -> Clip:
+    def read(self, longest: int = LONGER_SIDE, log: Callable[[str], None] = print) -> Clip:
         """The frames.
 
-        longest: as `max_side`, where the source says neither that nor size. say: told about scaling.
+        longest: as `max_side`, where the source says neither that nor size. log: told about scaling.
 
         Frames are scaled antialiased. Transparency is laid over white; 16-bit, grey, palette and CMYK pictures become
         8-bit RGB (colour profiles are not applied); EXIF and video rotation are applied. fps is the mean where frames
@@ -100,7 +100,7 @@ class Source:
         """
         opened, wanted = self._open(), self._range()
         side = longest if self.max_side is None else self.max_side
-        frames, original = _read(opened, wanted, self.name, self.size, side, say)
+        frames, original = _read(opened, wanted, self.name, self.size, side, log)
         rate = self.fps or (opened.fps() if opened.fps else None) or DEFAULT_FPS
         kind = "image" if opened.still and len(frames) == 1 else "video"
         return Clip(frames, rate / wanted.step, kind, opened.source_size or original)
@@ -156,7 +156,7 @@ def _read(
     name: str,
     size: tuple[int, int] | None,
     longest: int,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """(T, H, W, 3) uint8, scaled; and (height, width) before that."""
     kept: list[np.ndarray] = []
@@ -169,7 +169,7 @@ def _read(
                 original, target = shape, tuple(size) if size else fitting(shape, longest)
                 if target != original:
                     hint = "" if size else f" (longer side {longest}; use --size or --max-side for another)"
-                    say(f"scaled {size_words(original)} to {size_words(target)}{hint}")
+                    log(f"scaled {size_words(original)} to {size_words(target)}{hint}")
             if shape != original:
                 raise SinfusionError(
                     f"{name} has frames of different sizes: {size_words(original)} and {size_words(shape)}."
@@ -193,13 +193,13 @@ def read_media(
     stride: int | None = None,
     size: tuple[int, int] | None = None,
     max_side: int | None = LONGER_SIDE,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Clip:
     """Read a video, an animation, a folder of frames or a picture: `Source`, read.
 
     max_side counts where no size is given; 0 or None keeps the size of the file.
     """
-    return Source(path, start, stop, stride, size, None if size else max_side or 0).read(say=say)
+    return Source(path, start, stop, stride, size, None if size else max_side or 0).read(log=log)
 
 
 def read_video(path: str | Path, **options: Any) -> Clip:
@@ -215,14 +215,14 @@ def read_image(
     *,
     size: tuple[int, int] | None = None,
     max_side: int | None = LONGER_SIDE,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> np.ndarray:
     """(H, W, 3) uint8: a picture, or the first frame of something animated. See `read_media`."""
     source = Source(path, size=size, max_side=None if size else max_side or 0)
     side = source.max_side or 0
     frames, original = _read(open_file(Path(path), range(1)), range(1), source.name, size, side, lambda _: None)
     if original != frames.shape[1:3]:
-        say(f"scaled {Path(path).name} from {size_words(original)} to {size_words(frames.shape[1:3])}")
+        log(f"scaled {Path(path).name} from {size_words(original)} to {size_words(frames.shape[1:3])}")
     return frames[0]
 
 

@@ -46,8 +46,8 @@ _AT_ONCE = 8  # frames predicted in one batch
 
 Row = dict[str, Any]
 Media = Any  # (T, H, W, 3) or (H, W, 3) uint8, a file or folder of it, or whatever else `Source` takes
-Told = Callable[[], object]  # called once for every frame that is made or measured
-Bar = Callable[[int], AbstractContextManager[Told]]  # of how many frames
+OnProgress = Callable[[], object]  # called once for every frame that is made or measured
+Bar = Callable[[int], AbstractContextManager[OnProgress]]  # of how many frames
 Seen = Callable[[str, np.ndarray, np.ndarray], object]  # told of each result: its name, itself, its field
 
 
@@ -66,7 +66,7 @@ def evaluate(
     count: int = 3,
     seed: int = 0,
     steps: int | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     bar: Bar = lambda _: nullcontext(lambda: None),
     seen: Seen = lambda *_: None,
 ) -> list[Row]:
@@ -102,7 +102,7 @@ def evaluate(
         useless = {"size": size, "max_side": max_side} | (reading if held_out is None else {})
         if given := [name for name, value in useless.items() if value is not None]:
             raise SinfusionError(f"{given[0]} is for files; what a run makes has the size of its frames: leave it out.")
-        held = None if held_out is None else _held_out(run, held_out, reading, say)
+        held = None if held_out is None else _held_out(run, held_out, reading, log)
         clip = run.frames[0] if run.kind == "image" else run.frames
         measuring = Measuring.of(clip, str(run.path), [], inception, c3d, seed, seen, run.device)
         return _evaluate_run(run, measuring, held, count, seed, steps, bar)
@@ -111,10 +111,13 @@ def evaluate(
         raise SinfusionError(f"{given_name} is of what a run makes; leave it out, or what is already generated.")
     seed = check_seed(seed)
     reading |= {"size": size, "max_side": max_side}
-    clip, results = _read(original if run is None else run, generated, reading, say)
+    clip, results = _read(original if run is None else run, generated, reading, log)
     measuring = Measuring.of(clip, _name(original), list(results.items()), inception, c3d, seed, seen)
-    with bar(_frames(clip) + sum(map(_frames, results.values()))) as told:
-        return [measuring.yardstick(told), *(measuring.result(name, made, told) for name, made in results.items())]
+    with bar(_frames(clip) + sum(map(_frames, results.values()))) as on_progress:
+        return [
+            measuring.yardstick(on_progress),
+            *(measuring.result(name, made, on_progress) for name, made in results.items()),
+        ]
 
 
 # Figures -------------------------------------------------------------------------------------------------------------
@@ -171,18 +174,18 @@ class Measuring:
         scales = sum(smallest // 2**scale >= max(SWD_PATCH[1:]) for scale in range(SWD_SCALES))
         return cls(original, scales, inception, c3d, seed, seen, device)
 
-    def result(self, name: str, made: np.ndarray, told: Told, **facts: Any) -> Row:
+    def result(self, name: str, made: np.ndarray, on_progress: OnProgress, **facts: Any) -> Row:
         """The row of one result."""
         figures, field = self._figures(made, self.original)
         self.seen(name, made, field)
-        _tell(told, _frames(made))
+        _report(on_progress, _frames(made))
         return {"kind": "result", "name": name, **figures, **relative(made, self.original), **_shape(made), **facts}
 
-    def yardstick(self, told: Told) -> Row:
+    def yardstick(self, on_progress: OnProgress) -> Row:
         """The row of the original's halves: means of each against the other; `relative`, of the later to the former."""
         name, former, later = halves(self.original)
         figures = mean([self._figures(later, former)[0], self._figures(former, later)[0]])
-        _tell(told, _frames(self.original))
+        _report(on_progress, _frames(self.original))
         return {"kind": "yardstick", "name": name, **figures, **relative(later, former), **_shape(later)}
 
     def _figures(self, made: np.ndarray, original: np.ndarray) -> tuple[Row, np.ndarray]:
@@ -298,7 +301,9 @@ def _pixels(pictures: list[Tensor]) -> np.ndarray:
     return to_pixel_values(torch.cat(pictures)).cpu().numpy()
 
 
-def _prediction(run: Run, role: Role, which: str, frames: np.ndarray, seed: int, steps: int | None, told: Told) -> Row:
+def _prediction(
+    run: Run, role: Role, which: str, frames: np.ndarray, seed: int, steps: int | None, on_progress: OnProgress
+) -> Row:
     """How near a role comes to known frames."""
     known = targets(frames, role)
     if role is PREDICTOR:
@@ -316,7 +321,7 @@ def _prediction(run: Run, role: Role, which: str, frames: np.ndarray, seed: int,
         "baseline": baseline,
         **_shape(known),
     }
-    _tell(told, len(known))
+    _report(on_progress, len(known))
     return row
 
 
@@ -330,14 +335,14 @@ def _evaluate_run(
     bar: Bar,
 ) -> list[Row]:
     if run.kind == "image":
-        with bar(1 + 2 * count) as told:
+        with bar(1 + 2 * count) as on_progress:
             pictures = generate_images(run, count, None, seed, steps)
-            _tell(told, count)
+            _report(on_progress, count)
             rows = [
-                measuring.result(f"seed {seed + i}", picture, told, seed=seed + i)
+                measuring.result(f"seed {seed + i}", picture, on_progress, seed=seed + i)
                 for i, picture in enumerate(pictures)
             ]  # fmt: skip
-            return [measuring.yardstick(told), *rows, *_mean_of(rows, "mean")]
+            return [measuring.yardstick(on_progress), *rows, *_mean_of(rows, "mean")]
     length = len(run.frames)
     known = {"its own frames": run.frames} | ({} if held is None else {"held-out frames": held})
     tasks = [
@@ -350,16 +355,16 @@ def _evaluate_run(
         run.denoiser(PREDICTOR)  # raises what is missing
     made_of = starts(run)
     work = sum(len(targets(frames, role)) for role, _, frames in tasks) + length + 2 * count * length * len(made_of)
-    with bar(work) as told:
-        rows = [_prediction(run, role, which, frames, seed, steps, told) for role, which, frames in tasks]
-        rows.append(measuring.yardstick(told))
+    with bar(work) as on_progress:
+        rows = [_prediction(run, role, which, frames, seed, steps, on_progress) for role, which, frames in tasks]
+        rows.append(measuring.yardstick(on_progress))
         for name, begin in made_of.items():
             moments = []
             for pictures in stream(run, length, count, start=begin, seed=seed, steps=steps):  # (count, H, W, 3)
                 moments.append(pictures)
-                _tell(told, count)
+                _report(on_progress, count)
             results = [
-                measuring.result(f"from {name}, seed {seed + i}", video, told, start=name, seed=seed + i)
+                measuring.result(f"from {name}, seed {seed + i}", video, on_progress, start=name, seed=seed + i)
                 for i, video in enumerate(np.stack(moments, 1))
             ]
             rows += [*results, *_mean_of(results, f"from {name}, mean")]
@@ -384,11 +389,11 @@ def _is_path(media: Any) -> bool:
     return isinstance(media, str | os.PathLike)
 
 
-def _held_out(run: Run, media: Media, reading: dict[str, Any], say: Callable[[str], None]) -> np.ndarray:
+def _held_out(run: Run, media: Media, reading: dict[str, Any], log: Callable[[str], None]) -> np.ndarray:
     """(T, H, W, 3): frames that the run was not trained on, at its size."""
     require_video(run)
     name = str(media) if _is_path(media) else "held_out"
-    frames = Source(media, size=run.size, **reading).read(say=say).frames
+    frames = Source(media, size=run.size, **reading).read(log=log).frames
     least = 2 if run.has(PREDICTOR) else 3
     if len(frames) < least:
         raise SinfusionError(f"{name} has {len(frames)} frame(s); held-out frames are at least {least}.")
@@ -403,7 +408,7 @@ def _held_out(run: Run, media: Media, reading: dict[str, Any], say: Callable[[st
 
 
 def _read(
-    original: Media | Run, generated: Media | Sequence[Media], reading: dict[str, Any], say: Callable[[str], None]
+    original: Media | Run, generated: Media | Sequence[Media], reading: dict[str, Any], log: Callable[[str], None]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Original and results, pictures (H, W, 3), videos (T, H, W, 3); the results by name."""
     size, max_side = reading["size"], reading["max_side"]
@@ -413,9 +418,9 @@ def _read(
                 f"the frames of {original.path} stay {_size(original.frames)}; give that as the size, or none."
             )
         of_run = Clip(original.frames, original.fps, original.kind, original.size)
-        clip, source = _pixels_of(of_run, reading | {"max_side": None, "size": None}, say)
+        clip, source = _pixels_of(of_run, reading | {"max_side": None, "size": None}, log)
     else:
-        clip, source = _pixels_of(original, reading, say)
+        clip, source = _pixels_of(original, reading, log)
     listed: list[Media] = [generated]
     if isinstance(generated, list | tuple) or getattr(generated, "ndim", 0) == clip.ndim + 1:  # as `generate` returns
         listed = list(generated)
@@ -423,23 +428,23 @@ def _read(
         raise SinfusionError(f"there is nothing to compare with {_name(original)}; give generated videos or pictures.")
     results = {}
     for name, one in zip(names(listed), listed, strict=True):
-        results[name], other = _pixels_of(one, {"size": size, "max_side": max_side}, say)
+        results[name], other = _pixels_of(one, {"size": size, "max_side": max_side}, log)
         if max_side and other != source and (other, source) != (results[name].shape[-3:-1], clip.shape[-3:-1]):
             raise SinfusionError(
                 f"{name} is {_words(other)}, the original {_words(source)}: one longer side would bring them to "
                 "different scales; give a size for both (--size)."
             )
         if results[name].shape[-3:] != clip.shape[-3:]:
-            say(
+            log(
                 f"{name} is {_size(results[name])}, the original {_size(clip)}: compared pixel for pixel, as is right "
                 "for retargeted ones; if they show the same at different scales, give a size for both (--size)"
             )
     return clip, results
 
 
-def _pixels_of(media: Media, reading: dict[str, Any], say: Callable[[str], None]) -> tuple[np.ndarray, tuple[int, int]]:
+def _pixels_of(media: Media, reading: dict[str, Any], log: Callable[[str], None]) -> tuple[np.ndarray, tuple[int, int]]:
     """A picture (H, W, 3) or a video (T, H, W, 3); and its height and width before scaling."""
-    clip = Source(media, **reading).read(0, lambda text: say(f"{_name(media)}: {text}"))
+    clip = Source(media, **reading).read(0, lambda text: log(f"{_name(media)}: {text}"))
     return clip.frames[0] if clip.kind == "image" else clip.frames, clip.source_size
 
 
@@ -475,6 +480,6 @@ def _words(size: Sequence[int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _tell(told: Told, frames: int) -> None:
+def _report(on_progress: OnProgress, frames: int) -> None:
     for _ in range(frames):
-        told()
+        on_progress()

@@ -14,7 +14,7 @@ from .. import ops
 from ..seeds import part_key
 from .pyramid import Shape, resized
 
-Told = Callable[[float], object]  # called after each pass with its share of the whole work
+OnProgress = Callable[[float], object]  # called after each pass with its share of the whole work
 
 LARGE, HUGE = 3_000_000, 7_500_000  # pixels of a level that gets one pass; that gets smaller patches
 
@@ -56,7 +56,7 @@ def coarse_to_fine(
     first: Tensor | None,
     effort: Effort,
     seed: int = 0,  # as `seeds.check_seed` gives it
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Tensor:
     """(T, H, W, 3) fp32 of the last shape.
 
@@ -89,7 +89,7 @@ def coarse_to_fine(
             offsets, _ = ops.patch_match(query, compared, patch, rounds, next(keys), start, weight)
             made = _composed(ops.vote(level.value, offsets, patch), level)
             field = offsets, ops.places(compared, patch)
-            told(work[n] / passes / sum(work))
+            on_progress(work[n] / passes / sum(work))
         before = level.value
     assert made is not None
     return made

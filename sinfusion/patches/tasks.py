@@ -18,7 +18,7 @@ from ..pixels import to_uint8, to_unit
 from ..precision import choose_device
 from ..seeds import check_seed
 from . import dynamics
-from .engine import Effort, Level, Told, coarse_to_fine
+from .engine import Effort, Level, OnProgress, coarse_to_fine
 from .pyramid import Scale, Shape, level_scales, resized, scaled_shape
 
 Frames = np.ndarray  # (T, H, W, 3) uint8, or (H, W, 3) for a picture; as input also what `as_pixels` takes
@@ -53,7 +53,7 @@ def generate(
     count: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Frames:
     """Diverse new videos (count, frames, H, W, 3) uint8, or pictures (count, H, W, 3).
 
@@ -78,7 +78,9 @@ def generate(
     for number in range(count):
         first = resized(original, shapes[0])
         first = first + noise * ops.normal([seed + number], NOISE_STREAM, 0, first.shape[1:], device)
-        sample = coarse_to_fine(shapes, level_at, first, effort, seed + number, lambda share: told(share / count))
+        sample = coarse_to_fine(
+            shapes, level_at, first, effort, seed + number, lambda share: on_progress(share / count)
+        )
         made.append(_pictures(sample))
     return _like(video, np.stack(made))
 
@@ -89,7 +91,7 @@ def retarget(
     frames: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Frames:
     """The video or picture at another size or length, its objects and motions at their own: (frames, *size, 3) uint8,
     or (*size, 3). size: (height, width). None: as it is.
@@ -102,7 +104,7 @@ def retarget(
     side = max(COARSEST[1], min(RETARGET_SIDE, round(RETARGET_SHARE * min(source.shape[1:3]))))
     scales = level_scales(_shape(source), RETARGET_FACTORS, (COARSEST[0], side))
     shapes, level_at = _levels(original, shape, scales, effort.patch)
-    made = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort, seed, told)
+    made = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort, seed, on_progress)
     return _like(video, _pictures(made)[None])[0]
 
 
@@ -113,7 +115,7 @@ def analogy(
     raft: str | Path | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Frames:
     """The layout of `content` in space and time with the appearance and dynamics of `style`; shape of `content`.
 
@@ -144,7 +146,7 @@ def analogy(
         pair = resized(guides[0], level.shape), resized(guides[1], _shape(level.value))
         return Level(level.value, level.shape, pair)
 
-    return _like(content, _pictures(coarse_to_fine(shapes, level_at, None, effort, seed, told))[None])[0]
+    return _like(content, _pictures(coarse_to_fine(shapes, level_at, None, effort, seed, on_progress))[None])[0]
 
 
 def inpaint(
@@ -153,7 +155,7 @@ def inpaint(
     hints: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Frames:
     """The video or picture with the masked places made anew from what is around them; the rest stays as it is.
 
@@ -197,7 +199,7 @@ def inpaint(
         return Level(level.value, level.shape, None, weight, (here, level.value))
 
     first = resized(given if hints else filled, shapes[0])
-    made = _mended(coarse_to_fine(shapes, level_at, first, effort, seed, told), hole, given)
+    made = _mended(coarse_to_fine(shapes, level_at, first, effort, seed, on_progress), hole, given)
     return _like(video, np.where(hole.cpu().numpy()[..., None], _pictures(made), source)[None])[0]
 
 

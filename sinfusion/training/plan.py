@@ -143,7 +143,7 @@ class Clock:
     ):
         self.budget, self.share, self.later, self.least = budget, share, sum(later), least
         self.begun = begun
-        self.tell_late = late
+        self.on_late = late
         self.models = 1 + len(later)
         self.closing = 1.0  # seconds that a model takes at its end
         self._seen: deque[tuple[float, int]] = deque()
@@ -170,8 +170,8 @@ class Clock:
         landing = min(LANDING_STEPS, plan.total - step, int(max(SPEED_SECONDS, self.late()) / speed))
         total = step + max(1, landing, int(self.seconds(plan.at(step)) / speed))
         if total < 0.9 * self.least and step > LANDING_STEPS:
-            self.tell_late((self.least - total) * speed)
-            self.tell_late = lambda _: None
+            self.on_late((self.least - total) * speed)
+            self.on_late = lambda _: None
         return max(total, self.least)
 
     def left(self) -> float:

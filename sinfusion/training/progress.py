@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..console import Bar, say
+from ..console import Bar, log
 from ..errors import SinfusionError
 from ..files import append_row, beside, rows
 from .plan import MOST_STEPS, Plan, write_journal
@@ -76,7 +76,7 @@ class Progress:
         except Exception as error:
             if what not in self.failed and not self.quiet:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                say(f"{self.name}: {what} cannot be written ({reason:.200}); the training goes on.")
+                log(f"{self.name}: {what} cannot be written ({reason:.200}); the training goes on.")
             self.failed.add(what)
 
     def follow(self, plan: Plan, ended: bool = False) -> None:

@@ -140,7 +140,7 @@ def fit_frames(
     precision: str,
     graph: bool,
     patient: bool,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> int:
     """The longer side of the frames, where `source` says neither that nor a size.
 
@@ -161,7 +161,7 @@ def fit_frames(
     speed = measure_speed(recipe, device, choose_dtype(precision, device), graph)
     found = choose(speed, native.size, times) if asked is None else outlook(speed, asked, times)
     if minutes is not None:
-        tell(_forecast(found, minutes, asked is not None, patient))
+        log(_forecast(found, minutes, asked is not None, patient))
     return _of_first(max(found.size), device)
 
 

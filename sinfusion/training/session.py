@@ -17,8 +17,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from .. import console
 from ..checkpoint import last_checkpoint
-from ..console import say
 from ..errors import SettingError, SinfusionError
 from ..generation.video import generate_images, stream, upsample
 from ..media import Source, contact_sheet, write_image
@@ -107,7 +107,7 @@ def train(
         device, precision, graph, changes = as_before(run, device, precision, graph)
     seed, graph = check_seed(0 if seed is None else seed), True if graph is None else graph
     rank, ranks = _join_processes(device)
-    tell: Callable[[str], None] = (lambda _: None) if quiet or rank else say
+    log: Callable[[str], None] = (lambda _: None) if quiet or rank else console.log
     with ExitStack() as held:
         if folder is not None:
             if rank == 0:
@@ -115,11 +115,11 @@ def train(
             run = load(folder, device, precision, graph, lambda _: None)  # again: now nobody else writes
             check_extension(run, minutes, steps, tasks)
             check_batch(run.recipe, ranks)
-            tell("\n".join([f"continuing {run.path}", *changes]))
+            log("\n".join([f"continuing {run.path}", *changes]))
             if (minutes, steps, tasks) != (None, None, None):
                 extend_run(run, minutes, steps, tasks)
             if all(map(run.finished, run.models)):
-                tell(f"it is finished; to train it further: sinfusion train {run.path} --minutes M, or --steps N")
+                log(f"it is finished; to train it further: sinfusion train {run.path} --minutes M, or --steps N")
             else:
                 run.trained_with = arithmetic(run.device, precision, graph)
                 save(run, rank)
@@ -129,21 +129,21 @@ def train(
             if size is not None:
                 check_size(size)
             asked, minutes = choose_recipe(recipe, settings or {}, minutes, steps, chosen)
-            longest = fit_frames(source, asked, minutes, tasks, chosen, precision, graph, patient, tell)
-            clip = source.read(longest, tell)
+            longest = fit_frames(source, asked, minutes, tasks, chosen, precision, graph, patient, log)
+            clip = source.read(longest, log)
             roles = choose_roles(clip, tasks)
             check_batch(asked, ranks)
             trained_with = arithmetic(chosen, precision, graph)
             run = new_run(input, clip, out, asked, roles, minutes, seed, overwrite, rank, trained_with, held)
             run = run.to(chosen, precision, graph)
-        _say_what(run, tell)
+        _log_what(run, log)
         budget = _budget(run, started)
         stopping = held.enter_context(awaited())
         try:
             for name in [name for name in run.models if not run.finished(name)]:
-                _train_role(run, ROLES[name], budget, rank, ranks, stopping, tell, quiet, patient)
+                _train_role(run, ROLES[name], budget, rank, ranks, stopping, log, quiet, patient)
         except Stopped:
-            tell(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
+            log(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
             raise (Interrupted(stopping.number) if stopping.number else KeyboardInterrupt()) from None
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise _out_of_memory(run) from error
@@ -152,7 +152,7 @@ def train(
                 raise _out_of_memory(run) from error
             raise
     if short := shortfall(run):
-        tell(short)
+        log(short)
     run._denoisers.clear()
     return run
 
@@ -165,12 +165,12 @@ def _budget(run: Run, started: float) -> Budget:
     return Budget(since + 60 * minutes if timed else math.inf, run.seconds_used(), started)
 
 
-def _clock(run: Run, role: Role, plan: Plan, budget: Budget, patient: bool, tell: Callable[[str], None]) -> Clock:
+def _clock(run: Run, role: Role, plan: Plan, budget: Budget, patient: bool, log: Callable[[str], None]) -> Clock:
     """What plans a model by the time that it has beside those after it."""
     model = run.models[role.name]
 
     def late(seconds: float) -> None:
-        tell(
+        log(
             f"this machine is slow, or busy with other work: the {role.name} takes about {seconds / 60:.1f} minutes "
             "more than planned, so that what it makes is worth watching"
         )
@@ -190,7 +190,7 @@ def _train_role(
     rank: int,
     ranks: int,
     stopping: Wish,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     quiet: bool,
     patient: bool,
 ) -> None:
@@ -206,7 +206,7 @@ def _train_role(
     if trainer.done >= trainer.total:
         _ended(run, model, trainer, rank)
         return
-    clock = None if model["steps"] or again else _clock(run, role, trainer.plan, budget, patient, say)
+    clock = None if model["steps"] or again else _clock(run, role, trainer.plan, budget, patient, log)
     planned = clock and clock.seconds(trainer.progress)
     progress = None
     if rank == 0:
@@ -220,7 +220,7 @@ def _train_role(
             progress.close(trainer.done == trainer.total)
     seconds, threads = time.monotonic() - begun, torch.get_num_threads()
     share = (time.process_time() - worked) / (seconds * threads)
-    say(
+    log(
         f"{role.name}: {trainer.done - first} steps in {seconds:.0f} s"
         + (f" ({planned:.0f} s planned)" if planned else "")
         + (f", {share:.0%} of {threads} core(s)" if run.device.type == "cpu" else "")
@@ -273,11 +273,11 @@ def _previewer(run: Run, role: Role, trainer: Trainer) -> Callable[[], None]:
     return preview
 
 
-def _say_what(run: Run, say: Callable[[str], None]) -> None:
+def _log_what(run: Run, log: Callable[[str], None]) -> None:
     height, width = run.size
     dtype = str(run.dtype).removeprefix("torch.")
     what = "an image" if run.kind == "image" else f"{len(run.frames)} frames"
-    say(
+    log(
         f"{run.path}: {' and '.join(run.models)} on {what} of {width}x{height}, recipe {run.recipe.name} "
         f"(depth {run.recipe.depth}, {run.recipe.filters} filters), {run.device}, {dtype}"
     )

@@ -77,7 +77,7 @@ def read(path, **options):
     with suppress(SinfusionError):
         assert Source(path).probe().frames > 0
     try:
-        clip = read_media(path, say=lambda _: None, **options)
+        clip = read_media(path, log=lambda _: None, **options)
     except SinfusionError as error:
         assert 10 < len(str(error)) < 600 and "\n" not in str(error)
         return str(error)

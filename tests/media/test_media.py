@@ -92,7 +92,7 @@ def silent(sentence):
 )  # fmt: skip
 def test_videos_are_read_whole_in_order_and_at_their_speed(tmp_path, texture, name, codec):
     frames = texture(12, (48, 64), step=4)
-    clip = read_media(encode(tmp_path / name, frames, codec, rate=12), say=silent)
+    clip = read_media(encode(tmp_path / name, frames, codec, rate=12), log=silent)
     assert (clip.kind, clip.fps, clip.source_size, clip.frames.dtype) == ("video", 12, (48, 64), np.uint8)
     assert order(clip.frames, frames) == list(range(12))
 
@@ -226,7 +226,7 @@ def test_animations_are_read_exactly_and_at_their_mean_speed(tmp_path, name, opt
     pictures[0].save(
         tmp_path / name, save_all=True, append_images=pictures[1:], duration=[100, 300, 200, 200], loop=0, **options
     )
-    clip = read_media(tmp_path / name, say=silent)
+    clip = read_media(tmp_path / name, log=silent)
     assert clip.kind == "video" and clip.fps == pytest.approx(5)
     assert np.array_equal(clip.frames, frames)
 
@@ -293,7 +293,7 @@ def test_folders_are_read_in_natural_order(tmp_path, names):
     names = names.split()
     for n in np.random.default_rng(0).permutation(len(names)):
         Image.new("RGB", (8, 8), (int(n), 0, 0)).save(tmp_path / f"{names[n]}.png")
-    clip = read_media(tmp_path, say=silent)
+    clip = read_media(tmp_path, log=silent)
     assert clip.frames[:, 0, 0, 0].tolist() == list(range(len(names)))
     assert (clip.kind, clip.fps) == ("video", 20)
 
@@ -339,7 +339,7 @@ def test_a_damaged_frame_in_a_folder_is_named(tmp_path):
 )  # fmt: skip
 def test_pictures_are_read_exactly(tmp_path, name, options):
     Image.fromarray(blocks(17, 31)).save(tmp_path / name, **options)
-    clip = read_media(tmp_path / name, say=silent)
+    clip = read_media(tmp_path / name, log=silent)
     assert np.array_equal(clip.frames, blocks(17, 31)[None])
     assert (clip.kind, clip.fps, clip.source_size) == ("image", 20, (17, 31))
 
@@ -500,32 +500,32 @@ def test_options_that_make_no_sense_are_refused(ten, options, said):
 def test_larger_inputs_are_scaled_down_and_it_is_said(tmp_path):
     write_image(tmp_path / "a.png", blocks(300, 512))
     said = []
-    clip = read_media(tmp_path / "a.png", say=said.append)
+    clip = read_media(tmp_path / "a.png", log=said.append)
     assert clip.frames.shape == (1, 150, 256, 3) and clip.source_size == (300, 512)
     assert len(said) == 1 and said[0].startswith("scaled 512x300 to 256x150") and "--max-side" in said[0]
-    assert read_media(tmp_path / "a.png", max_side=64, say=said.append).frames.shape == (1, 38, 64, 3)
+    assert read_media(tmp_path / "a.png", max_side=64, log=said.append).frames.shape == (1, 38, 64, 3)
     for keep in (0, None, 512, 600):
-        assert read_media(tmp_path / "a.png", max_side=keep, say=silent).frames.shape == (1, 300, 512, 3)
-    assert read_image(tmp_path / "a.png", say=said.append).shape == (150, 256, 3)
+        assert read_media(tmp_path / "a.png", max_side=keep, log=silent).frames.shape == (1, 300, 512, 3)
+    assert read_image(tmp_path / "a.png", log=said.append).shape == (150, 256, 3)
     assert said[-1] == "scaled a.png from 512x300 to 256x150"
 
 
 def test_an_exact_size_may_enlarge_and_change_the_shape(tmp_path):
     write_image(tmp_path / "a.png", blocks(16, 24))
     said = []
-    assert read_media(tmp_path / "a.png", size=(300, 40), say=said.append).frames.shape == (1, 300, 40, 3)
+    assert read_media(tmp_path / "a.png", size=(300, 40), log=said.append).frames.shape == (1, 300, 40, 3)
     assert said == ["scaled 24x16 to 40x300"]
 
 
 def test_a_very_long_input_keeps_at_least_one_pixel(tmp_path):
     write_image(tmp_path / "a.png", np.zeros((1, 2000, 3), np.uint8))
-    assert read_media(tmp_path / "a.png", say=lambda _: None).frames.shape == (1, 1, 256, 3)
+    assert read_media(tmp_path / "a.png", log=lambda _: None).frames.shape == (1, 1, 256, 3)
 
 
 def test_scaling_down_is_antialiased(tmp_path):
     board = np.indices((600, 600)).sum(0) % 2 * 255
     write_image(tmp_path / "a.png", np.repeat(board[..., None], 3, 2).astype(np.uint8))
-    inside = read_image(tmp_path / "a.png", say=lambda _: None)[4:-4, 4:-4]
+    inside = read_image(tmp_path / "a.png", log=lambda _: None)[4:-4, 4:-4]
     assert np.abs(inside - 127.5).max() < 6
 
 
@@ -622,7 +622,7 @@ def test_a_clip_of_something_else_is_refused():
 def test_the_clips_of_the_paper_are_read():
     clip = read_media(REAL_DATA / "tornado")
     assert clip.kind == "video" and clip.frames.shape[1:] == (144, 256, 3) and len(clip.frames) > 28
-    assert read_media(REAL_DATA / "balloons.png", say=silent).kind == "image"
+    assert read_media(REAL_DATA / "balloons.png", log=silent).kind == "image"
 
 
 # Writing -------------------------------------------------------------------------------------------------------------

@@ -116,14 +116,14 @@ def test_files_keep_their_own_size_unless_another_is_given(texture, tmp_path):
     write_video(tmp_path / "large", texture(4, (200, 300)), fps=10)
     said = []
     files = (tmp_path / "large", tmp_path / "large")
-    assert evaluate(*files, size=(20, 30), say=said.append)[1]["size"] == "30x20"
+    assert evaluate(*files, size=(20, 30), log=said.append)[1]["size"] == "30x20"
     assert "scaled 300x200 to 30x20" in said[0]
-    assert evaluate(*files, max_side=60, say=said.append)[1]["size"] == "60x40"
+    assert evaluate(*files, max_side=60, log=said.append)[1]["size"] == "60x40"
 
 
 def test_other_sizes_are_compared_pixel_for_pixel_and_that_is_said(clip):
     said = []
-    _, row = evaluate(clip, clip[:, :, 2:20], say=said.append)
+    _, row = evaluate(clip, clip[:, :, 2:20], log=said.append)
     assert row["nnfdist"] == 0 and row["size"] == "18x16"
     assert len(said) == 1 and "is 18x16, the original 24x16" in said[0] and "--size" in said[0]
 
@@ -151,13 +151,13 @@ def test_results_are_named_by_as_much_of_their_path_as_tells_them_apart():
 def test_every_result_is_shown_with_its_field_and_every_frame_is_told_to_the_bar(clip):
     from contextlib import nullcontext
 
-    seen, told = [], []
+    seen, on_progress = [], []
     evaluate(clip, [clip, clip[:5]], seen=lambda *result: seen.append(result), bar=lambda total: nullcontext(
-        lambda: told.append(total)))  # fmt: skip
+        lambda: on_progress.append(total)))  # fmt: skip
     assert [(name, len(made), field.shape) for name, made, field in seen] == [
         ("generated 1", 12, (10, 14, 22, 3)), ("generated 2", 5, (3, 14, 22, 3)),
     ]  # fmt: skip
-    assert told == [12 + 12 + 5] * 29
+    assert on_progress == [12 + 12 + 5] * 29
 
 
 # Figures -------------------------------------------------------------------------------------------------------------

@@ -154,14 +154,18 @@ def test_the_original_and_the_query_are_left_as_they_are(original):
 
 
 def test_shares_are_told_after_each_pass_in_proportion_to_its_pixels(original):
-    told = []
+    on_progress = []
     shapes, level_at = two_levels(original)
     coarse_to_fine(
-        shapes, level_at, resized(original, shapes[0]), Effort(passes=3, coarsest_passes=2), told=told.append
+        shapes,
+        level_at,
+        resized(original, shapes[0]),
+        Effort(passes=3, coarsest_passes=2),
+        on_progress=on_progress.append,
     )
     coarse, fine = 5 * 14 * 21, 7 * 20 * 30
     whole = 2 * coarse + 3 * fine
-    assert told == pytest.approx([coarse / whole] * 2 + [fine / whole] * 3)
+    assert on_progress == pytest.approx([coarse / whole] * 2 + [fine / whole] * 3)
 
 
 # Guides --------------------------------------------------------------------------------------------------------------
