@@ -18,7 +18,7 @@ from safetensors.torch import safe_open, save_file
 from torch import Tensor
 
 from .errors import SinfusionError
-from .files import beside, make_folders, remove
+from .files import atomic_write, make_folders, remove
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -90,7 +90,7 @@ def save_checkpoint(
         tensors = {f"raw.{k}": v.detach().cpu().contiguous() for k, v in raw.items()}
         tensors |= {f"average.{k}": v.detach().cpu().contiguous() for k, v in average.items()}
         metadata = {"sinfusion": json.dumps(about)}
-        with beside(final) as temporary:
+        with atomic_write(final) as temporary:
             temporary.mkdir()
             save_file(tensors, temporary / "weights.safetensors", metadata)
             torch.save({"step": step, "optimizer": optimizer}, temporary / "optimizer.pt")

@@ -31,7 +31,7 @@ from .checkpoint import checkpoints, last_checkpoint, load_into, newest_weights,
 from .diffusion.denoiser import PARAMETERIZATIONS, Denoiser
 from .diffusion.schedule import SCHEDULES
 from .errors import SinfusionError
-from .files import beside, discard, discard_leftovers, make_folders, remove, sole_writer
+from .files import atomic_write, discard, discard_leftovers, make_folders, remove, sole_writer
 from .network import NextNet
 from .precision import choose_device, choose_dtype
 from .recipe import Recipe
@@ -149,9 +149,9 @@ class Run:
         frames = self.path / "input.safetensors"
         with ExitStack() as files:  # run.json gets its name first, and neither before both are written
             if anew or not frames.exists():
-                temporary = files.enter_context(beside(frames))
+                temporary = files.enter_context(atomic_write(frames))
                 save_file({"frames": torch.from_numpy(np.ascontiguousarray(self.frames))}, temporary)
-            temporary = files.enter_context(beside(self.path / "run.json"))
+            temporary = files.enter_context(atomic_write(self.path / "run.json"))
             temporary.write_text(json.dumps(self.description(), indent=1))
             if anew:
                 _remove_run(self.path)

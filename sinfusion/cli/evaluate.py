@@ -17,7 +17,7 @@ from tyro.conf import Positional
 from .. import __version__
 from ..console import Bar, log, print_result
 from ..errors import SinfusionError, option_name
-from ..files import beside, make_folders
+from ..files import atomic_write, make_folders
 from ..seeds import check_seed
 from .command import Command
 from .options import File, Format, Precision, Size, Whole, evenly_spaced, network_device, parse_size
@@ -193,7 +193,7 @@ class Evaluate(Command):
                 "version": __version__,
             }
             make_folders(self.json.parent)
-            with beside(self.json, self.overwrite) as temporary:
+            with atomic_write(self.json, self.overwrite) as temporary:
                 temporary.write_text(json.dumps(report, indent=1) + "\n")
             written.append(self.json)
         if plot is not None:
@@ -295,7 +295,7 @@ def draw(rows: list[Row], path: Path) -> None:
             arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": colour, "alpha": 0.5, "relpos": (0, 0.5)},
         )  # fmt: skip
     make_folders(path.parent)
-    with beside(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .. import __version__
 from ..console import print_result
 from ..errors import SinfusionError
-from ..files import acquire, beside, discard_leftovers, make_folders, release, remove_empty
+from ..files import acquire, atomic_write, discard_leftovers, make_folders, release, remove_empty
 from .command import command_name
 from .options import File, Format, evenly_spaced
 
@@ -172,6 +172,6 @@ class Made:
             "version": __version__,
             "seconds": round(time.monotonic() - self.started, 2),
         }
-        with beside(self.record, self.command.overwrite) as temporary:
+        with atomic_write(self.record, self.command.overwrite) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n")
         print_result(*files, self.sheet, self.record)

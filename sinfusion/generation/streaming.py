@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def delivered(made: Iterable[Tensor]) -> Iterator[np.ndarray]:
+def copy_to_host_async(made: Iterable[Tensor]) -> Iterator[np.ndarray]:
     """Arrays on the host of tensors made one after the other; from a GPU, each is copied while the next is made."""
     under_way: deque[tuple[Tensor, Tensor, torch.cuda.Event]] = deque()
     copying: torch.cuda.Stream | None = None

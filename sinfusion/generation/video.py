@@ -19,7 +19,7 @@ from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, Role
 from ..run import Run
 from ..seeds import check_seed
 from .reverse_process import reverse, sampling_sigmas
-from .streaming import delivered
+from .streaming import copy_to_host_async
 
 Frames = np.ndarray  # (..., H, W, 3) uint8
 OnProgress = Callable[[], object]  # called after each new frame
@@ -98,7 +98,7 @@ def stream(
         return picture, to_uint8(picture)
 
     advance_one = replayed(advance, run.device, run.graph)
-    return delivered(_chain(run, first, advance_one, hidden, hidden + frames, frame_index))
+    return copy_to_host_async(_chain(run, first, advance_one, hidden, hidden + frames, frame_index))
 
 
 def _chain(
@@ -221,7 +221,7 @@ def upsample(
         # A pair at a time bounds the memory.
         pairs = (_tensor(run, clip[i : i + 2]).flatten(0, 1)[None] for i in range(len(clip) - 1))
         middles = []
-        for made in delivered(between_two(pair, _frame_index(run, next(moments))) for pair in pairs):
+        for made in copy_to_host_async(between_two(pair, _frame_index(run, next(moments))) for pair in pairs):
             middles.append(made[0])
             on_progress()
         woven = np.empty((2 * len(clip) - 1, *clip.shape[1:]), np.uint8)
@@ -274,7 +274,7 @@ def retarget(
             yield frame
 
     made = []
-    for frame in delivered(followed(picture)):
+    for frame in copy_to_host_async(followed(picture)):
         made.append(frame[0])
         on_progress()
     return np.stack(made)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..clip import FRAME_ENDINGS, Clip, as_frames, as_picture, check_fps, size_words
 from ..errors import SinfusionError
-from ..files import beside, discard, make_folders, put, temporary_name
+from ..files import atomic_write, discard, make_folders, put, temporary_name
 
 H264 = "libx264"
 
@@ -149,7 +149,7 @@ def write_image(path: str | Path, image: np.ndarray, overwrite: bool = False) ->
     refuse_existing(path, overwrite)
     with _writing(path):
         make_folders(path.parent)
-        with beside(path, overwrite) as temporary:
+        with atomic_write(path, overwrite) as temporary:
             Image.fromarray(image).save(temporary, quality=95)
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import SinfusionError
-from ..files import beside
+from ..files import atomic_write
 
 JOURNAL = "plan.jsonl"
 SPEED_SECONDS = 2.0  # over which at least the speed is measured
@@ -97,7 +97,7 @@ def write_journal(folder: Path, plan: Plan, ended: bool) -> None:
     rows: list[dict[str, float]] = [piece._asdict() for piece in plan.pieces]
     if ended:
         rows.append({"ended": plan.total})
-    with beside(folder / JOURNAL) as temporary:
+    with atomic_write(folder / JOURNAL) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

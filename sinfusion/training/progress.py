@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..console import Bar, log
 from ..errors import SinfusionError
-from ..files import append_row, beside, rows
+from ..files import append_row, atomic_write, rows
 from .plan import MOST_STEPS, Plan, write_journal
 
 READ_SECONDS = 1.0  # between two looks at the loss
@@ -51,7 +51,7 @@ class Progress:
             folder.mkdir(parents=True, exist_ok=True)
             # The rows of an earlier session up to the checkpoint that is resumed.
             self.history = [row for row in rows(self.log) if row.get("step", done + 1) <= done]
-            with beside(self.log) as temporary:
+            with atomic_write(self.log) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
         self.bar = Bar(0 if total == MOST_STEPS else total, "step", f"{name:12}", done, quiet, lasting=True)
         self.losses: list[Tensor] = []
@@ -131,7 +131,7 @@ class Progress:
             axes = figure.subplots()
             axes.plot([row["step"] for row in self.history], [row["loss"] for row in self.history], linewidth=0.8)
             axes.set(xlabel="step", ylabel="loss", yscale="log")
-            with beside(self.folder / "loss.png") as temporary:
+            with atomic_write(self.folder / "loss.png") as temporary:
                 figure.savefig(temporary, dpi=110)
         if self.preview and preview:
             with self.attempt("preview.png"):

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sinfusion import ops
 from sinfusion.errors import SinfusionError
 from sinfusion.generation import video as rollout
-from sinfusion.generation.streaming import delivered
+from sinfusion.generation.streaming import copy_to_host_async
 from sinfusion.ops import _native
 from sinfusion.ops.cuda_graph import Replayed, replayed
 from sinfusion.recipe import PAPER, TINY
@@ -317,8 +317,8 @@ def test_replayed_frames_are_the_plain_ones_to_the_bit(runs, change, graphs):
 
 def test_frames_are_delivered_in_order_and_none_is_lost():
     frames = [torch.full((2, 3), i, dtype=torch.uint8) for i in range(5)]
-    assert [int(frame[0, 0]) for frame in delivered(iter(frames))] == [0, 1, 2, 3, 4]
-    assert list(delivered(iter([]))) == []
+    assert [int(frame[0, 0]) for frame in copy_to_host_async(iter(frames))] == [0, 1, 2, 3, 4]
+    assert list(copy_to_host_async(iter([]))) == []
 
 
 @pytest.mark.gpu
@@ -388,4 +388,4 @@ def test_on_a_gpu_frames_arrive_as_they_were_made_although_their_memory_is_writt
         for i in range(20):
             yield memory.fill_(i)
 
-    assert [np.unique(frame).tolist() for frame in delivered(made())] == [[i] for i in range(20)]
+    assert [np.unique(frame).tolist() for frame in copy_to_host_async(made())] == [[i] for i in range(20)]
