@@ -48,7 +48,7 @@ def test_pictures_of_figures_leave_the_programs_backend_as_it_is(tmp_path, monke
     progress.close(True)
     row = {"kind": "result", "name": "a", "nnfdiv": 0.4, "nnfdist": 1.0}
     for ending in ("png", "pdf", "svg"):
-        draw([row, {**row, "kind": "yardstick", "nnfdist": 2.0}], tmp_path / f"plot.{ending}")
+        draw([row, {**row, "kind": "self_baseline", "nnfdist": 2.0}], tmp_path / f"plot.{ending}")
         assert (tmp_path / f"plot.{ending}").stat().st_size > 1000
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
 

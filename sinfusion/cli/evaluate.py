@@ -37,7 +37,7 @@ OF_VIDEOS = ("start", "stop", "stride")
 FIELD_FPS = 10.0  # slow enough to be followed
 LABEL_APART = 0.045  # of the height of a plot, between two names
 LEGEND = (
-    "The yardstick is the original alone: its halves, each measured against the other.",
+    "The self-baseline is the original alone: its halves, each measured against the other.",
     "NNFDIV is diversity; NNFDIST and SWD (for each scale) are errors; change and high freq. are 1 in the original.",
 )
 
@@ -276,7 +276,7 @@ def draw(rows: list[Row], path: Path) -> None:
     """Write a picture of error (NNFDIST) against diversity (NNFDIV), a point for each result and its name beside."""
     from matplotlib.figure import Figure
 
-    points = sorted((row for row in rows if row["kind"] in ("yardstick", "result")), key=lambda row: row["nnfdist"])
+    points = sorted((row for row in rows if row["kind"] in ("self_baseline", "result")), key=lambda row: row["nnfdist"])
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel="diversity (NNFDIV)", ylabel="error (NNFDIST), lower is closer to the original")
@@ -286,7 +286,7 @@ def draw(rows: list[Row], path: Path) -> None:
     low, high = axes.get_ylim()
     heights = _apart([(row["nnfdist"] - low) / (high - low) for row in points])
     for number, (row, height) in enumerate(zip(points, heights, strict=True)):
-        known = row["kind"] == "yardstick"
+        known = row["kind"] == "self_baseline"
         colour = "black" if known else f"C{number % 10}"
         place = (row["nnfdiv"], row["nnfdist"])
         axes.plot(*place, "*" if known else "o", color=colour, markersize=14 if known else 7)
@@ -310,4 +310,4 @@ def _apart(heights: list[float]) -> list[float]:
 
 
 def _title(row: Row) -> str:
-    return f"yardstick: {row['name']}" if row["kind"] == "yardstick" else str(row["name"])
+    return f"self-baseline: {row['name']}" if row["kind"] == "self_baseline" else str(row["name"])

@@ -82,7 +82,7 @@ def evaluate(
     network evaluations a picture; held_out: further frames of the video that the run was trained on. seed: of the
     figures' random numbers too. bar, seen: told about the work and about each result.
 
-    Returns one dict a row. All have "kind" and "name". The one of kind "yardstick" has the original's halves measured
+    Returns one dict a row. All have "kind" and "name". The one of kind "self_baseline" has the original's halves measured
     against each other, those of kind "result" one result each, of kind "mean" the mean of a run's results: "nnfdiv",
     "nnfdist", "swd" (a number for each scale), "sifid" or "svfid", "change" (videos) and "high_frequency" relative to
     the original's, "frames", "size", of a run's also "seed" and "start". Those of kind "prediction" (the next frame)
@@ -115,7 +115,7 @@ def evaluate(
     measuring = Measuring.of(clip, _name(original), list(results.items()), inception, c3d, seed, seen)
     with bar(_frames(clip) + sum(map(_frames, results.values()))) as on_progress:
         return [
-            measuring.yardstick(on_progress),
+            measuring.self_baseline(on_progress),
             *(measuring.result(name, made, on_progress) for name, made in results.items()),
         ]
 
@@ -181,12 +181,12 @@ class Measuring:
         _report(on_progress, _frames(made))
         return {"kind": "result", "name": name, **figures, **relative(made, self.original), **_shape(made), **facts}
 
-    def yardstick(self, on_progress: OnProgress) -> Row:
+    def self_baseline(self, on_progress: OnProgress) -> Row:
         """The row of the original's halves: means of each against the other; `relative`, of the later to the former."""
         name, former, later = halves(self.original)
         figures = mean([self._figures(later, former)[0], self._figures(former, later)[0]])
         _report(on_progress, _frames(self.original))
-        return {"kind": "yardstick", "name": name, **figures, **relative(later, former), **_shape(later)}
+        return {"kind": "self_baseline", "name": name, **figures, **relative(later, former), **_shape(later)}
 
     def _figures(self, made: np.ndarray, original: np.ndarray) -> tuple[Row, np.ndarray]:
         """All but `relative`; and the nearest-neighbour field."""
@@ -342,7 +342,7 @@ def _evaluate_run(
                 measuring.result(f"seed {seed + i}", picture, on_progress, seed=seed + i)
                 for i, picture in enumerate(pictures)
             ]  # fmt: skip
-            return [measuring.yardstick(on_progress), *rows, *_mean_of(rows, "mean")]
+            return [measuring.self_baseline(on_progress), *rows, *_mean_of(rows, "mean")]
     length = len(run.frames)
     known = {"its own frames": run.frames} | ({} if held is None else {"held-out frames": held})
     tasks = [
@@ -357,7 +357,7 @@ def _evaluate_run(
     work = sum(len(targets(frames, role)) for role, _, frames in tasks) + length + 2 * count * length * len(made_of)
     with bar(work) as on_progress:
         rows = [_prediction(run, role, which, frames, seed, steps, on_progress) for role, which, frames in tasks]
-        rows.append(measuring.yardstick(on_progress))
+        rows.append(measuring.self_baseline(on_progress))
         for name, begin in made_of.items():
             moments = []
             for pictures in stream(run, length, count, start=begin, seed=seed, steps=steps):  # (count, H, W, 3)

@@ -59,13 +59,13 @@ def refused(tmp_path, capsys, monkeypatch):
 # Results -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_has_a_row_for_the_yardstick_and_for_each_result(files, capsys):
+def test_the_table_has_a_row_for_the_self-baseline_and_for_each_result(files, capsys):
     do("evaluate", *files)
-    title, yardstick, a, b, *legend = capsys.readouterr().out.rstrip().split("\n")
+    title, self_baseline, a, b, *legend = capsys.readouterr().out.rstrip().split("\n")
     assert title.split() == "NNFDIV NNFDIST SWD 1/1 SWD 1/2 change high freq. frames size".split()
-    assert yardstick.startswith("yardstick: first and second half ") and a.startswith("a/made ") and "0.00" in a
+    assert self_baseline.startswith("self-baseline: first and second half ") and a.startswith("a/made ") and "0.00" in a
     assert b.split()[0] == "b/made" and b.split()[-2:] == ["8", "24x16"]
-    assert "yardstick is the original" in legend[0] and len({len(line) for line in (title, yardstick, a, b)}) == 1
+    assert "self-baseline is the original" in legend[0] and len({len(line) for line in (title, self_baseline, a, b)}) == 1
 
 
 def test_json_holds_the_rows_and_how_they_came_about(files, tmp_path):
@@ -98,12 +98,12 @@ def test_the_field_of_a_picture_is_one_picture(tmp_path, clip):
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
-def test_the_plot_names_every_result_and_the_yardstick(files, tmp_path, ending):
+def test_the_plot_names_every_result_and_the_self-baseline(files, tmp_path, ending):
     do("evaluate", *files, "--plot", tmp_path / f"plot.{ending}")
     assert (tmp_path / f"plot.{ending}").stat().st_size > 2000
     if ending == "svg":
         text = (tmp_path / "plot.svg").read_text()
-        assert all(f"<!-- {name} -->" in text for name in ("a/made", "b/made", "yardstick: first and second half"))
+        assert all(f"<!-- {name} -->" in text for name in ("a/made", "b/made", "self-baseline: first and second half"))
 
 
 def test_names_in_a_plot_do_not_overlap_however_many_there_are(monkeypatch, tmp_path):
@@ -118,8 +118,8 @@ def test_names_in_a_plot_do_not_overlap_however_many_there_are(monkeypatch, tmp_
 
 def test_a_figure_that_only_some_rows_have_is_a_dash_in_the_others():
     row = {"nnfdiv": 0.1, "nnfdist": 1.0, "swd": [], "frames": 3, "size": "8x8"}
-    text = table([{**row, "kind": "yardstick", "name": "halves"}, {**row, "kind": "result", "name": "a", "change": 2}])
-    assert text.split("\n")[1].split() == ["yardstick:", "halves", "0.100", "1.00", "-", "3", "8x8"]
+    text = table([{**row, "kind": "self_baseline", "name": "halves"}, {**row, "kind": "result", "name": "a", "change": 2}])
+    assert text.split("\n")[1].split() == ["self-baseline:", "halves", "0.100", "1.00", "-", "3", "8x8"]
 
 
 def test_overwrite_replaces_what_was_there(files, tmp_path, capsys):
@@ -143,7 +143,7 @@ def test_of_a_run_videos_sheet_plot_and_record_are_kept_in_its_folder(run_copy, 
             *videos, f"{whole}-sheet.png", f"{whole}-plot.png", f"{whole}.json",
         }  # fmt: skip
         assert all(str(path) in said for path in made.glob(f"{stem}*"))
-        assert "next frame, its own frames " in said and "from noise, mean " in said and "yardstick: " in said
+        assert "next frame, its own frames " in said and "from noise, mean " in said and "self-baseline: " in said
         record = json.loads((made / f"{whole}.json").read_text())
         assert record["files"] == videos and record["seeds"] == [0, 1, 0, 1] and record["command"] == "evaluate"
         assert record["rows"] == sinfusion.evaluate(video_run, count=2, steps=1)
@@ -237,6 +237,6 @@ def test_ctrl_c_leaves_nothing(run_copy, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sinfusion.metrics.evaluation.Measuring.yardstick", interrupted)
+    monkeypatch.setattr("sinfusion.metrics.evaluation.Measuring.self-baseline", interrupted)
     assert main(["evaluate", str(run_copy), "--count", "1", "--steps", "1"]) == 130
     assert not (run_copy / "made").exists()

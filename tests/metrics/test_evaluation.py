@@ -70,12 +70,12 @@ def test_each_result_has_a_row_with_the_figures_of_metrics(clip, texture):
     assert [row["name"], same["name"]] == ["generated 1", "generated 2"]
 
 
-def test_the_yardstick_is_the_mean_of_either_half_in_time_against_the_other(clip):
-    yardstick, *_ = evaluate(clip, clip)
+def test_the_self-baseline_is_the_mean_of_either_half_in_time_against_the_other(clip):
+    self_baseline, *_ = evaluate(clip, clip)
     one, other = (nnfdist(nnf(*pair)[1]) for pair in ((clip[6:], clip[:6]), (clip[:6], clip[6:])))
-    assert yardstick["kind"] == "yardstick" and yardstick["name"] == "first and second half"
-    assert yardstick["nnfdist"] == (one + other) / 2 and yardstick["frames"] == 6
-    assert yardstick["change"] == change(clip[6:]) / change(clip[:6])
+    assert self_baseline["kind"] == "self_baseline" and self_baseline["name"] == "first and second half"
+    assert self_baseline["nnfdist"] == (one + other) / 2 and self_baseline["frames"] == 6
+    assert self_baseline["change"] == change(clip[6:]) / change(clip[:6])
 
 
 def test_the_halves_of_a_picture_and_of_a_very_short_video_are_left_and_right(clip):
@@ -86,9 +86,9 @@ def test_the_halves_of_a_picture_and_of_a_very_short_video_are_left_and_right(cl
 
 
 def test_pictures_are_measured_too_without_change(clip, texture):
-    yardstick, one, other = evaluate(clip[0], np.stack((clip[0], texture(1, seed=1)[0])))
+    self_baseline, one, other = evaluate(clip[0], np.stack((clip[0], texture(1, seed=1)[0])))
     assert one["nnfdist"] == 0 < other["nnfdist"] and one["frames"] == 1
-    assert "change" not in one and yardstick["size"] == "12x16"
+    assert "change" not in one and self_baseline["size"] == "12x16"
 
 
 def test_a_run_stands_for_the_frames_it_was_trained_on(video_run, image_run, clip):
@@ -108,8 +108,8 @@ def test_frames_too_small_for_the_patches_of_sliced_wasserstein_go_without(textu
 
 def test_the_start_and_stop_are_of_the_original_alone(clip, tmp_path):
     write_video(tmp_path / "frames", clip, fps=10)
-    yardstick, row = evaluate(tmp_path / "frames", tmp_path / "frames", start=2, stop=10)
-    assert yardstick["frames"] == 4 and row["frames"] == 12
+    self_baseline, row = evaluate(tmp_path / "frames", tmp_path / "frames", start=2, stop=10)
+    assert self_baseline["frames"] == 4 and row["frames"] == 12
 
 
 def test_files_keep_their_own_size_unless_another_is_given(texture, tmp_path):
@@ -131,8 +131,8 @@ def test_other_sizes_are_compared_pixel_for_pixel_and_that_is_said(clip):
 def test_sifid_and_svfid_are_there_where_weights_are(clip, weights):
     _, near, same = evaluate(clip[0], [clip[1, :, ::-1], clip[0]], inception=weights["inception"])
     assert near["sifid"] > 1e-6 > same["sifid"] and "svfid" not in near
-    yardstick, row = evaluate(clip, clip[:7], c3d=weights["c3d"])
-    assert row["svfid"] > 0 and yardstick["svfid"] > 0
+    self_baseline, row = evaluate(clip, clip[:7], c3d=weights["c3d"])
+    assert row["svfid"] > 0 and self_baseline["svfid"] > 0
 
 
 def test_the_seed_is_that_of_the_figures(clip, texture):
@@ -248,7 +248,7 @@ def test_held_out_frames_are_predicted_too_and_called_so(video_run, texture, tmp
 def test_a_run_that_only_interpolates_is_measured_by_that(video_run, tmp_path):
     shutil.copytree(video_run.path, tmp_path / "run", ignore=shutil.ignore_patterns("predictor", "projector"))
     rows = evaluate(tmp_path / "run", steps=1)
-    assert [row["kind"] for row in rows] == ["interpolation", "yardstick"]
+    assert [row["kind"] for row in rows] == ["interpolation", "self_baseline"]
 
 
 def test_a_run_without_a_projector_is_measured_from_a_frame_alone(video_run, tmp_path):
