@@ -199,8 +199,8 @@ def sample_crops(shapes):
     seeds, step = shapes.seeds()
     frames = torch.randint(256, (12, *(side + 8 for side in shapes.size), 3), dtype=torch.uint8, device=shapes.device)
     places = torch.tensor([[4, 1, 2, 3]] * shapes.batch, device=shapes.device)
-    blotches = shapes.vector(shapes.batch, 3, *(side // 8 + 2 for side in shapes.size))
-    operator = functools.partial(ops.sample_crops, frames, places, shapes.vector(shapes.batch, 8), blotches, seeds,
+    coarse_noise = shapes.vector(shapes.batch, 3, *(side // 8 + 2 for side in shapes.size))
+    operator = functools.partial(ops.sample_crops, frames, places, shapes.vector(shapes.batch, 8), coarse_noise, seeds,
                                  step, (0, 1), 1, shapes.size, shapes.dtype)  # fmt: skip
     return native_and_reference("sample_crops", operator, shapes.device), floors.sample_crops(shapes.pixels, 1)
 

@@ -111,7 +111,7 @@ def gelu_backward(pixels: int, channels: int) -> Work:
 
 
 def sample_crops(pixels: int, conditions: int) -> Work:
-    """Frames in as uint8, input, target in fp32; noise, and grain on the conditions, without blotches."""
+    """Frames in as uint8, input, target in fp32; noise, and white noise on the conditions, without coarse_noise."""
     operations = (conditions + 1) * 2 + conditions * (NORMAL + 3) + NORMAL + 10
     return Work(pixels * 3 * ((conditions + 1) * (1 + 2) + 4), elementwise=pixels * 3 * operations)
 

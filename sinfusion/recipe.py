@@ -81,7 +81,7 @@ class Recipe:
     ema_gamma: float = 0.0
     # Deviation of noise on the condition in training, in units of sigma_data, drawn uniformly from 0 up to this.
     white_condition_noise: float = 0.0
-    # The same for blotches of colour, a few pixels wide, which teach a rollout not to drift.
+    # The same for coarse noise, a few pixels wide, which teach a rollout not to drift.
     coarse_condition_noise: float = 0.0
     # Crop size as a fraction of the picture.
     crop: float = 0.95

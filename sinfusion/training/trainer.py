@@ -35,7 +35,7 @@ CHECKPOINT_SECONDS = 60.0
 MEETING = 16  # steps between two times that several processes agree on whether to stop, and when to end
 REVISED = 0.01  # of the steps that are left: smaller changes of the total wait
 WINDOW = 2**12  # steps whose settings are on the device at once
-BLOTCH = 8  # pixels from one blotch of colour to the next
+COARSE_PIXELS = 8  # pixels from one sample of the coarse noise to the next
 
 
 class Stopped(Exception):
@@ -132,19 +132,19 @@ class Trainer:
         places = draw(clip, role.conditions, self.crop, seeds, step, largest, recipe.every_triple)
         sigma_data = self.denoiser.sigma_data_of(places[:, 1] if role.frame_offset else None, len(seeds), seeds.device)
         sigma = draw_sigmas(recipe, role, self.denoiser, sigma_data, seeds, step)
-        # Noise on the condition, as a rollout's own errors look: grain and blotches, each of a random strength.
+        # Noise on the condition, as a rollout's own errors look: white noise and coarse_noise, each of a random strength.
         share = ops.uniform_bits(seeds, STREAM_CONDITION_NOISE_SHARE, step, 2, seeds.device).float() / 2**32
-        blotches = None
+        coarse_noise = None
         if role.conditions and recipe.coarse_condition_noise > 0:
-            coarse = (3 * role.conditions, self.crop[0] // BLOTCH + 2, self.crop[1] // BLOTCH + 2)
-            blotches = ops.normal(seeds, STREAM_COARSE_CONDITION_NOISE, step, coarse, seeds.device)
+            coarse = (3 * role.conditions, self.crop[0] // COARSE_PIXELS + 2, self.crop[1] // COARSE_PIXELS + 2)
+            coarse_noise = ops.normal(seeds, STREAM_COARSE_CONDITION_NOISE, step, coarse, seeds.device)
         inputs, target = ops.sample_crops(
             self.frames,
             places,
             torch.cat(
                 (self.denoiser.training_coefficients(sigma, sigma_data), self.strength * sigma_data[:, None] * share), 1
             ),
-            blotches,
+            coarse_noise,
             seeds,
             step,
             (STREAM_NOISE, STREAM_WHITE_CONDITION_NOISE),

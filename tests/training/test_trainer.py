@@ -338,7 +338,7 @@ def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spa
     assert strength.mean().item() == pytest.approx(0.5, abs=5 * 0.289 / 20)
 
 
-def test_drift_on_the_condition_is_blotches_of_a_few_pixels(new_run):
+def test_coarse_noise_on_the_condition_is_coarse_noise_of_a_few_pixels(new_run):
     run = new_run("drifting", white_condition_noise=0.0, coarse_condition_noise=2.0, batch_size=400)
     clear = new_run("clear", white_condition_noise=0.0, coarse_condition_noise=0.0, batch_size=400)
     drifting, plain = (Trainer(r, PREDICTOR, TOTAL).batch(torch.tensor(3)) for r in (run, clear))
