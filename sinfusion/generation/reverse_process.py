@@ -39,7 +39,7 @@ def sampling_sigmas(
     role: Role,
     frame_offset: int = 1,
     steps: int | None = None,  # None: the recipe's
-    enter: float | None = None,  # sigma at which to enter; None: the top
+    sigma_start: float | None = None,  # sigma at which to enter; None: the top
     strength: float = 1.0,  # in (0, 1]: enter at this fraction of the timesteps
 ) -> np.ndarray:
     """(n + 1,) float64 levels to visit, from the entry down to 0."""
@@ -52,12 +52,12 @@ def sampling_sigmas(
         sigma_data = denoiser.sigma_data[min(abs(frame_offset), len(denoiser.sigma_data)) - 1]
         top, bottom = _range(recipe, role)
         # The cosine schedule's level at this fraction of its timesteps, so that a strength means the same everywhere.
-        entry = enter if enter is not None else math.tan(strength * math.pi / 2)
+        entry = sigma_start if sigma_start is not None else math.tan(strength * math.pi / 2)
         return karras_sigmas(steps, min(entry, top * sigma_data), min(bottom * sigma_data, entry / 2))
     sigmas = denoiser.schedule.sigmas(steps)
-    if enter is None and strength < 1:
-        enter = float(denoiser.schedule.sigma_at(np.maximum(1, strength * recipe.timesteps)))
-    return sigmas if enter is None or enter >= sigmas[0] else truncated(sigmas, enter)
+    if sigma_start is None and strength < 1:
+        sigma_start = float(denoiser.schedule.sigma_at(np.maximum(1, strength * recipe.timesteps)))
+    return sigmas if sigma_start is None or sigma_start >= sigmas[0] else truncated(sigmas, sigma_start)
 
 
 def _range(recipe: Recipe, role: Role) -> tuple[float, float]:

@@ -130,12 +130,12 @@ def next_frame(
     frame_index: int | Tensor,
     frame_offset: int = 1,
     steps: int | None = None,
-    towards: Tensor | None = None,  # (B, 3, H, W): a picture to start from instead of noise around the previous one
-    enter: float | None = None,  # the noise level to start it at
+    init_image: Tensor | None = None,  # (B, 3, H, W): a picture to start from instead of noise around the previous one
+    sigma_start: float | None = None,  # the noise level to start it at
 ) -> Tensor:
     """One predicted frame, corrected by the Projector if the recipe says so; (B, 3, H, W) in [-1, 1]."""
-    sigmas = sampling_sigmas(run, PREDICTOR, frame_offset, steps, enter)
-    picture = reverse(run, PREDICTOR, seeds, frame_index, sigmas, towards, None, previous, frame_offset)
+    sigmas = sampling_sigmas(run, PREDICTOR, frame_offset, steps, sigma_start)
+    picture = reverse(run, PREDICTOR, seeds, frame_index, sigmas, init_image, None, previous, frame_offset)
     return correct(run, picture, seeds, frame_index)
 
 
@@ -260,10 +260,10 @@ def retarget(
         return to_uint8(picture)[0].cpu().numpy()
     # Where each frame goes is the resized clip's to say (the entry level is above the change between frames),
     # how it looks is the Predictor's.
-    enter = 4 * strength * run.denoiser(PREDICTOR).sigma_data[0]
+    sigma_start = 4 * strength * run.denoiser(PREDICTOR).sigma_data[0]
 
     def follow(picture: Tensor, frame_index: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        picture = next_frame(run, picture, seeds, frame_index, 1, steps, target, enter)
+        picture = next_frame(run, picture, seeds, frame_index, 1, steps, target, sigma_start)
         return picture, to_uint8(picture)
 
     follow_one = replayed(follow, run.device, run.graph)

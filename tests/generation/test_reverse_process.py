@@ -50,12 +50,12 @@ def test_the_frame_offset_decides_sigma_data(video_run):
 
 def test_entering_at_a_level_starts_there_and_takes_all_steps(video_run):
     s = sigma_data(video_run, PREDICTOR)
-    sigmas = sampling_sigmas(video_run, PREDICTOR, steps=5, enter=2 * s)
+    sigmas = sampling_sigmas(video_run, PREDICTOR, steps=5, sigma_start=2 * s)
     assert sigmas[0] == pytest.approx(2 * s) and len(sigmas) == 6 and sigmas[-1] == 0
     assert (np.diff(sigmas) < 0).all()
-    above = sampling_sigmas(video_run, PREDICTOR, steps=5, enter=1e6)
+    above = sampling_sigmas(video_run, PREDICTOR, steps=5, sigma_start=1e6)
     np.testing.assert_allclose(above, sampling_sigmas(video_run, PREDICTOR, steps=5))  # never above the top
-    below = sampling_sigmas(video_run, PREDICTOR, steps=5, enter=1e-6)
+    below = sampling_sigmas(video_run, PREDICTOR, steps=5, sigma_start=1e-6)
     assert below[0] == pytest.approx(1e-6) and (np.diff(below) < 0).all()  # even from below the bottom it falls
 
 
@@ -69,7 +69,7 @@ def test_strength_enters_higher_the_larger_it_is_and_1_is_the_top(video_run, pub
 def test_a_truncated_schedule_enters_at_its_level_and_visits_each_lower_one(published):
     schedule = cosine_schedule(50)
     np.testing.assert_allclose(sampling_sigmas(published, PREDICTOR, steps=50), schedule.sigma[::-1], rtol=1e-12)
-    correction = sampling_sigmas(published, PROJECTOR, steps=50, enter=schedule.sigma[3])
+    correction = sampling_sigmas(published, PROJECTOR, steps=50, sigma_start=schedule.sigma[3])
     np.testing.assert_allclose(correction, schedule.sigma[[3, 2, 1, 0]], rtol=1e-12)
     half = sampling_sigmas(published, PROJECTOR, steps=50, strength=0.5)
     np.testing.assert_allclose(half, schedule.sigma[25::-1], rtol=1e-6)
