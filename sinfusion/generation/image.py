@@ -48,12 +48,16 @@ def edit(
     change = mask if mask is not None else np.full((height, width), canvas is None)
     if canvas is not None:
         image, change = _on_canvas(image, change, canvas)
-    picture = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(run.device))[None]
-    known = ~torch.from_numpy(change).to(run.device)[None, None]
+    known_image = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(run.device))[None]
+    known_mask = ~torch.from_numpy(change).to(run.device)[None, None]
     seeds = torch.arange(seed, seed + count, dtype=torch.int64)
     sigmas = sampling_sigmas(run, IMAGE, 1, steps, strength=strength)
-    start = picture.expand(count, -1, -1, -1)
-    made = to_uint8(reverse(run, IMAGE, seeds, 0, sigmas, start, keep=(known, picture))).cpu().numpy()
+    start = known_image.expand(count, -1, -1, -1)
+    made = (
+        to_uint8(reverse(run, IMAGE, seeds, 0, sigmas, start, known_mask=known_mask, known_image=known_image))
+        .cpu()
+        .numpy()
+    )
     return np.where(change[..., None], made, image)
 
 
