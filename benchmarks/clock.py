@@ -136,10 +136,10 @@ def last_recorded(name: str, function: Function) -> Function:
     real, calls = cpu.prepared, []
 
     def prepared(called: str, *arguments: Any) -> Any:
-        made = real(called, *arguments)
+        outputs = real(called, *arguments)
         if called == name:
-            calls.append(made)
-        return made
+            calls.append(outputs)
+        return outputs
 
     with mock.patch.object(cpu, "prepared", prepared):
         function()

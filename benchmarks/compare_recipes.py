@@ -84,16 +84,16 @@ def train(
 
 def measure(run: Run, known: np.ndarray, held: np.ndarray, seed: int, sheet: Path | None) -> dict[str, float]:
     """Every figure of one trained run."""
-    made = generate(run, 60, count=4, start=0, seed=seed)
+    outputs = generate(run, 60, count=4, start=0, seed=seed)
     if sheet is not None:
-        write_image(sheet, contact_sheet(made[0], columns=6), overwrite=True)
+        write_image(sheet, contact_sheet(outputs[0], columns=6), overwrite=True)
     figures = {
         "mean_trained_db": mean_psnr(conditional_mean(run, known), known[1:]),
         "repeat_trained_db": mean_psnr(known[:-1], known[1:]),
-        "change": float(np.mean([change(video) for video in made])) / change(known),
-        "change_last": float(np.mean([change(video[-15:]) for video in made])) / change(known),
-        "high_frequency": high_frequency(made) / high_frequency(known),
-        "high_frequency_last": high_frequency(made[:, -15:]) / high_frequency(known),
+        "change": float(np.mean([change(video) for video in outputs])) / change(known),
+        "change_last": float(np.mean([change(video[-15:]) for video in outputs])) / change(known),
+        "high_frequency": high_frequency(outputs) / high_frequency(known),
+        "high_frequency_last": high_frequency(outputs[:, -15:]) / high_frequency(known),
     }
     if len(held) > 1:
         figures["mean_unseen_db"] = mean_psnr(conditional_mean(run, held), held[1:])

@@ -71,36 +71,36 @@ def trained(clip: np.ndarray, role: Role, steps: int, settings: Settings, folder
 
 
 def of_predictor(run: Run, known: np.ndarray, held: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
-    made = generate(run, 60, count=2, start=0, seed=seed)
+    outputs = generate(run, 60, count=2, start=0, seed=seed)
     figures = {
         "trained_db": mean_psnr(conditional_mean(run, known), known[1:]) - mean_psnr(known[:-1], known[1:]),
         "unseen_db": mean_psnr(conditional_mean(run, held), held[1:]) - mean_psnr(held[:-1], held[1:]),
-        "change": float(np.mean([change(video) for video in made])) / change(known),
-        "change_last": float(np.mean([change(video[-15:]) for video in made])) / change(known),
-        "high_frequency": high_frequency(made) / high_frequency(known),
-        "high_frequency_last": high_frequency(made[:, -15:]) / high_frequency(known),
-        "nnfdist": [float(np.mean([nnfdist(nnf(v[a:b], known)[1]) for v in made])) for a, b in WINDOWS],
+        "change": float(np.mean([change(video) for video in outputs])) / change(known),
+        "change_last": float(np.mean([change(video[-15:]) for video in outputs])) / change(known),
+        "high_frequency": high_frequency(outputs) / high_frequency(known),
+        "high_frequency_last": high_frequency(outputs[:, -15:]) / high_frequency(known),
+        "nnfdist": [float(np.mean([nnfdist(nnf(v[a:b], known)[1]) for v in outputs])) for a, b in WINDOWS],
     }
-    return figures, made[0]
+    return figures, outputs[0]
 
 
 def of_interpolator(run: Run, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
-    made, wanted = conditional_mean(run, known, INTERPOLATOR), targets(known, INTERPOLATOR)
+    outputs, wanted = conditional_mean(run, known, INTERPOLATOR), targets(known, INTERPOLATOR)
     average = (known[:-2].astype(np.float64) + known[2:]) / 2
-    return {"trained_db": mean_psnr(made, wanted) - mean_psnr(average, wanted)}, made.round().astype(np.uint8)
+    return {"trained_db": mean_psnr(outputs, wanted) - mean_psnr(average, wanted)}, outputs.round().astype(np.uint8)
 
 
 def of_pictures(run: Run, role: Role, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
     seeds = torch.arange(seed, seed + 4, dtype=torch.int64)
-    made = to_uint8(reverse(run, role, seeds, 0, sampling_levels(run, role), size=run.size)).numpy()
+    outputs = to_uint8(reverse(run, role, seeds, 0, sampling_levels(run, role), size=run.size)).numpy()
     _, one, other = halves(known)
     figures = {
-        "swd": sliced_wasserstein(made, known, PICTURE_PATCH, scales=2),
+        "swd": sliced_wasserstein(outputs, known, PICTURE_PATCH, scales=2),
         "swd_of_halves": sliced_wasserstein(one, other, PICTURE_PATCH, scales=2),
-        "high_frequency": high_frequency(made) / high_frequency(known),
-        "nnfdist": float(np.mean([nnfdist(nnf(picture, known[0], PICTURE_PATCH)[1]) for picture in made])),
+        "high_frequency": high_frequency(outputs) / high_frequency(known),
+        "nnfdist": float(np.mean([nnfdist(nnf(picture, known[0], PICTURE_PATCH)[1]) for picture in outputs])),
     }
-    return figures, made
+    return figures, outputs
 
 
 def row(clip: Path, side: int, steps: int, settings: Settings) -> dict[str, Any]:

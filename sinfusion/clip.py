@@ -187,10 +187,10 @@ def _uint8(array: np.ndarray, what: str) -> np.ndarray:
         )
     if kind != "f":
         return array.astype(np.uint8)
-    made = np.empty(array.shape, np.uint8)
-    for one, values in zip(made, array, strict=True):  # a frame at a time, for the memory
+    outputs = np.empty(array.shape, np.uint8)
+    for one, values in zip(outputs, array, strict=True):  # a frame at a time, for the memory
         one[...] = np.round(np.float32(values) * 255)
-    return made
+    return outputs
 
 
 def _rgb(array: np.ndarray) -> np.ndarray:
@@ -200,11 +200,11 @@ def _rgb(array: np.ndarray) -> np.ndarray:
         return array
     if channels == 1:
         return np.repeat(array, 3, -1)
-    made = np.empty((*array.shape[:-1], 3), np.uint8)
-    for one, values in zip(made, array, strict=True):
+    outputs = np.empty((*array.shape[:-1], 3), np.uint8)
+    for one, values in zip(outputs, array, strict=True):
         share = np.float32(values[..., 3:]) / 255
         one[...] = np.round(values[..., :3] * share + 255 * (1 - share))
-    return made
+    return outputs
 
 
 def _described(value: Any) -> tuple[tuple[int, ...], str]:

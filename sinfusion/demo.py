@@ -50,13 +50,13 @@ def demo(
     log(f"made {out / names[1]} of its patches, without training, in {time.monotonic() - before:.0f} s; now training")
     run = train(original, out / "run", minutes=minutes, fps=FPS, seed=seed, overwrite=overwrite, patient=True)
     log(f"generating two videos of {len(original)} frames")
-    made = generate(run, len(original), start=0, seed=seed)[0]
+    outputs = generate(run, len(original), start=0, seed=seed)[0]
     diverse = generate(run, len(original), seed=seed + 1)[0]
-    write_video(out / names[2], made, fps=FPS, overwrite=overwrite)
+    write_video(out / names[2], outputs, fps=FPS, overwrite=overwrite)
     write_video(out / names[3], diverse, fps=FPS, overwrite=overwrite)
-    both = side_by_side(original, made, ("original", "generated"))
+    both = side_by_side(original, outputs, ("original", "generated"))
     write_video(out / names[4], both, fps=FPS, overwrite=overwrite)
-    shown = {"original": original, "patches": shuffled, "generated": made, "diverse": diverse}
+    shown = {"original": original, "patches": shuffled, "generated": outputs, "diverse": diverse}
     rows = [video[np.linspace(0, len(video) - 1, 5).round().astype(int)] for video in shown.values()]
     labels = [f"{name} {i}" for name in shown for i in range(5)]
     write_image(out / names[5], contact_sheet(np.concatenate(rows), 5, 20, labels), overwrite)

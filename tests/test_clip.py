@@ -11,8 +11,8 @@ from sinfusion.errors import SinfusionError
 
 
 def same(value, expected):
-    made = as_pixels(value)
-    return made.dtype == np.uint8 and np.array_equal(made, expected)
+    outputs = as_pixels(value)
+    return outputs.dtype == np.uint8 and np.array_equal(outputs, expected)
 
 
 def test_uint8_frames_are_taken_without_a_copy(clip):
@@ -52,8 +52,8 @@ def test_grey_pictures_and_videos_are_taken_with_and_without_a_channel(clip):
 def test_transparency_is_laid_over_white(clip):
     alpha = np.full((*clip.shape[:3], 1), 255, np.uint8)
     alpha[:, :, :12] = 0
-    made = as_pixels(np.concatenate((clip, alpha), -1))
-    assert (made[:, :, :12] == 255).all() and np.array_equal(made[:, :, 12:], clip[:, :, 12:])
+    outputs = as_pixels(np.concatenate((clip, alpha), -1))
+    assert (outputs[:, :, :12] == 255).all() and np.array_equal(outputs[:, :, 12:], clip[:, :, 12:])
 
 
 def test_tensors_are_taken_with_channels_last_or_first(clip):
@@ -122,8 +122,8 @@ def test_masks_are_bool_or_0_and_1_or_where_it_is_light(clip):
     grey = np.where(mask, 200, 90).astype(np.uint8)
     for value in (mask, mask.astype(np.uint8), mask.astype(np.int64), torch.from_numpy(mask), mask.astype(float), grey,
                   np.repeat(grey[..., None], 3, 2), Image.fromarray(grey), Image.fromarray(mask)):  # fmt: skip
-        made = as_mask(value)
-        assert made.dtype == bool and np.array_equal(made, mask)
+        outputs = as_mask(value)
+        assert outputs.dtype == bool and np.array_equal(outputs, mask)
     assert np.array_equal(as_mask(np.stack([grey, grey])), np.stack([mask, mask]))
     assert np.array_equal(as_mask([mask, mask]), np.stack([mask, mask]))
     assert not as_mask(np.zeros((16, 24, 3), np.uint8)).any() and as_mask(np.zeros((16, 24, 3), np.uint8)).ndim == 2

@@ -65,9 +65,9 @@ def test_untrained_weights_are_those_of_the_seed_and_no_generator_is_left_change
         if kind != "mps":
             monkeypatch.setattr(f"torch.{kind}.manual_seed_all", lambda *_: pytest.fail("generators of all devices"))
     before = torch.random.get_rng_state()
-    made = run.build(role).network.state_dict()
+    outputs = run.build(role).network.state_dict()
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert all(torch.equal(made[name], value) for name, value in wanted.items() if not name.startswith("final."))
+    assert all(torch.equal(outputs[name], value) for name, value in wanted.items() if not name.startswith("final."))
 
 
 @pytest.fixture

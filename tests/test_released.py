@@ -152,8 +152,8 @@ def test_an_imported_model_denoises_by_the_released_equations(write, clip, tmp_p
     expected = (x_t - (1 - abar) ** 0.5 * output) / abar**0.5 if predicts_noise else output
     sigma = torch.full((2,), ((1 - abar) / abar) ** 0.5)
     with torch.no_grad():
-        made = run.denoiser(role)(x_t / abar**0.5, sigma, condition, offset)
-    assert relative_error(made, expected) < 1e-4  # sigma in fp32 tells the timestep to five digits
+        outputs = run.denoiser(role)(x_t / abar**0.5, sigma, condition, offset)
+    assert relative_error(outputs, expected) < 1e-4  # sigma in fp32 tells the timestep to five digits
 
 
 def test_models_join_one_run_and_make_a_video(write, clip, tmp_path):
@@ -283,8 +283,8 @@ def test_a_model_that_does_not_fit_the_run_is_refused_and_the_run_kept(
 
 def test_interpolated_frames_come_from_an_imported_interpolator(write, clip, tmp_path):
     run = import_released(write("x.ckpt", released_weights(INTERPOLATOR.in_channels)), tmp_path / "run", clip)
-    made = sinfusion.upsample(run, 2, clip[:3], steps=2)
-    assert np.array_equal(made[::2], clip[:3])
+    outputs = sinfusion.upsample(run, 2, clip[:3], steps=2)
+    assert np.array_equal(outputs[::2], clip[:3])
 
 
 def test_an_imported_run_can_be_given_another_task_but_not_trained_further(write, clip, tmp_path):

@@ -53,10 +53,10 @@ def test_a_seed_that_is_none_is_refused_by_every_function_before_any_work(calls,
 
 def test_whole_numbers_of_numpy_are_seeds(video_run, clip, tmp_path, small):
     for kind in (np.int64, np.uint8):
-        made = sinfusion.generate(video_run, 2, start=0, seed=kind(7))
-        assert np.array_equal(made, sinfusion.generate(video_run, 2, start=0, seed=7))
-    made = patches.generate(clip[0], noise=0.1, seed=np.uint32(2**32 - 1))
-    assert np.array_equal(made, patches.generate(clip[0], noise=0.1, seed=2**32 - 1))
+        outputs = sinfusion.generate(video_run, 2, start=0, seed=kind(7))
+        assert np.array_equal(outputs, sinfusion.generate(video_run, 2, start=0, seed=7))
+    outputs = patches.generate(clip[0], noise=0.1, seed=np.uint32(2**32 - 1))
+    assert np.array_equal(outputs, patches.generate(clip[0], noise=0.1, seed=2**32 - 1))
     recipe = small.replace(predictor_steps=1, projector_steps=1)
     run = sinfusion.train(clip, tmp_path / "run", recipe, seed=np.int64(3), quiet=True)
     assert json.loads((run.path / "run.json").read_text())["seed"] == 3 and type(run.seed) is int

@@ -21,7 +21,7 @@ from ..files import atomic_write, make_folders
 from ..seeds import check_seed
 from .command import Command
 from .options import File, Format, Precision, Size, Whole, evenly_spaced, network_device, parse_size
-from .outputs import SHEET_COLUMNS, Made, check_writable
+from .outputs import SHEET_COLUMNS, Outputs, check_writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +86,7 @@ class Evaluate(Command):
     count: int = 3
     # A run: network evaluations for a picture; left out: the recipe's.
     steps: Whole = None
-    # A run: file to write; left out: made/evaluate-<number> in its folder.
+    # A run: file to write; left out: outputs/evaluate-<number> in its folder.
     out: File = None
     # A run: videos as mp4, gif or png; left out: by --out, else mp4.
     format: Format = None
@@ -123,29 +123,29 @@ class Evaluate(Command):
             raise SinfusionError(f"{self.original} is not a run; give results to compare with it.")
         run = load(self.original, network_device(self.device), self.precision)
         count = self.count * max(1, len(starts(run)))
-        with Made(self, run.kind, run.path / "made", {"run": run.path}, count) as made:
-            self._make(run, made)
+        with Outputs(self, run.kind, run.path / "outputs", {"run": run.path}, count) as outputs:
+            self._make(run, outputs)
 
-    def _make(self, run: Run, made: Made) -> None:
+    def _make(self, run: Run, outputs: Outputs) -> None:
         from ..media import refuse_existing, write_image, write_video
 
-        plot = self.plot or made.record.with_name(f"{made.record.stem}-plot.png")
+        plot = self.plot or outputs.record.with_name(f"{outputs.record.stem}-plot.png")
         refuse_existing(plot, self.overwrite)
         rows, results = self._measured(run)
-        made.files = made.files[: len(results)]  # none of a run that only interpolates
+        outputs.files = outputs.files[: len(results)]  # none of a run that only interpolates
         videos = [result for _, result, _ in results]
-        for path, result in zip(made.files, videos, strict=True):
+        for path, result in zip(outputs.files, videos, strict=True):
             if run.kind == "image":
                 write_image(path, result, self.overwrite)
             else:
                 write_video(path, result, fps=run.fps, overwrite=self.overwrite)
         self._write(rows, results, plot)
         if run.kind == "image":
-            made.finish([run.frames[0], *videos], **_facts(rows))
+            outputs.finish([run.frames[0], *videos], **_facts(rows))
             return
         picked = evenly_spaced(len(run.frames), SHEET_COLUMNS)
         shown = [video[i] for video in (run.frames, *videos) for i in picked]
-        made.finish(shown, len(picked), fps=run.fps, **_facts(rows))
+        outputs.finish(shown, len(picked), fps=run.fps, **_facts(rows))
 
     def _measured(self, original: Path | Run) -> tuple[list[Row], list[Result]]:
         from ..metrics.evaluation import evaluate

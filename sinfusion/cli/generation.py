@@ -17,7 +17,7 @@ from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
 from .options import File, Format, Graph, Precision, Size, Trained, Whole, evenly_spaced, network_device, parse_size
-from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Made
+from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Making(Command):
+class Generation(Command):
     """What all commands that make something have in common."""
 
     lower: ClassVar[str] = "the size: train the run again with a smaller --max-side"
 
     # A run made by `sinfusion train`.
     run: Trained
-    # File to write; left out: made/<command>-<number> in the run folder.
+    # File to write; left out: outputs/<command>-<number> in the run folder.
     out: File = None
     # Videos: mp4, gif or png (a folder of numbered pictures); pictures: png. Left out: by --out, else mp4.
     format: Format = None
@@ -58,13 +58,13 @@ class Making(Command):
 
         return load(self.run, network_device(self.device), self.precision, self.graph)
 
-    def made(self, run: Run, count: int = 1, variants: tuple[str, ...] = ()) -> Made:
+    def outputs(self, run: Run, count: int = 1, variants: tuple[str, ...] = ()) -> Outputs:
         """Where the results go."""
-        return Made(self, run.kind, run.path / "made", {"run": run.path}, count, variants)
+        return Outputs(self, run.kind, run.path / "outputs", {"run": run.path}, count, variants)
 
 
 @dataclass(kw_only=True)
-class Generate(Making):
+class Generate(Generation):
     """New videos from a video run, new pictures from an image run."""
 
     example: ClassVar[str] = "sinfusion generate runs/fish --frames 200 --count 4 --size 384x144 --start 0"
@@ -88,17 +88,17 @@ class Generate(Making):
         start = self._start(size or run.size)
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
-        with self.made(run, self.count) as made:
+        with self.outputs(run, self.count) as outputs:
             if run.kind == "image":
-                made.pictures(
+                outputs.pictures(
                     rollout.generate(
                         run, self.frames, self.count, size, start, self.frame_offset, self.seed, self.steps
                     )
                 )
             else:
-                self._videos(run, made, size, start)
+                self._videos(run, outputs, size, start)
 
-    def _videos(self, run: Run, made: Made, size: tuple[int, int] | None, start: int | np.ndarray | None) -> None:
+    def _videos(self, run: Run, outputs: Outputs, size: tuple[int, int] | None, start: int | np.ndarray | None) -> None:
         """Make and write all videos, a frame at a time."""
         from ..generation import video as rollout
         from ..media import VideoWriter
@@ -111,7 +111,7 @@ class Generate(Making):
         shown = []
         with ExitStack() as stack:
             on_progress = stack.enter_context(Bar(length)).update
-            writers = [stack.enter_context(VideoWriter(path, run.fps, self.overwrite)) for path in made.files]
+            writers = [stack.enter_context(VideoWriter(path, run.fps, self.overwrite)) for path in outputs.files]
             for frame_index, pictures in enumerate(itertools.chain([first], stream)):  # (count, H, W, 3)
                 for writer, picture in zip(writers, pictures, strict=True):
                     writer.write(picture)
@@ -119,7 +119,7 @@ class Generate(Making):
                     shown.append(pictures[: SHEET_FRAMES // 3])
                 on_progress()
         rows = [pictures[i] for i in range(len(shown[0])) for pictures in shown]
-        made.finish(rows, len(picked) if columns else None, fps=run.fps, frames=length)
+        outputs.finish(rows, len(picked) if columns else None, fps=run.fps, frames=length)
 
     def _start(self, size: tuple[int, int]) -> int | np.ndarray | None:
         from ..media import read_image
@@ -132,7 +132,7 @@ class Generate(Making):
 
 
 @dataclass(kw_only=True)
-class Extrapolate(Making):
+class Extrapolate(Generation):
     """The training video with new frames after and/or before it, as one video."""
 
     example: ClassVar[str] = "sinfusion extrapolate runs/fish --after 60 --mark"
@@ -149,16 +149,16 @@ class Extrapolate(Making):
         from ..media import mark_new, write_video
 
         run = self.load()
-        with self.made(run, variants=("marked",) if self.mark else ()) as made:
+        with self.outputs(run, variants=("marked",) if self.mark else ()) as outputs:
             with Bar(self.after + self.before) as shown:
                 frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, shown.update)
             if self.mark:
-                write_video(made.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
-            made.video(frames, run.fps)
+                write_video(outputs.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
+            outputs.video(frames, run.fps)
 
 
 @dataclass(kw_only=True)
-class Upsample(Making):
+class Upsample(Generation):
     """New frames between those of a video, which stay as they are. Plays as long as before."""
 
     example: ClassVar[str] = "sinfusion upsample runs/fish --factor 4"
@@ -172,16 +172,16 @@ class Upsample(Making):
         from ..generation.video import upsample
 
         run = self.load()
-        with self.made(run) as made:
+        with self.outputs(run) as outputs:
             frames, fps = _frames(run, self.input, None)
             pairs = len(run.frames if frames is None else frames) - 1
             with Bar(pairs * (self.factor - 1)) as shown:
                 result = upsample(run, self.factor, frames, self.seed, self.steps, shown.update)
-            made.video(result, fps * self.factor)
+            outputs.video(result, fps * self.factor)
 
 
 @dataclass(kw_only=True)
-class Retarget(Making):
+class Retarget(Generation):
     """A video or picture at another size and aspect ratio, its details at their own scale."""
 
     example: ClassVar[str] = "sinfusion retarget runs/fish --size 384x144"
@@ -198,16 +198,16 @@ class Retarget(Making):
         from ..generation.video import retarget
 
         run = self.load()
-        with self.made(run) as made:
+        with self.outputs(run) as outputs:
             size = parse_size(self.size)
             assert size is not None
             frames, fps = _frames(run, self.input, size)
             with Bar(1 if run.kind == "image" else len(run.frames if frames is None else frames)) as shown:
                 result = retarget(run, size, frames, self.strength, self.seed, self.steps, shown.update)
             if run.kind == "image":
-                made.pictures(result[None])
+                outputs.pictures(result[None])
             else:
-                made.video(result, fps)
+                outputs.video(result, fps)
 
 
 def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[np.ndarray | None, float]:
@@ -223,7 +223,7 @@ def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[
 
 
 @dataclass(kw_only=True)
-class Edit(Making):
+class Edit(Generation):
     """An edited picture, a sketch or a masked picture, made to look like the training image."""
 
     example: ClassVar[str] = "sinfusion edit runs/balloons sketch.png --strength 0.6 --count 4"
@@ -249,5 +249,5 @@ class Edit(Making):
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
         picture = read_image(self.picture, max_side=max(run.size), log=log)
         mask = None if self.mask is None else read_mask(self.mask, picture.shape[:2])
-        with self.made(run, self.count) as made:
-            made.pictures(edit(run, picture, mask, self.strength, canvas, self.count, self.seed, self.steps))
+        with self.outputs(run, self.count) as outputs:
+            outputs.pictures(edit(run, picture, mask, self.strength, canvas, self.count, self.seed, self.steps))

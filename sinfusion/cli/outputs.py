@@ -1,6 +1,6 @@
 """The files of a command that makes pictures or videos: results, contact sheet, record.
 
-with Made(command, run.kind, run.path / "made", {"run": run.path}) as made:   # refuses what cannot be written
+with Outputs(command, run.kind, run.path / "outputs", {"run": run.path}) as made:   # refuses what cannot be written
     made.pictures(pictures)                                                   # or made.video(frames, fps)
 """
 
@@ -36,7 +36,7 @@ def check_writable(path: Path, option: str) -> None:
 
 
 class Request(Protocol):
-    """What Made reads of a command; all its other fields go into the record too."""
+    """What Outputs reads of a command; all its other fields go into the record too."""
 
     out: File
     format: Format
@@ -44,7 +44,7 @@ class Request(Protocol):
     overwrite: bool
 
 
-class Made:
+class Outputs:
     """The files of one making command: refused where they exist, before any work; written at its end.
 
     In between, as a context, their names are for this process alone: of those that number their results in one folder
@@ -98,7 +98,7 @@ class Made:
         self.number = 1 + max([beyond, *(int(match[1]) for match in numbers if match)])
         return self.folder / f"{stem}-{self.number}"
 
-    def __enter__(self) -> Made:
+    def __enter__(self) -> Outputs:
         self.new_folders = make_folders(self.record.parent)
         owner = acquire(self.lock)
         if self.command.out is None:

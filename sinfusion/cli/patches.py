@@ -15,7 +15,7 @@ from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
 from .options import File, Format, Size, Whole, evenly_spaced, parse_size
-from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Made
+from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ class Patches(Command):
 
     # A video, GIF, folder of frames or picture.
     input: Input
-    # File to write; left out: made/<name of the input>/<command>-<number>.
+    # File to write; left out: outputs/<name of the input>/<command>-<number>.
     out: File = None
     # Videos: mp4, gif or png (a folder of numbered pictures); pictures: png. Left out: by --out, else mp4.
     format: Format = None
@@ -61,25 +61,25 @@ class Patches(Command):
         choose_device(self.device)
         return Source(path or self.input, self.start, self.stop, self.stride, max_side=self.max_side).read(log=log)
 
-    def made(self, kind: str, count: int = 1) -> Made:
+    def outputs(self, kind: str, count: int = 1) -> Outputs:
         """Where the results go."""
         name = Path(os.path.abspath(self.input)).stem  # "." and ".." too have one
-        return Made(self, kind, Path("made") / name, {"input": self.input}, count)
+        return Outputs(self, kind, Path("outputs") / name, {"input": self.input}, count)
 
-    def write(self, made: Made, results: np.ndarray, fps: float) -> None:
+    def write(self, outputs: Outputs, results: np.ndarray, fps: float) -> None:
         """Write (count, T, H, W, 3) videos, or (count, H, W, 3) pictures."""
         from ..media import write_video
 
         if results.ndim == 4:
-            made.pictures(results)
+            outputs.pictures(results)
         elif len(results) == 1:
-            made.video(results[0], fps)
+            outputs.video(results[0], fps)
         else:
-            for path, frames in zip(made.files, results, strict=True):
+            for path, frames in zip(outputs.files, results, strict=True):
                 write_video(path, frames, fps=fps, overwrite=self.overwrite)
             picked = evenly_spaced(results.shape[1], SHEET_COLUMNS)
             rows = [frames[i] for frames in results[: SHEET_FRAMES // 3] for i in picked]
-            made.finish(rows, len(picked), fps=fps, frames=results.shape[1])
+            outputs.finish(rows, len(picked), fps=fps, frames=results.shape[1])
 
 
 def _frames(clip: Clip) -> np.ndarray:
@@ -116,13 +116,13 @@ class PatchesGenerate(Patches):
 
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
-        with self.made(clip.kind, self.count) as made:
+        with self.outputs(clip.kind, self.count) as outputs:
             with _bar() as shown:
                 results = generate(
                     _frames(clip), self.frames, size, self.scale, self.noise, self.count, self.seed,
                     self.device, shown.update,
                 )  # fmt: skip
-            self.write(made, results, clip.fps)
+            self.write(outputs, results, clip.fps)
 
 
 @dataclass(kw_only=True)
@@ -142,10 +142,10 @@ class PatchesRetarget(Patches):
 
         if size is None and self.frames is None:
             raise SinfusionError("give what to bring it to: --size, --frames or both.")
-        with self.made(clip.kind) as made:
+        with self.outputs(clip.kind) as outputs:
             with _bar() as shown:
                 result = retarget(_frames(clip), size, self.frames, self.seed, self.device, shown.update)
-            self.write(made, result[None], clip.fps)
+            self.write(outputs, result[None], clip.fps)
 
 
 @dataclass(kw_only=True)
@@ -165,13 +165,13 @@ class PatchesAnalogy(Patches):
         content, style = self.read(), self.read(self.style)
         from ..patches import analogy
 
-        with self.made(content.kind) as made:
+        with self.outputs(content.kind) as outputs:
             with _bar() as shown:
                 result = analogy(
                     _frames(content), _frames(style), self.sketch, self.raft, self.seed, self.device,
                     shown.update,
                 )  # fmt: skip
-            self.write(made, result[None], content.fps)
+            self.write(outputs, result[None], content.fps)
 
 
 @dataclass(kw_only=True)
@@ -192,8 +192,8 @@ class PatchesInpaint(Patches):
 
         which = slice(self.start, self.stop, self.stride)
         masks = read_masks(self.mask, clip.frames.shape[1:3], len(clip.frames), which)
-        with self.made(clip.kind) as made:
+        with self.outputs(clip.kind) as outputs:
             with _bar() as shown:
                 mask = masks[0] if clip.kind == "image" else masks
                 result = inpaint(_frames(clip), mask, self.hints, self.seed, self.device, shown.update)
-            self.write(made, result[None], clip.fps)
+            self.write(outputs, result[None], clip.fps)

@@ -53,12 +53,12 @@ def edit(
     seeds = torch.arange(seed, seed + count, dtype=torch.int64)
     sigmas = sampling_sigmas(run, IMAGE, 1, steps, strength=strength)
     start = known_image.expand(count, -1, -1, -1)
-    made = (
+    outputs = (
         to_uint8(reverse(run, IMAGE, seeds, 0, sigmas, start, known_mask=known_mask, known_image=known_image))
         .cpu()
         .numpy()
     )
-    return np.where(change[..., None], made, image)
+    return np.where(change[..., None], outputs, image)
 
 
 def _on_canvas(image: np.ndarray, change: np.ndarray, canvas: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -156,27 +156,27 @@ class Table:
 
 
 def _table(run: Run, role: Role, sampler: str, sigmas: np.ndarray, frame_offset: int | None) -> Table:
-    """Made once for each reverse process that a run is asked for: no copy to the device while a graph is recorded."""
+    """Outputs once for each reverse process that a run is asked for: no copy to the device while a graph is recorded."""
     denoiser = run.denoiser(role)
     key = (denoiser.parameterization, denoiser.sigma_data, run.device, sampler, sigmas.tobytes(), frame_offset)
     if key in run.tables:
-        made: Table = run.tables[key]
-        return made
+        outputs: Table = run.tables[key]
+        return outputs
     steps = SAMPLERS[sampler](sigmas)
     sigma_data = denoiser.sigma_data[min(abs(frame_offset or 1), len(denoiser.sigma_data)) - 1]
     of_input = [denoiser.form.input(step.sigma, sigma_data) for step in steps] + [(0.0, 0.0)]
     rows = [(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, steps[0].sigma, *of_input[0])]
     for step, inputs in zip(steps, of_input[1:], strict=True):
         rows.append((*denoiser.form.estimate(step.sigma, sigma_data), *step[1:], *inputs))
-    made = Table(
+    outputs = Table(
         torch.tensor([step.sigma for step in steps], device=run.device),
         torch.tensor(rows, device=run.device),
         torch.from_numpy(_draws(len(steps))).to(run.device),
         None if frame_offset is None else torch.full((len(steps),), frame_offset, device=run.device),
         any(step.of_previous for step in steps),
     )
-    run.tables[key] = made
-    return made
+    run.tables[key] = outputs
+    return outputs
 
 
 def _draws(steps: int) -> np.ndarray:

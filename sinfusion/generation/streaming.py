@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 
-def copy_to_host_async(made: Iterable[Tensor]) -> Iterator[np.ndarray]:
+def copy_to_host_async(outputs: Iterable[Tensor]) -> Iterator[np.ndarray]:
     """Arrays on the host of tensors made one after the other; from a GPU, each is copied while the next is made."""
     under_way: deque[tuple[Tensor, Tensor, torch.cuda.Event]] = deque()
     copying: torch.cuda.Stream | None = None
-    for tensor in made:
+    for tensor in outputs:
         if tensor.device.type == "cpu":
             yield tensor.numpy()
             continue

@@ -47,10 +47,10 @@ def generate(
         if frames is not None or start is not None or frame_offset != 1:
             raise SinfusionError(f"{run.path} is an image run: frames, start and frame offset are for video runs.")
         return generate_images(run, count, size, seed, steps)
-    made = list(
+    outputs = list(
         stream(run, len(run.frames) if frames is None else frames, count, size, start, frame_offset, seed, steps)
     )
-    return np.stack(made, axis=1)
+    return np.stack(outputs, axis=1)
 
 
 def generate_images(
@@ -180,11 +180,11 @@ def extrapolate(
     return np.concatenate(parts), is_new
 
 
-def _new_frames(made: Iterator[Frames], on_progress: OnProgress) -> Frames:
+def _new_frames(outputs: Iterator[Frames], on_progress: OnProgress) -> Frames:
     """(T, H, W, 3) uint8: all but the first frame of a stream of one sample."""
-    next(made)
+    next(outputs)
     frames = []
-    for pictures in made:
+    for pictures in outputs:
         frames.append(pictures[0])
         on_progress()
     return np.stack(frames)
@@ -221,8 +221,8 @@ def upsample(
         # A pair at a time bounds the memory.
         pairs = (_tensor(run, clip[i : i + 2]).flatten(0, 1)[None] for i in range(len(clip) - 1))
         middles = []
-        for made in copy_to_host_async(between_two(pair, _frame_index(run, next(moments))) for pair in pairs):
-            middles.append(made[0])
+        for outputs in copy_to_host_async(between_two(pair, _frame_index(run, next(moments))) for pair in pairs):
+            middles.append(outputs[0])
             on_progress()
         woven = np.empty((2 * len(clip) - 1, *clip.shape[1:]), np.uint8)
         woven[::2], woven[1::2] = clip, np.stack(middles)
@@ -273,11 +273,11 @@ def retarget(
             picture, frame = follow_one(picture, _frame_index(run, number + 1), stretched[number : number + 1])
             yield frame
 
-    made = []
+    outputs = []
     for frame in copy_to_host_async(followed(picture)):
-        made.append(frame[0])
+        outputs.append(frame[0])
         on_progress()
-    return np.stack(made)
+    return np.stack(outputs)
 
 
 def require_video(run: Run) -> None:

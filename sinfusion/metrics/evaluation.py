@@ -116,7 +116,7 @@ def evaluate(
     with bar(_frames(clip) + sum(map(_frames, results.values()))) as on_progress:
         return [
             measuring.self_baseline(on_progress),
-            *(measuring.result(name, made, on_progress) for name, made in results.items()),
+            *(measuring.result(name, outputs, on_progress) for name, outputs in results.items()),
         ]
 
 
@@ -153,13 +153,13 @@ class Measuring:
             raise SinfusionError(f"weights of Inception are for pictures, {name} is a video; give those of C3D.")
         if c3d is not None and picture:
             raise SinfusionError(f"weights of C3D are for videos, {name} is a picture; give those of Inception.")
-        for other, made in [(name, original), *results]:
-            kinds = ["a picture" if pixels.ndim == 3 else "a video" for pixels in (original, made)]
+        for other, outputs in [(name, original), *results]:
+            kinds = ["a picture" if pixels.ndim == 3 else "a video" for pixels in (original, outputs)]
             if kinds[0] != kinds[1]:
                 raise SinfusionError(f"{other} is {kinds[1]}, {name} {kinds[0]}; compare what is of one kind.")
-            if not picture and len(made) < PATCH[0]:
+            if not picture and len(outputs) < PATCH[0]:
                 raise SinfusionError(
-                    f"{other} has {len(made)} frame(s); a video to compare has {PATCH[0]} or more, as many as a patch."
+                    f"{other} has {len(outputs)} frame(s); a video to compare has {PATCH[0]} or more, as many as a patch."
                 )
         parts = [(f"half of {name}", halves(original)[1]), *results]
         least = LEAST_SIDE_INCEPTION if inception else LEAST_SIDE_C3D if c3d else LEAST_SIDE
@@ -174,12 +174,19 @@ class Measuring:
         scales = sum(smallest // 2**scale >= max(SWD_PATCH[1:]) for scale in range(SWD_SCALES))
         return cls(original, scales, inception, c3d, seed, seen, device)
 
-    def result(self, name: str, made: np.ndarray, on_progress: OnProgress, **facts: Any) -> Row:
+    def result(self, name: str, outputs: np.ndarray, on_progress: OnProgress, **facts: Any) -> Row:
         """The row of one result."""
-        figures, field = self._figures(made, self.original)
-        self.seen(name, made, field)
-        _report(on_progress, _frames(made))
-        return {"kind": "result", "name": name, **figures, **relative(made, self.original), **_shape(made), **facts}
+        figures, field = self._figures(outputs, self.original)
+        self.seen(name, outputs, field)
+        _report(on_progress, _frames(outputs))
+        return {
+            "kind": "result",
+            "name": name,
+            **figures,
+            **relative(outputs, self.original),
+            **_shape(outputs),
+            **facts,
+        }
 
     def self_baseline(self, on_progress: OnProgress) -> Row:
         """The row of the original's halves: means of each against the other; `relative`, of the later to the former."""
@@ -188,16 +195,16 @@ class Measuring:
         _report(on_progress, _frames(self.original))
         return {"kind": "self_baseline", "name": name, **figures, **relative(later, former), **_shape(later)}
 
-    def _figures(self, made: np.ndarray, original: np.ndarray) -> tuple[Row, np.ndarray]:
+    def _figures(self, outputs: np.ndarray, original: np.ndarray) -> tuple[Row, np.ndarray]:
         """All but `relative`; and the nearest-neighbour field."""
-        field, distance = nnf(made, original, PATCH, self.seed, self.device)
+        field, distance = nnf(outputs, original, PATCH, self.seed, self.device)
         row: Row = {"nnfdiv": nnfdiv(field), "nnfdist": nnfdist(distance), "swd": []}
         if self.scales:
-            row["swd"] = sliced_wasserstein(made, original, SWD_PATCH, SWD_PROJECTIONS, self.scales, self.seed)
+            row["swd"] = sliced_wasserstein(outputs, original, SWD_PATCH, SWD_PROJECTIONS, self.scales, self.seed)
         if self.inception is not None:
-            row["sifid"] = sifid(made, original, self.inception)
+            row["sifid"] = sifid(outputs, original, self.inception)
         if self.c3d is not None:
-            row["svfid"] = svfid(made, original, self.c3d)
+            row["svfid"] = svfid(outputs, original, self.c3d)
         return row, field
 
 
@@ -216,13 +223,13 @@ def mean(rows: Sequence[Row]) -> Row:
     return {key: np.mean([row[key] for row in rows], axis=0).tolist() for key in figures}
 
 
-def relative(made: np.ndarray, original: np.ndarray) -> Row:
+def relative(outputs: np.ndarray, original: np.ndarray) -> Row:
     """Change between frames and high-frequency RMS, 1 where they are the original's; none where it has none."""
     row = {}
     if original.ndim == 4 and (own := change(original)):
-        row["change"] = change(made) / own
+        row["change"] = change(outputs) / own
     if own := high_frequency(original):
-        row["high_frequency"] = high_frequency(made) / own
+        row["high_frequency"] = high_frequency(outputs) / own
     return row
 
 
@@ -262,24 +269,24 @@ def conditional_mean(run: Run, frames: np.ndarray, role: Role = PREDICTOR) -> np
     At the highest noise level the noisy picture says nothing: what the network finds likely is all there is.
     """
     sigmas = sampling_sigmas(run, role, steps=1)
-    made = [
+    outputs = [
         reverse(run, role, seeds, 1, sigmas, condition=some, frame_offset=1 if role.frame_offset else None)
         for some, seeds in _conditions(run, frames, role, 0)
     ]
-    return _pixels(made)
+    return _pixels(outputs)
 
 
 def sampled(
     run: Run, frames: np.ndarray, role: Role = PREDICTOR, seed: int = 0, steps: int | None = None
 ) -> np.ndarray:
     """A sample for each of `targets`, (T - n, H, W, 3) float, uint8 scale, made as a rollout makes it."""
-    made = []
+    outputs = []
     for some, seeds in _conditions(run, frames, role, seed):
         if role is PREDICTOR:
-            made.append(next_frame(run, some, seeds, 1, steps=steps))
+            outputs.append(next_frame(run, some, seeds, 1, steps=steps))
         else:
-            made.append(reverse(run, role, seeds, 1, sampling_sigmas(run, role, steps=steps), condition=some))
-    return _pixels(made).round()
+            outputs.append(reverse(run, role, seeds, 1, sampling_sigmas(run, role, steps=steps), condition=some))
+    return _pixels(outputs).round()
 
 
 def targets(frames: np.ndarray, role: Role) -> np.ndarray:

@@ -57,44 +57,44 @@ def recorded(function: Callable[..., Tensor], weights: Iterable[Tensor] = ()) ->
             kept = [None if a is None else a.detach().clone() for a in arguments]
             leaves = [k for k, w in zip(kept, wanted, strict=True) if k is not None and w]
             mine = last = key, kept, Recording(lambda: function(*kept), [*leaves, *weights] if saves else [])
-        _, kept, made = mine
-        if not made.saves:
-            return _played(made, kept, arguments)
-        result: Tensor = _Replay.apply(made, kept, wanted, *arguments, *weights)
+        _, kept, capture = mine
+        if not capture.saves:
+            return _played(capture, kept, arguments)
+        result: Tensor = _Replay.apply(capture, kept, wanted, *arguments, *weights)
         return result
 
     return call
 
 
-def _played(made: Recording, kept: list[Tensor | None], arguments: tuple[Tensor | None, ...]) -> Tensor:
+def _played(capture: Recording, kept: list[Tensor | None], arguments: tuple[Tensor | None, ...]) -> Tensor:
     for own, argument in zip(kept, arguments, strict=True):
         if own is not None and argument is not None:
             own.copy_(argument)
-    return made.play()
+    return capture.play()
 
 
 class _Replay(torch.autograd.Function):
     """A recording as a node of autograd."""
 
     @staticmethod
-    def forward(ctx: Any, made: Recording, kept: list[Tensor | None], wanted: list[bool], *tensors: Any) -> Tensor:
-        result = _played(made, kept, tensors[: len(kept)])
-        ctx.made, ctx.kept, ctx.wanted, ctx.weights = made, kept, wanted, tensors[len(kept) :]
-        ctx.played = made.played
+    def forward(ctx: Any, capture: Recording, kept: list[Tensor | None], wanted: list[bool], *tensors: Any) -> Tensor:
+        result = _played(capture, kept, tensors[: len(kept)])
+        ctx.capture, ctx.kept, ctx.wanted, ctx.weights = capture, kept, wanted, tensors[len(kept) :]
+        ctx.played = capture.played
         return result.detach()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        made: Recording = ctx.made
-        if ctx.played != made.played:
+        capture: Recording = ctx.capture
+        if ctx.played != capture.played:
             raise RuntimeError("a recording was played again before its backward: what that needs is overwritten")
-        if ctx.played == made.played_back:
+        if ctx.played == capture.played_back:
             raise RuntimeError(
                 "a recording goes backward once for each time it is played: that overwrites what it needs"
             )
-        made.play_back(grads[0])
+        capture.play_back(grads[0])
         leaves = [k if w else None for k, w in zip(ctx.kept, ctx.wanted, strict=True)]
-        return None, None, None, *[None if leaf is None else made.gradient(leaf) for leaf in (*leaves, *ctx.weights)]
+        return None, None, None, *[None if leaf is None else capture.gradient(leaf) for leaf in (*leaves, *ctx.weights)]
 
 
 class Recording:

@@ -40,9 +40,9 @@ def ddpm_step(
     inputs[:, -3:] = [7] x + [8] prior_mean
     """
     arguments = (x, output, prior_mean, coefficients, seeds, stream, counter, inputs, previous, known_mask, known_image)
-    if (made := recording()) is not None:
+    if (capture := recording()) is not None:
         _check(*arguments)
-        made.add("ddpm_step", *_arguments(*arguments))
+        capture.add("ddpm_step", *_arguments(*arguments))
     else:
         torch.ops.sinfusion.ddpm_step(*arguments)
 

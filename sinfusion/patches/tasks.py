@@ -74,15 +74,15 @@ def generate(
     original, effort = _tensor(source, device), Effort(_patch(source))
     scales = level_scales(_shape(source), FACTORS, COARSEST)
     shapes, level_at = _levels(original, shape, scales, effort.patch)
-    made = []
+    outputs = []
     for number in range(count):
         first = resized(original, shapes[0])
         first = first + noise * ops.normal([seed + number], NOISE_STREAM, 0, first.shape[1:], device)
         sample = coarse_to_fine(
             shapes, level_at, first, effort, seed + number, lambda share: on_progress(share / count)
         )
-        made.append(_pictures(sample))
-    return _like(video, np.stack(made))
+        outputs.append(_pictures(sample))
+    return _like(video, np.stack(outputs))
 
 
 def retarget(
@@ -104,8 +104,8 @@ def retarget(
     side = max(COARSEST[1], min(RETARGET_SIDE, round(RETARGET_SHARE * min(source.shape[1:3]))))
     scales = level_scales(_shape(source), RETARGET_FACTORS, (COARSEST[0], side))
     shapes, level_at = _levels(original, shape, scales, effort.patch)
-    made = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort, seed, on_progress)
-    return _like(video, _pictures(made)[None])[0]
+    outputs = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort, seed, on_progress)
+    return _like(video, _pictures(outputs)[None])[0]
 
 
 def analogy(
@@ -199,22 +199,22 @@ def inpaint(
         return Level(level.value, level.shape, None, weight, (here, level.value))
 
     first = resized(given if hints else filled, shapes[0])
-    made = _mended(coarse_to_fine(shapes, level_at, first, effort, seed, on_progress), hole, given)
-    return _like(video, np.where(hole.cpu().numpy()[..., None], _pictures(made), source)[None])[0]
+    outputs = _mended(coarse_to_fine(shapes, level_at, first, effort, seed, on_progress), hole, given)
+    return _like(video, np.where(hole.cpu().numpy()[..., None], _pictures(outputs), source)[None])[0]
 
 
-def _mended(made: Tensor, hole: Tensor, known: Tensor) -> Tensor:
+def _mended(outputs: Tensor, hole: Tensor, known: Tensor) -> Tensor:
     """What was made for the hole, without steps at its border: how far its outermost pixels are from their neighbours
     outside is spread smoothly inwards, but for true edges, where they are very far.
     """
     outside = (~hole)[..., None].float()
     count = _sum_of_neighbours(outside)
-    step = torch.where(count > 0, _sum_of_neighbours(known * outside) / count.clamp(min=1) - made, 0.0)
+    step = torch.where(count > 0, _sum_of_neighbours(known * outside) / count.clamp(min=1) - outputs, 0.0)
     small = hole[..., None] * (count > 0) / (1 + (step.norm(dim=-1, keepdim=True) / EDGE) ** 4)
     blocks = (len(step), -(-step.shape[1] // 4), -(-step.shape[2] // 4))
     total, share = _pooled(step * small, blocks), _pooled(small, blocks)
     smooth = _filled(total / (share + 0.02), (share == 0)[..., 0])
-    return made + resized(smooth, _shape(step))
+    return outputs + resized(smooth, _shape(step))
 
 
 def _sum_of_neighbours(video: Tensor) -> Tensor:
@@ -296,6 +296,6 @@ def _pictures(video: Tensor) -> Frames:
     return to_uint8(video.movedim(-1, -3)).cpu().numpy()
 
 
-def _like(video: Frames, made: Frames) -> Frames:
+def _like(video: Frames, outputs: Frames) -> Frames:
     """(count, T, H, W, 3) without T where the input is a picture."""
-    return made[:, 0] if video.ndim == 3 else made
+    return outputs[:, 0] if video.ndim == 3 else outputs

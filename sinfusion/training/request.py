@@ -261,7 +261,7 @@ def _check_room(path: Path, overwrite: bool) -> None:
     trained = any(last_checkpoint(path / role) for role in ROLES)
     if not there or ("run.json" in there and "input.safetensors" not in there and not trained):
         return  # empty, or stopped before it began
-    if "run.json" not in there and not there <= {"input.safetensors", "made", *ROLES}:
+    if "run.json" not in there and not there <= {"input.safetensors", "outputs", "made", *ROLES}:
         raise SinfusionError(f"{path} exists and is not a run folder, so it is not overwritten; choose another --out.")
     if not overwrite:
         hint = f"; to go on training it: sinfusion train {path}" if "run.json" in there else ""

@@ -260,15 +260,15 @@ def _previewer(run: Run, role: Role, trainer: Trainer) -> Callable[[], None]:
         now.recipe = run.recipe.replace(correction_timesteps=0)
         now._denoisers[role.name] = averaged
         if role is PREDICTOR:
-            made = np.stack([frames[0] for frames in stream(now, 8, start=0)])
+            outputs = np.stack([frames[0] for frames in stream(now, 8, start=0)])
         elif role is INTERPOLATOR:
-            made = upsample(now, 2, now.frames[:3])
+            outputs = upsample(now, 2, now.frames[:3])
         elif role is IMAGE:
-            made = generate_images(now, 4)
+            outputs = generate_images(now, 4)
         else:
             now._denoisers[IMAGE.name] = averaged
-            made = generate_images(now, 2)
-        write_image(run.path / role.name / "preview.png", contact_sheet(made), overwrite=True)
+            outputs = generate_images(now, 2)
+        write_image(run.path / role.name / "preview.png", contact_sheet(outputs), overwrite=True)
 
     return preview
 

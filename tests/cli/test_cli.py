@@ -21,7 +21,7 @@ import sinfusion
 from sinfusion.cli import COMMANDS, main
 from sinfusion.cli.command import Command, Group, command_name
 from sinfusion.cli.options import File, Format, parse_size
-from sinfusion.cli.outputs import Made
+from sinfusion.cli.outputs import Outputs
 from sinfusion.media import read_image, read_media, write_image, write_video
 from sinfusion.recipe import RECIPES, Recipe
 from sinfusion.run import load
@@ -183,8 +183,8 @@ class ClayKilnFire(Command):
     overwrite: bool = False
 
     def __call__(self):
-        with Made(self, "image", self.input.parent / "made", {"input": self.input}, self.count) as made:
-            made.pictures(np.stack([read_image(self.input)] * self.count))
+        with Outputs(self, "image", self.input.parent / "outputs", {"input": self.input}, self.count) as outputs:
+            outputs.pictures(np.stack([read_image(self.input)] * self.count))
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_a_command_in_a_group_does_its_work_at_any_depth(clay, capsys, picture_f
     do("clay", "knead", "--times", 4)
     assert capsys.readouterr().out == "kneaded 4 times\n"
     do("clay", "kiln", "fire", picture_file)
-    assert str(picture_file.parent / "made/clay-kiln-fire-1.png") in capsys.readouterr().out
+    assert str(picture_file.parent / "outputs/clay-kiln-fire-1.png") in capsys.readouterr().out
 
 
 def test_an_unknown_command_of_a_group_is_refused_in_one_sentence(clay, capsys):
@@ -243,14 +243,14 @@ def test_an_unknown_command_of_a_group_is_refused_in_one_sentence(clay, capsys):
 
 
 def test_what_is_made_without_a_run_is_numbered_and_recorded_with_its_input(clay, capsys, picture_file):
-    made = picture_file.parent / "made"
+    outputs = picture_file.parent / "outputs"
     do("clay", "kiln", "fire", picture_file)
     do("clay", "kiln", "fire", picture_file, "--count", 2)
-    assert {p.name for p in made.glob("*.png")} == {
+    assert {p.name for p in outputs.glob("*.png")} == {
         "clay-kiln-fire-1.png", "clay-kiln-fire-1.png-sheet.png",
         "clay-kiln-fire-2-1.png", "clay-kiln-fire-2-2.png", "clay-kiln-fire-2.png-sheet.png",
     }  # fmt: skip
-    record = json.loads((made / "clay-kiln-fire-2.png.json").read_text())
+    record = json.loads((outputs / "clay-kiln-fire-2.png.json").read_text())
     assert record["command"] == "clay kiln fire"
     assert record["files"] == ["clay-kiln-fire-2-1.png", "clay-kiln-fire-2-2.png"]
     assert record["input"] == str(picture_file.resolve()) and "run" not in record
@@ -336,18 +336,18 @@ def test_generate_writes_a_video_a_sheet_and_a_record_into_the_run(video_run, tm
     for number in (1, 2):
         done = process("generate", run, "--frames", 5) if number == 1 else main(["generate", str(run), "--frames", "5"])
         assert done == 0 or done.returncode == 0, done.stderr
-        record = checked(run / f"made/generate-{number}.mp4")
+        record = checked(run / f"outputs/generate-{number}.mp4")
         assert (record["frames"], record["size"], record["fps"]) == (5, "24x16", video_run.fps)
-        assert len(read_media(run / f"made/generate-{number}.mp4").frames) == 5
+        assert len(read_media(run / f"outputs/generate-{number}.mp4").frames) == 5
 
 
 def test_generate_makes_several_videos_of_another_size_one_file_each(video_run, tmp_path):
     out = tmp_path / "many.gif"
     do("generate", video_run.path, "--frames", 4, "--count", 2, "--size", "32x20", "--start", 3, "--out", out)
     assert checked(out)["files"] == ["many-1.gif", "many-2.gif"]
-    made = [read_media(tmp_path / name).frames for name in ("many-1.gif", "many-2.gif")]
-    assert made[0].shape == (4, 20, 32, 3)
-    assert not np.array_equal(*made)
+    outputs = [read_media(tmp_path / name).frames for name in ("many-1.gif", "many-2.gif")]
+    assert outputs[0].shape == (4, 20, 32, 3)
+    assert not np.array_equal(*outputs)
 
 
 def test_generate_can_write_a_folder_of_numbered_pictures(video_run, tmp_path):
@@ -376,24 +376,24 @@ def test_generate_makes_pictures_from_an_image_run(image_run, tmp_path):
 
 def test_extrapolate_keeps_the_clip_and_marks_what_is_new(video_run, tmp_path):
     do("extrapolate", video_run.path, "--after", 2, "--before", 1, "--mark", "--format", "png", "--out", tmp_path / "x")
-    made, marked = (read_media(tmp_path / name).frames for name in ("x", "x-marked"))
+    outputs, marked = (read_media(tmp_path / name).frames for name in ("x", "x-marked"))
     assert checked(tmp_path / "x")["files"] == ["x", "x-marked"]
-    assert len(made) == len(video_run.frames) + 3
-    assert np.array_equal(made[1:-2], video_run.frames) and np.array_equal(marked[1:-2], video_run.frames)
-    assert not np.array_equal(marked[0], made[0]) and not np.array_equal(marked[-1], made[-1])
+    assert len(outputs) == len(video_run.frames) + 3
+    assert np.array_equal(outputs[1:-2], video_run.frames) and np.array_equal(marked[1:-2], video_run.frames)
+    assert not np.array_equal(marked[0], outputs[0]) and not np.array_equal(marked[-1], outputs[-1])
 
 
 def test_upsample_keeps_the_originals_and_multiplies_the_rate(video_run, tmp_path):
     do("upsample", video_run.path, "--factor", 2, "--format", "png", "--out", tmp_path / "up")
-    made = read_media(tmp_path / "up").frames
-    assert np.array_equal(made[::2], video_run.frames) and len(made) == 2 * len(video_run.frames) - 1
+    outputs = read_media(tmp_path / "up").frames
+    assert np.array_equal(outputs[::2], video_run.frames) and len(outputs) == 2 * len(video_run.frames) - 1
     assert checked(tmp_path / "up")["fps"] == 2 * video_run.fps
 
 
 def test_upsample_takes_another_video_with_its_own_rate(video_run, video_file, tmp_path):
     do("upsample", video_run.path, "--factor", 4, "--input", video_file, "--out", tmp_path / "up.mp4")
-    made = read_media(tmp_path / "up.mp4")
-    assert made.fps == pytest.approx(40) and len(made.frames) == 4 * 11 + 1
+    outputs = read_media(tmp_path / "up.mp4")
+    assert outputs.fps == pytest.approx(40) and len(outputs.frames) == 4 * 11 + 1
 
 
 def test_retarget_makes_the_asked_size_of_a_video_and_of_a_picture(video_run, image_run, video_file, tmp_path):
@@ -409,8 +409,8 @@ def test_edit_keeps_what_the_mask_keeps(image_run, picture_file, tmp_path):
     mask[4:12, 6:18] = 255
     write_image(tmp_path / "mask.png", mask)
     do("edit", image_run.path, picture_file, "--mask", tmp_path / "mask.png", "--strength", 1, "--out", tmp_path / "e")
-    made, before = read_image(tmp_path / "e.png"), read_image(picture_file)
-    changed = (made != before).any(2)
+    outputs, before = read_image(tmp_path / "e.png"), read_image(picture_file)
+    changed = (outputs != before).any(2)
     assert changed.any() and not changed[mask[..., 0] == 0].any()
 
 
@@ -423,8 +423,8 @@ def test_edit_scales_picture_and_mask_down_to_the_training_size(image_run, tmp_p
 
 def test_edit_continues_a_picture_onto_a_larger_canvas(image_run, picture_file, tmp_path):
     do("edit", image_run.path, picture_file, "--canvas", "32x24", "--count", 2, "--out", tmp_path / "out.png")
-    made = read_image(tmp_path / "out-2.png")
-    assert made.shape == (24, 32, 3) and np.array_equal(made[4:20, 4:28], read_image(picture_file))
+    outputs = read_image(tmp_path / "out-2.png")
+    assert outputs.shape == (24, 32, 3) and np.array_equal(outputs[4:20, 4:28], read_image(picture_file))
 
 
 def test_overwrite_replaces_results_and_a_run(video_run, image_run, picture_file, tmp_path):

@@ -19,9 +19,9 @@ from sinfusion.metrics.similarity import field_picture, nnf
 def files(tmp_path, clip, texture):
     """An original and two results, of which one is its beginning."""
     write_video(tmp_path / "fish", clip, fps=10)
-    write_video(tmp_path / "a/made", clip[:7], fps=10)
-    write_video(tmp_path / "b/made", texture(8, seed=1), fps=10)
-    return tmp_path / "fish", tmp_path / "a/made", tmp_path / "b/made"
+    write_video(tmp_path / "a/outputs", clip[:7], fps=10)
+    write_video(tmp_path / "b/outputs", texture(8, seed=1), fps=10)
+    return tmp_path / "fish", tmp_path / "a/outputs", tmp_path / "b/outputs"
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def test_the_table_has_a_row_for_the_self-baseline_and_for_each_result(files, ca
     do("evaluate", *files)
     title, self_baseline, a, b, *legend = capsys.readouterr().out.rstrip().split("\n")
     assert title.split() == "NNFDIV NNFDIST SWD 1/1 SWD 1/2 change high freq. frames size".split()
-    assert self_baseline.startswith("self-baseline: first and second half ") and a.startswith("a/made ") and "0.00" in a
-    assert b.split()[0] == "b/made" and b.split()[-2:] == ["8", "24x16"]
+    assert self_baseline.startswith("self-baseline: first and second half ") and a.startswith("a/outputs ") and "0.00" in a
+    assert b.split()[0] == "b/outputs" and b.split()[-2:] == ["8", "24x16"]
     assert "self-baseline is the original" in legend[0] and len({len(line) for line in (title, self_baseline, a, b)}) == 1
 
 
@@ -103,7 +103,7 @@ def test_the_plot_names_every_result_and_the_self-baseline(files, tmp_path, endi
     assert (tmp_path / f"plot.{ending}").stat().st_size > 2000
     if ending == "svg":
         text = (tmp_path / "plot.svg").read_text()
-        assert all(f"<!-- {name} -->" in text for name in ("a/made", "b/made", "self-baseline: first and second half"))
+        assert all(f"<!-- {name} -->" in text for name in ("a/outputs", "b/outputs", "self-baseline: first and second half"))
 
 
 def test_names_in_a_plot_do_not_overlap_however_many_there_are(monkeypatch, tmp_path):
@@ -136,18 +136,18 @@ def test_of_a_run_videos_sheet_plot_and_record_are_kept_in_its_folder(run_copy, 
     for number in (1, 2):
         do("evaluate", run_copy, "--count", 2, "--steps", 1)
         said = capsys.readouterr().out
-        made, stem = run_copy / "made", f"evaluate-{number}"
+        outputs, stem = run_copy / "outputs", f"evaluate-{number}"
         whole = f"{stem}.mp4"
         videos = [f"{stem}-{i}.mp4" for i in (1, 2, 3, 4)]
-        assert {path.name for path in made.glob(f"{stem}*")} == {
+        assert {path.name for path in outputs.glob(f"{stem}*")} == {
             *videos, f"{whole}-sheet.png", f"{whole}-plot.png", f"{whole}.json",
         }  # fmt: skip
-        assert all(str(path) in said for path in made.glob(f"{stem}*"))
+        assert all(str(path) in said for path in outputs.glob(f"{stem}*"))
         assert "next frame, its own frames " in said and "from noise, mean " in said and "self-baseline: " in said
-        record = json.loads((made / f"{whole}.json").read_text())
+        record = json.loads((outputs / f"{whole}.json").read_text())
         assert record["files"] == videos and record["seeds"] == [0, 1, 0, 1] and record["command"] == "evaluate"
         assert record["rows"] == sinfusion.evaluate(video_run, count=2, steps=1)
-        assert len(read_media(made / videos[0]).frames) == len(video_run.frames)
+        assert len(read_media(outputs / videos[0]).frames) == len(video_run.frames)
 
 
 def test_of_an_image_run_pictures_are_kept(image_run, tmp_path):
@@ -161,10 +161,10 @@ def test_of_an_image_run_pictures_are_kept(image_run, tmp_path):
 def test_a_run_that_only_interpolates_leaves_no_video(run_copy):
     shutil.rmtree(run_copy / "predictor")
     do("evaluate", run_copy, "--steps", 1)
-    assert {path.name for path in (run_copy / "made").iterdir()} == {
+    assert {path.name for path in (run_copy / "outputs").iterdir()} == {
         "evaluate-1.mp4-plot.png", "evaluate-1.mp4-sheet.png", "evaluate-1.mp4.json",
     }  # fmt: skip
-    assert json.loads((run_copy / "made/evaluate-1.mp4.json").read_text())["files"] == []
+    assert json.loads((run_copy / "outputs/evaluate-1.mp4.json").read_text())["files"] == []
 
 
 def test_held_out_frames_are_cut_by_start_and_stop(run_copy, clip, tmp_path, capsys):
@@ -180,7 +180,7 @@ def test_held_out_frames_are_cut_by_start_and_stop(run_copy, clip, tmp_path, cap
 def test_results_are_compared_with_the_frames_of_a_run(run_copy, files, capsys):
     do("evaluate", run_copy, files[1])
     assert "\nmade " in capsys.readouterr().out
-    assert not (run_copy / "made").exists()
+    assert not (run_copy / "outputs").exists()
 
 
 # Requests that cannot be met -----------------------------------------------------------------------------------------
@@ -239,4 +239,4 @@ def test_ctrl_c_leaves_nothing(run_copy, monkeypatch, capsys):
 
     monkeypatch.setattr("sinfusion.metrics.evaluation.Measuring.self-baseline", interrupted)
     assert main(["evaluate", str(run_copy), "--count", "1", "--steps", "1"]) == 130
-    assert not (run_copy / "made").exists()
+    assert not (run_copy / "outputs").exists()

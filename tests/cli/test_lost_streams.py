@@ -17,7 +17,7 @@ import pytest
 from sinfusion import console
 from sinfusion.cli import main
 from sinfusion.cli.generation import Generate
-from sinfusion.cli.outputs import Made
+from sinfusion.cli.outputs import Outputs
 from sinfusion.files import acquire, release
 from sinfusion.media import write_image, write_video
 
@@ -39,7 +39,7 @@ def picture(tmp_path, clip):
 
 @pytest.fixture
 def run_copy(video_run, tmp_path):
-    shutil.copytree(video_run.path, tmp_path / "run", ignore=shutil.ignore_patterns("made"))
+    shutil.copytree(video_run.path, tmp_path / "run", ignore=shutil.ignore_patterns("outputs"))
     return tmp_path / "run"
 
 
@@ -96,12 +96,12 @@ def test_only_results_go_to_standard_output(run_copy, tmp_path, clip, capsys, mo
 
 
 def test_results_made_at_once_have_numbers_of_their_own(run_copy):
-    start, made = threading.Barrier(4), []
+    start, outputs = threading.Barrier(4), []
 
     def one():
         start.wait()
-        with Made(Generate(run=run_copy), "image", run_copy / "made", {"run": run_copy}) as files:
-            made.append(files.files[0].name)
+        with Outputs(Generate(run=run_copy), "image", run_copy / "outputs", {"run": run_copy}) as files:
+            outputs.append(files.files[0].name)
             files.pictures(np.zeros((1, 8, 8, 3), np.uint8))
 
     threads = [threading.Thread(target=one) for _ in range(4)]
@@ -109,16 +109,16 @@ def test_results_made_at_once_have_numbers_of_their_own(run_copy):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(made)) == 4 and all((run_copy / "made" / name).exists() for name in made)
-    assert len(list((run_copy / "made").iterdir())) == 12
+    assert len(set(outputs)) == 4 and all((run_copy / "outputs" / name).exists() for name in outputs)
+    assert len(list((run_copy / "outputs").iterdir())) == 12
 
 
 def test_a_number_that_another_process_has_taken_is_passed_over(run_copy):
-    (run_copy / "made").mkdir()
-    assert acquire(run_copy / "made/.generate-1.lock") is None
+    (run_copy / "outputs").mkdir()
+    assert acquire(run_copy / "outputs/.generate-1.lock") is None
     assert main(["generate", str(run_copy), "--frames", "2"]) == 0
-    release(run_copy / "made/.generate-1.lock")
-    assert (run_copy / "made/generate-2.mp4").exists() and not (run_copy / "made/generate-1.mp4").exists()
+    release(run_copy / "outputs/.generate-1.lock")
+    assert (run_copy / "outputs/generate-2.mp4").exists() and not (run_copy / "outputs/generate-1.mp4").exists()
 
 
 def test_a_name_that_another_process_writes_is_refused(run_copy, tmp_path, capsys):

@@ -16,7 +16,7 @@ COMMANDS = ("generate", "retarget", "analogy", "inpaint")
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
-    """Results without --out go to made/ in the current folder."""
+    """Results without --out go to outputs/ in the current folder."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -122,24 +122,24 @@ def test_a_command_that_is_not_there_is_refused(refused):
 def test_generate_writes_a_video_a_sheet_and_a_record_numbered_in_made(fish, frames, tmp_path, capsys):
     for number in (1, 2):
         do("generate", fish)
-        base = tmp_path / f"made/fish/patches-generate-{number}"
+        base = tmp_path / f"outputs/fish/patches-generate-{number}"
         record = checked(base)
         assert record["command"] == "patches generate" and record["input"] == str(fish)
         assert (record["frames"], record["size"], record["fps"], record["seed"]) == (4, "24x16", 20, 0)
         assert record["arguments"]["noise"] == 5
         assert read_media(base.with_suffix(".mp4")).frames.shape == (4, 16, 24, 3)
-        assert f"made/fish/patches-generate-{number}.mp4" in capsys.readouterr().out
-    assert len(list((tmp_path / "made/fish").iterdir())) == 6
+        assert f"outputs/fish/patches-generate-{number}.mp4" in capsys.readouterr().out
+    assert len(list((tmp_path / "outputs/fish").iterdir())) == 6
 
 
 def test_generate_makes_several_of_another_size_and_length_one_file_each(fish, frames, tmp_path):
     do("generate", fish, "--count", 3, "--size", "30x20", "--frames", 5, "--format", "png", "--out", "many")
     assert checked(tmp_path / "many")["files"] == ["many-1", "many-2", "many-3"]
-    made = [read_media(tmp_path / f"many-{n}").frames for n in (1, 2, 3)]
-    assert made[0].shape == (5, 20, 30, 3) and not np.array_equal(made[0], made[1])
+    outputs = [read_media(tmp_path / f"many-{n}").frames for n in (1, 2, 3)]
+    assert outputs[0].shape == (5, 20, 30, 3) and not np.array_equal(outputs[0], outputs[1])
     assert read_image(tmp_path / "many-sheet.png", max_side=None).shape[0] > 3 * 20  # a row each
     do("generate", fish, "--seed", 1, "--size", "30x20", "--frames", 5, "--format", "png", "--out", "one")
-    assert np.array_equal(read_media(tmp_path / "one").frames, made[1])
+    assert np.array_equal(read_media(tmp_path / "one").frames, outputs[1])
 
 
 def test_generate_takes_scale_noise_and_a_part_of_the_input(fish, frames, tmp_path):
@@ -153,7 +153,7 @@ def test_generate_takes_scale_noise_and_a_part_of_the_input(fish, frames, tmp_pa
 
 def test_generate_makes_pictures_of_a_picture(photo, tmp_path):
     do("generate", photo, "--count", 2)
-    base = tmp_path / "made/photo/patches-generate-1"
+    base = tmp_path / "outputs/photo/patches-generate-1"
     assert checked(base)["files"] == ["patches-generate-1-1.png", "patches-generate-1-2.png"]
     one, two = (read_image(base.with_name(name)) for name in checked(base)["files"])
     assert one.shape == (16, 24, 3) and not np.array_equal(one, two)
@@ -168,11 +168,11 @@ def test_a_video_file_of_one_frame_makes_videos_of_one_frame(frames, tmp_path):
 def test_the_current_folder_and_the_one_above_have_names_too(fish, tmp_path, monkeypatch):
     monkeypatch.chdir(fish)
     do("generate", ".")
-    assert (fish / "made/fish/patches-generate-1.mp4").exists()
+    assert (fish / "outputs/fish/patches-generate-1.mp4").exists()
     (fish / "below").mkdir()
     monkeypatch.chdir(fish / "below")
     do("generate", "..")
-    assert (fish / "below/made/fish/patches-generate-1.mp4").exists()
+    assert (fish / "below/outputs/fish/patches-generate-1.mp4").exists()
 
 
 def test_a_larger_input_is_scaled_down_unless_its_size_is_to_be_kept(fish, tmp_path, capsys):
@@ -193,7 +193,7 @@ def test_retarget_brings_a_video_to_a_size_and_a_length(fish, tmp_path):
 
 def test_retarget_brings_a_picture_to_a_size(photo, tmp_path):
     do("retarget", photo, "--size", "40x16")
-    assert read_image(tmp_path / "made/photo/patches-retarget-1.png").shape == (16, 40, 3)
+    assert read_image(tmp_path / "outputs/photo/patches-retarget-1.png").shape == (16, 40, 3)
 
 
 # Analogy -------------------------------------------------------------------------------------------------------------
@@ -204,11 +204,11 @@ def test_analogy_makes_the_content_of_the_style(fish, texture, tmp_path):
     style[..., 2] = 7
     write_video(tmp_path / "style", style, fps=20)
     do("analogy", fish, tmp_path / "style", "--format", "png")
-    made = read_media(tmp_path / "made/fish/patches-analogy-1").frames
-    assert made.shape == (7, 16, 24, 3) and (made[..., 2] == 7).all()
-    assert checked(tmp_path / "made/fish/patches-analogy-1")["arguments"]["style"] == str(tmp_path / "style")
+    outputs = read_media(tmp_path / "outputs/fish/patches-analogy-1").frames
+    assert outputs.shape == (7, 16, 24, 3) and (outputs[..., 2] == 7).all()
+    assert checked(tmp_path / "outputs/fish/patches-analogy-1")["arguments"]["style"] == str(tmp_path / "style")
     do("analogy", fish, tmp_path / "style", "--sketch", "--format", "png", "--out", "sketched")
-    assert not np.array_equal(read_media(tmp_path / "sketched").frames, made)
+    assert not np.array_equal(read_media(tmp_path / "sketched").frames, outputs)
 
 
 def test_analogy_of_pictures(photo, texture, tmp_path):
@@ -222,10 +222,10 @@ def test_analogy_of_pictures(photo, texture, tmp_path):
 
 def test_inpaint_fills_a_masked_picture_and_nothing_else(photo, mask, frames, tmp_path):
     do("inpaint", photo, "--mask", mask)
-    made = read_image(tmp_path / "made/photo/patches-inpaint-1.png")
-    changed = (made != frames[0]).any(2)
+    outputs = read_image(tmp_path / "outputs/photo/patches-inpaint-1.png")
+    changed = (outputs != frames[0]).any(2)
     assert changed.any() and not (changed & (_white(4, 10)[..., 0] == 0)).any()
-    assert checked(tmp_path / "made/photo/patches-inpaint-1")["arguments"]["mask"] == str(mask)
+    assert checked(tmp_path / "outputs/photo/patches-inpaint-1")["arguments"]["mask"] == str(mask)
 
 
 def test_inpaint_takes_a_picture_for_all_frames_of_a_video(fish, mask, frames, tmp_path):
@@ -240,10 +240,10 @@ def test_inpaint_takes_a_video_as_mask_and_the_same_part_of_it_as_of_the_input(f
     write_video(tmp_path / kind, masks, fps=20)
     part = ("--start", 1, "--stop", 6, "--stride", 2) if kind == "frames" else ()
     do("inpaint", fish, "--mask", tmp_path / kind, *part, "--format", "png", "--out", "new")
-    made, used = read_media(tmp_path / "new").frames, slice(1, 6, 2) if part else slice(None)
+    outputs, used = read_media(tmp_path / "new").frames, slice(1, 6, 2) if part else slice(None)
     kept = np.stack(masks)[used, ..., 0] == 0
-    assert len(made) == len(kept) and np.array_equal(made[kept], frames[used][kept])
-    assert ((made != frames[used]).any(3) & ~kept).any((1, 2)).all()
+    assert len(outputs) == len(kept) and np.array_equal(outputs[kept], frames[used][kept])
+    assert ((outputs != frames[used]).any(3) & ~kept).any((1, 2)).all()
 
 
 def test_inpaint_takes_hints_and_large_masks_of_large_inputs(tmp_path, texture):
@@ -254,8 +254,8 @@ def test_inpaint_takes_hints_and_large_masks_of_large_inputs(tmp_path, texture):
     write_image(tmp_path / "mask.png", white)
     for name, words in (("with", ("--hints",)), ("without", ())):
         do("inpaint", "large.png", "--mask", "mask.png", "--max-side", 24, "--out", f"{name}.png", *words)
-    made = [read_image(tmp_path / f"{name}.png") for name in ("with", "without")]
-    assert made[0].shape == (16, 24, 3) and not np.array_equal(*made)
+    outputs = [read_image(tmp_path / f"{name}.png") for name in ("with", "without")]
+    assert outputs[0].shape == (16, 24, 3) and not np.array_equal(*outputs)
 
 
 # What is refused -----------------------------------------------------------------------------------------------------

@@ -69,8 +69,8 @@ def test_x0_and_noise_see_and_mean_what_they_do_in_variance_preserving_coordinat
         picture = seen(PARAMETERIZATIONS[name], clean + sigma * noise, sigma, prior_mean, sigma_data)
         torch.testing.assert_close(picture, x_t, rtol=1e-6, atol=1e-9)
     output = torch.randn_like(clean)
-    made = estimate(PARAMETERIZATIONS["noise"], output, x_t / a, sigma, prior_mean, sigma_data)
-    torch.testing.assert_close(made, (x_t - s * output) / a, rtol=1e-6, atol=1e-6)
+    outputs = estimate(PARAMETERIZATIONS["noise"], output, x_t / a, sigma, prior_mean, sigma_data)
+    torch.testing.assert_close(outputs, (x_t - s * output) / a, rtol=1e-6, atol=1e-6)
 
 
 def test_preconditioned_with_no_output_is_the_best_linear_guess_around_the_prior_mean(parts):

@@ -75,10 +75,10 @@ def ancestral_deviation(levels, deviation=0.2):
 )
 def test_ancestral_sampling_of_gaussian_pixels_has_their_mean_and_the_deviation_that_theory_says(sampler, levels):
     torch.manual_seed(0)
-    made = sample(sampler, Gaussian(), levels[0] * torch.randn(SHAPE), levels, Noises(SHAPE))
+    outputs = sample(sampler, Gaussian(), levels[0] * torch.randn(SHAPE), levels, Noises(SHAPE))
     # 49152 pixels: the standard error of the mean is 0.5%, that of the deviation 0.3%, of the deviation.
-    assert made.mean().item() == pytest.approx(0.1, abs=0.005)
-    assert made.std().item() == pytest.approx(ancestral_deviation(levels), rel=0.015)
+    assert outputs.mean().item() == pytest.approx(0.1, abs=0.005)
+    assert outputs.std().item() == pytest.approx(ancestral_deviation(levels), rel=0.015)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_ancestral_sampling_of_gaussian_pixels_has_their_mean_and_the_deviation_
 )
 def test_with_enough_steps_every_sampler_gives_the_deviation_of_gaussian_pixels(sampler, levels, tolerance):
     torch.manual_seed(0)
-    made = sample(sampler, Gaussian(), levels[0] * torch.randn(SHAPE), levels, Noises(SHAPE))
-    assert made.mean().item() == pytest.approx(0.1, abs=0.005)
-    assert made.std().item() == pytest.approx(0.2, rel=tolerance)
+    outputs = sample(sampler, Gaussian(), levels[0] * torch.randn(SHAPE), levels, Noises(SHAPE))
+    assert outputs.mean().item() == pytest.approx(0.1, abs=0.005)
+    assert outputs.std().item() == pytest.approx(0.2, rel=tolerance)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -107,7 +107,7 @@ def test_fifty_ddpm_steps_are_the_textbook_loop(schedule):
     denoise, noises = Gaussian(0.2, 0.4), Noises(shape, torch.float64)
     start = torch.randn(shape, dtype=torch.float64)
     top_signal = math.sqrt(schedule.alphas_cumprod[-1])
-    made = sample("ddpm", denoise, start / top_signal, schedule.sigmas(50), noises)
+    outputs = sample("ddpm", denoise, start / top_signal, schedule.sigmas(50), noises)
 
     abar, beta = schedule.alphas_cumprod, np.append(0.0, schedule.betas)
     x = start
@@ -120,7 +120,7 @@ def test_fifty_ddpm_steps_are_the_textbook_loop(schedule):
         )
         if t > 1:
             x = x + math.sqrt(beta[t] * (1 - abar[t - 1]) / (1 - abar[t])) * noises.given[i]
-    torch.testing.assert_close(made, x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(outputs, x, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -148,13 +148,13 @@ def test_ddim_is_the_textbook_loop():
     levels = schedule.sigmas(10)
     a = 1 / np.sqrt(1 + levels**2)
     start = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    made = sample("ddim", Gaussian(), start / a[0], levels, None)
+    outputs = sample("ddim", Gaussian(), start / a[0], levels, None)
     x = start
     for i in range(10):
         clean = Gaussian()(x / a[i], torch.full((2,), levels[i], dtype=torch.float32)).clamp(-1, 1)
         direction = (x - a[i] * clean) / math.sqrt(1 - a[i] ** 2)
         x = a[i + 1] * clean + math.sqrt(1 - a[i + 1] ** 2) * direction
-    torch.testing.assert_close(made, x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(outputs, x, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("sampler", "evaluations"), [("ddpm", 9), ("ddim", 9), ("heun", 17)])
@@ -175,8 +175,8 @@ def test_euler_is_first_and_heun_second_order():
         errors = []
         for steps in (40, 80, 160):
             # The bottom is so low that the last step, which is Euler's in both, adds nothing that shows.
-            made = sample(sampler, Gaussian(mean=0), x, karras_sigmas(steps, top, 0.0005), None)
-            errors.append(abs(made.mean().item() / (exact * top) - 1))
+            outputs = sample(sampler, Gaussian(mean=0), x, karras_sigmas(steps, top, 0.0005), None)
+            errors.append(abs(outputs.mean().item() / (exact * top) - 1))
         assert errors[0] / errors[1] == pytest.approx(ratio, rel=0.1)
         assert errors[1] / errors[2] == pytest.approx(ratio, rel=0.1)
     assert errors[-1] < 1e-3
@@ -193,6 +193,6 @@ def test_a_truncated_start_visits_only_the_levels_below_it():
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_estimates_are_clamped_to_the_range_of_pictures(sampler):
     shape = (1, 3, 4, 4)
-    made = sample(sampler, lambda x, s: torch.full_like(x, 7), torch.zeros(shape), karras_sigmas(5, 3, 0.1),
+    outputs = sample(sampler, lambda x, s: torch.full_like(x, 7), torch.zeros(shape), karras_sigmas(5, 3, 0.1),
                              Noises(shape))  # fmt: skip
-    torch.testing.assert_close(made, torch.ones(shape), rtol=0, atol=1e-5)
+    torch.testing.assert_close(outputs, torch.ones(shape), rtol=0, atol=1e-5)

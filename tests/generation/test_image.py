@@ -20,11 +20,11 @@ def mask():
 
 
 def test_inpainting_changes_the_mask_and_keeps_the_rest_to_the_bit(image_run, picture, mask):
-    made = edit(image_run, picture, mask, strength=1.0, count=2)
-    assert made.shape == (2, 16, 24, 3) and made.dtype == np.uint8
-    assert np.array_equal(made[:, ~mask], np.stack([picture[~mask]] * 2))
-    assert (made[0][mask] != picture[mask]).mean() > 0.9
-    assert not np.array_equal(made[0], made[1])
+    outputs = edit(image_run, picture, mask, strength=1.0, count=2)
+    assert outputs.shape == (2, 16, 24, 3) and outputs.dtype == np.uint8
+    assert np.array_equal(outputs[:, ~mask], np.stack([picture[~mask]] * 2))
+    assert (outputs[0][mask] != picture[mask]).mean() > 0.9
+    assert not np.array_equal(outputs[0], outputs[1])
 
 
 def test_a_mask_of_bytes_means_the_same(image_run, picture, mask):
@@ -43,16 +43,16 @@ def test_edits_stay_nearer_to_the_picture_the_smaller_the_strength(image_run, pi
 
 
 def test_outpainting_keeps_the_picture_in_the_middle_and_makes_what_lies_around(image_run, picture):
-    made = edit(image_run, picture, strength=1.0, canvas=(21, 40))
-    assert made.shape == (1, 21, 40, 3)
-    assert np.array_equal(made[0, 2:18, 8:32], picture)
-    assert made[0, :, :8].std() > 5
+    outputs = edit(image_run, picture, strength=1.0, canvas=(21, 40))
+    assert outputs.shape == (1, 21, 40, 3)
+    assert np.array_equal(outputs[0, 2:18, 8:32], picture)
+    assert outputs[0, :, :8].std() > 5
 
 
 def test_outpainting_and_inpainting_go_together(image_run, picture, mask):
-    made = edit(image_run, picture, mask, strength=1.0, canvas=(20, 30))[0, 2:18, 3:27]
-    assert np.array_equal(made[~mask], picture[~mask])
-    assert (made[mask] != picture[mask]).mean() > 0.9
+    outputs = edit(image_run, picture, mask, strength=1.0, canvas=(20, 30))[0, 2:18, 3:27]
+    assert np.array_equal(outputs[~mask], picture[~mask])
+    assert (outputs[mask] != picture[mask]).mean() > 0.9
 
 
 def test_a_sketch_of_another_size_is_welcome(image_run):

@@ -147,16 +147,16 @@ def test_what_is_known_is_kept(video_run):
     known = torch.zeros(1, 1, 11, 13, dtype=torch.bool)
     known[..., :6] = True
     given = torch.rand(1, 3, 11, 13)
-    made = picture(video_run, [5, 6], keep=(known, given))
-    torch.testing.assert_close(made[..., :6], given[..., :6].expand(2, -1, -1, -1))
-    assert not torch.allclose(made[..., 6:], given[..., 6:].expand(2, -1, -1, -1), atol=0.1)
+    outputs = picture(video_run, [5, 6], keep=(known, given))
+    torch.testing.assert_close(outputs[..., :6], given[..., :6].expand(2, -1, -1, -1))
+    assert not torch.allclose(outputs[..., 6:], given[..., 6:].expand(2, -1, -1, -1), atol=0.1)
 
 
 def test_samples_are_pictures(image_run):
     sigmas = sampling_sigmas(image_run, IMAGE)
-    made = reverse(image_run, IMAGE, torch.tensor([0, -3]), 0, sigmas, size=(16, 24))
-    assert made.shape == (2, 3, 16, 24) and made.dtype == torch.float32 and not made.requires_grad
-    assert made.abs().max() <= 1
+    outputs = reverse(image_run, IMAGE, torch.tensor([0, -3]), 0, sigmas, size=(16, 24))
+    assert outputs.shape == (2, 3, 16, 24) and outputs.dtype == torch.float32 and not outputs.requires_grad
+    assert outputs.abs().max() <= 1
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun"])
@@ -174,12 +174,12 @@ def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_ru
     known[..., :5] = True
     picture = to_unit(torch.from_numpy(run.frames[5:6]))
     sigmas = np.array([2.0, 0.7, 0.2, 0.0])
-    made = reverse(run, role, seeds, frame_index, sigmas, start, None, condition, offset, (known, picture), sampler)
+    outputs = reverse(run, role, seeds, frame_index, sigmas, start, None, condition, offset, (known, picture), sampler)
 
     def noise(step):
-        return ops.normal(seeds, STREAM_SAMPLE + role.conditions, frame_index * DRAWS_A_FRAME + step, made.shape[1:])
+        return ops.normal(seeds, STREAM_SAMPLE + role.conditions, frame_index * DRAWS_A_FRAME + step, outputs.shape[1:])
 
-    x = (prior_mean_of(made, condition) if start is None else start) + 2.0 * noise(DRAWS_A_FRAME - 1)
+    x = (prior_mean_of(outputs, condition) if start is None else start) + 2.0 * noise(DRAWS_A_FRAME - 1)
     before = torch.zeros_like(x)
     offsets = None if offset is None else torch.tensor([offset])
     with torch.no_grad():
@@ -188,5 +188,5 @@ def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_ru
             clean = torch.where(known, picture, clean)
             after = step.of_state * x + step.of_previous * before + step.of_clean * clean + step.of_noise * noise(i)
             before, x = x, after
-    torch.testing.assert_close(made, x, rtol=1e-3, atol=1e-3)
-    assert torch.equal(made[..., :5].round(decimals=5), picture.expand_as(made)[..., :5].round(decimals=5))
+    torch.testing.assert_close(outputs, x, rtol=1e-3, atol=1e-3)
+    assert torch.equal(outputs[..., :5].round(decimals=5), picture.expand_as(outputs)[..., :5].round(decimals=5))

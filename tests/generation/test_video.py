@@ -63,9 +63,9 @@ def with_offsets(run, largest):
 @pytest.mark.parametrize("frame_offset", [-1, 2, -3])
 def test_frame_offsets_that_were_trained_change_the_video(video_run, frame_offset):
     run = with_offsets(video_run, 3)
-    made = generate(run, frames=2, start=5, frame_offset=frame_offset)
-    assert made.shape == (1, 2, 16, 24, 3)
-    assert not np.array_equal(made, generate(run, frames=2, start=5))
+    outputs = generate(run, frames=2, start=5, frame_offset=frame_offset)
+    assert outputs.shape == (1, 2, 16, 24, 3)
+    assert not np.array_equal(outputs, generate(run, frames=2, start=5))
 
 
 @pytest.mark.parametrize("frame_offset", [0, 3, -9])
@@ -77,13 +77,13 @@ def test_frame_offsets_that_were_not_trained_are_refused(video_run, frame_offset
 
 
 def test_frames_are_made_as_they_are_asked_for(video_run, monkeypatch):
-    made = []
+    outputs = []
     next_frame = rollout.next_frame
-    monkeypatch.setattr(rollout, "next_frame", lambda *a, **k: made.append(1) or next_frame(*a, **k))
+    monkeypatch.setattr(rollout, "next_frame", lambda *a, **k: outputs.append(1) or next_frame(*a, **k))
     frames = stream(video_run, 10**9, count=2, start=0)
-    assert next(frames).shape == (2, 16, 24, 3) and len(made) == 0
+    assert next(frames).shape == (2, 16, 24, 3) and len(outputs) == 0
     second = next(frames)
-    assert len(made) == 1
+    assert len(outputs) == 1
     assert np.array_equal(second, generate(video_run, frames=2, count=2, start=0)[:, 1])
 
 
@@ -97,18 +97,18 @@ def test_the_projector_corrects_frames_only_if_the_recipe_says_so(video_run):
 
 @pytest.mark.parametrize(("before", "after"), [(0, 3), (2, 0), (2, 3)])
 def test_extrapolation_goes_on_from_both_ends_and_marks_what_is_new(video_run, clip, before, after):
-    made, is_new = extrapolate(video_run, after=after, before=before, seed=4)
-    assert made.shape == (before + len(clip) + after, 16, 24, 3)
+    outputs, is_new = extrapolate(video_run, after=after, before=before, seed=4)
+    assert outputs.shape == (before + len(clip) + after, 16, 24, 3)
     assert is_new.dtype == bool and is_new.tolist() == [True] * before + [False] * len(clip) + [True] * after
-    assert np.array_equal(made[~is_new], clip)
+    assert np.array_equal(outputs[~is_new], clip)
     if after:
         onward = generate(video_run, frames=after + 1, start=-1, seed=4)[0]
-        assert np.array_equal(made[len(made) - after :], onward[1:])
+        assert np.array_equal(outputs[len(outputs) - after :], onward[1:])
     if before:  # played backward, so the frame nearest the clip is the first that was made
         # With noise of other frame indices than the frames after have.
-        made_so = stream(video_run, before + 1, start=0, frame_offset=-1, seed=4, frame_index=after)
-        backward = np.stack([pictures[0] for pictures in made_so])
-        assert np.array_equal(made[:before], backward[1:][::-1])
+        outputs_so = stream(video_run, before + 1, start=0, frame_offset=-1, seed=4, frame_index=after)
+        backward = np.stack([pictures[0] for pictures in outputs_so])
+        assert np.array_equal(outputs[:before], backward[1:][::-1])
 
 
 def test_extrapolation_by_nothing_is_refused(video_run):
@@ -119,9 +119,9 @@ def test_extrapolation_by_nothing_is_refused(video_run):
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_upsampling_keeps_the_originals_untouched(video_run, clip, factor):
-    made = upsample(video_run, factor, clip[:4])
-    assert made.shape == (3 * factor + 1, 16, 24, 3)
-    assert np.array_equal(made[::factor], clip[:4])
+    outputs = upsample(video_run, factor, clip[:4])
+    assert outputs.shape == (3 * factor + 1, 16, 24, 3)
+    assert np.array_equal(outputs[::factor], clip[:4])
 
 
 def test_upsampling_by_4_goes_by_way_of_2_and_takes_other_videos(video_run, clip):
@@ -132,9 +132,9 @@ def test_upsampling_by_4_goes_by_way_of_2_and_takes_other_videos(video_run, clip
 
 def test_frames_put_in_between_are_near_those_around_them(video_run, clip):
     """Hardly trained, the Interpolator answers with about their mean: noise would be far off."""
-    made = upsample(video_run, 2).astype(float)
-    mean = (made[:-2:2] + made[2::2]) / 2
-    assert np.sqrt(np.mean((made[1::2] - mean) ** 2)) < 20
+    outputs = upsample(video_run, 2).astype(float)
+    mean = (outputs[:-2:2] + outputs[2::2]) / 2
+    assert np.sqrt(np.mean((outputs[1::2] - mean) ** 2)) < 20
 
 
 @pytest.mark.parametrize("factor", [1, 3, 16])
@@ -152,15 +152,15 @@ def test_retargeting_gives_the_asked_size(video_run, image_run, clip, size):
 def test_retargeting_keeps_more_of_the_input_the_smaller_its_strength(video_run, clip):
     errors = []
     for strength in (0.05, 0.4, 1.0):
-        made = retarget(video_run, (16, 24), clip[:1], strength).astype(float)
-        errors.append(np.sqrt(np.mean((made - clip[:1]) ** 2)))
+        outputs = retarget(video_run, (16, 24), clip[:1], strength).astype(float)
+        errors.append(np.sqrt(np.mean((outputs - clip[:1]) ** 2)))
     assert errors[0] < errors[1] < errors[2] and errors[0] < 15
 
 
 def test_an_image_run_generates_diverse_pictures_and_nothing_else(image_run):
-    made = generate(image_run, count=3, size=(20, 28), seed=1)
-    assert made.shape == (3, 20, 28, 3) and made.dtype == np.uint8
-    assert close(made[2], generate(image_run, size=(20, 28), seed=3)[0]) and not close(made[0], made[1])
+    outputs = generate(image_run, count=3, size=(20, 28), seed=1)
+    assert outputs.shape == (3, 20, 28, 3) and outputs.dtype == np.uint8
+    assert close(outputs[2], generate(image_run, size=(20, 28), seed=3)[0]) and not close(outputs[0], outputs[1])
     for call in (lambda: generate(image_run, frames=3), lambda: generate(image_run, frame_offset=2),
                  lambda: generate(image_run, start=0), lambda: extrapolate(image_run, 1),
                  lambda: upsample(image_run)):  # fmt: skip
@@ -182,12 +182,12 @@ def test_impossible_videos_are_refused(video_run, arguments, message):
 
 
 def test_hidden_frames_are_those_that_a_video_from_noise_would_begin_with(video_run):
-    def made(hidden, frames, **start):
+    def outputs(hidden, frames, **start):
         recipe = video_run.recipe.replace(burn_in_frames=hidden)
         return generate(dataclasses.replace(video_run, recipe=recipe), frames, **start)
 
-    assert np.array_equal(made(2, 3), made(0, 5)[:, 2:])
-    assert np.array_equal(made(2, 3, start=0), made(0, 3, start=0))  # a given first frame is shown
+    assert np.array_equal(outputs(2, 3), outputs(0, 5)[:, 2:])
+    assert np.array_equal(outputs(2, 3, start=0), outputs(0, 3, start=0))  # a given first frame is shown
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ silent = {"say": lambda _: None}
 
 
 @pytest.fixture
-def made(clip, tmp_path):
+def outputs(clip, tmp_path):
     """The same twelve frames of 24x16 as each kind of source."""
 
     def make(kind):
@@ -38,16 +38,16 @@ def made(clip, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_range_applies_to_every_kind_and_the_clip_plays_as_fast(made, clip, kind):
-    read = Source(made(kind), start=2, stop=11, stride=3).read(**silent)
+def test_a_range_applies_to_every_kind_and_the_clip_plays_as_fast(outputs, clip, kind):
+    read = Source(outputs(kind), start=2, stop=11, stride=3).read(**silent)
     assert read.frames.shape == (3, 16, 24, 3) and read.kind == "video"
     assert np.abs(read.frames.astype(int) - clip[2:11:3]).mean() < 12  # GIF and MP4 lose a little
     assert read.fps == pytest.approx(20 / 3, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_size_and_longer_side_apply_to_every_kind(made, kind):
-    source = made(kind)
+def test_size_and_longer_side_apply_to_every_kind(outputs, kind):
+    source = outputs(kind)
     exact = Source(source, size=(10, 12)).read(**silent)
     assert exact.frames.shape == (12, 10, 12, 3) and exact.source_size == (16, 24)
     assert Source(source, max_side=12).read(**silent).frames.shape == (12, 8, 12, 3)
@@ -57,15 +57,15 @@ def test_size_and_longer_side_apply_to_every_kind(made, kind):
     assert Source(source, max_side=0).read(12, **silent).frames.shape == (12, 16, 24, 3)
 
 
-def test_every_kind_is_scaled_alike(made):
+def test_every_kind_is_scaled_alike(outputs):
     kinds = ("array", "clip", "tensor", "list", "pillow", "folder")
-    first, *others = (Source(made(kind), max_side=12).read(**silent).frames for kind in kinds)
+    first, *others = (Source(outputs(kind), max_side=12).read(**silent).frames for kind in kinds)
     assert all(np.array_equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_probe_tells_native_size_number_and_kind_before_anything_is_scaled(made, kind):
-    source = made(kind)
+def test_a_probe_tells_native_size_number_and_kind_before_anything_is_scaled(outputs, kind):
+    source = outputs(kind)
     assert Source(source, size=(10, 12)).probe() == Native((16, 24), 12, "video")
     assert Source(source, start=1, stop=8, stride=2).probe() == Native((16, 24), 4, "video")
 
@@ -91,18 +91,18 @@ def test_an_upright_picture_is_probed_as_it_is_read(tmp_path, clip):
     assert Source(tmp_path / "a.jpg").probe().size == (24, 16) == Source(tmp_path / "a.jpg").read().frames.shape[1:3]
 
 
-def test_a_rate_is_for_frames_that_have_none(made):
+def test_a_rate_is_for_frames_that_have_none(outputs):
     for kind in ("array", "tensor", "list", "pillow", "folder"):
-        source = made(kind)
+        source = outputs(kind)
         assert Source(source, fps=8, stride=2).read().fps == 4 and Source(source).read().fps == 20
     for kind in ("clip", "gif", "mp4"):
         with pytest.raises(SinfusionError, match="frames per second of its own; leave out fps"):
-            Source(made(kind), fps=8).read()
+            Source(outputs(kind), fps=8).read()
 
 
-def test_one_frame_of_several_is_a_picture_but_of_a_video_file(made):
-    assert Source(made("array"), start=3, stop=4).read().kind == "image"
-    assert Source(made("mp4"), start=3, stop=4).read().kind == "video"
+def test_one_frame_of_several_is_a_picture_but_of_a_video_file(outputs):
+    assert Source(outputs("array"), start=3, stop=4).read().kind == "image"
+    assert Source(outputs("mp4"), start=3, stop=4).read().kind == "video"
 
 
 def test_a_clip_remembers_its_size_before_scaling(clip):
@@ -127,9 +127,9 @@ def test_what_makes_no_sense_is_refused_before_anything_is_opened(options, words
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_range_beyond_the_end_is_refused(made, kind):
+def test_a_range_beyond_the_end_is_refused(outputs, kind):
     with pytest.raises(SinfusionError, match="no frames from 12 on"):
-        Source(made(kind), start=12).read()
+        Source(outputs(kind), start=12).read()
 
 
 @pytest.mark.parametrize("value", [None, 3, object(), ["a.png"], b"bytes", np.zeros((2, 2), "datetime64[s]")])
@@ -139,8 +139,8 @@ def test_what_holds_no_frames_is_refused_in_one_sentence(value):
             act(Source(value))
 
 
-def test_probing_what_is_damaged_is_refused(tmp_path, made):
-    whole = open(made("mp4"), "rb").read()
+def test_probing_what_is_damaged_is_refused(tmp_path, outputs):
+    whole = open(outputs("mp4"), "rb").read()
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "noise.gif").write_bytes(b"GIF89a" + bytes(range(256)))
     (tmp_path / "empty.mp4").touch()

@@ -60,12 +60,12 @@ def of_kind(rows, *kinds):
 
 
 def test_each_result_has_a_row_with_the_figures_of_metrics(clip, texture):
-    made = texture(9, seed=1)
-    _, row, same = evaluate(clip, [made, clip])
-    field, distance = nnf(made, clip)
+    outputs = texture(9, seed=1)
+    _, row, same = evaluate(clip, [outputs, clip])
+    field, distance = nnf(outputs, clip)
     assert row["nnfdiv"] == nnfdiv(field) and row["nnfdist"] == nnfdist(distance)
-    assert row["swd"] == sliced_wasserstein(made, clip, scales=2)
-    assert row["change"] == change(made) / change(clip) and row["frames"] == 9 and row["size"] == "24x16"
+    assert row["swd"] == sliced_wasserstein(outputs, clip, scales=2)
+    assert row["change"] == change(outputs) / change(clip) and row["frames"] == 9 and row["size"] == "24x16"
     assert same["nnfdist"] == 0 and same["swd"] == [0, 0] and same["change"] == same["high_frequency"] == 1
     assert [row["name"], same["name"]] == ["generated 1", "generated 2"]
 
@@ -136,8 +136,8 @@ def test_sifid_and_svfid_are_there_where_weights_are(clip, weights):
 
 
 def test_the_seed_is_that_of_the_figures(clip, texture):
-    made = texture(6, seed=1)
-    one, again, other = (evaluate(clip, made, seed=seed)[1]["swd"] for seed in (3, 3, 4))
+    outputs = texture(6, seed=1)
+    one, again, other = (evaluate(clip, outputs, seed=seed)[1]["swd"] for seed in (3, 3, 4))
     assert one == again != other
 
 
@@ -154,7 +154,7 @@ def test_every_result_is_shown_with_its_field_and_every_frame_is_told_to_the_bar
     seen, on_progress = [], []
     evaluate(clip, [clip, clip[:5]], seen=lambda *result: seen.append(result), bar=lambda total: nullcontext(
         lambda: on_progress.append(total)))  # fmt: skip
-    assert [(name, len(made), field.shape) for name, made, field in seen] == [
+    assert [(name, len(outputs), field.shape) for name, outputs, field in seen] == [
         ("generated 1", 12, (10, 14, 22, 3)), ("generated 2", 5, (3, 14, 22, 3)),
     ]  # fmt: skip
     assert on_progress == [12 + 12 + 5] * 29
@@ -196,8 +196,8 @@ def test_the_conditional_mean_of_an_untrained_predictor_is_the_last_frame_and_of
 
 
 def test_a_sampled_frame_is_a_step_of_a_rollout(video_run, clip):
-    made = sinfusion.generate(video_run, 2, start=3, seed=3)[0, 1]
-    assert np.array_equal(sampled(video_run, clip)[3], made)
+    outputs = sinfusion.generate(video_run, 2, start=3, seed=3)[0, 1]
+    assert np.array_equal(sampled(video_run, clip)[3], outputs)
 
 
 def test_a_video_run_predicts_interpolates_and_generates_from_a_frame_and_from_noise(video_rows, video_run):
@@ -227,9 +227,9 @@ def test_the_mean_of_a_run_is_that_of_its_results(video_rows):
 
 
 def test_a_result_of_a_run_is_what_generate_makes_with_its_seed(video_rows, video_run):
-    made = sinfusion.generate(video_run, start=0, seed=1, steps=2)
+    outputs = sinfusion.generate(video_run, start=0, seed=1, steps=2)
     row = next(row for row in video_rows if row["name"] == "from frame 0, seed 1")
-    again = evaluate(video_run, made)[1]
+    again = evaluate(video_run, outputs)[1]
     assert {key: row[key] for key in again if key != "name"} == {key: again[key] for key in again if key != "name"}
 
 
@@ -260,8 +260,8 @@ def test_a_run_without_a_projector_is_measured_from_a_frame_alone(video_run, tmp
 def test_an_image_run_is_measured_by_its_samples(image_run, weights):
     rows = evaluate(image_run, count=2, seed=5, inception=weights["inception"])
     assert [row["name"] for row in rows] == ["left and right half", "seed 5", "seed 6", "mean"]
-    made = sinfusion.generate(image_run, count=2, seed=5)
-    assert rows[2]["nnfdist"] == nnfdist(nnf(made[1], image_run.frames[0], seed=5)[1])
+    outputs = sinfusion.generate(image_run, count=2, seed=5)
+    assert rows[2]["nnfdist"] == nnfdist(nnf(outputs[1], image_run.frames[0], seed=5)[1])
     assert all(row["sifid"] >= 0 for row in rows)
 
 

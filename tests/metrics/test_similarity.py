@@ -241,8 +241,8 @@ def test_patches_and_scales_that_do_not_fit_are_refused_before_any_work():
 
 
 def test_psnr_takes_the_memory_of_some_frames(large_clip, peak):
-    made, bytes_ = peak(lambda: psnr(large_clip[1:], large_clip[:-1]))
+    outputs, bytes_ = peak(lambda: psnr(large_clip[1:], large_clip[:-1]))
     part, other = large_clip[1:, :64, :64], large_clip[:-1, :64, :64]
     error = np.mean((part.astype(np.float64) - other) ** 2)
     assert psnr(part, other) == pytest.approx(10 * math.log10(255**2 / error), rel=1e-12)
-    assert bytes_ < large_clip.nbytes / 4 and made == pytest.approx(psnr(part, other), abs=0.5)
+    assert bytes_ < large_clip.nbytes / 4 and outputs == pytest.approx(psnr(part, other), abs=0.5)

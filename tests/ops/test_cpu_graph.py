@@ -47,7 +47,7 @@ def plays(monkeypatch):
     """How often recordings are played."""
     times = []
     play = cpu_graph.Recording.play
-    monkeypatch.setattr(cpu_graph.Recording, "play", lambda made: (times.append(made), play(made))[1])
+    monkeypatch.setattr(cpu_graph.Recording, "play", lambda capture: (times.append(capture), play(capture))[1])
     return times
 
 
@@ -111,16 +111,16 @@ def test_activations_take_each_others_memory():
 
 
 def test_memory_goes_with_the_recording(network):
-    made = []
+    capture = []
     function = ops.recorded(
-        lambda x, shifts: (made.append(recording() and weakref.ref(recording())), network.evaluate(x, shifts))[1]
+        lambda x, shifts: (capture.append(recording() and weakref.ref(recording())), network.evaluate(x, shifts))[1]
     )
     for size in ((9, 12), (9, 12), (8, 8), (8, 8)):
         x, time, offset = batch_of(network, size=size)
         with torch.no_grad():
             function(x, network.shifts(time, offset))
     gc.collect()
-    assert [ref() is None for ref in (made[1], made[3])] == [True, False]
+    assert [ref() is None for ref in (capture[1], capture[3])] == [True, False]
 
 
 def test_what_would_not_be_recorded_is_refused():
@@ -132,10 +132,10 @@ def test_what_would_not_be_recorded_is_refused():
         (lambda x: ops.dense(x, weight.double().float()), r"aten\._to_copy"),
         (lambda x: ops.dense(x, weight, torch.zeros(4)), r"aten\.zeros"),
     ):
-        made = ops.recorded(function)
-        made(x)
+        capture = ops.recorded(function)
+        capture(x)
         with pytest.raises(RuntimeError, match=f"{what}.* cannot be recorded"):
-            made(x)
+            capture(x)
     double = x.double()
     with pytest.raises(RuntimeError, match=r"dense cannot be recorded: x is torch\.float64"):
         cpu_graph.Recording(lambda: ops.dense(double, weight))

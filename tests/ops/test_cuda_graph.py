@@ -56,11 +56,11 @@ class Recording(TorchDispatchMode):
             results = function(*arguments, **options)
         finally:
             self.inside = False
-        made = [value for value in (results if isinstance(results, tuple | list) else [results])
+        outputs = [value for value in (results if isinstance(results, tuple | list) else [results])
                 if isinstance(value, torch.Tensor)]  # fmt: skip
-        is_view = not written and {storage(value) for value in made} & {storage(value) for value in given} - {0}
+        is_view = not written and {storage(value) for value in outputs} & {storage(value) for value in given} - {0}
         if not is_view:
-            self.calls.append((function, arguments, options, [] if written else made))
+            self.calls.append((function, arguments, options, [] if written else outputs))
         return results
 
     def keep(self, written):
@@ -75,10 +75,10 @@ class Recording(TorchDispatchMode):
         RUN(function, on, *arguments)
 
     def replay(self):
-        for function, arguments, options, made in self.calls:
+        for function, arguments, options, outputs in self.calls:
             with torch._C._AutoDispatchBelowAutograd():
                 results = function(*arguments, **options)
-            for kept, value in zip(made, results if isinstance(results, tuple | list) else [results], strict=False):
+            for kept, value in zip(outputs, results if isinstance(results, tuple | list) else [results], strict=False):
                 kept.copy_(value)
 
 
@@ -134,19 +134,19 @@ def graphs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     reserved = iter(range(0, 10**9, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: next(reserved))
-    made = []
+    outputs = []
 
     def on_cpu(function, device, wanted=True):
         if wanted:
-            made.append(Replayed(function, device))
-        return made[-1] if wanted else function
+            outputs.append(Replayed(function, device))
+        return outputs[-1] if wanted else function
 
     for module in (trainer, rollout):
         monkeypatch.setattr(module, "replayed", on_cpu)
     monkeypatch.setattr(ops, "recorded", lambda function, weights=(): function)  # a CPU's own graphs
     # On the CPU it hands out a tensor's own memory, which a graph writes again.
     monkeypatch.setattr(rollout, "delivered", lambda frames: (frame.numpy().copy() for frame in frames))
-    return types.SimpleNamespace(made=made, of=lambda function: on_cpu(function, CPU))
+    return types.SimpleNamespace(outputs=outputs, of=lambda function: on_cpu(function, CPU))
 
 
 def test_where_no_graphs_are_wanted_the_function_is_itself():
@@ -182,8 +182,8 @@ def test_every_shape_layout_and_dtype_has_a_graph_of_its_own(graphs):
     inputs = [torch.rand(2, 3), torch.rand(4, 3), torch.rand(3, 2).t(), torch.rand(2, 3, dtype=torch.float64)]
     for _ in range(3):
         for x in inputs:
-            made = function(x)
-            assert torch.equal(made, x + 1) and made.dtype == x.dtype
+            outputs = function(x)
+            assert torch.equal(outputs, x + 1) and outputs.dtype == x.dtype
     assert len(function._recordings) == 4
     assert function.memory == 4 * 1000
 
@@ -266,7 +266,7 @@ def test_replayed_training_steps_are_the_plain_ones_to_the_bit(role, recipe, pre
             trained.step()
         state = {"losses": trained.losses, "step": trained.counter, **trained.optimizer.parameters}
         states.append(state | {f"average of {name}": value for name, value in trained.optimizer.average.items()})
-    assert len(graphs.made[0]._recordings) == 1
+    assert len(graphs.outputs[0]._recordings) == 1
     assert int(states[0]["step"]) == TOTAL and len(set(states[0]["losses"][:TOTAL].tolist())) == TOTAL
     for name in states[1]:
         assert torch.equal(states[0][name], states[1][name]), name
@@ -284,7 +284,7 @@ def test_steps_of_several_processes_are_two_graphs_with_the_message_between_them
             trained.step()
         losses.append(trained.losses)
     assert torch.equal(*losses)
-    assert [len(made._recordings) for made in graphs.made] == [0, 1, 1]
+    assert [len(outputs._recordings) for outputs in graphs.outputs] == [0, 1, 1]
     assert all(torch.equal(a, b) for a, b in zip(sent[:TOTAL], sent[TOTAL:], strict=True))
 
 
@@ -300,19 +300,19 @@ def runs(video_run):
     ids=["ancestral", "heun", "ddim", "corrected"],
 )
 def test_replayed_frames_are_the_plain_ones_to_the_bit(runs, change, graphs):
-    made = []
+    outputs = []
     for run in runs:
         run = run.to("cpu", "fp32", run.graph)
         run.recipe = run.recipe.replace(**change)
-        made.append([
+        outputs.append([
             rollout.generate(run, 6, 2, seed=4),
             rollout.generate(run, 5, 1, (20, 31), start=2, frame_offset=-1),
             rollout.upsample(run, 4, run.frames[:4]),
             rollout.retarget(run, (18, 30)),
         ])  # fmt: skip
-    for replays, plain in zip(*made, strict=True):
+    for replays, plain in zip(*outputs, strict=True):
         assert np.array_equal(replays, plain)
-    assert [len(function._recordings) for function in graphs.made] == [1, 1, 1, 1]
+    assert [len(function._recordings) for function in graphs.outputs] == [1, 1, 1, 1]
 
 
 def test_frames_are_delivered_in_order_and_none_is_lost():
@@ -341,8 +341,8 @@ def test_on_a_gpu_replayed_training_steps_are_the_plain_ones_to_the_bit(role, cl
 def test_on_a_gpu_replayed_frames_are_the_plain_ones_to_the_bit(video_run):
     with_graphs, plain = (video_run.to("cuda", "auto", wanted) for wanted in (True, False))
     for frames, size in ((12, None), (6, (20, 31))):
-        made = [rollout.generate(run, frames, 3, size) for run in (with_graphs, plain)]
-        assert np.array_equal(*made)
+        outputs = [rollout.generate(run, frames, 3, size) for run in (with_graphs, plain)]
+        assert np.array_equal(*outputs)
 
 
 @pytest.mark.gpu
@@ -383,9 +383,9 @@ def test_on_a_gpu_two_streams_train_what_one_does(clip, tmp_path):
 
 @pytest.mark.gpu
 def test_on_a_gpu_frames_arrive_as_they_were_made_although_their_memory_is_written_again():
-    def made():
+    def outputs():
         memory = torch.empty(64, 256, 256, dtype=torch.uint8, device="cuda")
         for i in range(20):
             yield memory.fill_(i)
 
-    assert [np.unique(frame).tolist() for frame in copy_to_host_async(made())] == [[i] for i in range(20)]
+    assert [np.unique(frame).tolist() for frame in copy_to_host_async(outputs())] == [[i] for i in range(20)]

@@ -17,9 +17,9 @@ RECIPE = TINY.replace(filters=8, depth=4, batch_size=4, learning_rate=8e-3, sigm
                       max_frame_offset=1, offset_milestones=(), predictor_steps=STEPS)  # fmt: skip
 
 
-def psnr(made, frames):
+def psnr(outputs, frames):
     """Decibels, for pictures in [-1, 1]."""
-    return 10 * math.log10(4 / (made - frames).square().mean().item())
+    return 10 * math.log10(4 / (outputs - frames).square().mean().item())
 
 
 def conditional_mean(denoiser, condition, frame_offset):

@@ -142,8 +142,8 @@ while True:
     if scenario == "overwrite":
         clip = OTHER
         (folder / "notes.txt").write_text("precious")
-        (folder / "made").mkdir()
-        (folder / "made/generate-1.mp4").write_text("precious")
+        (folder / "outputs").mkdir()
+        (folder / "outputs/generate-1.mp4").write_text("precious")
         work = lambda: train(OTHER, folder, overwrite=True)
     elif scenario == "begin":
         work = lambda: train(CLIP, folder)
@@ -171,7 +171,7 @@ while True:
     check(after == expected or (scenario == "overwrite" and after == weights(first)), f"death {deaths}: other weights")
     no_leftovers()
     if scenario == "overwrite":
-        check((folder / "notes.txt").exists() and (folder / "made/generate-1.mp4").exists(), "more is gone")
+        check((folder / "notes.txt").exists() and (folder / "outputs/generate-1.mp4").exists(), "more is gone")
 print(deaths)
 """
 

@@ -124,9 +124,9 @@ def test_gradients_lie_behind_each_other_in_the_order_of_the_weights_and_then_th
     optimizer = AdamEma(network, 3.0)
     loss = network[1](network[0](torch.randn(2, 2, 5, 5))).square().mean()  # not of the last layer
     expected = torch.autograd.grad(loss, list(network[:2].parameters()), retain_graph=True)
-    made = optimizer.gradient(loss)
-    assert made[-1] == loss
-    views = list(optimizer._views(made[:-1]).values())
+    outputs = optimizer.gradient(loss)
+    assert outputs[-1] == loss
+    views = list(optimizer._views(outputs[:-1]).values())
     assert all(torch.equal(view, gradient) for view, gradient in zip(views, expected, strict=False))
     assert not views[-1].any() and not views[-2].any()
     assert all(p.grad is None for p in network.parameters())

@@ -76,12 +76,12 @@ def test_a_resumed_training_keeps_the_rows_up_to_its_checkpoint(tmp_path, read_e
 
 
 def test_a_finished_training_has_a_loss_curve_and_one_preview(tmp_path):
-    made = []
-    progress = Progress(tmp_path, "predictor", 0, 3, preview=lambda: made.append(1), quiet=True)
+    outputs = []
+    progress = Progress(tmp_path, "predictor", 0, 3, preview=lambda: outputs.append(1), quiet=True)
     run(progress, 0, 3)
     progress.close(True)
     assert Image.open(tmp_path / "loss.png").size[0] > 100
-    assert made == [1]
+    assert outputs == [1]
 
 
 def test_an_interrupted_training_makes_no_pictures(tmp_path, read_every_step):
@@ -94,10 +94,10 @@ def test_an_interrupted_training_makes_no_pictures(tmp_path, read_every_step):
 def test_previews_take_a_small_share_of_the_time(tmp_path, monkeypatch, read_every_step):
     clock = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    made = []
+    outputs = []
 
     def preview():
-        made.append(clock[0])
+        outputs.append(clock[0])
         clock[0] += 60  # a slow one
 
     progress = Progress(tmp_path, "predictor", 0, 10**6, preview, preview_seconds=30, quiet=True)
@@ -105,8 +105,8 @@ def test_previews_take_a_small_share_of_the_time(tmp_path, monkeypatch, read_eve
         clock[0] += 1
         progress.step(n, torch.tensor(1.0), 0.1)
     progress.close(False)
-    assert len(made) >= 3
-    gaps = [later - earlier for earlier, later in itertools.pairwise(made)]
+    assert len(outputs) >= 3
+    gaps = [later - earlier for earlier, later in itertools.pairwise(outputs)]
     assert min(gaps) >= 60 / module.PREVIEW_SHARE
 
 
@@ -170,23 +170,23 @@ def test_a_plan_that_changes_is_kept_and_shown(tmp_path, read_every_step, capsys
 
 
 def test_a_preview_waits_until_it_can_be_afforded(tmp_path, monkeypatch):
-    now, made = [1000.0], []
+    now, outputs = [1000.0], []
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    progress = Progress(tmp_path, "predictor", 0, 1000, lambda: made.append(now[0]), quiet=True)
+    progress = Progress(tmp_path, "predictor", 0, 1000, lambda: outputs.append(now[0]), quiet=True)
     for step in range(700):  # two seconds a step: a preview takes a minute, by estimate
         now[0] += 2.0
         progress.step(step, torch.tensor(1.0), 0.1)
         if step == 100:
-            assert not made
-    assert made
-    made.clear()
-    short = Progress(tmp_path, "predictor", 0, 20, lambda: made.append(0), quiet=True)
+            assert not outputs
+    assert outputs
+    outputs.clear()
+    short = Progress(tmp_path, "predictor", 0, 20, lambda: outputs.append(0), quiet=True)
     short.preview_cost, short.preview_at = 60.0, math.inf
     for step in range(20):
         now[0] += 2.0
         short.step(step, torch.tensor(1.0), 0.1)
     short.close(True)
-    assert not made and (tmp_path / "loss.png").exists()
+    assert not outputs and (tmp_path / "loss.png").exists()
 
 
 def test_a_loss_that_is_not_finite_is_reported_and_still_drawn(tmp_path):

@@ -167,17 +167,17 @@ def test_previews_do_not_change_the_training(new_run, role, monkeypatch):
     trained(without, role)
     trainer = Trainer(with_previews, role, TOTAL)
     preview = _previewer(with_previews, role, trainer)
-    made = []
+    outputs = []
 
     def counted():
         preview()
-        made.append(trainer.done)
+        outputs.append(trainer.done)
 
     progress = Progress(with_previews.path / role.name, role.name, 0, TOTAL, counted, preview_seconds=4e-2, quiet=True)
     progress.preview_at = 0.0
     trainer.train(progress)
     progress.close(True)
-    assert made[0] == 1 and made[-1] == TOTAL
+    assert outputs[0] == 1 and outputs[-1] == TOTAL
     assert (with_previews.path / role.name / "preview.png").stat().st_size > 100
     assert same_state(without, with_previews, role)
 
