@@ -127,10 +127,10 @@ def next_frame(network: Network, size: tuple[int, int], batch: int, device: torc
     """A frame of their generate_video: 50 evaluations of the Predictor, 3 of the Projector."""
     predictor = _predictor(network, device).eval()
     projector = _projector(network, device).eval()
-    picture = 2 * torch.rand(batch, 3, *size, device=device) - 1
+    image = 2 * torch.rand(batch, 3, *size, device=device) - 1
 
     def frame() -> Tensor:
-        outputs = projector.q_sample(predictor.sample(condition=picture, frame_diff=1), 3)
+        outputs = projector.q_sample(predictor.sample(condition=image, frame_diff=1), 3)
         corrected: Tensor = projector.sample(custom_initial_img=outputs, custom_timesteps=3)
         return corrected
 

@@ -38,9 +38,9 @@ def one_frame(run, batch):
     """A function that makes a frame, replayed as `stream` does it."""
     device = run.device
     seeds, frame_index = torch.arange(batch, device=device), torch.ones((), dtype=torch.int64, device=device)
-    picture = torch.zeros(batch, 3, *run.size, device=device)
-    advance = replayed(lambda picture, frame_index: next_frame(run, picture, seeds, frame_index), device, run.graph)
-    return lambda: advance(picture, frame_index)
+    image = torch.zeros(batch, 3, *run.size, device=device)
+    advance = replayed(lambda image, frame_index: next_frame(run, image, seeds, frame_index), device, run.graph)
+    return lambda: advance(image, frame_index)
 
 
 def seconds_of_a_video(run, batch, frames):

@@ -187,9 +187,9 @@ def _products(device: torch.device, side: int, dtype: torch.dtype) -> float:
     operations = {"product": 2 * side**3}
     functions: dict[str, Function] = {"product": lambda: torch.mm(a, b, out=out)}
     if device.type == "cpu":  # PyTorch asks one library for products and another for convolutions: which one is faster?
-        picture = torch.randn(1, side // 4, 64, 64).to(dtype, memory_format=torch.channels_last)
+        image = torch.randn(1, side // 4, 64, 64).to(dtype, memory_format=torch.channels_last)
         weight = torch.randn(side // 4, side // 4, 3, 3).to(dtype, memory_format=torch.channels_last)
-        functions["convolution"] = lambda: F.conv2d(picture, weight, padding=1)
+        functions["convolution"] = lambda: F.conv2d(image, weight, padding=1)
         operations["convolution"] = 2 * 64**2 * weight.numel()
     samples = _samples(functions, device, LIMIT_ROUNDS)
     return max(operations[name] / min(samples[name]) for name in functions)

@@ -31,7 +31,7 @@ def pytest_addoption(parser):
     for option, what in PATHS.items():
         parser.addoption(option, type=Path, default=None, help=what)
     parser.addoption("--device", default="auto", help="auto, cpu or cuda: where to measure")
-    parser.addoption("--quick", action="store_true", help="small pictures and networks, few rounds: a rehearsal")
+    parser.addoption("--quick", action="store_true", help="small images and networks, few rounds: a rehearsal")
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def quick(request):
 @pytest.fixture
 def not_for_hours(device, quick):
     if device.type == "cpu" and not quick:
-        pytest.skip("takes a CPU hours: pass --quick for small pictures and networks")
+        pytest.skip("takes a CPU hours: pass --quick for small images and networks")
 
 
 @pytest.fixture(scope="session")

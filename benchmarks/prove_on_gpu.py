@@ -307,7 +307,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--released", type=Path, help="checkout of the authors' sinfusion-code, to compare with")
     parser.add_argument("--minutes", type=float, help="training of each recipe; left out: 3 (--quick: a few seconds)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quick", action="store_true", help="small pictures and networks: a rehearsal")
+    parser.add_argument("--quick", action="store_true", help="small images and networks: a rehearsal")
     parser.add_argument("--steps", default=",".join(STEPS), help=f"any of {', '.join(STEPS)}; left out: all")
     asked = parser.parse_args(arguments)
     asked.steps = asked.steps.split(",")

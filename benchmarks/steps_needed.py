@@ -6,7 +6,7 @@ Each row is a training of `tiny` of its own, to the end of its schedule. A Predi
 (PSNR above repeating the last frame, on the transitions it was trained on and on those after them) and by rollouts of
 60 frames from frame 0: change between frames and high-frequency RMS relative to the clip's, patch distance to the clip
 (NNFDIST) in three windows of time. An Interpolator by its conditional mean (PSNR above the mean of its two frames). A
-Projector and an image model by four pictures of their own: sliced Wasserstein distance beside that between the clip's
+Projector and an image model by four images of their own: sliced Wasserstein distance beside that between the clip's
 halves, high-frequency RMS relative to the clip's, patch distance. And all by their contact sheets.
 """
 
@@ -37,7 +37,7 @@ from sinfusion.training.request import new_run
 from sinfusion.training.trainer import Trainer
 
 WINDOWS = ((0, 20), (20, 40), (40, 60))
-PICTURE_PATCH = (1, 7, 7)
+IMAGE_PATCH = (1, 7, 7)
 
 
 @dataclass
@@ -90,15 +90,15 @@ def of_interpolator(run: Run, known: np.ndarray, seed: int) -> tuple[dict[str, A
     return {"trained_db": mean_psnr(outputs, wanted) - mean_psnr(average, wanted)}, outputs.round().astype(np.uint8)
 
 
-def of_pictures(run: Run, role: Role, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
+def of_images(run: Run, role: Role, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
     seeds = torch.arange(seed, seed + 4, dtype=torch.int64)
     outputs = to_uint8(reverse(run, role, seeds, 0, sampling_levels(run, role), size=run.size)).numpy()
     _, one, other = halves(known)
     figures = {
-        "swd": sliced_wasserstein(outputs, known, PICTURE_PATCH, scales=2),
-        "swd_of_halves": sliced_wasserstein(one, other, PICTURE_PATCH, scales=2),
+        "swd": sliced_wasserstein(outputs, known, IMAGE_PATCH, scales=2),
+        "swd_of_halves": sliced_wasserstein(one, other, IMAGE_PATCH, scales=2),
         "high_frequency": high_frequency(outputs) / high_frequency(known),
-        "nnfdist": float(np.mean([nnfdist(nnf(picture, known[0], PICTURE_PATCH)[1]) for picture in outputs])),
+        "nnfdist": float(np.mean([nnfdist(nnf(image, known[0], IMAGE_PATCH)[1]) for image in outputs])),
     }
     return figures, outputs
 
@@ -116,7 +116,7 @@ def row(clip: Path, side: int, steps: int, settings: Settings) -> dict[str, Any]
         elif role is INTERPOLATOR:
             figures, shown = of_interpolator(run, known, settings.seed)
         else:
-            figures, shown = of_pictures(run, role, known, settings.seed)
+            figures, shown = of_images(run, role, known, settings.seed)
     if settings.sheets:
         sheet = settings.sheets / f"{role.name}-{name}-{side}-{steps}-{settings.depth}-{settings.filters}.png"
         write_image(sheet, contact_sheet(shown, columns=10), overwrite=True)

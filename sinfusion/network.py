@@ -1,6 +1,6 @@
 """The network: a chain of ConvNeXt blocks at full resolution, with skips from its first half to its second.
 
-It knows nothing of diffusion: pictures and a time value go in, a picture comes out (SinFusion, section 4 and figure 3).
+It knows nothing of diffusion: images and a time value go in, an image comes out (SinFusion, section 4 and figure 3).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Sinusoid(nn.Module):
 class NextNet(nn.Module):
     """The denoising network of SinFusion.
 
-    in_channels: 3 (noisy picture) plus 3 for each conditioning frame, conditions first.
+    in_channels: 3 (noisy image) plus 3 for each conditioning frame, conditions first.
     filters: channels of every block; even, at least 4. depth: number of blocks, at least 2.
     dense_kernel: 3 as released, 1 as in ConvNeXt (9 times fewer operations in the dense convolutions).
     frame_offset: takes a second number, the distance in frames between condition and target.

@@ -27,14 +27,14 @@ def to_unit(frames: Tensor) -> Tensor:
     return frames.movedim(-1, -3).float() / 127.5 - 1
 
 
-def to_uint8(pictures: Tensor) -> Tensor:
+def to_uint8(images: Tensor) -> Tensor:
     """(..., 3, H, W) in [-1, 1] -> (..., H, W, 3) uint8, rounded to the nearest."""
-    return to_pixel_values(pictures).round().to(torch.uint8)
+    return to_pixel_values(images).round().to(torch.uint8)
 
 
-def to_pixel_values(pictures: Tensor) -> Tensor:
+def to_pixel_values(images: Tensor) -> Tensor:
     """(..., 3, H, W) in [-1, 1] -> (..., H, W, 3) of the same dtype in [0, 255], not rounded."""
-    return ((pictures.clamp(-1, 1) + 1) * 127.5).movedim(-3, -1)
+    return ((images.clamp(-1, 1) + 1) * 127.5).movedim(-3, -1)
 
 
 def resize(frame: np.ndarray, size: Sequence[int]) -> np.ndarray:

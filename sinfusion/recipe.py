@@ -60,7 +60,7 @@ class Recipe:
     sampler: Literal["ddpm", "ddim", "euler", "heun", "ancestral"] = "ddpm"
     # Network evaluations for a frame (heun: twice as many less one), for models with a condition.
     sampling_steps: int = 50
-    # Network evaluations for a picture (heun: likewise), for models without a condition.
+    # Network evaluations for an image (heun: likewise), for models without a condition.
     unconditional_sampling_steps: int = 50
     # Frames made and not shown after a first frame of the Projector's: the Predictor mends it in a few.
     burn_in_frames: int = 0
@@ -83,7 +83,7 @@ class Recipe:
     white_condition_noise: float = 0.0
     # The same for coarse noise, a few pixels wide, which teach a rollout not to drift.
     coarse_condition_noise: float = 0.0
-    # Crop size as a fraction of the picture.
+    # Crop size as a fraction of the image.
     crop: float = 0.95
     # Crop squares of the shorter side for all models but the Predictor, as published.
     square_crops: bool = True

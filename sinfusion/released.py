@@ -50,7 +50,7 @@ def import_released(
     """Make a released checkpoint a run of its own, or add it to the run folder `out`.
 
     frames: what it was trained on, whatever `Source` takes, such as a file; None: what the run `out` holds.
-    role: image, predictor, projector or interpolator; None: told by the weights and by whether `frames` is a picture.
+    role: image, predictor, projector or interpolator; None: told by the weights and by whether `frames` is an image.
 
     The run has the paper's recipe with the network and schedule of the checkpoint; it cannot be trained further.
     Raises SinfusionError for a file that is not such a checkpoint, or that does not fit the run.
@@ -197,7 +197,7 @@ def _clip(frames: Any, joined: Run | None) -> tuple[np.ndarray, str, float]:
     """(T, H, W, 3) uint8, image or video, and frames per second."""
     if frames is None:
         if joined is None:
-            raise SinfusionError("a new run needs the video or picture that the checkpoint was trained on: --frames.")
+            raise SinfusionError("a new run needs the video or image that the checkpoint was trained on: --frames.")
         return joined.frames, joined.kind, joined.fps
     clip = Source(frames, max_side=0).read()
     if joined is not None and not np.array_equal(clip.frames, joined.frames):
@@ -218,7 +218,7 @@ def _role(name: str | None, channels: int, frame_offset: bool, kind: str, path: 
             f"which is no {role.name if role else 'model that is known'}."
         )
     if (role is IMAGE) != (kind == "image"):
-        raise SinfusionError(f"the {role.name} model belongs to {'a picture' if role is IMAGE else 'a video'}.")
+        raise SinfusionError(f"the {role.name} model belongs to {'an image' if role is IMAGE else 'a video'}.")
     return role
 
 

@@ -140,7 +140,7 @@ class Run:
             return SinfusionError(what)
         trained = ", ".join(name for name in self.models if self.has(ROLES[name])) or "nothing"
         task = next((task for task, roles in TASKS.items() if role in roles), None)
-        add = f"add it with: {go_on} --tasks {task}" if task else "it is for runs of a picture"
+        add = f"add it with: {go_on} --tasks {task}" if task else "it is for runs of an image"
         return SinfusionError(f"{self.path} has no trained {role.name} (it has: {trained}); {add}{rest}")
 
     def save(self, anew: bool = False) -> None:

@@ -38,7 +38,7 @@ def test_an_import_of_everything_changes_neither_plots_nor_random_numbers():
     assert done.returncode == 0, done.stderr
 
 
-def test_pictures_of_figures_leave_the_programs_backend_as_it_is(tmp_path, monkeypatch):
+def test_images_of_figures_leave_the_programs_backend_as_it_is(tmp_path, monkeypatch):
     import matplotlib
 
     monkeypatch.setattr(matplotlib, "use", lambda *_: pytest.fail("matplotlib.use"))

@@ -48,7 +48,7 @@ def test_a_short_clip_bounds_the_offsets():
     assert PAPER.replace(max_frame_offset=1, offset_milestones=()).offsets() == (-1, 1)
 
 
-def test_crops_are_squares_as_published_or_follow_the_picture():
+def test_crops_are_squares_as_published_or_follow_the_image():
     assert PAPER.crop_size(PREDICTOR, 100, 200) == (95, 190)
     for role in (IMAGE, PROJECTOR, INTERPOLATOR):
         assert PAPER.crop_size(role, 100, 200) == (95, 95)

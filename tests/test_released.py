@@ -232,8 +232,8 @@ GOOD = released_weights(6, True)
         (released_weights(6), {}, "no frame encoder"),
         (GOOD, {"role": "projector"}, "6 input channels"),
         (GOOD, {"role": "dreamer"}, "role must be one of"),
-        (released_weights(3), {"role": "image"}, "belongs to a picture"),
-        (GOOD, {"frames": None}, "needs the video or picture"),
+        (released_weights(3), {"role": "image"}, "belongs to an image"),
+        (GOOD, {"frames": None}, "needs the video or image"),
     ],
 )
 def test_what_is_no_released_model_is_refused_and_nothing_written(write, clip, tmp_path, weights, arguments, message):

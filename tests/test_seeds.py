@@ -78,11 +78,11 @@ def test_the_last_of_several_samples_has_a_seed_too(video_run, image_run, clip, 
 
 
 def test_the_command_line_says_the_name_that_it_has_there(video_run, image_run, capsys, tmp_path):
-    picture = tmp_path / "picture.png"
-    sinfusion.media.write_image(picture, image_run.frames[0])
+    image = tmp_path / "image.png"
+    sinfusion.media.write_image(image, image_run.frames[0])
     for words in (
-        ("generate", video_run.path, "--count", "2"), ("edit", image_run.path, picture, "--count", "2"),
-        ("evaluate", video_run.path, "--count", "2"), ("patches", "generate", picture, "--count", "2"),
+        ("generate", video_run.path, "--count", "2"), ("edit", image_run.path, image, "--count", "2"),
+        ("evaluate", video_run.path, "--count", "2"), ("patches", "generate", image, "--count", "2"),
         ("demo", "--out", tmp_path / "demo"),
     ):  # fmt: skip
         assert main([*map(str, words), "--seed", "4294967295"]) == 2

@@ -37,7 +37,7 @@ COMMANDS: dict[str, type[Command] | Group] = {
     "edit": Edit,
     "evaluate": Evaluate,
     "patches": Group(
-        "New videos and pictures from one in seconds, without training.",
+        "New videos and images from one in seconds, without training.",
         {
             "generate": PatchesGenerate,
             "retarget": PatchesRetarget,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..run import Run
 
 Row = dict[str, Any]
-Result = tuple[str, "np.ndarray", "np.ndarray"]  # name, pictures, nearest-neighbour field
+Result = tuple[str, "np.ndarray", "np.ndarray"]  # name, images, nearest-neighbour field
 
 OF_A_RUN = ("held_out", "count", "steps", "out", "format", "device", "precision")  # options of what is made here
 OF_FILES = ("size", "max_side")
@@ -52,7 +52,7 @@ class Evaluate(Command):
     example: ClassVar[str] = "sinfusion evaluate fish.mp4 a.mp4 b.mp4 --plot quality.png --fields fields"
     lower: ClassVar[str] = "--size, --stop or --count"
 
-    # A video, a folder of frames, a picture; or a run, for the frames it was trained on.
+    # A video, a folder of frames, an image; or a run, for the frames it was trained on.
     original: Annotated[Positional[Path], tyro.conf.arg(metavar="ORIGINAL")]
     # Results of the same kind; left out: ORIGINAL is a run, and makes them.
     generated: Annotated[
@@ -60,11 +60,11 @@ class Evaluate(Command):
     ] = ()
     # File for the figures.
     json: File = None
-    # Picture of error against diversity.
+    # Image of error against diversity.
     plot: File = None
     # Folder for the nearest-neighbour fields: where each patch comes from.
     fields: File = None
-    # Weights of Inception v3, for the SIFID of pictures.
+    # Weights of Inception v3, for the SIFID of images.
     inception: File = None
     # Weights of C3D, for the SVFID of videos.
     c3d: File = None
@@ -84,7 +84,7 @@ class Evaluate(Command):
     held_out: File = None
     # A run: how many to make; of a video run from a real frame and as many from noise.
     count: int = 3
-    # A run: network evaluations for a picture; left out: the recipe's.
+    # A run: network evaluations for an image; left out: the recipe's.
     steps: Whole = None
     # A run: file to write; left out: outputs/evaluate-<number> in its folder.
     out: File = None
@@ -214,14 +214,14 @@ def _bar(total: int) -> Iterator[Callable[[], object]]:
 
 
 def _write_field(path: Path, field: np.ndarray, overwrite: bool) -> None:
-    """The picture of a field; of a video's a sheet, and an mp4 beside it."""
+    """The image of a field; of a video's a sheet, and an mp4 beside it."""
     from ..media import contact_sheet, enlarged, write_image, write_video
-    from ..metrics.similarity import field_picture
+    from ..metrics.similarity import field_image
 
-    pictures = field_picture(field)
-    write_image(path, contact_sheet(pictures), overwrite)
-    if len(pictures) > 1:
-        larger = (enlarged(picture, 256) for picture in pictures)
+    images = field_image(field)
+    write_image(path, contact_sheet(images), overwrite)
+    if len(images) > 1:
+        larger = (enlarged(image, 256) for image in images)
         write_video(path.with_suffix(".mp4"), larger, fps=FIELD_FPS, overwrite=overwrite)
 
 
@@ -273,7 +273,7 @@ def _aligned(cells: list[list[str]], turned: bool = False) -> list[str]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Write a picture of error (NNFDIST) against diversity (NNFDIV), a point for each result and its name beside."""
+    """Write an image of error (NNFDIST) against diversity (NNFDIV), a point for each result and its name beside."""
     from matplotlib.figure import Figure
 
     points = sorted((row for row in rows if row["kind"] in ("self_baseline", "result")), key=lambda row: row["nnfdist"])

@@ -1,4 +1,4 @@
-"""The commands that make pictures and videos with a run: generate, extrapolate, upsample, retarget, edit."""
+"""The commands that make images and videos with a run: generate, extrapolate, upsample, retarget, edit."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Generation(Command):
     run: Trained
     # File to write; left out: outputs/<command>-<number> in the run folder.
     out: File = None
-    # Videos: mp4, gif or png (a folder of numbered pictures); pictures: png. Left out: by --out, else mp4.
+    # Videos: mp4, gif or png (a folder of numbered images); images: png. Left out: by --out, else mp4.
     format: Format = None
     # Seed of all random numbers.
     seed: int = 0
-    # Network evaluations for a picture; left out: the recipe's.
+    # Network evaluations for an image; left out: the recipe's.
     steps: Whole = None
     # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs.
     device: str = "auto"
@@ -65,7 +65,7 @@ class Generation(Command):
 
 @dataclass(kw_only=True)
 class Generate(Generation):
-    """New videos from a video run, new pictures from an image run."""
+    """New videos from a video run, new images from an image run."""
 
     example: ClassVar[str] = "sinfusion generate runs/fish --frames 200 --count 4 --size 384x144 --start 0"
     lower: ClassVar[str] = "--size or --count"
@@ -76,7 +76,7 @@ class Generate(Generation):
     count: int = 1
     # Size of what is made, such as 384x144; left out: that of the training frames.
     size: Size = None
-    # First frame: a number of a training frame, a picture file, or noise (the Projector makes one).
+    # First frame: a number of a training frame, an image file, or noise (the Projector makes one).
     start: str = "noise"
     # Frames of the training video a step: 2 is double speed, -1 backward.
     frame_offset: int = 1
@@ -90,7 +90,7 @@ class Generate(Generation):
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
         with self.outputs(run, self.count) as outputs:
             if run.kind == "image":
-                outputs.pictures(
+                outputs.images(
                     rollout.generate(
                         run, self.frames, self.count, size, start, self.frame_offset, self.seed, self.steps
                     )
@@ -112,13 +112,13 @@ class Generate(Generation):
         with ExitStack() as stack:
             on_progress = stack.enter_context(Bar(length)).update
             writers = [stack.enter_context(VideoWriter(path, run.fps, self.overwrite)) for path in outputs.files]
-            for frame_index, pictures in enumerate(itertools.chain([first], stream)):  # (count, H, W, 3)
-                for writer, picture in zip(writers, pictures, strict=True):
-                    writer.write(picture)
+            for frame_index, images in enumerate(itertools.chain([first], stream)):  # (count, H, W, 3)
+                for writer, image in zip(writers, images, strict=True):
+                    writer.write(image)
                 if frame_index in picked:
-                    shown.append(pictures[: SHEET_FRAMES // 3])
+                    shown.append(images[: SHEET_FRAMES // 3])
                 on_progress()
-        rows = [pictures[i] for i in range(len(shown[0])) for pictures in shown]
+        rows = [images[i] for i in range(len(shown[0])) for images in shown]
         outputs.finish(rows, len(picked) if columns else None, fps=run.fps, frames=length)
 
     def _start(self, size: tuple[int, int]) -> int | np.ndarray | None:
@@ -182,14 +182,14 @@ class Upsample(Generation):
 
 @dataclass(kw_only=True)
 class Retarget(Generation):
-    """A video or picture at another size and aspect ratio, its details at their own scale."""
+    """A video or image at another size and aspect ratio, its details at their own scale."""
 
     example: ClassVar[str] = "sinfusion retarget runs/fish --size 384x144"
     lower: ClassVar[str] = "--size"
 
     # Size to bring it to, such as 384x144.
     size: Annotated[str, tyro.conf.arg(metavar="WIDTHxHEIGHT")]
-    # Another video or picture to retarget; left out: the one the run was trained on.
+    # Another video or image to retarget; left out: the one the run was trained on.
     input: File = None
     # How much is made anew, above 0 and up to 1.
     strength: float = 0.5
@@ -205,13 +205,13 @@ class Retarget(Generation):
             with Bar(1 if run.kind == "image" else len(run.frames if frames is None else frames)) as shown:
                 result = retarget(run, size, frames, self.strength, self.seed, self.steps, shown.update)
             if run.kind == "image":
-                outputs.pictures(result[None])
+                outputs.images(result[None])
             else:
                 outputs.video(result, fps)
 
 
 def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[np.ndarray | None, float]:
-    """Frames and frames per second of another video or picture, at a size or its own; None is what the run holds."""
+    """Frames and frames per second of another video or image, at a size or its own; None is what the run holds."""
     from ..media import read_image, read_media
 
     if path is None:
@@ -224,18 +224,18 @@ def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[
 
 @dataclass(kw_only=True)
 class Edit(Generation):
-    """An edited picture, a sketch or a masked picture, made to look like the training image."""
+    """An edited image, a sketch or a masked image, made to look like the training image."""
 
     example: ClassVar[str] = "sinfusion edit runs/balloons sketch.png --strength 0.6 --count 4"
     lower: ClassVar[str] = "--count or --canvas"
 
-    # The edited picture or a sketch of colour blobs; scaled down if it is larger than the training image.
-    picture: Annotated[Positional[Path], tyro.conf.arg(metavar="PICTURE")]
-    # A picture of the same size, white where the picture may change (inpainting); left out: everywhere.
+    # The edited image or a sketch of colour blobs; scaled down if it is larger than the training image.
+    image: Annotated[Positional[Path], tyro.conf.arg(metavar="PICTURE")]
+    # An image of the same size, white where the image may change (inpainting); left out: everywhere.
     mask: File = None
-    # Where in the reverse process the picture enters: small keeps it, 1 makes it anew.
+    # Where in the reverse process the image enters: small keeps it, 1 makes it anew.
     strength: float = 0.5
-    # A larger size, such as 256x128, to continue the picture to on all sides (outpainting).
+    # A larger size, such as 256x128, to continue the image to on all sides (outpainting).
     canvas: Size = None
     # How many; sample i is made from seed + i.
     count: int = 1
@@ -247,7 +247,7 @@ class Edit(Generation):
         run, canvas = self.load(), parse_size(self.canvas)
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
-        picture = read_image(self.picture, max_side=max(run.size), log=log)
-        mask = None if self.mask is None else read_mask(self.mask, picture.shape[:2])
+        image = read_image(self.image, max_side=max(run.size), log=log)
+        mask = None if self.mask is None else read_mask(self.mask, image.shape[:2])
         with self.outputs(run, self.count) as outputs:
-            outputs.pictures(edit(run, picture, mask, self.strength, canvas, self.count, self.seed, self.steps))
+            outputs.images(edit(run, image, mask, self.strength, canvas, self.count, self.seed, self.steps))

@@ -1,7 +1,7 @@
-"""The files of a command that makes pictures or videos: results, contact sheet, record.
+"""The files of a command that makes images or videos: results, contact sheet, record.
 
 with Outputs(command, run.kind, run.path / "outputs", {"run": run.path}) as made:   # refuses what cannot be written
-    made.pictures(pictures)                                                   # or made.video(frames, fps)
+    made.images(images)                                                   # or made.video(frames, fps)
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Outputs:
     def __init__(
         self,
         command: Request,
-        kind: str,  # "image": the results are png pictures; "video": mp4, or what is asked for
+        kind: str,  # "image": the results are png images; "video": mp4, or what is asked for
         folder: Path,  # of the results where --out is left out; they are numbered there
         source: dict[str, Path],  # from what it is made, as in the record: {"run": run.path}, {"input": video}
         count: int = 1,  # of results, a file each
@@ -124,7 +124,7 @@ class Outputs:
         remove_empty(self.new_folders)
 
     def _ending(self) -> str:
-        """.mp4, .gif or .png; none for a folder of pictures."""
+        """.mp4, .gif or .png; none for a folder of images."""
         out, wanted = self.command.out, self.command.format
         given = out.suffix.lower().removeprefix(".") if out is not None else ""
         if given and given not in ("mp4", "gif", "png"):
@@ -135,17 +135,17 @@ class Outputs:
         if self.kind == "image":
             if chosen != "png":
                 word, path = next(iter(self.source.items()))
-                raise SinfusionError(f"{path} is an image {word}: it makes png pictures, not {chosen}.")
+                raise SinfusionError(f"{path} is an image {word}: it makes png images, not {chosen}.")
             return ".png"
         return "" if chosen == "png" else f".{chosen}"
 
-    def pictures(self, pictures: np.ndarray) -> None:
-        """Write (count, H, W, 3) uint8 as one picture each, and all that goes with them."""
+    def images(self, images: np.ndarray) -> None:
+        """Write (count, H, W, 3) uint8 as one image each, and all that goes with them."""
         from ..media import write_image
 
-        for path, picture in zip(self.files, pictures, strict=True):
-            write_image(path, picture, overwrite=self.command.overwrite)
-        self.finish(pictures[:SHEET_FRAMES])
+        for path, image in zip(self.files, images, strict=True):
+            write_image(path, image, overwrite=self.command.overwrite)
+        self.finish(images[:SHEET_FRAMES])
 
     def video(self, frames: np.ndarray, fps: float) -> None:
         """Write (T, H, W, 3) uint8 as a video, and all that goes with it."""

@@ -1,4 +1,4 @@
-"""The commands of the patch engine: new videos and pictures from one, without training."""
+"""The commands of the patch engine: new videos and images from one, without training."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Patches(Command):
 
     lower: ClassVar[str] = "--max-side, or use fewer frames (--stop)"
 
-    # A video, GIF, folder of frames or picture.
+    # A video, GIF, folder of frames or image.
     input: Input
     # File to write; left out: outputs/<name of the input>/<command>-<number>.
     out: File = None
-    # Videos: mp4, gif or png (a folder of numbered pictures); pictures: png. Left out: by --out, else mp4.
+    # Videos: mp4, gif or png (a folder of numbered images); images: png. Left out: by --out, else mp4.
     format: Format = None
     # The longer side that a larger input is scaled down to; 0 keeps its size.
     max_side: int = 256
@@ -67,11 +67,11 @@ class Patches(Command):
         return Outputs(self, kind, Path("outputs") / name, {"input": self.input}, count)
 
     def write(self, outputs: Outputs, results: np.ndarray, fps: float) -> None:
-        """Write (count, T, H, W, 3) videos, or (count, H, W, 3) pictures."""
+        """Write (count, T, H, W, 3) videos, or (count, H, W, 3) images."""
         from ..media import write_video
 
         if results.ndim == 4:
-            outputs.pictures(results)
+            outputs.images(results)
         elif len(results) == 1:
             outputs.video(results[0], fps)
         else:
@@ -83,7 +83,7 @@ class Patches(Command):
 
 
 def _frames(clip: Clip) -> np.ndarray:
-    """(T, H, W, 3), or (H, W, 3) of a picture."""
+    """(T, H, W, 3), or (H, W, 3) of an image."""
     return clip.frames[0] if clip.kind == "image" else clip.frames
 
 
@@ -94,7 +94,7 @@ def _bar() -> Bar:
 
 @dataclass(kw_only=True)
 class PatchesGenerate(Patches):
-    """Diverse new videos or pictures, in seconds."""
+    """Diverse new videos or images, in seconds."""
 
     example: ClassVar[str] = "sinfusion patches generate fish.mp4 --count 4"
     lower: ClassVar[str] = "--max-side, --scale or --frames"
@@ -127,7 +127,7 @@ class PatchesGenerate(Patches):
 
 @dataclass(kw_only=True)
 class PatchesRetarget(Patches):
-    """A video or picture at another size, aspect ratio or length, its objects and motions at their own."""
+    """A video or image at another size, aspect ratio or length, its objects and motions at their own."""
 
     example: ClassVar[str] = "sinfusion patches retarget fish.mp4 --size 384x144"
 
@@ -150,11 +150,11 @@ class PatchesRetarget(Patches):
 
 @dataclass(kw_only=True)
 class PatchesAnalogy(Patches):
-    """The layout of one video (or sketch) with the appearance and dynamics of another; or of pictures."""
+    """The layout of one video (or sketch) with the appearance and dynamics of another; or of images."""
 
     example: ClassVar[str] = "sinfusion patches analogy waterfall.mp4 lava.mp4"
 
-    # The video or picture that gives appearance and dynamics. --start, --stop and --stride are for both.
+    # The video or image that gives appearance and dynamics. --start, --stop and --stride are for both.
     style: Annotated[Positional[Path], tyro.conf.arg(metavar="STYLE")]
     # The input is a sketch video: bright where there should be motion.
     sketch: bool = False
@@ -176,11 +176,11 @@ class PatchesAnalogy(Patches):
 
 @dataclass(kw_only=True)
 class PatchesInpaint(Patches):
-    """A masked part of a video or picture made anew from what is around it."""
+    """A masked part of a video or image made anew from what is around it."""
 
     example: ClassVar[str] = "sinfusion patches inpaint fish.mp4 --mask mask.png"
 
-    # A picture, or a video as long as the input, white where to fill. --start, --stop and --stride are for both.
+    # An image, or a video as long as the input, white where to fill. --start, --stop and --stride are for both.
     mask: Path
     # The colours of the input under the mask say roughly what should be there.
     hints: bool = False

@@ -1,7 +1,7 @@
-"""What the network predicts, and how a prediction becomes a clean picture.
+"""What the network predicts, and how a prediction becomes a clean image.
 
 `Denoiser` wraps a network so that trainer and samplers never ask which parameterization it has: `loss` trains it,
-calling it denoises. All states are x = clean + sigma * noise, pictures in [-1, 1], sigma one value a sample.
+calling it denoises. All states are x = clean + sigma * noise, images in [-1, 1], sigma one value a sample.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Sigma = TypeVar("Sigma", float, Tensor)
 
 
 class Parameterization(Protocol):
-    """What the network sees and what its output F stands for, as sums of pictures with these coefficients.
+    """What the network sees and what its output F stands for, as sums of images with these coefficients.
 
-    Pictures: x = clean + sigma * noise, and the prior mean, the expected picture; `sigma_data`: RMS of clean - prior_mean.
+    Images: x = clean + sigma * noise, and the prior mean, the expected image; `sigma_data`: RMS of clean - prior_mean.
     """
 
     def input(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma]:
@@ -34,11 +34,11 @@ class Parameterization(Protocol):
         """Of clean, noise and prior_mean, in what F should be."""
 
     def estimate(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma, Sigma]:
-        """Of F, x and prior_mean, in the clean picture that F stands for: the inverse of `target`."""
+        """Of F, x and prior_mean, in the clean image that F stands for: the inverse of `target`."""
 
 
 class X0:
-    """F is the clean picture."""
+    """F is the clean image."""
 
     def input(self, sigma: Sigma, sigma_data: Sigma) -> tuple[Sigma, Sigma]:
         return (1 + sigma**2) ** -0.5, 0 * sigma
@@ -115,7 +115,7 @@ class Denoiser:
         return self._on(device)[2]
 
     def sigma_data_of(self, frame_offset: Tensor | None, batch: int, device: torch.device) -> Tensor:
-        """(B,) fp32: the RMS distance between the clean picture and the prior mean for each sample."""
+        """(B,) fp32: the RMS distance between the clean image and the prior mean for each sample."""
         table = self._on(device)[0]
         if frame_offset is None or len(self.sigma_data) == 1:
             return table[:1].expand(batch)
@@ -135,13 +135,13 @@ class Denoiser:
         return (above - 1 + (wanted - low) / (high - low)).clamp(0, len(logarithm) - 1).float()
 
     def training_coefficients(self, sigma: Tensor, sigma_data: Tensor) -> Tensor:
-        """(B, 6) fp32: clean, noise and prior_mean in the noisy picture that the network sees, and in its target."""
+        """(B, 6) fp32: clean, noise and prior_mean in the noisy image that the network sees, and in its target."""
         of_state, of_prior_mean = self.form.input(sigma, sigma_data)
         return torch.stack((of_state, of_state * sigma, of_prior_mean, *self.form.target(sigma, sigma_data)), 1)
 
     def loss(
         self,
-        inputs: Tensor,  # (B, 3 (n + 1), H, W): conditions, then the noisy picture as the network sees it
+        inputs: Tensor,  # (B, 3 (n + 1), H, W): conditions, then the noisy image as the network sees it
         target: Tensor,  # (B, 3, H, W) fp32
         sigma: Tensor,  # (B,)
         sigma_data: Tensor,  # (B,)
@@ -158,7 +158,7 @@ class Denoiser:
         condition: Tensor | None = None,  # (B, 3 n, H, W) fp32 in [-1, 1]: n neighbouring frames
         frame_offset: Tensor | None = None,  # (B or 1,) int64
     ) -> Tensor:
-        """The expected clean picture, (B, 3, H, W) fp32."""
+        """The expected clean image, (B, 3, H, W) fp32."""
         sigma_data = self.sigma_data_of(frame_offset, len(sigma), x.device)
         prior_mean = prior_mean_of(x, condition)
 

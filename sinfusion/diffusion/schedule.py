@@ -1,6 +1,6 @@
 """Noise schedules and noise levels, as float64 numbers made once.
 
-Everything downstream measures noise by sigma, the standard deviation added to a clean picture in [-1, 1]:
+Everything downstream measures noise by sigma, the standard deviation added to a clean image in [-1, 1]:
 x = clean + sigma * noise. A variance-preserving state x_t = a * clean + s * noise is the same thing divided by a.
 """
 

@@ -72,16 +72,16 @@ def reverse(
     run: Run,
     role: Role,
     seeds: Tensor,  # (B,) int64
-    frame_index: int | Tensor,  # which picture of a rollout this is; a tensor is () int64 on the run's device
+    frame_index: int | Tensor,  # which image of a rollout this is; a tensor is () int64 on the run's device
     sigmas: np.ndarray,  # from `sampling_sigmas`
-    start: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: the picture noise is added to; None: the prior mean
+    start: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: the image noise is added to; None: the prior mean
     size: tuple[int, int] | None = None,  # (H, W), needed where neither start nor condition tells it
     condition: Tensor | None = None,  # (B, 3 n, H, W) in [-1, 1]
     frame_offset: int | None = None,
-    keep: tuple[Tensor, Tensor] | None = None,  # (B or 1, 1, H, W) bool, picture (B or 1, 3, H, W): known where True
+    keep: tuple[Tensor, Tensor] | None = None,  # (B or 1, 1, H, W) bool, image (B or 1, 3, H, W): known where True
     sampler: str | None = None,  # None: the recipe's
 ) -> Tensor:
-    """One picture for each seed, (B, 3, H, W) fp32 in [-1, 1]. Nothing here waits for the device."""
+    """One image for each seed, (B, 3, H, W) fp32 in [-1, 1]. Nothing here waits for the device."""
     denoiser = run.denoiser(role)
     network = denoiser.network
     assert isinstance(network, NextNet)
@@ -126,14 +126,14 @@ def _loop(
     inputs: Tensor,
     before: Tensor | None,
     known: Tensor | None,
-    picture: Tensor | None,
+    image: Tensor | None,
 ) -> Tensor:
     """The steps, without a copy or a wait; x after the last."""
     ops.ddpm_step(x, None, prior_mean, table.coefficients[0], seeds, stream, counters[0], inputs, before)
     for i in range(len(table.sigma)):
         output = network.evaluate(inputs, shifts[i : i + 1])
         row, draw = table.coefficients[i + 1], counters[i + 1]
-        ops.ddpm_step(x, output, prior_mean, row, seeds, stream, draw, inputs, before, known, picture)
+        ops.ddpm_step(x, output, prior_mean, row, seeds, stream, draw, inputs, before, known, image)
     return x
 
 

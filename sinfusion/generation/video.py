@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..clip import as_frames, as_picture
+from ..clip import as_frames, as_image
 from ..diffusion.schedule import cosine_schedule
 from ..errors import SinfusionError
 from ..ops.cuda_graph import replayed
@@ -38,10 +38,10 @@ def generate(
     """New samples: (count, frames, H, W, 3) uint8 from a video run, (count, H, W, 3) from an image run.
 
     frames: length of each video; None: as long as the training clip. size: (height, width); None: the training size.
-    start: the first frame, an index into the clip or a picture; None: the Projector makes one from noise, and the video
+    start: the first frame, an index into the clip or an image; None: the Projector makes one from noise, and the video
     begins `burn_in_frames` of the recipe after it.
     frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i is made from seed + i, whatever `count`,
-    all from 0 to 2^32 - 1. steps: network evaluations a picture; None: the recipe's.
+    all from 0 to 2^32 - 1. steps: network evaluations an image; None: the recipe's.
     """
     if run.kind == "image":
         if frames is not None or start is not None or frame_offset != 1:
@@ -57,8 +57,8 @@ def generate_images(
     run: Run, count: int = 1, size: tuple[int, int] | None = None, seed: int = 0, steps: int | None = None
 ) -> Frames:
     """(count, H, W, 3) uint8: diverse samples of an image run at any size."""
-    pictures = _from_noise(run, IMAGE, _seeds(run, seed, count), check_size(size or run.size), steps)
-    return to_uint8(pictures).cpu().numpy()
+    images = _from_noise(run, IMAGE, _seeds(run, seed, count), check_size(size or run.size), steps)
+    return to_uint8(images).cpu().numpy()
 
 
 def stream(
@@ -93,9 +93,9 @@ def stream(
     else:
         first = _tensor(run, resize(_start_frame(run, start), size)[None]).expand(count, -1, -1, -1)
 
-    def advance(picture: Tensor, frame_index: Tensor) -> tuple[Tensor, Tensor]:
-        picture = next_frame(run, picture, seeds, frame_index, frame_offset, steps)
-        return picture, to_uint8(picture)
+    def advance(image: Tensor, frame_index: Tensor) -> tuple[Tensor, Tensor]:
+        image = next_frame(run, image, seeds, frame_index, frame_offset, steps)
+        return image, to_uint8(image)
 
     advance_one = replayed(advance, run.device, run.graph)
     return copy_to_host_async(_chain(run, first, advance_one, hidden, hidden + frames, frame_index))
@@ -103,17 +103,17 @@ def stream(
 
 def _chain(
     run: Run,
-    picture: Tensor,
+    image: Tensor,
     advance: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     shown: int,
     stop: int,
-    first: int,  # frame index of the first picture
+    first: int,  # frame index of the first image
 ) -> Iterator[Tensor]:
-    """Each picture (B, 3, H, W) made from the one before; those from `shown` to `stop` as (B, H, W, 3) uint8."""
+    """Each image (B, 3, H, W) made from the one before; those from `shown` to `stop` as (B, H, W, 3) uint8."""
     if shown == 0:
-        yield to_uint8(picture)
+        yield to_uint8(image)
     for number in range(1, stop):
-        picture, frame = advance(picture, _frame_index(run, first + number))
+        image, frame = advance(image, _frame_index(run, first + number))
         if number >= shown:
             yield frame
 
@@ -130,20 +130,20 @@ def next_frame(
     frame_index: int | Tensor,
     frame_offset: int = 1,
     steps: int | None = None,
-    init_image: Tensor | None = None,  # (B, 3, H, W): a picture to start from instead of noise around the previous one
+    init_image: Tensor | None = None,  # (B, 3, H, W): an image to start from instead of noise around the previous one
     sigma_start: float | None = None,  # the noise level to start it at
 ) -> Tensor:
     """One predicted frame, corrected by the Projector if the recipe says so; (B, 3, H, W) in [-1, 1]."""
     sigmas = sampling_sigmas(run, PREDICTOR, frame_offset, steps, sigma_start)
-    picture = reverse(run, PREDICTOR, seeds, frame_index, sigmas, init_image, None, previous, frame_offset)
-    return correct(run, picture, seeds, frame_index)
+    image = reverse(run, PREDICTOR, seeds, frame_index, sigmas, init_image, None, previous, frame_offset)
+    return correct(run, image, seeds, frame_index)
 
 
-def correct(run: Run, picture: Tensor, seeds: Tensor, frame_index: int | Tensor) -> Tensor:
+def correct(run: Run, image: Tensor, seeds: Tensor, frame_index: int | Tensor) -> Tensor:
     """Noise a frame a little and let the Projector remove it with its own artefacts (SinFusion, section 5)."""
     recipe = run.recipe
     if recipe.correction_timesteps == 0:
-        return picture
+        return image
     schedule = cosine_schedule(50)
     entry = float(schedule.sigma_at(np.array(float(recipe.correction_timesteps))))
     denoiser = run.denoiser(PROJECTOR)
@@ -152,7 +152,7 @@ def correct(run: Run, picture: Tensor, seeds: Tensor, frame_index: int | Tensor)
     else:
         entry = float(denoiser.schedule.sigma[min(recipe.correction_timesteps, recipe.timesteps)])
         sigmas = sampling_sigmas(run, PROJECTOR, 1, recipe.timesteps, entry)
-    return reverse(run, PROJECTOR, seeds, frame_index, sigmas, picture)
+    return reverse(run, PROJECTOR, seeds, frame_index, sigmas, image)
 
 
 def extrapolate(
@@ -184,8 +184,8 @@ def _new_frames(outputs: Iterator[Frames], on_progress: OnProgress) -> Frames:
     """(T, H, W, 3) uint8: all but the first frame of a stream of one sample."""
     next(outputs)
     frames = []
-    for pictures in outputs:
-        frames.append(pictures[0])
+    for images in outputs:
+        frames.append(images[0])
         on_progress()
     return np.stack(frames)
 
@@ -239,7 +239,7 @@ def retarget(
     steps: int | None = None,
     on_progress: OnProgress = lambda: None,
 ) -> Frames:
-    """A picture or video at another size and aspect ratio, its details made by the trained models at their own scale.
+    """An image or video at another size and aspect ratio, its details made by the trained models at their own scale.
 
     size: (height, width). frames: what to retarget, (T, H, W, 3) or (H, W, 3) uint8, or what `as_pixels` takes; None:
     what the run was trained on.
@@ -249,32 +249,32 @@ def retarget(
     size = check_size(size)
     source = run.frames if frames is None else as_frames(frames)
     if run.kind == "image":
-        source = as_picture(source)[None]
+        source = as_image(source)[None]
     first = IMAGE if run.kind == "image" else PROJECTOR
     seeds = _seeds(run, seed, 1)
     stretched = _tensor(run, np.stack([resize(frame, size) for frame in source]))
     sigmas = sampling_sigmas(run, first, 1, steps, strength=strength)
-    picture = reverse(run, first, seeds, 0, sigmas, stretched[:1])
+    image = reverse(run, first, seeds, 0, sigmas, stretched[:1])
     if run.kind == "image":
         on_progress()
-        return to_uint8(picture)[0].cpu().numpy()
+        return to_uint8(image)[0].cpu().numpy()
     # Where each frame goes is the resized clip's to say (the entry level is above the change between frames),
     # how it looks is the Predictor's.
     sigma_start = 4 * strength * run.denoiser(PREDICTOR).sigma_data[0]
 
-    def follow(picture: Tensor, frame_index: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        picture = next_frame(run, picture, seeds, frame_index, 1, steps, target, sigma_start)
-        return picture, to_uint8(picture)
+    def follow(image: Tensor, frame_index: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        image = next_frame(run, image, seeds, frame_index, 1, steps, target, sigma_start)
+        return image, to_uint8(image)
 
     follow_one = replayed(follow, run.device, run.graph)
 
-    def followed(picture: Tensor) -> Iterator[Tensor]:
-        for number in range(len(stretched)):  # frame index 0 was the first picture's
-            picture, frame = follow_one(picture, _frame_index(run, number + 1), stretched[number : number + 1])
+    def followed(image: Tensor) -> Iterator[Tensor]:
+        for number in range(len(stretched)):  # frame index 0 was the first image's
+            image, frame = follow_one(image, _frame_index(run, number + 1), stretched[number : number + 1])
             yield frame
 
     outputs = []
-    for frame in copy_to_host_async(followed(picture)):
+    for frame in copy_to_host_async(followed(image)):
         outputs.append(frame[0])
         on_progress()
     return np.stack(outputs)
@@ -304,7 +304,7 @@ def _start_frame(run: Run, start: Any) -> Frames:
         if not -len(run.frames) <= start < len(run.frames):
             raise SinfusionError(f"start frame {start} does not exist: the clip has {len(run.frames)} frames.")
         return np.asarray(run.frames[start])
-    return as_picture(start, "the start picture")
+    return as_image(start, "the start image")
 
 
 def _tensor(run: Run, frames: Frames) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reading any video or picture into uint8 frames, and writing videos, pictures and contact sheets.
+"""Reading any video or image into uint8 frames, and writing videos, images and contact sheets.
 
 clip = read_media("fish.mp4")          # Clip: frames (T, H, W, 3) uint8, fps, kind
 write_video("out.mp4", frames, fps=20)

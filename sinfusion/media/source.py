@@ -45,9 +45,9 @@ class Source:
     Raises SinfusionError for what cannot apply; what only the source itself can tell, when it is opened.
     """
 
-    # A video, an animation, a folder of frames or a picture; a Clip; or whatever `clip.as_pixels` takes.
+    # A video, an animation, a folder of frames or an image; a Clip; or whatever `clip.as_pixels` takes.
     value: Any
-    # Frames to keep, counted from 0 as in a slice; the clip plays as fast as before. Not for a picture.
+    # Frames to keep, counted from 0 as in a slice; the clip plays as fast as before. Not for an image.
     start: int | None = None
     stop: int | None = None
     stride: int | None = None
@@ -94,7 +94,7 @@ class Source:
 
         longest: as `max_side`, where the source says neither that nor size. log: told about scaling.
 
-        Frames are scaled antialiased. Transparency is laid over white; 16-bit, grey, palette and CMYK pictures become
+        Frames are scaled antialiased. Transparency is laid over white; 16-bit, grey, palette and CMYK images become
         8-bit RGB (colour profiles are not applied); EXIF and video rotation are applied. fps is the mean where frames
         last differently. Raises SinfusionError, with what is wrong, for anything that cannot be read whole.
         """
@@ -128,7 +128,7 @@ class Source:
         if opened.alone:
             for name in ("start", "stop", "stride", "fps"):
                 if getattr(self, name) is not None:
-                    raise SinfusionError(f"{self.name}: {name} is for videos, this is a picture; leave out {name}.")
+                    raise SinfusionError(f"{self.name}: {name} is for videos, this is an image; leave out {name}.")
         if self.fps is not None and opened.fps is not None:
             raise SinfusionError(f"{self.name}: there are frames per second of its own; leave out fps.")
         return opened
@@ -195,7 +195,7 @@ def read_media(
     max_side: int | None = LONGER_SIDE,
     log: Callable[[str], None] = print,
 ) -> Clip:
-    """Read a video, an animation, a folder of frames or a picture: `Source`, read.
+    """Read a video, an animation, a folder of frames or an image: `Source`, read.
 
     max_side counts where no size is given; 0 or None keeps the size of the file.
     """
@@ -217,7 +217,7 @@ def read_image(
     max_side: int | None = LONGER_SIDE,
     log: Callable[[str], None] = print,
 ) -> np.ndarray:
-    """(H, W, 3) uint8: a picture, or the first frame of something animated. See `read_media`."""
+    """(H, W, 3) uint8: an image, or the first frame of something animated. See `read_media`."""
     source = Source(path, size=size, max_side=None if size else max_side or 0)
     side = source.max_side or 0
     frames, original = _read(open_file(Path(path), range(1)), range(1), source.name, size, side, lambda _: None)
@@ -227,17 +227,17 @@ def read_image(
 
 
 def read_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool, True where the picture is light: there an edit may change. Scaled to `size` if of its shape."""
+    """(H, W) bool, True where the image is light: there an edit may change. Scaled to `size` if of its shape."""
     return _light(read_image(path, max_side=None)[None], path, size)[0]
 
 
 def read_masks(path: str | Path, size: tuple[int, int], count: int, which: slice = slice(None)) -> np.ndarray:
-    """(count, H, W) bool as `read_mask`: of a picture for all, or of those frames of a video, `count` of them."""
+    """(count, H, W) bool as `read_mask`: of an image for all, or of those frames of a video, `count` of them."""
     light = _light(read_media(path, max_side=None).frames, path, size)
     if len(light) > 1:
         light = light[which]
         if len(light) != count:
-            raise SinfusionError(f"the mask {path} has {len(light)} frame(s); it needs {count}, or is a picture.")
+            raise SinfusionError(f"the mask {path} has {len(light)} frame(s); it needs {count}, or is an image.")
     return np.broadcast_to(light, (count, *size))
 
 

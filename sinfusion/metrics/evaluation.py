@@ -70,16 +70,16 @@ def evaluate(
     bar: Bar = lambda _: nullcontext(lambda: None),
     seen: Seen = lambda *_: None,
 ) -> list[Row]:
-    """Measure generated pictures or videos beside their original; or, where none are given, what a run makes.
+    """Measure generated images or videos beside their original; or, where none are given, what a run makes.
 
-    original: a video or a picture; a run stands for the frames it was trained on. generated: one or several of the same
-    kind. inception, c3d: files of weights (see `features`), for SIFID of pictures and SVFID of videos. size: (height,
+    original: a video or an image; a run stands for the frames it was trained on. generated: one or several of the same
+    kind. inception, c3d: files of weights (see `features`), for SIFID of images and SVFID of videos. size: (height,
     width) that all files are brought to; max_side: the longer side that they are scaled down to, if they are all of one
     size; files keep their own size without either. start, stop, stride: frames to use of the original, or of
     `held_out`.
 
     Of a run alone: count: how many are made from each start, with the seeds `seed`, `seed` + 1 and so on; steps:
-    network evaluations a picture; held_out: further frames of the video that the run was trained on. seed: of the
+    network evaluations an image; held_out: further frames of the video that the run was trained on. seed: of the
     figures' random numbers too. bar, seen: told about the work and about each result.
 
     Returns one dict a row. All have "kind" and "name". The one of kind "self_baseline" has the original's halves measured
@@ -93,9 +93,7 @@ def evaluate(
     reading: dict[str, Any] = {"start": start, "stop": stop, "stride": stride}
     if generated is None:
         if run is None:
-            raise SinfusionError(
-                f"{_name(original)} is not a run; give generated videos or pictures to compare with it."
-            )
+            raise SinfusionError(f"{_name(original)} is not a run; give generated videos or images to compare with it.")
         if count < 1:
             raise SinfusionError(f"count must be at least 1, not {count}.")
         seed = check_seed(seed, count)
@@ -148,16 +146,16 @@ class Measuring:
         device: torch.device | str = "auto",
     ) -> Measuring:
         """Raises SinfusionError for what cannot be compared."""
-        picture = original.ndim == 3
-        if inception is not None and not picture:
-            raise SinfusionError(f"weights of Inception are for pictures, {name} is a video; give those of C3D.")
-        if c3d is not None and picture:
-            raise SinfusionError(f"weights of C3D are for videos, {name} is a picture; give those of Inception.")
+        image = original.ndim == 3
+        if inception is not None and not image:
+            raise SinfusionError(f"weights of Inception are for images, {name} is a video; give those of C3D.")
+        if c3d is not None and image:
+            raise SinfusionError(f"weights of C3D are for videos, {name} is an image; give those of Inception.")
         for other, outputs in [(name, original), *results]:
-            kinds = ["a picture" if pixels.ndim == 3 else "a video" for pixels in (original, outputs)]
+            kinds = ["an image" if pixels.ndim == 3 else "a video" for pixels in (original, outputs)]
             if kinds[0] != kinds[1]:
                 raise SinfusionError(f"{other} is {kinds[1]}, {name} {kinds[0]}; compare what is of one kind.")
-            if not picture and len(outputs) < PATCH[0]:
+            if not image and len(outputs) < PATCH[0]:
                 raise SinfusionError(
                     f"{other} has {len(outputs)} frame(s); a video to compare has {PATCH[0]} or more, as many as a patch."
                 )
@@ -209,7 +207,7 @@ class Measuring:
 
 
 def halves(original: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
-    """What its halves are, and they: of a video in time, of a picture or a very short video left and right."""
+    """What its halves are, and they: of a video in time, of an image or a very short video left and right."""
     if original.ndim == 4 and len(original) >= 2 * PATCH[0]:
         middle = len(original) // 2
         return "first and second half", original[:middle], original[middle:]
@@ -264,9 +262,9 @@ def starts(run: Run) -> dict[str, int | None]:
 
 
 def conditional_mean(run: Run, frames: np.ndarray, role: Role = PREDICTOR) -> np.ndarray:
-    """The expected picture for each of `targets`, (T - n, H, W, 3) float, uint8 scale, by one evaluation at the top.
+    """The expected image for each of `targets`, (T - n, H, W, 3) float, uint8 scale, by one evaluation at the top.
 
-    At the highest noise level the noisy picture says nothing: what the network finds likely is all there is.
+    At the highest noise level the noisy image says nothing: what the network finds likely is all there is.
     """
     sigmas = sampling_sigmas(run, role, steps=1)
     outputs = [
@@ -303,9 +301,9 @@ def _conditions(run: Run, frames: np.ndarray, role: Role, seed: int) -> Iterator
         yield torch.cat(some, 1), torch.arange(seed + first, seed + first + len(some[0]))
 
 
-def _pixels(pictures: list[Tensor]) -> np.ndarray:
+def _pixels(images: list[Tensor]) -> np.ndarray:
     """(N, H, W, 3) float, uint8 scale, of batches (B, 3, H, W) in [-1, 1]."""
-    return to_pixel_values(torch.cat(pictures)).cpu().numpy()
+    return to_pixel_values(torch.cat(images)).cpu().numpy()
 
 
 def _prediction(
@@ -343,11 +341,11 @@ def _evaluate_run(
 ) -> list[Row]:
     if run.kind == "image":
         with bar(1 + 2 * count) as on_progress:
-            pictures = generate_images(run, count, None, seed, steps)
+            images = generate_images(run, count, None, seed, steps)
             _report(on_progress, count)
             rows = [
-                measuring.result(f"seed {seed + i}", picture, on_progress, seed=seed + i)
-                for i, picture in enumerate(pictures)
+                measuring.result(f"seed {seed + i}", image, on_progress, seed=seed + i)
+                for i, image in enumerate(images)
             ]  # fmt: skip
             return [measuring.self_baseline(on_progress), *rows, *_mean_of(rows, "mean")]
     length = len(run.frames)
@@ -367,8 +365,8 @@ def _evaluate_run(
         rows.append(measuring.self_baseline(on_progress))
         for name, begin in made_of.items():
             moments = []
-            for pictures in stream(run, length, count, start=begin, seed=seed, steps=steps):  # (count, H, W, 3)
-                moments.append(pictures)
+            for images in stream(run, length, count, start=begin, seed=seed, steps=steps):  # (count, H, W, 3)
+                moments.append(images)
                 _report(on_progress, count)
             results = [
                 measuring.result(f"from {name}, seed {seed + i}", video, on_progress, start=name, seed=seed + i)
@@ -417,7 +415,7 @@ def _held_out(run: Run, media: Media, reading: dict[str, Any], log: Callable[[st
 def _read(
     original: Media | Run, generated: Media | Sequence[Media], reading: dict[str, Any], log: Callable[[str], None]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Original and results, pictures (H, W, 3), videos (T, H, W, 3); the results by name."""
+    """Original and results, images (H, W, 3), videos (T, H, W, 3); the results by name."""
     size, max_side = reading["size"], reading["max_side"]
     if isinstance(original, Run):
         if max_side or (size or original.size) != original.size:
@@ -432,7 +430,7 @@ def _read(
     if isinstance(generated, list | tuple) or getattr(generated, "ndim", 0) == clip.ndim + 1:  # as `generate` returns
         listed = list(generated)
     if not listed:
-        raise SinfusionError(f"there is nothing to compare with {_name(original)}; give generated videos or pictures.")
+        raise SinfusionError(f"there is nothing to compare with {_name(original)}; give generated videos or images.")
     results = {}
     for name, one in zip(names(listed), listed, strict=True):
         results[name], other = _pixels_of(one, {"size": size, "max_side": max_side}, log)
@@ -450,7 +448,7 @@ def _read(
 
 
 def _pixels_of(media: Media, reading: dict[str, Any], log: Callable[[str], None]) -> tuple[np.ndarray, tuple[int, int]]:
-    """A picture (H, W, 3) or a video (T, H, W, 3); and its height and width before scaling."""
+    """An image (H, W, 3) or a video (T, H, W, 3); and its height and width before scaling."""
     clip = Source(media, **reading).read(0, lambda text: log(f"{_name(media)}: {text}"))
     return clip.frames[0] if clip.kind == "image" else clip.frames, clip.source_size
 

@@ -1,8 +1,8 @@
-"""Frechet distances between the deep features of two pictures (SIFID) or two videos (SVFID).
+"""Frechet distances between the deep features of two images (SIFID) or two videos (SVFID).
 
 sifid(generated, original, "inception_v3.pth")      # lower is closer; so is svfid(..., "c3d.pth")
 The pretrained weights are a file that the user brings. Every position of a feature map is one sample of a
-distribution, so that one picture is enough.
+distribution, so that one image is enough.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Weights = dict[str, Tensor]
 # Name, channels in and out, stride and padding of the convolutions of Inception v3 before its first pooling.
 _INCEPTION = (("Conv2d_1a_3x3", 3, 32, 2, 0), ("Conv2d_2a_3x3", 32, 32, 1, 0), ("Conv2d_2b_3x3", 32, 64, 1, 1))
 _INCEPTION_EPS = 1e-3  # of its batch norms
-_INCEPTION_LEAST = 9  # height and width of the smallest picture with more than one feature
+_INCEPTION_LEAST = 9  # height and width of the smallest image with more than one feature
 
 # Name, channels in and out of the convolutions of C3D before its second pooling.
 _C3D = (("conv1", 3, 64), ("conv2", 64, 128))
@@ -37,20 +37,20 @@ _SLAB = 8  # frames whose features are in memory at once
 def sifid(generated: np.ndarray, original: np.ndarray, weights: str | Path) -> float:
     """Single-image Frechet inception distance, as in the released code of SinGAN (Shaham et al. 2019).
 
-    generated, original: (H, W, 3) or (N, H, W, 3) uint8, of any sizes from 9x9 on. Several generated pictures are
+    generated, original: (H, W, 3) or (N, H, W, 3) uint8, of any sizes from 9x9 on. Several generated images are
     compared each with the one original, or pairwise with as many originals; the distances are averaged. weights: see
     `load_inception`.
 
-    The features are those of `inception_features`, 64 numbers at every second pixel, of the picture in its own size.
+    The features are those of `inception_features`, 64 numbers at every second pixel, of the image in its own size.
     SinGAN's paper says 'before the second pooling', which would be 192 numbers; its code stops before the first.
     """
     several = as_stack("generated", generated, _INCEPTION_LEAST)
     ones = as_stack("original", original, _INCEPTION_LEAST)
     if len(ones) not in (1, len(several)):
-        raise SinfusionError(f"give one original or one for each of the {len(several)} pictures, not {len(ones)}.")
+        raise SinfusionError(f"give one original or one for each of the {len(several)} images, not {len(ones)}.")
     loaded = load_inception(weights)
     left, right = (
-        [_statistics([inception_features(to_unit(picture), loaded)]) for picture in stack.split(1)]
+        [_statistics([inception_features(to_unit(image), loaded)]) for image in stack.split(1)]
         for stack in (several, ones)
     )
     return float(np.mean([frechet_distance(*left[i], *right[i % len(right)]) for i in range(len(left))]))
@@ -84,9 +84,9 @@ def load_inception(path: str | Path) -> Weights:
     return _load(path, shapes, "Inception v3")
 
 
-def inception_features(pictures: Tensor, weights: Weights) -> Tensor:
+def inception_features(images: Tensor, weights: Weights) -> Tensor:
     """(N, 3, H, W) fp32 in [-1, 1] -> (N, 64, h, w): Inception v3 (Szegedy et al. 2016) before its first pooling."""
-    x = pictures
+    x = images
     for name, _, _, stride, padding in _INCEPTION:
         x = F.conv2d(x, weights[f"{name}.conv.weight"], stride=stride, padding=padding)
         mean, variance, gain, offset = (
@@ -135,9 +135,9 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     return max(0.0, (apart + traces).item())
 
 
-def as_stack(name: str, pictures: np.ndarray, least: int = 1) -> Tensor:
+def as_stack(name: str, images: np.ndarray, least: int = 1) -> Tensor:
     """(N, H, W, 3) uint8 of what `as_frames` takes; SinfusionError for others or a side below `least` pixels."""
-    frames = as_frames(pictures, name)
+    frames = as_frames(images, name)
     if min(frames.shape[1:3]) < least:
         raise SinfusionError(f"{name} must be {least}x{least} pixels or larger, not {size_words(frames.shape[1:])}.")
     return torch.from_numpy(np.ascontiguousarray(frames))

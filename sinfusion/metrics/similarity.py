@@ -1,9 +1,9 @@
-"""How close a generated picture or video is to its original, and how much it is more than a copy of it.
+"""How close a generated image or video is to its original, and how much it is more than a copy of it.
 
 field, distance = nnf(generated, original)          # where each patch comes from, and how well it fits
 nnfdiv(field), nnfdist(distance)                    # diversity; error
 psnr(a, b); sliced_wasserstein(generated, original) # and SIFID, SVFID in features.py
-Pictures are (H, W, 3), videos (T, H, W, 3), all uint8; values in sums and distances are in [-1, 1].
+Images are (H, W, 3), videos (T, H, W, 3), all uint8; values in sums and distances are in [-1, 1].
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _AT_ONCE = 8  # projections in memory
 def nnf(
     generated: np.ndarray,  # (T, H, W, 3) or (H, W, 3) uint8
     original: np.ndarray,  # (T', H', W', 3) or (H', W', 3) uint8
-    patch: Sequence[int] = (3, 3, 3),  # frames, rows, columns; for a picture the first is taken as 1
+    patch: Sequence[int] = (3, 3, 3),  # frames, rows, columns; for an image the first is taken as 1
     seed: int = 0,
     device: torch.device | str = "auto",  # auto, cpu, cuda or one of several GPUs, such as cuda:1
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -57,11 +57,11 @@ def nnfdiv(field: np.ndarray) -> float:
     field: (T, H, W, 3) int16, as from `nnf`.
 
     As in the released code of the metric (Haim et al. 2023, for SinFusion): the offsets modulo 256 as bytes, all those
-    of time first, then rows, then columns, compressed by zlib; compressed over raw size. The field of a picture has no
+    of time first, then rows, then columns, compressed by zlib; compressed over raw size. The field of an image has no
     offsets in time: it counts as two planes instead of three. The code notes that the paper may have scaled the offsets
     to [0, 255] instead; such scores are not comparable.
     """
-    planes = np.moveaxis(field, -1, 0)[1 if _is_of_pictures(field) else 0 :]
+    planes = np.moveaxis(field, -1, 0)[1 if _is_of_images(field) else 0 :]
     raw = (planes & 255).astype(np.uint8).tobytes()
     return len(zlib.compress(raw)) / len(raw)
 
@@ -76,8 +76,8 @@ def nnfdist(distance: np.ndarray) -> float:
     return float(distance.mean(dtype=np.float64))
 
 
-def field_picture(field: np.ndarray) -> np.ndarray:
-    """A field to look at: (T, H, W, 3) int16 -> (T, 2 H, W, 3) uint8, of a picture (1, H, W, 3).
+def field_image(field: np.ndarray) -> np.ndarray:
+    """A field to look at: (T, H, W, 3) int16 -> (T, 2 H, W, 3) uint8, of an image (1, H, W, 3).
 
     Above, offsets in space: hue is the direction (red right, yellow-green down, cyan left, violet up), from white for
     none to the full colour for the longest of the field. Below, offsets in time: mid grey for none, darker for earlier,
@@ -88,14 +88,14 @@ def field_picture(field: np.ndarray) -> np.ndarray:
     phases = np.arctan2(rows, columns)[..., None] - 2 * np.pi / 3 * np.arange(3)
     hue = (1 + np.cos(phases)) / 2
     space = 1 - (length / max(1, length.max()))[..., None] * (1 - hue)
-    if _is_of_pictures(field):
+    if _is_of_images(field):
         return (space * 255).round().astype(np.uint8)
     grey = (0.5 + 0.5 * time / max(1, np.abs(time).max()))[..., None].repeat(3, -1)
     return (np.concatenate((space, grey), 1) * 255).round().astype(np.uint8)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures or videos of one shape, uint8; infinite for equal ones."""
+    """Peak signal-to-noise ratio in dB of two images or videos of one shape, uint8; infinite for equal ones."""
     one, other = as_stack("a", a), as_stack("b", b)
     if one.shape != other.shape:
         raise SinfusionError(f"PSNR needs two of the same shape, not {tuple(one.shape)} and {tuple(other.shape)}.")
@@ -107,12 +107,12 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def sliced_wasserstein(
     generated: np.ndarray,  # (T, H, W, 3) or (H, W, 3) uint8
     original: np.ndarray,  # (T', H', W', 3) or (H', W', 3) uint8
-    patch: Sequence[int] = (3, 7, 7),  # frames, rows, columns; for a picture the first is taken as 1
+    patch: Sequence[int] = (3, 7, 7),  # frames, rows, columns; for an image the first is taken as 1
     projections: int = 64,
     scales: int = 3,  # of the pyramid: full size, half height and width, a quarter and so on; all frames in each
     seed: int = 0,
 ) -> list[float]:
-    """Sliced Wasserstein-2 distances between the patches of two pictures or videos, one for each scale.
+    """Sliced Wasserstein-2 distances between the patches of two images or videos, one for each scale.
 
     All patches of a video, wherever they are, are one distribution; it is compared along random directions (Rabin et
     al. 2011), where the distance is that of sorted numbers. A projection of all patches is a convolution with a kernel
@@ -152,7 +152,7 @@ def _quantiles(ordered: np.ndarray, count: int) -> np.ndarray:
 
 
 def _patch_for(patch: Sequence[int], frames: dict[str, Tensor], shrink: int = 1) -> tuple[int, int, int]:
-    """The patch, one frame deep if either is a picture; SinfusionError if frames shrunk by `shrink` are too small."""
+    """The patch, one frame deep if either is an image; SinfusionError if frames shrunk by `shrink` are too small."""
     if len(patch) != 3 or min(patch) < 1:
         raise SinfusionError(f"a patch is three sizes from 1 on, as (3, 3, 3), not {tuple(patch)}.")
     depth = 1 if min(len(stack) for stack in frames.values()) == 1 else patch[0]
@@ -167,5 +167,5 @@ def _patch_for(patch: Sequence[int], frames: dict[str, Tensor], shrink: int = 1)
     return depth, patch[1], patch[2]
 
 
-def _is_of_pictures(field: np.ndarray) -> bool:
+def _is_of_images(field: np.ndarray) -> bool:
     return len(field) == 1 and not field[..., 0].any()

@@ -1,7 +1,7 @@
 """What a function asks of the CPU's library, recorded once and then asked again on the same memory.
 
 A CPU's CUDA graph: between two calls of the library lies none of PyTorch, which takes as long as the calls themselves
-where pictures are small.
+where images are small.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def recorded(function: Callable[..., Tensor], weights: Iterable[Tensor] = ()) ->
     in the first call these themselves, later copies of them. What it returns is overwritten by the next call.
 
     weights: those it reads that have gradients. Where gradients are wanted, of them or of an argument (not of a
-    picture), these too are overwritten by the next call.
+    image), these too are overwritten by the next call.
     """
     weights = list(weights)
     seen: Any = None
@@ -216,7 +216,7 @@ class Recording:
 
     def _made_here(self, activation: Tensor) -> bool:
         if activation.untyped_storage().data_ptr() in self._leaves:
-            raise RuntimeError("a picture's gradient cannot be recorded")
+            raise RuntimeError("an image's gradient cannot be recorded")
         return activation.data_ptr() in self._blocks
 
     def gradient_at(self, leaf: Tensor) -> Tensor:

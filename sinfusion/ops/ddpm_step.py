@@ -23,7 +23,7 @@ _library.define(
 def ddpm_step(
     x: Tensor,  # (B, 3, H, W) fp32 (fp64: reference only), channels-last: the state, changed in place
     output: Tensor | None,  # (B, 3, H, W) fp32 or bf16: the network's; None: nothing was evaluated
-    prior_mean: Tensor | None,  # as x: the expected picture; None: 0
+    prior_mean: Tensor | None,  # as x: the expected image; None: 0
     coefficients: Tensor,  # (9,) as x, on its device: numbers [0] to [8] below
     seeds: Tensor,  # (B,) int64, on its device: keys of the noise
     stream: int,  # what the noise is for, below 2^32

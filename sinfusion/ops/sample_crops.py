@@ -29,16 +29,16 @@ def sample_crops(
     coarse_noise: Tensor | None,  # (B, 3 n, h', w') fp32, finite: spread over the crop, corners on corners
     seeds: Tensor,  # (B,) int64: keys of the random numbers
     step: Tensor,  # () int64: when
-    streams: Sequence[int],  # below 2^32: of the noise on the picture, of the white noise on the conditions
+    streams: Sequence[int],  # below 2^32: of the noise on the image, of the white noise on the conditions
     conditions: int,  # n = 0, 1 (frame target - offset) or 2 (frames target - 1 and target + 1)
     size: Sequence[int],  # h, w of the crops
     dtype: torch.dtype,  # of the input: fp32 or bf16
-) -> tuple[Tensor, Tensor]:  # input (B, 3 n + 3, h, w): conditions, then the picture; target (B, 3, h, w) fp32
+) -> tuple[Tensor, Tensor]:  # input (B, 3 n + 3, h, w): conditions, then the image; target (B, 3, h, w) fp32
     """A pixel's value is u8 / 127.5 - 1; results are channels-last in memory. In this order, in fp32:
 
     conditions = values + [6] normal(seeds, streams[1], step, (3 n, h, w)) + [7] coarse_noise
     prior_mean = their mean, or 0 without any; noise = normal(seeds, streams[0], step, (3, h, w))
-    picture = [0] clean + [1] noise + [2] prior_mean
+    image = [0] clean + [1] noise + [2] prior_mean
     target = [3] clean + [4] noise + [5] prior_mean
     """
     out: tuple[Tensor, Tensor] = torch.ops.sinfusion.sample_crops(
@@ -99,7 +99,7 @@ def _check(
         )
 
 
-def _pictures(target: Index, offset: Index, conditions: int) -> list[Index]:
+def _images(target: Index, offset: Index, conditions: int) -> list[Index]:
     """The frames of the conditions, then that of the target."""
     return {0: [], 1: [target - offset], 2: [target - 1, target + 1]}[conditions] + [target]
 
@@ -109,8 +109,8 @@ def _check_places(frames: Tensor, places: Tensor, conditions: int, size: Sequenc
         return
     last, lowest, rightmost = len(frames) - 1, frames.shape[1] - size[0], frames.shape[2] - size[1]
     for target, offset, top, left in places.tolist():
-        pictures = _pictures(target, offset, conditions)
-        inside = min(pictures) >= 0 and max(pictures) <= last and 0 <= top <= lowest and 0 <= left <= rightmost
+        images = _images(target, offset, conditions)
+        inside = min(images) >= 0 and max(images) <= last and 0 <= top <= lowest and 0 <= left <= rightmost
         require(inside, lambda: f"places lead outside of frames {tuple(frames.shape)}")
 
 
@@ -158,7 +158,7 @@ def _reference(
     scale = torch.full((), 127.5, device=device)  # by a number of Python's a GPU would not divide, but multiply
     *around, clean = (
         (frames[at[:, None, None], rows, columns].float() / scale - 1).movedim(3, 1)
-        for at in _pictures(places[:, 0], places[:, 1], conditions)
+        for at in _images(places[:, 0], places[:, 1], conditions)
     )
     condition, prior_mean = clean.new_empty(batch, 0, *size), torch.zeros_like(clean)
     if conditions:
@@ -168,9 +168,9 @@ def _reference(
             condition = condition + c[7] * _upsample(coarse_noise, size)
         prior_mean = condition.unflatten(1, (conditions, 3)).mean(1)
     noise = normal(seeds, streams[0], step, (3, *size), device)
-    picture = c[0] * clean + c[1] * noise + c[2] * prior_mean
+    image = c[0] * clean + c[1] * noise + c[2] * prior_mean
     given, target = _results(places, conditions, size, dtype)
-    given.copy_(torch.cat((condition, picture), 1))
+    given.copy_(torch.cat((condition, image), 1))
     target.copy_(c[3] * clean + c[4] * noise + c[5] * prior_mean)
     return given, target
 

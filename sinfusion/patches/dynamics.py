@@ -1,4 +1,4 @@
-"""The dynamic structure of a video: how fast everything moves, in a few steps; or how bright a picture is."""
+"""The dynamic structure of a video: how fast everything moves, in a few steps; or how bright an image is."""
 
 from __future__ import annotations
 

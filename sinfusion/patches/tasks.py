@@ -1,4 +1,4 @@
-"""What can be made of one video or picture without training: new ones, other sizes, analogies, fillings (VGPNN)."""
+"""What can be made of one video or image without training: new ones, other sizes, analogies, fillings (VGPNN)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from . import dynamics
 from .engine import Effort, Level, OnProgress, coarse_to_fine
 from .pyramid import Scale, Shape, level_scales, resized, scaled_shape
 
-Frames = np.ndarray  # (T, H, W, 3) uint8, or (H, W, 3) for a picture; as input also what `as_pixels` takes
+Frames = np.ndarray  # (T, H, W, 3) uint8, or (H, W, 3) for an image; as input also what `as_pixels` takes
 
 FACTORS = (0.85, 0.85)  # of a level to the next finer one, in time and in space
 COARSEST = (3, 15)  # frames and shorter side
@@ -55,7 +55,7 @@ def generate(
     device: torch.device | str = "cpu",
     on_progress: OnProgress = lambda _: None,
 ) -> Frames:
-    """Diverse new videos (count, frames, H, W, 3) uint8, or pictures (count, H, W, 3).
+    """Diverse new videos (count, frames, H, W, 3) uint8, or images (count, H, W, 3).
 
     frames: length; None: half of the video's. size: (height, width); None: `scale` times the video's. noise: amplitude
     on the coarsest level, where black and white are 2 apart; the same in all frames. Sample i is made from seed + i.
@@ -81,7 +81,7 @@ def generate(
         sample = coarse_to_fine(
             shapes, level_at, first, effort, seed + number, lambda share: on_progress(share / count)
         )
-        outputs.append(_pictures(sample))
+        outputs.append(_images(sample))
     return _like(video, np.stack(outputs))
 
 
@@ -93,7 +93,7 @@ def retarget(
     device: torch.device | str = "cpu",
     on_progress: OnProgress = lambda _: None,
 ) -> Frames:
-    """The video or picture at another size or length, its objects and motions at their own: (frames, *size, 3) uint8,
+    """The video or image at another size or length, its objects and motions at their own: (frames, *size, 3) uint8,
     or (*size, 3). size: (height, width). None: as it is.
     """
     seed, device = check_seed(seed), choose_device(device)
@@ -105,7 +105,7 @@ def retarget(
     scales = level_scales(_shape(source), RETARGET_FACTORS, (COARSEST[0], side))
     shapes, level_at = _levels(original, shape, scales, effort.patch)
     outputs = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort, seed, on_progress)
-    return _like(video, _pictures(outputs)[None])[0]
+    return _like(video, _images(outputs)[None])[0]
 
 
 def analogy(
@@ -120,14 +120,14 @@ def analogy(
     """The layout of `content` in space and time with the appearance and dynamics of `style`; shape of `content`.
 
     Two videos are compared by how fast everything moves: optical flow by OpenCV's DIS, or by RAFT with the weights in
-    the file `raft`. sketch: the brightness of `content` says where there should be motion. Pictures are compared by
+    the file `raft`. sketch: the brightness of `content` says where there should be motion. Images are compared by
     brightness.
     """
     seed, device = check_seed(seed), choose_device(device)
     content, style = as_pixels(content, "the content"), as_pixels(style, "the style")
     laid, source = _source(content), _source(style)
     if (len(laid) == 1) != (len(source) == 1):
-        raise SinfusionError("an analogy is between two videos or between two pictures, not one of each.")
+        raise SinfusionError("an analogy is between two videos or between two images, not one of each.")
     moving = len(source) > 1
     of_content = dynamics.motion(laid, raft, device) if moving and not sketch else dynamics.brightness(laid)
     of_style = dynamics.motion(source, raft, device) if moving else dynamics.brightness(source)
@@ -146,7 +146,7 @@ def analogy(
         pair = resized(guides[0], level.shape), resized(guides[1], _shape(level.value))
         return Level(level.value, level.shape, pair)
 
-    return _like(content, _pictures(coarse_to_fine(shapes, level_at, None, effort, seed, on_progress))[None])[0]
+    return _like(content, _images(coarse_to_fine(shapes, level_at, None, effort, seed, on_progress))[None])[0]
 
 
 def inpaint(
@@ -157,7 +157,7 @@ def inpaint(
     device: torch.device | str = "cpu",
     on_progress: OnProgress = lambda _: None,
 ) -> Frames:
-    """The video or picture with the masked places made anew from what is around them; the rest stays as it is.
+    """The video or image with the masked places made anew from what is around them; the rest stays as it is.
 
     mask: (T, H, W), or (H, W) for all frames, bool or what `as_mask` takes, True where to fill.
     hints: the colours under the mask say roughly what should be there.
@@ -200,7 +200,7 @@ def inpaint(
 
     first = resized(given if hints else filled, shapes[0])
     outputs = _mended(coarse_to_fine(shapes, level_at, first, effort, seed, on_progress), hole, given)
-    return _like(video, np.where(hole.cpu().numpy()[..., None], _pictures(outputs), source)[None])[0]
+    return _like(video, np.where(hole.cpu().numpy()[..., None], _images(outputs), source)[None])[0]
 
 
 def _mended(outputs: Tensor, hole: Tensor, known: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ def _levels(
 
 
 def _source(video: Frames) -> Frames:
-    """(T, H, W, 3) uint8, of a size that serves; a picture as a video of one frame."""
+    """(T, H, W, 3) uint8, of a size that serves; an image as a video of one frame."""
     source = video[None] if video.ndim == 3 else video
     _check_size("the input is", _shape(source), _patch(source))
     return source
@@ -278,7 +278,7 @@ def _target(source: Frames, frames: int, size: tuple[int, int] | None, scale: fl
     if not 0 < scale <= MOST_SCALE:
         raise SinfusionError(f"scale must be above 0 and at most {MOST_SCALE:g}, not {scale}.")
     if len(source) == 1 and frames != 1:
-        raise SinfusionError("a picture has no length; leave frames out.")
+        raise SinfusionError("an image has no length; leave frames out.")
     height, width = size or (max(1, round(scale * side)) for side in source.shape[1:3])
     _check_size("what is asked for is", (frames, height, width), _patch(source))
     return frames, height, width
@@ -292,10 +292,10 @@ def _tensor(frames: Frames, device: torch.device | str) -> Tensor:
     return to_unit(torch.tensor(np.ascontiguousarray(frames), device=device)).movedim(-3, -1)
 
 
-def _pictures(video: Tensor) -> Frames:
+def _images(video: Tensor) -> Frames:
     return to_uint8(video.movedim(-1, -3)).cpu().numpy()
 
 
 def _like(video: Frames, outputs: Frames) -> Frames:
-    """(count, T, H, W, 3) without T where the input is a picture."""
+    """(count, T, H, W, 3) without T where the input is an image."""
     return outputs[:, 0] if video.ndim == 3 else outputs

@@ -24,7 +24,7 @@ from ..files import append_row, atomic_write, rows
 from .plan import MOST_STEPS, Plan, write_journal
 
 READ_SECONDS = 1.0  # between two looks at the loss
-PREVIEW_SHARE = 0.05  # of the time at most goes into pictures
+PREVIEW_SHARE = 0.05  # of the time at most goes into images
 PREVIEW_STEPS = 30  # that take as long as one, by estimate, until one is made
 LAST_SECONDS = 2.0  # that the last one may take whatever its share
 
@@ -39,7 +39,7 @@ class Progress:
         done: int,
         total: int,
         preview: Callable[[], None] | None = None,  # writes a preview; called every `preview_seconds`
-        preview_seconds: float = 30.0,  # longer where the pictures take long to make
+        preview_seconds: float = 30.0,  # longer where the images take long to make
         quiet: bool = False,
     ):
         self.folder, self.name, self.total, self.quiet = folder, name, total, quiet
@@ -118,12 +118,12 @@ class Progress:
         self.losses.clear()
         if self.preview_cost == 0:
             self.preview_at = max(self.preview_at, self.started + PREVIEW_STEPS / speed / PREVIEW_SHARE)
-        if now >= self.preview_at and step + 1 < self.total:  # the last picture is made by `close`
-            self.picture()
+        if now >= self.preview_at and step + 1 < self.total:  # the last image is made by `close`
+            self.image()
         self.read_at = time.monotonic()
         return mean
 
-    def picture(self, preview: bool = True) -> None:
+    def image(self, preview: bool = True) -> None:
         """Write loss.png and the preview."""
         started = time.monotonic()
         with self.attempt("loss.png"):
@@ -141,10 +141,10 @@ class Progress:
         self.preview_at = now + max(self.preview_seconds, self.preview_cost / PREVIEW_SHARE)
 
     def close(self, finished: bool) -> None:
-        """Last pictures, and everything closed."""
+        """Last images, and everything closed."""
         if finished and self.history:
             spent = time.monotonic() - self.started
-            self.picture(self.preview_cost <= max(LAST_SECONDS, 2 * PREVIEW_SHARE * spent))
+            self.image(self.preview_cost <= max(LAST_SECONDS, 2 * PREVIEW_SHARE * spent))
         self.bar.close()
         if self.board:
             with self.attempt("TensorBoard's log"):

@@ -104,7 +104,7 @@ def choose_roles(clip: Clip, tasks: str | Sequence[str] | None) -> list[Role]:
     """The models that a clip and the tasks ask for."""
     if clip.kind == "image":
         if tasks is not None:
-            raise SinfusionError("tasks are for videos, this is a picture; leave out --tasks.")
+            raise SinfusionError("tasks are for videos, this is an image; leave out --tasks.")
         return [IMAGE]
     return _roles_of(("generate",) if tasks is None else tasks, len(clip.frames))
 

@@ -75,8 +75,8 @@ def train(
 ) -> Run:
     """Train on one image or one video and return the run; or go on with a run.
 
-    input: what `media.Source` takes: a file or a folder of frames, a Clip, frames (T, H, W, 3) or a picture (H, W, 3),
-    a list of pictures and so on. out: the run folder; None: runs/<name of input>.
+    input: what `media.Source` takes: a file or a folder of frames, a Clip, frames (T, H, W, 3) or an image (H, W, 3),
+    a list of images and so on. out: the run folder; None: runs/<name of input>.
     recipe: paper, fast, tiny or a Recipe, which is taken as it is; None: fast on a GPU, tiny on a CPU. settings:
     settings of the recipe by name, which stay as they are while the others of `tiny` follow the machine and the time.
     minutes: after so many all models are trained to the end of their schedules, whatever else the machine does. steps:

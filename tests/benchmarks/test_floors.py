@@ -30,7 +30,7 @@ from sinfusion.network import NextNet
 PIXELS = 136 * 243
 
 
-def test_the_default_network_makes_9_mflop_a_pixel_and_a_third_of_a_tflop_a_picture():
+def test_the_default_network_makes_9_mflop_a_pixel_and_a_third_of_a_tflop_an_image():
     work = total(network_forward(PIXELS, Network()))
     operations = work.dense + work.depthwise
     assert operations / PIXELS == pytest.approx(9e6, rel=0.01)
@@ -63,7 +63,7 @@ def test_where_there_are_no_products_everything_else_is_counted():
     # The clean estimate 3 and its bounds 2, the state 5, the next input 1; a prior mean 2 in the first and last.
     assert ddpm_step(10).operations == 10 * 3 * (11 + NORMAL)
     assert ddpm_step(10, prior_mean=True).operations - ddpm_step(10).operations == 10 * 3 * 4
-    # Two pictures to [-1, 1] 2 each, white noise 2 + 1 for their mean, picture and target 5 each.
+    # Two images to [-1, 1] 2 each, white noise 2 + 1 for their mean, image and target 5 each.
     assert sample_crops(10, conditions=1).operations == 10 * 3 * (4 + 3 + 10 + 2 * NORMAL)
     assert gelu_backward(10, 8).operations == 13 * 80
     assert dense_forward(10, 4, 6).operations == 2 * 10 * 216

@@ -208,7 +208,7 @@ def test_a_roof_is_the_most_that_was_measured(file):
     assert limits(entries).copy == 3e10 and limits(entries).matrix == 1e12
 
 
-def test_the_roofline_is_a_picture_with_a_panel_for_each_machine(file, tmp_path):
+def test_the_roofline_is_an_image_with_a_panel_for_each_machine(file, tmp_path):
     plot = tmp_path / "roofline.png"
     entries = [
         *[(test, info | {"depthwise": 10**7}) for test, info in NORM],
@@ -216,12 +216,12 @@ def test_the_roofline_is_a_picture_with_a_panel_for_each_machine(file, tmp_path)
         operator("sample_crops", {"native": 0.1}, elementwise=3000),
     ]
     main(Settings((file(*entries, name="a.json"),), plot=plot))
-    with Image.open(plot) as picture:
-        assert picture.format == "PNG" and picture.size == PANEL
-        assert len(picture.convert("RGB").getcolors(2**24)) > 100  # not an empty sheet
+    with Image.open(plot) as image:
+        assert image.format == "PNG" and image.size == PANEL
+        assert len(image.convert("RGB").getcolors(2**24)) > 100  # not an empty sheet
     main(Settings((file(*entries, name="a.json"), file(*entries, name="b.json", cpu="Another")), plot=plot))
-    with Image.open(plot) as picture:
-        assert picture.size == (PANEL[0], 2 * PANEL[1])
+    with Image.open(plot) as image:
+        assert image.size == (PANEL[0], 2 * PANEL[1])
 
 
 def test_a_roofline_of_nothing_is_refused(file, tmp_path):

@@ -77,7 +77,7 @@ def test_no_such_file(refused, video_run, image_run, tmp_path, video_file):
 
 
 @pytest.mark.parametrize("name", ["noise.mp4", "text.png", "text.mp4", "noise.gif"])
-def test_something_that_is_no_video_and_no_picture(refused, tmp_path, name):
+def test_something_that_is_no_video_and_no_image(refused, tmp_path, name):
     bad = tmp_path / name
     bad.write_bytes(b"just some words\n" * 40 if "text" in name else np.random.default_rng(0).bytes(5000))
     assert str(bad) in refused("train", bad, "--out", tmp_path / "run")
@@ -87,7 +87,7 @@ def test_an_empty_file_and_an_empty_folder(refused, tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder").mkdir()
     assert "is empty" in refused("train", tmp_path / "empty.mp4", "--out", tmp_path / "run")
-    assert "no pictures" in refused("train", tmp_path / "folder", "--out", tmp_path / "run")
+    assert "no images" in refused("train", tmp_path / "folder", "--out", tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["fish.mp4", "fish.gif", "fish.png"])
@@ -321,7 +321,7 @@ def _limited(bytes_, *words):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
-def test_a_picture_that_cannot_be_written_to_its_end_leaves_nothing(image_run, tmp_path):
+def test_an_image_that_cannot_be_written_to_its_end_leaves_nothing(image_run, tmp_path):
     done = _limited(3000, "generate", image_run.path, "--size", "160x120", "--out", tmp_path / "x.png")
     assert done.returncode == 2 and f"{tmp_path / 'x.png'} cannot be written: File too large" in done.stderr
     _one_sentence(done.stderr)

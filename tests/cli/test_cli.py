@@ -38,7 +38,7 @@ def video_file(tmp_path, clip):
 
 
 @pytest.fixture
-def picture_file(tmp_path, clip):
+def image_file(tmp_path, clip):
     write_image(tmp_path / "fish.png", clip[0])
     return tmp_path / "fish.png"
 
@@ -164,12 +164,12 @@ class ClayKnead(Command):
 
 @dataclass(kw_only=True)
 class ClayKilnFire(Command):
-    """Copies of a picture, made without a run."""
+    """Copies of an image, made without a run."""
 
     example: ClassVar[str] = "sinfusion clay kiln fire fish.png"
     lower: ClassVar[str] = "--count"
 
-    # The picture.
+    # The image.
     input: Positional[Path]
     # File to write.
     out: File = None
@@ -184,7 +184,7 @@ class ClayKilnFire(Command):
 
     def __call__(self):
         with Outputs(self, "image", self.input.parent / "outputs", {"input": self.input}, self.count) as outputs:
-            outputs.pictures(np.stack([read_image(self.input)] * self.count))
+            outputs.images(np.stack([read_image(self.input)] * self.count))
 
 
 @pytest.fixture
@@ -227,11 +227,11 @@ def test_a_command_in_a_group_has_help_with_all_its_words(clay, capsys):
     assert any("How many times." in line for line in lines)
 
 
-def test_a_command_in_a_group_does_its_work_at_any_depth(clay, capsys, picture_file):
+def test_a_command_in_a_group_does_its_work_at_any_depth(clay, capsys, image_file):
     do("clay", "knead", "--times", 4)
     assert capsys.readouterr().out == "kneaded 4 times\n"
-    do("clay", "kiln", "fire", picture_file)
-    assert str(picture_file.parent / "outputs/clay-kiln-fire-1.png") in capsys.readouterr().out
+    do("clay", "kiln", "fire", image_file)
+    assert str(image_file.parent / "outputs/clay-kiln-fire-1.png") in capsys.readouterr().out
 
 
 def test_an_unknown_command_of_a_group_is_refused_in_one_sentence(clay, capsys):
@@ -242,10 +242,10 @@ def test_an_unknown_command_of_a_group_is_refused_in_one_sentence(clay, capsys):
     assert "--tmes" in capsys.readouterr().err
 
 
-def test_what_is_made_without_a_run_is_numbered_and_recorded_with_its_input(clay, capsys, picture_file):
-    outputs = picture_file.parent / "outputs"
-    do("clay", "kiln", "fire", picture_file)
-    do("clay", "kiln", "fire", picture_file, "--count", 2)
+def test_what_is_made_without_a_run_is_numbered_and_recorded_with_its_input(clay, capsys, image_file):
+    outputs = image_file.parent / "outputs"
+    do("clay", "kiln", "fire", image_file)
+    do("clay", "kiln", "fire", image_file, "--count", 2)
     assert {p.name for p in outputs.glob("*.png")} == {
         "clay-kiln-fire-1.png", "clay-kiln-fire-1.png-sheet.png",
         "clay-kiln-fire-2-1.png", "clay-kiln-fire-2-2.png", "clay-kiln-fire-2.png-sheet.png",
@@ -253,10 +253,10 @@ def test_what_is_made_without_a_run_is_numbered_and_recorded_with_its_input(clay
     record = json.loads((outputs / "clay-kiln-fire-2.png.json").read_text())
     assert record["command"] == "clay kiln fire"
     assert record["files"] == ["clay-kiln-fire-2-1.png", "clay-kiln-fire-2-2.png"]
-    assert record["input"] == str(picture_file.resolve()) and "run" not in record
+    assert record["input"] == str(image_file.resolve()) and "run" not in record
     capsys.readouterr()
-    assert main(["clay", "kiln", "fire", str(picture_file), "--format", "mp4"]) == 2
-    assert f"{picture_file} is an image input: it makes png pictures, not mp4." in capsys.readouterr().err
+    assert main(["clay", "kiln", "fire", str(image_file), "--format", "mp4"]) == 2
+    assert f"{image_file} is an image input: it makes png images, not mp4." in capsys.readouterr().err
 
 
 # Options -------------------------------------------------------------------------------------------------------------
@@ -289,19 +289,19 @@ def test_train_takes_frames_size_and_tasks_from_the_command_line(video_file, tmp
     assert run.frames.shape == (4, 12, 20, 3) and list(run.models) == ["interpolator"] and run.seed == 5
 
 
-def test_a_picture_trains_the_image_model(picture_file, tmp_path):
-    do("train", picture_file, "--out", tmp_path / "run", *SHORT, *STEPS)
+def test_an_image_trains_the_image_model(image_file, tmp_path):
+    do("train", image_file, "--out", tmp_path / "run", *SHORT, *STEPS)
     assert list(load(tmp_path / "run").models) == ["image"]
 
 
-def test_steps_on_the_command_line_hold_for_tiny_too(picture_file, tmp_path):
-    do("train", picture_file, "--out", tmp_path / "run", "--recipe", "tiny", "--filters", 4, "--depth", 2,
+def test_steps_on_the_command_line_hold_for_tiny_too(image_file, tmp_path):
+    do("train", image_file, "--out", tmp_path / "run", "--recipe", "tiny", "--filters", 4, "--depth", 2,
        "--image-steps", 3)  # fmt: skip
     run = load(tmp_path / "run")
     assert run.models["image"]["steps"] == 3 and run.recipe.filters == 4
 
 
-def test_an_interrupted_training_goes_on_with_the_command_it_prints(picture_file, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_training_goes_on_with_the_command_it_prints(image_file, tmp_path, monkeypatch, capsys):
     step = Trainer.step
 
     def interrupted(trainer):
@@ -311,7 +311,7 @@ def test_an_interrupted_training_goes_on_with_the_command_it_prints(picture_file
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", interrupted)
-        words = ["train", str(picture_file), "--out", str(tmp_path / "run"), *SHORT, "--image-steps", "9"]
+        words = ["train", str(image_file), "--out", str(tmp_path / "run"), *SHORT, "--image-steps", "9"]
         assert main(words) == 130
     said = capsys.readouterr().err
     assert f"sinfusion train {tmp_path / 'run'}\n" in said and said.endswith("interrupted.\n")
@@ -350,15 +350,15 @@ def test_generate_makes_several_videos_of_another_size_one_file_each(video_run, 
     assert not np.array_equal(*outputs)
 
 
-def test_generate_can_write_a_folder_of_numbered_pictures(video_run, tmp_path):
+def test_generate_can_write_a_folder_of_numbered_images(video_run, tmp_path):
     do("generate", video_run.path, "--frames", 3, "--format", "png", "--out", tmp_path / "frames", "--start", -1)
     assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == [f"{n:05d}.png" for n in (1, 2, 3)]
     assert np.array_equal(read_image(tmp_path / "frames/00001.png"), video_run.frames[-1])
 
 
-def test_generate_starts_from_a_picture_file(video_run, picture_file, tmp_path):
-    do("generate", video_run.path, "--frames", 2, "--start", picture_file, "--format", "png", "--out", tmp_path / "new")
-    assert np.array_equal(read_image(tmp_path / "new/00001.png"), read_image(picture_file))
+def test_generate_starts_from_an_image_file(video_run, image_file, tmp_path):
+    do("generate", video_run.path, "--frames", 2, "--start", image_file, "--format", "png", "--out", tmp_path / "new")
+    assert np.array_equal(read_image(tmp_path / "new/00001.png"), read_image(image_file))
 
 
 def test_generate_is_repeatable_and_the_seed_changes_it(video_run, tmp_path):
@@ -368,7 +368,7 @@ def test_generate_is_repeatable_and_the_seed_changes_it(video_run, tmp_path):
     assert np.array_equal(a, b) and not np.array_equal(a, c)
 
 
-def test_generate_makes_pictures_from_an_image_run(image_run, tmp_path):
+def test_generate_makes_images_from_an_image_run(image_run, tmp_path):
     do("generate", image_run.path, "--count", 2, "--size", "30x18", "--out", tmp_path / "new.png")
     assert checked(tmp_path / "new.png")["size"] == "30x18"
     assert read_image(tmp_path / "new-2.png").shape == (18, 30, 3)
@@ -396,42 +396,42 @@ def test_upsample_takes_another_video_with_its_own_rate(video_run, video_file, t
     assert outputs.fps == pytest.approx(40) and len(outputs.frames) == 4 * 11 + 1
 
 
-def test_retarget_makes_the_asked_size_of_a_video_and_of_a_picture(video_run, image_run, video_file, tmp_path):
+def test_retarget_makes_the_asked_size_of_a_video_and_of_an_image(video_run, image_run, video_file, tmp_path):
     do("retarget", video_run.path, "--size", "40x16", "--input", video_file, "--out", tmp_path / "wide.mp4")
     assert read_media(tmp_path / "wide.mp4").frames.shape == (12, 16, 40, 3)
     assert checked(tmp_path / "wide.mp4")["fps"] == pytest.approx(10)
-    do("retarget", image_run.path, "--size", "40x16", "--out", tmp_path / "picture.png")
-    assert read_image(tmp_path / "picture.png").shape == (16, 40, 3)
+    do("retarget", image_run.path, "--size", "40x16", "--out", tmp_path / "image.png")
+    assert read_image(tmp_path / "image.png").shape == (16, 40, 3)
 
 
-def test_edit_keeps_what_the_mask_keeps(image_run, picture_file, tmp_path):
+def test_edit_keeps_what_the_mask_keeps(image_run, image_file, tmp_path):
     mask = np.zeros((16, 24, 3), np.uint8)
     mask[4:12, 6:18] = 255
     write_image(tmp_path / "mask.png", mask)
-    do("edit", image_run.path, picture_file, "--mask", tmp_path / "mask.png", "--strength", 1, "--out", tmp_path / "e")
-    outputs, before = read_image(tmp_path / "e.png"), read_image(picture_file)
+    do("edit", image_run.path, image_file, "--mask", tmp_path / "mask.png", "--strength", 1, "--out", tmp_path / "e")
+    outputs, before = read_image(tmp_path / "e.png"), read_image(image_file)
     changed = (outputs != before).any(2)
     assert changed.any() and not changed[mask[..., 0] == 0].any()
 
 
-def test_edit_scales_picture_and_mask_down_to_the_training_size(image_run, tmp_path):
+def test_edit_scales_image_and_mask_down_to_the_training_size(image_run, tmp_path):
     write_image(tmp_path / "large.png", np.zeros((64, 96, 3), np.uint8))
     write_image(tmp_path / "mask.png", np.full((64, 96, 3), 255, np.uint8))
     do("edit", image_run.path, tmp_path / "large.png", "--mask", tmp_path / "mask.png", "--out", tmp_path / "e.png")
     assert read_image(tmp_path / "e.png").shape == (16, 24, 3)
 
 
-def test_edit_continues_a_picture_onto_a_larger_canvas(image_run, picture_file, tmp_path):
-    do("edit", image_run.path, picture_file, "--canvas", "32x24", "--count", 2, "--out", tmp_path / "out.png")
+def test_edit_continues_an_image_onto_a_larger_canvas(image_run, image_file, tmp_path):
+    do("edit", image_run.path, image_file, "--canvas", "32x24", "--count", 2, "--out", tmp_path / "out.png")
     outputs = read_image(tmp_path / "out-2.png")
-    assert outputs.shape == (24, 32, 3) and np.array_equal(outputs[4:20, 4:28], read_image(picture_file))
+    assert outputs.shape == (24, 32, 3) and np.array_equal(outputs[4:20, 4:28], read_image(image_file))
 
 
-def test_overwrite_replaces_results_and_a_run(video_run, image_run, picture_file, tmp_path):
+def test_overwrite_replaces_results_and_a_run(video_run, image_run, image_file, tmp_path):
     for seed in (1, 2):
         do("generate", image_run.path, "--seed", seed, "--out", tmp_path / "x.png", "--overwrite")
         do("generate", video_run.path, "--seed", seed, "--frames", 2, "--out", tmp_path / "v.mp4", "--overwrite")
-        do("train", picture_file, "--out", tmp_path / "run", "--seed", seed, "--overwrite", *SHORT, *STEPS)
+        do("train", image_file, "--out", tmp_path / "run", "--seed", seed, "--overwrite", *SHORT, *STEPS)
     assert checked(tmp_path / "x.png")["seed"] == 2 and load(tmp_path / "run").seed == 2
 
 

@@ -12,7 +12,7 @@ import sinfusion
 from sinfusion.cli import main
 from sinfusion.cli.evaluate import draw, table
 from sinfusion.media import read_image, read_media, write_image, write_video
-from sinfusion.metrics.similarity import field_picture, nnf
+from sinfusion.metrics.similarity import field_image, nnf
 
 
 @pytest.fixture
@@ -83,14 +83,14 @@ def test_fields_are_sheets_and_videos_numbered_as_in_the_table(files, clip, tmp_
     assert sorted(path.name for path in (tmp_path / "fields").iterdir()) == [
         "1-a-made.mp4", "1-a-made.png", "2-b-made.mp4", "2-b-made.png",
     ]  # fmt: skip
-    pictures = field_picture(nnf(read_media(files[2]).frames, clip)[0])
+    images = field_image(nnf(read_media(files[2]).frames, clip)[0])
     video = read_media(tmp_path / "fields/2-b-made.mp4", max_side=None).frames
-    assert len(video) == len(pictures) == 6 and read_image(tmp_path / "fields/2-b-made.png").size
-    small = video[:, ::10, ::10][:, : pictures.shape[1], : pictures.shape[2]]
-    assert small.shape == pictures.shape and np.abs(small.astype(int) - pictures).mean() < 20
+    assert len(video) == len(images) == 6 and read_image(tmp_path / "fields/2-b-made.png").size
+    small = video[:, ::10, ::10][:, : images.shape[1], : images.shape[2]]
+    assert small.shape == images.shape and np.abs(small.astype(int) - images).mean() < 20
 
 
-def test_the_field_of_a_picture_is_one_picture(tmp_path, clip):
+def test_the_field_of_an_image_is_one_image(tmp_path, clip):
     write_image(tmp_path / "fish.png", clip[0])
     write_image(tmp_path / "other.png", clip[3])
     do("evaluate", tmp_path / "fish.png", tmp_path / "other.png", "--fields", tmp_path / "fields")
@@ -150,7 +150,7 @@ def test_of_a_run_videos_sheet_plot_and_record_are_kept_in_its_folder(run_copy, 
         assert len(read_media(outputs / videos[0]).frames) == len(video_run.frames)
 
 
-def test_of_an_image_run_pictures_are_kept(image_run, tmp_path):
+def test_of_an_image_run_images_are_kept(image_run, tmp_path):
     do("evaluate", image_run.path, "--out", tmp_path / "x", "--count", 2, "--plot", tmp_path / "quality.svg")
     assert {path.name for path in tmp_path.iterdir()} == {
         "x-1.png", "x-2.png", "x.png-sheet.png", "x.png.json", "quality.svg",
@@ -196,11 +196,11 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(refused, files, vide
         (tmp_path / "missing",): "does not exist",
         (tmp_path / "missing", a): "does not exist",
         (fish, a, tmp_path / "missing.mp4"): "missing.mp4 does not exist",
-        (fish, tmp_path / "one.png"): "one.png is a picture",
+        (fish, tmp_path / "one.png"): "one.png is an image",
         (tmp_path / "one.png", a): "made is a video",
         (fish, tmp_path / "two"): "two has 2 frame(s)",
         (fish, tmp_path / "wide", "--max-side", "20"): "--size",
-        (fish, a, "--inception", tmp_path / "w.pth"): "weights of Inception are for pictures",
+        (fish, a, "--inception", tmp_path / "w.pth"): "weights of Inception are for images",
         (tmp_path / "one.png", tmp_path / "one.png", "--c3d", tmp_path / "w.pth"): "weights of C3D are for videos",
         (fish, a, "--c3d", tmp_path / "w.pth"): "w.pth does not exist",
         (fish, a, "--size", "12"): "WIDTHxHEIGHT",

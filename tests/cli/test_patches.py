@@ -1,4 +1,4 @@
-"""The commands of the patch engine through the real entry point, on a tiny folder of frames and on a picture."""
+"""The commands of the patch engine through the real entry point, on a tiny folder of frames and on an image."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def mask(tmp_path):
 
 
 def _white(first, last):
-    picture = np.zeros((16, 24, 3), np.uint8)
-    picture[4:10, first:last] = 255
-    return picture
+    image = np.zeros((16, 24, 3), np.uint8)
+    image[4:10, first:last] = 255
+    return image
 
 
 def do(*words):
@@ -98,7 +98,7 @@ def test_patches_alone_lists_its_commands(capsys, words):
     for command in COMMANDS:
         assert sum(line.startswith(f"  {command} ") and line.endswith(".") for line in text.split("\n")) == 1
     assert main([]) == 0
-    assert "\n  patches      New videos and pictures from one in seconds, " in capsys.readouterr().out
+    assert "\n  patches      New videos and images from one in seconds, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -151,7 +151,7 @@ def test_generate_takes_scale_noise_and_a_part_of_the_input(fish, frames, tmp_pa
     assert read_media(tmp_path / "small.gif").frames.shape[1:] == (8, 12, 3)
 
 
-def test_generate_makes_pictures_of_a_picture(photo, tmp_path):
+def test_generate_makes_images_of_an_image(photo, tmp_path):
     do("generate", photo, "--count", 2)
     base = tmp_path / "outputs/photo/patches-generate-1"
     assert checked(base)["files"] == ["patches-generate-1-1.png", "patches-generate-1-2.png"]
@@ -191,7 +191,7 @@ def test_retarget_brings_a_video_to_a_size_and_a_length(fish, tmp_path):
     assert checked(tmp_path / "long")["frames"] == 10 and read_media(tmp_path / "long").frames.shape == (10, 16, 24, 3)
 
 
-def test_retarget_brings_a_picture_to_a_size(photo, tmp_path):
+def test_retarget_brings_an_image_to_a_size(photo, tmp_path):
     do("retarget", photo, "--size", "40x16")
     assert read_image(tmp_path / "outputs/photo/patches-retarget-1.png").shape == (16, 40, 3)
 
@@ -211,7 +211,7 @@ def test_analogy_makes_the_content_of_the_style(fish, texture, tmp_path):
     assert not np.array_equal(read_media(tmp_path / "sketched").frames, outputs)
 
 
-def test_analogy_of_pictures(photo, texture, tmp_path):
+def test_analogy_of_images(photo, texture, tmp_path):
     write_image(tmp_path / "style.png", texture(1, (20, 20), seed=1)[0] // 2)
     do("analogy", photo, "style.png", "--out", "new.png")
     assert read_image(tmp_path / "new.png").shape == (16, 24, 3) and read_image(tmp_path / "new.png").max() < 128
@@ -220,7 +220,7 @@ def test_analogy_of_pictures(photo, texture, tmp_path):
 # Inpaint -------------------------------------------------------------------------------------------------------------
 
 
-def test_inpaint_fills_a_masked_picture_and_nothing_else(photo, mask, frames, tmp_path):
+def test_inpaint_fills_a_masked_image_and_nothing_else(photo, mask, frames, tmp_path):
     do("inpaint", photo, "--mask", mask)
     outputs = read_image(tmp_path / "outputs/photo/patches-inpaint-1.png")
     changed = (outputs != frames[0]).any(2)
@@ -228,7 +228,7 @@ def test_inpaint_fills_a_masked_picture_and_nothing_else(photo, mask, frames, tm
     assert checked(tmp_path / "outputs/photo/patches-inpaint-1")["arguments"]["mask"] == str(mask)
 
 
-def test_inpaint_takes_a_picture_for_all_frames_of_a_video(fish, mask, frames, tmp_path):
+def test_inpaint_takes_an_image_for_all_frames_of_a_video(fish, mask, frames, tmp_path):
     do("inpaint", fish, "--mask", mask, "--format", "png", "--out", "new")
     changed = (read_media(tmp_path / "new").frames != frames).any(3)
     assert changed.any((1, 2)).all() and not (changed & (_white(4, 10)[..., 0] == 0)).any()
@@ -290,14 +290,14 @@ def test_no_such_file_is_refused(refused, fish, photo, tmp_path):
 
 
 def test_masks_that_do_not_fit_are_refused(refused, fish, photo, mask, tmp_path):
-    for name, pictures in (
+    for name, images in (
         ("short", [_white(4, 10)] * 6),
         ("long", [_white(4, 10)] * 8),
         ("narrow", [_white(4, 10)[:, :16]]),
         ("black", [_white(4, 4)]),
         ("white", [np.full((16, 24, 3), 255, np.uint8)]),
     ):
-        write_video(tmp_path / name, pictures, fps=20)
+        write_video(tmp_path / name, images, fps=20)
     refused("short has 6 frame(s); it needs 7", "inpaint", fish, "--mask", "short")
     refused("long has 8 frame(s); it needs 7", "inpaint", fish, "--mask", "long")
     refused("short has 1 frame(s); it needs 2", "inpaint", fish, "--mask", "short", "--start", 5)
@@ -334,9 +334,9 @@ def test_values_that_make_no_sense_are_refused(refused, fish, words, said):
 
 def test_requests_that_do_not_go_together_are_refused(refused, fish, photo, mask, tmp_path):
     refused("give what to bring it to: --size, --frames or both", "retarget", fish)
-    refused("a picture has no length", "retarget", photo, "--frames", 5)
-    refused("a picture has no length", "generate", photo, "--frames", 5)
-    refused("is an image input: it makes png pictures, not mp4", "generate", photo, "--out", "a.mp4")
+    refused("an image has no length", "retarget", photo, "--frames", 5)
+    refused("an image has no length", "generate", photo, "--frames", 5)
+    refused("is an image input: it makes png images, not mp4", "generate", photo, "--out", "a.mp4")
     refused("not one of each", "analogy", fish, photo)
     refused("not one of each", "analogy", photo, fish, "--sketch")
 

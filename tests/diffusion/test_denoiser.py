@@ -29,13 +29,13 @@ def target(form, clean, noise, sigma, prior_mean, sigma_data):
 
 
 def estimate(form, output, x, sigma, prior_mean, sigma_data):
-    """The clean picture that an output stands for."""
+    """The clean image that an output stands for."""
     of_output, of_state, of_prior_mean = form.estimate(sigma, sigma_data)
     return of_output * output + of_state * x + of_prior_mean * prior_mean
 
 
 def seen(form, x, sigma, prior_mean, sigma_data):
-    """The noisy picture as the network sees it."""
+    """The noisy image as the network sees it."""
     of_state, of_prior_mean = form.input(sigma, sigma_data)
     return of_state * x + of_prior_mean * prior_mean
 
@@ -66,8 +66,8 @@ def test_x0_and_noise_see_and_mean_what_they_do_in_variance_preserving_coordinat
     s = (1 - a**2).sqrt()
     x_t = a * clean + s * noise
     for name in ("x0", "noise"):
-        picture = seen(PARAMETERIZATIONS[name], clean + sigma * noise, sigma, prior_mean, sigma_data)
-        torch.testing.assert_close(picture, x_t, rtol=1e-6, atol=1e-9)
+        image = seen(PARAMETERIZATIONS[name], clean + sigma * noise, sigma, prior_mean, sigma_data)
+        torch.testing.assert_close(image, x_t, rtol=1e-6, atol=1e-9)
     output = torch.randn_like(clean)
     outputs = estimate(PARAMETERIZATIONS["noise"], output, x_t / a, sigma, prior_mean, sigma_data)
     torch.testing.assert_close(outputs, (x_t - s * output) / a, rtol=1e-6, atol=1e-6)
@@ -77,7 +77,7 @@ def test_preconditioned_with_no_output_is_the_best_linear_guess_around_the_prior
     clean, noise, sigma, prior_mean, sigma_data = parts
     x = clean + sigma * noise
     guess = estimate(PARAMETERIZATIONS["preconditioned"], torch.zeros_like(x), x, sigma, prior_mean, sigma_data)
-    # Two measurements of one picture, weighed by their inverse variances.
+    # Two measurements of one image, weighed by their inverse variances.
     torch.testing.assert_close(guess, (prior_mean / sigma_data**2 + x / sigma**2) / (1 / sigma_data**2 + 1 / sigma**2))
 
 
@@ -96,7 +96,7 @@ def test_preconditioned_inputs_and_targets_have_unit_variance(sigma):
 
 
 class Recorder(torch.nn.Module):
-    """Stands for a network: keeps what it is told, answers with a fixed picture."""
+    """Stands for a network: keeps what it is told, answers with a fixed image."""
 
     def __init__(self, answer=None):
         super().__init__()
@@ -148,7 +148,7 @@ def test_each_sample_has_the_sigma_data_of_its_frame_offset():
     torch.testing.assert_close(model.sigma_data_of(None, 2, torch.device("cpu")), torch.tensor([0.1, 0.1]))
 
 
-def test_the_network_sees_the_conditions_first_and_the_noisy_picture_last():
+def test_the_network_sees_the_conditions_first_and_the_noisy_image_last():
     model = denoiser("noise", continuous=True, frame_offset=True)
     condition, x = torch.rand(2, 6, 8, 8), torch.randn(2, 3, 8, 8)
     offset = torch.tensor([1, -1])

@@ -36,7 +36,7 @@ class Noises:
 
 
 def sample(sampler, denoise, x, levels, noise):
-    """Follow a sampler's table; estimates are clamped to the range of pictures."""
+    """Follow a sampler's table; estimates are clamped to the range of images."""
     previous = torch.full_like(x, torch.nan)
     for i, step in enumerate(SAMPLERS[sampler](levels)):
         clean = denoise(x, torch.full((len(x),), step.sigma)).clamp(-1, 1)
@@ -191,7 +191,7 @@ def test_a_truncated_start_visits_only_the_levels_below_it():
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_estimates_are_clamped_to_the_range_of_pictures(sampler):
+def test_estimates_are_clamped_to_the_range_of_images(sampler):
     shape = (1, 3, 4, 4)
     outputs = sample(sampler, lambda x, s: torch.full_like(x, 7), torch.zeros(shape), karras_sigmas(5, 3, 0.1),
                              Noises(shape))  # fmt: skip

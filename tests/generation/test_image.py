@@ -8,7 +8,7 @@ from sinfusion.generation.image import edit
 
 
 @pytest.fixture
-def picture(clip):
+def image(clip):
     return clip[0][:, ::-1].copy()  # mirrored, so not the one that was trained on
 
 
@@ -19,40 +19,40 @@ def mask():
     return mask
 
 
-def test_inpainting_changes_the_mask_and_keeps_the_rest_to_the_bit(image_run, picture, mask):
-    outputs = edit(image_run, picture, mask, strength=1.0, count=2)
+def test_inpainting_changes_the_mask_and_keeps_the_rest_to_the_bit(image_run, image, mask):
+    outputs = edit(image_run, image, mask, strength=1.0, count=2)
     assert outputs.shape == (2, 16, 24, 3) and outputs.dtype == np.uint8
-    assert np.array_equal(outputs[:, ~mask], np.stack([picture[~mask]] * 2))
-    assert (outputs[0][mask] != picture[mask]).mean() > 0.9
+    assert np.array_equal(outputs[:, ~mask], np.stack([image[~mask]] * 2))
+    assert (outputs[0][mask] != image[mask]).mean() > 0.9
     assert not np.array_equal(outputs[0], outputs[1])
 
 
-def test_a_mask_of_bytes_means_the_same(image_run, picture, mask):
-    assert np.array_equal(edit(image_run, picture, mask.astype(np.uint8) * 255), edit(image_run, picture, mask))
+def test_a_mask_of_bytes_means_the_same(image_run, image, mask):
+    assert np.array_equal(edit(image_run, image, mask.astype(np.uint8) * 255), edit(image_run, image, mask))
 
 
-def test_an_empty_mask_keeps_everything(image_run, picture, mask):
-    assert np.array_equal(edit(image_run, picture, np.zeros_like(mask))[0], picture)
+def test_an_empty_mask_keeps_everything(image_run, image, mask):
+    assert np.array_equal(edit(image_run, image, np.zeros_like(mask))[0], image)
 
 
-def test_edits_stay_nearer_to_the_picture_the_smaller_the_strength(image_run, picture):
+def test_edits_stay_nearer_to_the_image_the_smaller_the_strength(image_run, image):
     errors = []
     for strength in (0.05, 0.4, 1.0):
-        errors.append(np.sqrt(np.mean((edit(image_run, picture, strength=strength)[0].astype(float) - picture) ** 2)))
+        errors.append(np.sqrt(np.mean((edit(image_run, image, strength=strength)[0].astype(float) - image) ** 2)))
     assert errors[0] < errors[1] < errors[2] and errors[0] < 15
 
 
-def test_outpainting_keeps_the_picture_in_the_middle_and_makes_what_lies_around(image_run, picture):
-    outputs = edit(image_run, picture, strength=1.0, canvas=(21, 40))
+def test_outpainting_keeps_the_image_in_the_middle_and_makes_what_lies_around(image_run, image):
+    outputs = edit(image_run, image, strength=1.0, canvas=(21, 40))
     assert outputs.shape == (1, 21, 40, 3)
-    assert np.array_equal(outputs[0, 2:18, 8:32], picture)
+    assert np.array_equal(outputs[0, 2:18, 8:32], image)
     assert outputs[0, :, :8].std() > 5
 
 
-def test_outpainting_and_inpainting_go_together(image_run, picture, mask):
-    outputs = edit(image_run, picture, mask, strength=1.0, canvas=(20, 30))[0, 2:18, 3:27]
-    assert np.array_equal(outputs[~mask], picture[~mask])
-    assert (outputs[mask] != picture[mask]).mean() > 0.9
+def test_outpainting_and_inpainting_go_together(image_run, image, mask):
+    outputs = edit(image_run, image, mask, strength=1.0, canvas=(20, 30))[0, 2:18, 3:27]
+    assert np.array_equal(outputs[~mask], image[~mask])
+    assert (outputs[mask] != image[mask]).mean() > 0.9
 
 
 def test_a_sketch_of_another_size_is_welcome(image_run):
@@ -61,18 +61,18 @@ def test_a_sketch_of_another_size_is_welcome(image_run):
     assert edit(image_run, sketch, strength=0.7).shape == (1, 10, 33, 3)
 
 
-def test_an_edit_is_repeatable_alone_and_in_a_batch(image_run, picture):
-    together = edit(image_run, picture, count=3, seed=5)
-    assert np.array_equal(edit(image_run, picture, count=3, seed=5), together)
-    alone = edit(image_run, picture, seed=7)[0]
+def test_an_edit_is_repeatable_alone_and_in_a_batch(image_run, image):
+    together = edit(image_run, image, count=3, seed=5)
+    assert np.array_equal(edit(image_run, image, count=3, seed=5), together)
+    alone = edit(image_run, image, seed=7)[0]
     assert np.abs(alone.astype(int) - together[2].astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mask": np.ones((3, 4), bool)}, r"the mask is \(3, 4\), the picture \(16, 24\)"),
-        ({"image": np.zeros((2, 16, 24, 3), np.uint8)}, "one picture"),
+        ({"mask": np.ones((3, 4), bool)}, r"the mask is \(3, 4\), the image \(16, 24\)"),
+        ({"image": np.zeros((2, 16, 24, 3), np.uint8)}, "one image"),
         ({"image": np.full((16, 24, 3), 2.0)}, "float64"),
         ({"image": np.zeros((5, 24, 3), np.uint8)}, "too small"),
         ({"canvas": (10, 40)}, "canvas 40x10 is smaller"),
@@ -81,11 +81,11 @@ def test_an_edit_is_repeatable_alone_and_in_a_batch(image_run, picture):
         ({"steps": 0}, "at least 1 step"),
     ],
 )
-def test_impossible_edits_are_refused(image_run, picture, change, message):
+def test_impossible_edits_are_refused(image_run, image, change, message):
     with pytest.raises(SinfusionError, match=message):
-        edit(image_run, **{"image": picture, **change})
+        edit(image_run, **{"image": image, **change})
 
 
-def test_a_video_run_cannot_edit(video_run, picture):
+def test_a_video_run_cannot_edit(video_run, image):
     with pytest.raises(SinfusionError, match="video run"):
-        edit(video_run, picture)
+        edit(video_run, image)

@@ -95,16 +95,16 @@ def test_sizes_too_small_for_the_network_are_refused():
         check_size((7, 30))
 
 
-def picture(run, seeds, frame_index=1, **arguments):
+def image(run, seeds, frame_index=1, **arguments):
     sigmas = sampling_sigmas(run, PROJECTOR, steps=3)
     return reverse(run, PROJECTOR, torch.tensor(seeds), frame_index, sigmas, size=(11, 13), **arguments)
 
 
 def test_a_sample_is_a_function_of_its_seed_and_frame_index(video_run):
-    first = picture(video_run, [5, 6])
+    first = image(video_run, [5, 6])
     torch.manual_seed(9)
-    assert torch.equal(picture(video_run, [5, 6]), first)
-    assert not torch.equal(picture(video_run, [5, 6], frame_index=2)[0], first[0])
+    assert torch.equal(image(video_run, [5, 6]), first)
+    assert not torch.equal(image(video_run, [5, 6], frame_index=2)[0], first[0])
     assert not torch.equal(first[0], first[1])
 
 
@@ -113,9 +113,9 @@ def test_a_sample_is_a_function_of_its_seed_and_frame_index(video_run):
 def test_a_sample_is_the_same_alone_and_in_a_batch(video_run, precision, sampler):
     """Not promised to the bit: a convolution of a larger batch may add in another order."""
     run = video_run.to("cpu", precision)
-    together = picture(run, [5, 6, 7], sampler=sampler)
+    together = image(run, [5, 6, 7], sampler=sampler)
     for i, seed in enumerate((5, 6, 7)):
-        torch.testing.assert_close(picture(run, [seed], sampler=sampler)[0], together[i], rtol=0, atol=1e-4)
+        torch.testing.assert_close(image(run, [seed], sampler=sampler)[0], together[i], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -123,7 +123,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(video_run, precision, sampler
 @pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR], ids=lambda role: role.name)
 def test_a_recorded_process_is_the_plain_one(video_run, role, precision, sampler, monkeypatch):
     """From the second call on a CPU plays what it recorded; to the bit, whatever came between."""
-    run, sigmas, pictures = video_run.to("cpu", precision), np.array([2.0, 0.7, 0.2, 0.0]), []
+    run, sigmas, images = video_run.to("cpu", precision), np.array([2.0, 0.7, 0.2, 0.0]), []
     known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
     known[..., :5] = True
     frames = to_unit(torch.from_numpy(run.frames[:8]))
@@ -138,21 +138,21 @@ def test_a_recorded_process_is_the_plain_one(video_run, role, precision, sampler
         for frame_index in range(5)
     ]
     for _ in range(2):
-        pictures.append([reverse(run, role, *a, sampler) for a in arguments for _ in range(2)])
+        images.append([reverse(run, role, *a, sampler) for a in arguments for _ in range(2)])
         monkeypatch.setattr("sinfusion.generation.reverse_process.RECORDED_PIXELS", 0)
-    assert len(run.loops) == 1 and all(torch.equal(a, b) for a, b in zip(*pictures, strict=True))
+    assert len(run.loops) == 1 and all(torch.equal(a, b) for a, b in zip(*images, strict=True))
 
 
 def test_what_is_known_is_kept(video_run):
     known = torch.zeros(1, 1, 11, 13, dtype=torch.bool)
     known[..., :6] = True
     given = torch.rand(1, 3, 11, 13)
-    outputs = picture(video_run, [5, 6], keep=(known, given))
+    outputs = image(video_run, [5, 6], keep=(known, given))
     torch.testing.assert_close(outputs[..., :6], given[..., :6].expand(2, -1, -1, -1))
     assert not torch.allclose(outputs[..., 6:], given[..., 6:].expand(2, -1, -1, -1), atol=0.1)
 
 
-def test_samples_are_pictures(image_run):
+def test_samples_are_images(image_run):
     sigmas = sampling_sigmas(image_run, IMAGE)
     outputs = reverse(image_run, IMAGE, torch.tensor([0, -3]), 0, sigmas, size=(16, 24))
     assert outputs.shape == (2, 3, 16, 24) and outputs.dtype == torch.float32 and not outputs.requires_grad
@@ -172,9 +172,9 @@ def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_ru
     start = None if role.conditions else to_unit(torch.from_numpy(run.frames[:2]))
     known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
     known[..., :5] = True
-    picture = to_unit(torch.from_numpy(run.frames[5:6]))
+    image = to_unit(torch.from_numpy(run.frames[5:6]))
     sigmas = np.array([2.0, 0.7, 0.2, 0.0])
-    outputs = reverse(run, role, seeds, frame_index, sigmas, start, None, condition, offset, (known, picture), sampler)
+    outputs = reverse(run, role, seeds, frame_index, sigmas, start, None, condition, offset, (known, image), sampler)
 
     def noise(step):
         return ops.normal(seeds, STREAM_SAMPLE + role.conditions, frame_index * DRAWS_A_FRAME + step, outputs.shape[1:])
@@ -185,8 +185,8 @@ def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_ru
     with torch.no_grad():
         for i, step in enumerate(SAMPLERS[sampler](sigmas)):
             clean = run.denoiser(role)(x, torch.tensor([step.sigma]), condition, offsets).clamp(-1, 1)
-            clean = torch.where(known, picture, clean)
+            clean = torch.where(known, image, clean)
             after = step.of_state * x + step.of_previous * before + step.of_clean * clean + step.of_noise * noise(i)
             before, x = x, after
     torch.testing.assert_close(outputs, x, rtol=1e-3, atol=1e-3)
-    assert torch.equal(outputs[..., :5].round(decimals=5), picture.expand_as(outputs)[..., :5].round(decimals=5))
+    assert torch.equal(outputs[..., :5].round(decimals=5), image.expand_as(outputs)[..., :5].round(decimals=5))

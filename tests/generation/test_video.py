@@ -42,7 +42,7 @@ def test_any_size_can_be_made(video_run, size):
     assert generate(video_run, frames=2, count=2, size=size).shape == (2, 2, *size, 3)
 
 
-def test_a_video_starts_from_a_frame_a_picture_or_noise(video_run, clip):
+def test_a_video_starts_from_a_frame_an_image_or_noise(video_run, clip):
     assert np.array_equal(generate(video_run, frames=2, count=2, start=3)[:, 0], np.stack([clip[3]] * 2))
     assert np.array_equal(generate(video_run, frames=2, start=-1)[0, 0], clip[-1])
     assert np.array_equal(generate(video_run, frames=2, start=clip[3]), generate(video_run, frames=2, start=3))
@@ -107,7 +107,7 @@ def test_extrapolation_goes_on_from_both_ends_and_marks_what_is_new(video_run, c
     if before:  # played backward, so the frame nearest the clip is the first that was made
         # With noise of other frame indices than the frames after have.
         outputs_so = stream(video_run, before + 1, start=0, frame_offset=-1, seed=4, frame_index=after)
-        backward = np.stack([pictures[0] for pictures in outputs_so])
+        backward = np.stack([images[0] for images in outputs_so])
         assert np.array_equal(outputs[:before], backward[1:][::-1])
 
 
@@ -157,7 +157,7 @@ def test_retargeting_keeps_more_of_the_input_the_smaller_its_strength(video_run,
     assert errors[0] < errors[1] < errors[2] and errors[0] < 15
 
 
-def test_an_image_run_generates_diverse_pictures_and_nothing_else(image_run):
+def test_an_image_run_generates_diverse_images_and_nothing_else(image_run):
     outputs = generate(image_run, count=3, size=(20, 28), seed=1)
     assert outputs.shape == (3, 20, 28, 3) and outputs.dtype == np.uint8
     assert close(outputs[2], generate(image_run, size=(20, 28), seed=3)[0]) and not close(outputs[0], outputs[1])
@@ -173,7 +173,7 @@ def test_an_image_run_generates_diverse_pictures_and_nothing_else(image_run):
     [
         ({"frames": 0}, "at least 1 frame"), ({"count": 0}, "count must be at least 1"),
         ({"size": (4, 24)}, "24x4 is too small"), ({"start": 12}, "start frame 12 does not exist"),
-        ({"start": np.zeros((2, 16, 24, 3))}, "start picture"), ({"steps": 0}, "at least 1 step"),
+        ({"start": np.zeros((2, 16, 24, 3))}, "start image"), ({"steps": 0}, "at least 1 step"),
     ],
 )  # fmt: skip
 def test_impossible_videos_are_refused(video_run, arguments, message):

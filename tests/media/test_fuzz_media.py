@@ -18,7 +18,7 @@ from sinfusion.errors import SinfusionError
 from sinfusion.media import Clip, Source, read_media
 
 VIDEOS = {"mp4": "libx264", "mov": "libx264", "webm": "libvpx-vp9", "mkv": "libvpx", "avi": "mpeg4"}
-PICTURES = {
+IMAGES = {
     "gif": {"save_all": True},
     "webp": {"save_all": True, "lossless": True},
     "apng": {"format": "PNG", "save_all": True},
@@ -61,13 +61,13 @@ def whole(texture):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
         files[name] = out.getvalue()
-    pictures = [Image.fromarray(frame) for frame in frames]
-    for name, options in PICTURES.items():
+    images = [Image.fromarray(frame) for frame in frames]
+    for name, options in IMAGES.items():
         out = io.BytesIO()
         options = {"format": {"jpg": "JPEG"}.get(name, name.split(".")[-1].upper()), **options}
         if "save_all" in options:
-            options |= {"append_images": pictures[1:], "duration": 50}
-        pictures[0].save(out, **options)
+            options |= {"append_images": images[1:], "duration": 50}
+        images[0].save(out, **options)
         files[name] = out.getvalue()
     return files
 
@@ -106,12 +106,12 @@ def damaged(data, rng):
     return bytes(data)
 
 
-@pytest.mark.parametrize("name", [*VIDEOS, *PICTURES])
+@pytest.mark.parametrize("name", [*VIDEOS, *IMAGES])
 def test_a_whole_file_is_read_and_a_damaged_one_read_or_refused(whole, tmp_path, name):
     rng = np.random.default_rng(len(name))
     path = tmp_path / f"a.{name}"
     path.write_bytes(whole[name])
-    moves = name in VIDEOS or "save_all" in PICTURES[name]
+    moves = name in VIDEOS or "save_all" in IMAGES[name]
     assert read(path).frames.shape == (6 if moves else 1, 32, 48, 3)
     refused = 0
     for _ in range(CASES):
@@ -120,7 +120,7 @@ def test_a_whole_file_is_read_and_a_damaged_one_read_or_refused(whole, tmp_path,
     assert refused > 0
 
 
-@pytest.mark.parametrize("name", [*VIDEOS, *PICTURES])
+@pytest.mark.parametrize("name", [*VIDEOS, *IMAGES])
 def test_every_beginning_of_a_file_is_read_or_refused(whole, tmp_path, name):
     data, path = whole[name], tmp_path / f"a.{name}"
     for size in {*range(1, 40, 3), *np.linspace(40, len(data) - 1, 12).astype(int).tolist()}:
@@ -155,7 +155,7 @@ def _chunk(name, data):
 
 
 def _claiming(side):
-    """Small files that claim to be pictures of side x side pixels."""
+    """Small files that claim to be images of side x side pixels."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     yield "a.png", b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(bytes(999)))
     yield "a.bmp", struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 999, 0, 0, 54, 40, side, side, 1, 24, 0, 0, 1, 1, 0, 0)
@@ -172,7 +172,7 @@ def _claiming(side):
 
 
 @pytest.mark.parametrize("side", [60_000, 65_000])
-def test_pictures_that_claim_billions_of_pixels_are_refused(tmp_path, side):
+def test_images_that_claim_billions_of_pixels_are_refused(tmp_path, side):
     for name, data in _claiming(side):
         (tmp_path / name).write_bytes(data)
         outcome = read(tmp_path / name, max_side=0)
@@ -181,7 +181,7 @@ def test_pictures_that_claim_billions_of_pixels_are_refused(tmp_path, side):
     assert isinstance(read(tmp_path), str)
 
 
-def test_pictures_that_claim_more_pixels_than_they_have_are_refused(tmp_path):
+def test_images_that_claim_more_pixels_than_they_have_are_refused(tmp_path):
     for name, data in _claiming(4_000):
         (tmp_path / name).write_bytes(data)
         outcome = read(tmp_path / name)
@@ -189,8 +189,8 @@ def test_pictures_that_claim_more_pixels_than_they_have_are_refused(tmp_path):
 
 
 def test_animations_of_thousands_of_frames_are_read_or_a_few_of_them(tmp_path):
-    pictures = [Image.new("L", (4, 4), n % 256) for n in range(3000)]
-    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=20)
+    images = [Image.new("L", (4, 4), n % 256) for n in range(3000)]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=20)
     assert len(read(tmp_path / "a.gif").frames) == 3000
     assert len(read(tmp_path / "a.gif", start=5, stop=8).frames) == 3
 

@@ -1,4 +1,4 @@
-"""Reading and writing of videos, animations, folders and pictures. The files are made here, with PyAV and Pillow."""
+"""Reading and writing of videos, animations, folders and images. The files are made here, with PyAV and Pillow."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def encode(path, frames, codec="libx264", rate=20, times=None, pix_fmt="yuv420p"
         clock = Fraction(1, 1000) if times else Fraction(1, rate)
         stream.codec_context.time_base = clock
         for pts, frame in zip(times or range(len(frames)), frames, strict=True):
-            picture = av.VideoFrame.from_ndarray(frame, format=pix_fmt if planes else "rgb24")
-            picture.pts, picture.time_base = pts, clock
-            out.mux(stream.encode(picture))
+            image = av.VideoFrame.from_ndarray(frame, format=pix_fmt if planes else "rgb24")
+            image.pts, image.time_base = pts, clock
+            out.mux(stream.encode(image))
         out.mux(stream.encode())
     return path
 
@@ -99,9 +99,9 @@ def test_videos_are_read_whole_in_order_and_at_their_speed(tmp_path, texture, na
 
 def test_the_suffix_of_a_file_does_not_matter(tmp_path, texture):
     encode(tmp_path / "a.mp4", texture(4)).rename(tmp_path / "video.gif")
-    Image.fromarray(blocks()).save(tmp_path / "picture.mp4", "PNG")
+    Image.fromarray(blocks()).save(tmp_path / "image.mp4", "PNG")
     assert len(read_media(tmp_path / "video.gif").frames) == 4
-    assert np.array_equal(read_media(tmp_path / "picture.mp4").frames[0], blocks())
+    assert np.array_equal(read_media(tmp_path / "image.mp4").frames[0], blocks())
 
 
 def test_frames_that_are_stored_out_of_order_come_in_the_order_they_are_shown(tmp_path, texture):
@@ -145,20 +145,20 @@ def test_colours_follow_the_matrix_and_the_range_that_the_file_names(tmp_path, m
     assert np.abs(read_media(path).frames[1] - wanted).max() < 1.5
 
 
-# A camera turned to its side writes its pictures as the sensor has them, and a matrix a, b, c, d that takes a point
+# A camera turned to its side writes its images as the sensor has them, and a matrix a, b, c, d that takes a point
 # (x, y), with y downwards, to (a x + c y, b x + d y) when shown.
 @pytest.mark.parametrize("matrix, turned", [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
 def test_the_rotation_of_a_video_is_applied(tmp_path, matrix, turned):
-    picture = np.zeros((48, 64, 3), np.uint8)
-    picture[:24, :32] = (255, 0, 0)
-    path = encode(tmp_path / "a.mp4", [picture] * 3)
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:24, :32] = (255, 0, 0)
+    path = encode(tmp_path / "a.mp4", [image] * 3)
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 44
     a, b, c, d = (n << 16 for n in matrix)
     assert struct.unpack_from(">9i", data, at) == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
     struct.pack_into(">9i", data, at, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
-    clip, wanted = read_media(path), np.rot90(picture, turned)
+    clip, wanted = read_media(path), np.rot90(image, turned)
     assert clip.frames.shape[1:] == wanted.shape and clip.source_size == wanted.shape[:2]
     assert np.abs(clip.frames[0].astype(int) - wanted).mean() < 4
 
@@ -188,7 +188,7 @@ def test_metadata_that_is_not_utf8_does_not_matter(tmp_path, texture):
     assert len(read_media(path).frames) == 3
 
 
-def test_sound_without_pictures_and_codecs_nobody_knows_are_refused(tmp_path, texture):
+def test_sound_without_images_and_codecs_nobody_knows_are_refused(tmp_path, texture):
     with av.open(str(tmp_path / "sound.mp4"), "w") as out:
         stream = out.add_stream("aac", rate=44100)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -222,9 +222,9 @@ def test_a_video_cut_off_in_the_middle_is_refused_unless_the_part_asked_for_is_t
 @pytest.mark.parametrize("name, options", [("a.gif", {}), ("a.webp", {"lossless": True}), ("a.png", {})])
 def test_animations_are_read_exactly_and_at_their_mean_speed(tmp_path, name, options):
     frames = np.stack([blocks(seed=n) for n in range(4)])
-    pictures = [Image.fromarray(frame) for frame in frames]
-    pictures[0].save(
-        tmp_path / name, save_all=True, append_images=pictures[1:], duration=[100, 300, 200, 200], loop=0, **options
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(
+        tmp_path / name, save_all=True, append_images=images[1:], duration=[100, 300, 200, 200], loop=0, **options
     )
     clip = read_media(tmp_path / name, log=silent)
     assert clip.kind == "video" and clip.fps == pytest.approx(5)
@@ -232,12 +232,12 @@ def test_animations_are_read_exactly_and_at_their_mean_speed(tmp_path, name, opt
 
 
 def test_a_gif_without_times_plays_at_ten_frames_a_second_as_in_browsers(tmp_path):
-    pictures = [Image.fromarray(blocks(seed=n)) for n in range(3)]
-    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:])
+    images = [Image.fromarray(blocks(seed=n)) for n in range(3)]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:])
     assert read_media(tmp_path / "a.gif").fps == pytest.approx(10)
 
 
-def test_an_animation_of_one_frame_is_a_picture(tmp_path):
+def test_an_animation_of_one_frame_is_an_image(tmp_path):
     Image.fromarray(blocks()).save(tmp_path / "a.gif", save_all=True)
     assert read_media(tmp_path / "a.gif").kind == "image"
 
@@ -263,13 +263,13 @@ def test_gif_frames_are_laid_over_what_the_one_before_leaves(tmp_path, disposal)
 
 @pytest.mark.parametrize("name, options", [("a.gif", {"disposal": 2}), ("a.webp", {"lossless": True}), ("a.png", {})])
 def test_transparent_animations_are_laid_over_white(tmp_path, name, options):
-    pictures, wanted = [], []
+    images, wanted = [], []
     for n in range(3):
         layer = np.zeros((16, 24, 4), np.uint8)
         layer[4 * n : 4 * n + 4, ::2] = (10, 80, 200, 255)
-        pictures.append(Image.fromarray(layer))
+        images.append(Image.fromarray(layer))
         wanted.append(np.where(layer[..., 3:] == 255, layer[..., :3], 255))
-    pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=50, **options)
+    images[0].save(tmp_path / name, save_all=True, append_images=images[1:], duration=50, **options)
     assert np.array_equal(read_media(tmp_path / name).frames, wanted)
 
 
@@ -303,12 +303,12 @@ def test_folders_may_mix_formats_and_hold_other_files(tmp_path):
     for n, ending in enumerate(endings):
         Image.new("RGB", (16, 16), (20 * n, 0, 0)).save(tmp_path / f"{n}.{ending}")
     for name in (".DS_Store", "._1.png", ".hidden.jpg", "notes.txt", "Thumbs.db"):
-        (tmp_path / name).write_text("no picture")
+        (tmp_path / name).write_text("no image")
     red = read_media(tmp_path).frames[:, 8, 8, 0]
     assert np.abs(red - 20.0 * np.arange(len(endings))).max() < 4
 
 
-def test_a_folder_of_one_picture_is_a_picture(tmp_path):
+def test_a_folder_of_one_image_is_an_image(tmp_path):
     write_image(tmp_path / "1.png", blocks())
     assert read_media(tmp_path).kind == "image"
 
@@ -330,21 +330,21 @@ def test_a_damaged_frame_in_a_folder_is_named(tmp_path):
     assert len(read_media(tmp_path, stride=2).frames) == 2
 
 
-# Pictures ------------------------------------------------------------------------------------------------------------
+# Images ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "name, options", [("a.png", {}), ("a.webp", {"lossless": True}), ("a.bmp", {}), ("a.tiff", {}),
                       ("a.tif", {"compression": "tiff_lzw"}), ("a.gif", {})],
 )  # fmt: skip
-def test_pictures_are_read_exactly(tmp_path, name, options):
+def test_images_are_read_exactly(tmp_path, name, options):
     Image.fromarray(blocks(17, 31)).save(tmp_path / name, **options)
     clip = read_media(tmp_path / name, log=silent)
     assert np.array_equal(clip.frames, blocks(17, 31)[None])
     assert (clip.kind, clip.fps, clip.source_size) == ("image", 20, (17, 31))
 
 
-def test_jpeg_pictures_are_read_closely(tmp_path):
+def test_jpeg_images_are_read_closely(tmp_path):
     Image.fromarray(blocks(16, 32)).save(tmp_path / "a.jpg", quality=95, subsampling=0)
     assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - blocks(16, 32)).max() < 12
 
@@ -362,7 +362,7 @@ def test_transparency_is_laid_over_white(tmp_path, name):
     assert np.abs(read_image(tmp_path / name) - wanted).max() <= 1
 
 
-def test_transparency_of_grey_and_palette_pictures_is_laid_over_white(tmp_path):
+def test_transparency_of_grey_and_palette_images_is_laid_over_white(tmp_path):
     grey = np.dstack([blocks()[..., 0], np.random.default_rng(1).integers(0, 256, (16, 24), dtype=np.uint8)])
     Image.fromarray(grey).save(tmp_path / "grey.png")
     alpha = grey[..., 1] / 255
@@ -387,7 +387,7 @@ def test_16_bit_grey_becomes_8_bit(tmp_path, name):
     assert np.abs(read - values[..., None] / 257).max() < 1 and read.shape == (16, 24, 3)
 
 
-def test_a_dark_16_bit_picture_stays_dark(tmp_path):
+def test_a_dark_16_bit_image_stays_dark(tmp_path):
     Image.fromarray(np.full((16, 16), 250, np.uint16)).save(tmp_path / "a.png")
     assert (read_image(tmp_path / "a.png") == 1).all()
 
@@ -422,14 +422,14 @@ def test_cmyk_becomes_rgb(tmp_path, name):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "I"])
-def test_grey_and_palette_pictures_become_rgb(tmp_path, mode):
+def test_grey_and_palette_images_become_rgb(tmp_path, mode):
     grey = np.kron(np.array([[0, 1], [1, 0]], np.uint8), np.ones((8, 12), np.uint8)) * 255
     stored = Image.fromarray(grey.astype(np.int32) * 257) if mode == "I" else Image.fromarray(grey).convert(mode)
     stored.save(tmp_path / "a.tiff")
     assert np.array_equal(read_image(tmp_path / "a.tiff"), np.repeat(grey[..., None], 3, 2))
 
 
-# What the EXIF standard says is to be done to the stored picture to see it upright.
+# What the EXIF standard says is to be done to the stored image to see it upright.
 UPRIGHT = {
     1: lambda p: p,
     2: lambda p: p[:, ::-1],
@@ -463,8 +463,8 @@ def ten(tmp_path_factory, texture):
     """The same ten frames as a video, an animation and a folder."""
     folder, frames = tmp_path_factory.mktemp("ten"), texture(10, (48, 64), step=5)
     encode(folder / "a.mp4", frames)
-    pictures = [Image.fromarray(frame) for frame in frames]
-    pictures[0].save(folder / "a.webp", save_all=True, append_images=pictures[1:], duration=50, lossless=True)
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(folder / "a.webp", save_all=True, append_images=images[1:], duration=50, lossless=True)
     for n, frame in enumerate(frames):
         write_image(folder / f"a/{n}.png", frame)
     return folder, frames
@@ -538,7 +538,7 @@ def test_a_video_has_at_least_two_frames_and_an_image_is_its_first(ten, tmp_path
     assert np.array_equal(read_image(folder / "a.webp"), frames[0])
 
 
-def test_a_mask_is_true_where_it_is_light_and_must_have_the_shape_of_its_picture(tmp_path):
+def test_a_mask_is_true_where_it_is_light_and_must_have_the_shape_of_its_image(tmp_path):
     mask = np.zeros((40, 60, 3), np.uint8)
     mask[:, 30:] = 200
     write_image(tmp_path / "a.png", mask)
@@ -556,7 +556,7 @@ def moving_mask(frames=6):
     return mask
 
 
-def test_a_picture_is_a_mask_for_all_frames_whichever_are_used(tmp_path):
+def test_an_image_is_a_mask_for_all_frames_whichever_are_used(tmp_path):
     write_image(tmp_path / "a.png", moving_mask()[2])
     for which in (slice(None), slice(3, None, 2)):
         read = read_masks(tmp_path / "a.png", (40, 60), 5, which)
@@ -585,7 +585,7 @@ def test_masks_are_scaled_to_the_size_of_the_frames(tmp_path):
 @pytest.mark.parametrize("which, frames", [(slice(None), 6), (slice(5, 9), 1), (slice(8, 9), 0), (slice(0, 4), 4)])
 def test_a_mask_of_another_length_or_shape_is_refused(tmp_path, which, frames):
     write_video(tmp_path / "a", moving_mask(), fps=20)
-    with pytest.raises(SinfusionError, match=rf"a has {frames} frame\(s\); it needs 5, or is a picture"):
+    with pytest.raises(SinfusionError, match=rf"a has {frames} frame\(s\); it needs 5, or is an image"):
         read_masks(tmp_path / "a", (40, 60), 5, which)
     with pytest.raises(SinfusionError, match="60x40, which has not the shape of 40x40"):
         read_masks(tmp_path / "a", (40, 40), 6)
@@ -672,12 +672,12 @@ def test_a_gif_keeps_its_speed_and_shows_a_repeated_frame_for_longer(tmp_path):
     write_video(tmp_path / "a.gif", frames, fps=20)
     clip = read_media(tmp_path / "a.gif")
     assert np.array_equal(clip.frames, frames[[0, 1, 3]])
-    with Image.open(tmp_path / "a.gif") as picture:
-        assert picture.info["loop"] == 0
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.info["loop"] == 0
         durations = []
         for n in range(3):
-            picture.seek(n)
-            durations.append(picture.info["duration"])
+            image.seek(n)
+            durations.append(image.info["duration"])
     assert durations == [50, 100, 50]
 
 
@@ -701,10 +701,10 @@ def test_a_folder_of_pngs_is_exact(tmp_path, texture):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg", "a.JPEG", "a.bmp", "a.tif", "a.tiff"])
-def test_pictures_are_written_in_the_format_of_their_suffix(tmp_path, name):
+def test_images_are_written_in_the_format_of_their_suffix(tmp_path, name):
     write_image(tmp_path / "new" / name, blocks(16, 32))
-    with Image.open(tmp_path / "new" / name) as picture:
-        assert picture.format.lower()[:3] in {"jpg": "jpe", "jpeg": "jpe"}.get(name[2:].lower(), name[2:5])
+    with Image.open(tmp_path / "new" / name) as image:
+        assert image.format.lower()[:3] in {"jpg": "jpe", "jpeg": "jpe"}.get(name[2:].lower(), name[2:5])
     assert np.abs(read_image(tmp_path / "new" / name).astype(int) - blocks(16, 32)).mean() < 8
 
 
@@ -733,7 +733,7 @@ def test_what_exists_is_only_written_over_when_asked(tmp_path, texture, name):
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-def test_a_picture_that_exists_is_only_written_over_when_asked(tmp_path):
+def test_an_image_that_exists_is_only_written_over_when_asked(tmp_path):
     write_image(tmp_path / "a.png", blocks())
     with pytest.raises(SinfusionError, match="exists"):
         write_image(tmp_path / "a.png", blocks(seed=1))

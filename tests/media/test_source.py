@@ -71,20 +71,20 @@ def test_a_probe_tells_native_size_number_and_kind_before_anything_is_scaled(out
 
 
 @pytest.mark.parametrize("kind", ["array", "pillow", "file"])
-def test_a_picture_has_no_range_and_no_rate(clip, tmp_path, kind):
+def test_an_image_has_no_range_and_no_rate(clip, tmp_path, kind):
     write_image(tmp_path / "a.png", clip[0])
-    picture = {"array": clip[0], "pillow": Image.fromarray(clip[0]), "file": tmp_path / "a.png"}[kind]
-    assert Source(picture).probe() == Native((16, 24), 1, "image")
-    assert Source(picture).read().kind == "image"
+    image = {"array": clip[0], "pillow": Image.fromarray(clip[0]), "file": tmp_path / "a.png"}[kind]
+    assert Source(image).probe() == Native((16, 24), 1, "image")
+    assert Source(image).read().kind == "image"
     for option in ({"start": 0}, {"stop": 1}, {"stride": 1}, {"fps": 5}):
         for act in (Source.probe, Source.read):
             with pytest.raises(
-                SinfusionError, match=f"{next(iter(option))} is for videos, this is a picture; leave out"
+                SinfusionError, match=f"{next(iter(option))} is for videos, this is an image; leave out"
             ):
-                act(Source(picture, **option))
+                act(Source(image, **option))
 
 
-def test_an_upright_picture_is_probed_as_it_is_read(tmp_path, clip):
+def test_an_upright_image_is_probed_as_it_is_read(tmp_path, clip):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(clip[0]).save(tmp_path / "a.jpg", exif=exif)
@@ -100,7 +100,7 @@ def test_a_rate_is_for_frames_that_have_none(outputs):
             Source(outputs(kind), fps=8).read()
 
 
-def test_one_frame_of_several_is_a_picture_but_of_a_video_file(outputs):
+def test_one_frame_of_several_is_an_image_but_of_a_video_file(outputs):
     assert Source(outputs("array"), start=3, stop=4).read().kind == "image"
     assert Source(outputs("mp4"), start=3, stop=4).read().kind == "video"
 

@@ -78,14 +78,14 @@ def test_the_self-baseline_is_the_mean_of_either_half_in_time_against_the_other(
     assert self_baseline["change"] == change(clip[6:]) / change(clip[:6])
 
 
-def test_the_halves_of_a_picture_and_of_a_very_short_video_are_left_and_right(clip):
+def test_the_halves_of_an_image_and_of_a_very_short_video_are_left_and_right(clip):
     for original in (clip[0, :, :23], clip[:5, :, :23]):
         name, left, right = halves(original)
         assert name == "left and right half"
         assert np.array_equal(left, original[..., :11, :]) and np.array_equal(right, original[..., 12:, :])
 
 
-def test_pictures_are_measured_too_without_change(clip, texture):
+def test_images_are_measured_too_without_change(clip, texture):
     self_baseline, one, other = evaluate(clip[0], np.stack((clip[0], texture(1, seed=1)[0])))
     assert one["nnfdist"] == 0 < other["nnfdist"] and one["frames"] == 1
     assert "change" not in one and self_baseline["size"] == "12x16"
@@ -278,7 +278,7 @@ def test_what_cannot_be_compared_is_refused_before_any_work(clip, video_run, ima
     write_video(tmp_path / "large.mp4", clip.repeat(2, 1).repeat(2, 2), fps=10)
     write_video(tmp_path / "wide.mp4", clip.repeat(2, 2), fps=10)
     for words, given in {
-        "one.png is a picture": (clip, tmp_path / "one.png"),
+        "one.png is an image": (clip, tmp_path / "one.png"),
         "generated 1 is a video": (clip[0], [clip]),
         "two.mp4 has 2 frame": (clip, tmp_path / "two.mp4"),
         "the original has 2 frame": (clip[:2], clip),
@@ -294,7 +294,7 @@ def test_what_cannot_be_compared_is_refused_before_any_work(clip, video_run, ima
     for words, given, options in [
         ("wide.mp4 is 48x16, the original 48x32: .*--size", files, {"max_side": 20}),
         ("stay 24x16", (video_run, files), {"size": (20, 30)}),
-        ("Inception are for pictures", (clip, clip), {"inception": weights["inception"]}),
+        ("Inception are for images", (clip, clip), {"inception": weights["inception"]}),
         ("C3D are for videos", (clip[0], clip[0]), {"c3d": weights["c3d"]}),
         ("at least 9 pixels", (clip[0, :, :16], clip[1]), {"inception": weights["inception"]}),
         ("no tensor conv1.weight", (clip, clip), {"c3d": weights["inception"]}),
@@ -302,7 +302,7 @@ def test_what_cannot_be_compared_is_refused_before_any_work(clip, video_run, ima
         ("size is for files", (video_run,), {"size": (8, 12)}),
         ("stop is for files", (video_run,), {"stop": 3}),
         ("held_out is of what a run makes", (clip, clip), {"held_out": clip}),
-        ("start is for videos, this is a picture", (clip[0], clip[0]), {"start": 1}),
+        ("start is for videos, this is an image", (clip[0], clip[0]), {"start": 1}),
         ("image run", (image_run,), {"held_out": clip}),
         ("count", (video_run,), {"count": 0}),
     ]:

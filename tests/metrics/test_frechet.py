@@ -114,10 +114,10 @@ def test_inception_features_are_those_of_the_same_layers_built_of_torch_nn(incep
             {k.removeprefix(f"{prefix}bn."): v for k, v in state.items() if k.startswith(f"{prefix}bn")}
         )
         layers += [convolution, norm, nn.ReLU()]
-    pictures = torch.rand(2, 3, 21, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = torch.rand(2, 3, 21, 30, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        expected = nn.Sequential(*layers).eval()(pictures)
-    features = inception_features(pictures, load_inception(inception))
+        expected = nn.Sequential(*layers).eval()(images)
+    features = inception_features(images, load_inception(inception))
     assert features.shape == (2, 64, 8, 12)
     torch.testing.assert_close(features, expected)
 
@@ -140,8 +140,8 @@ def test_sifid_is_the_frechet_distance_of_the_features_of_all_positions(inceptio
     a, b = texture(1, (24, 32))[0], texture(1, (20, 40), seed=1)[0]
     weights = load_inception(inception)
     moments = []
-    for picture in (a, b):
-        unit = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+    for image in (a, b):
+        unit = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
         samples = inception_features(unit, weights)[0].flatten(1).double()
         moments += [samples.mean(1), samples.cov()]
     assert sifid(a, b, inception) == pytest.approx(frechet_distance(*moments), rel=1e-6)
@@ -158,9 +158,9 @@ def test_svfid_is_the_frechet_distance_of_the_features_of_all_positions_of_the_w
     assert svfid(a, b, c3d) == pytest.approx(frechet_distance(*moments), rel=1e-6)
 
 
-def test_sifid_of_a_picture_with_itself_is_zero_and_grows_with_noise(inception, texture):
-    picture = texture(1, (32, 32))[0]
-    distances = [sifid(noisy(picture, deviation), picture, inception) for deviation in (0, 4, 16)]
+def test_sifid_of_an_image_with_itself_is_zero_and_grows_with_noise(inception, texture):
+    image = texture(1, (32, 32))[0]
+    distances = [sifid(noisy(image, deviation), image, inception) for deviation in (0, 4, 16)]
     assert distances[0] < 1e-9 < distances[1] < distances[2]
 
 
@@ -176,10 +176,10 @@ def test_svfid_tells_the_frames_in_another_order_from_the_video(c3d, texture):
     assert svfid(shuffled, video, c3d) > 1
 
 
-def test_sifid_of_several_pictures_is_the_mean_over_them(inception, texture):
+def test_sifid_of_several_images_is_the_mean_over_them(inception, texture):
     several = texture(3, (24, 24), step=5)
     one = texture(1, (24, 24), seed=1)[0]
-    each = [sifid(picture, one, inception) for picture in several]
+    each = [sifid(image, one, inception) for image in several]
     assert sifid(several, one, inception) == pytest.approx(np.mean(each))
     assert sifid(several, several, inception) < 1e-9
 
@@ -230,9 +230,9 @@ def test_a_file_that_holds_no_weights_is_refused_in_one_sentence(name, tmp_path,
         (np.zeros((8, 16, 3), np.uint8), np.zeros((16, 16, 3), np.uint8), "generated must be 9x9 .* not 16x8"),
         (np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 2.0), "original must be uint8.* float64"),
         (np.zeros(16, np.uint8), np.zeros((16, 16, 3), np.uint8), r"generated must be .* not \(16,\)"),
-        (np.zeros((3, 16, 16, 3), np.uint8), np.zeros((2, 16, 16, 3), np.uint8), "each of the 3 pictures, not 2"),
+        (np.zeros((3, 16, 16, 3), np.uint8), np.zeros((2, 16, 16, 3), np.uint8), "each of the 3 images, not 2"),
     ],
 )
-def test_pictures_that_cannot_be_compared_are_refused(generated, original, message, inception):
+def test_images_that_cannot_be_compared_are_refused(generated, original, message, inception):
     with pytest.raises(SinfusionError, match=message):
         sifid(generated, original, inception)

@@ -1,4 +1,4 @@
-"""Nearest-neighbour fields, their diversity, error and picture; PSNR; sliced Wasserstein distances of patches."""
+"""Nearest-neighbour fields, their diversity, error and image; PSNR; sliced Wasserstein distances of patches."""
 
 import math
 import zlib
@@ -11,7 +11,7 @@ from sinfusion import ops
 from sinfusion.errors import SinfusionError
 from sinfusion.metrics.similarity import (
     STREAM_PROJECTION,
-    field_picture,
+    field_image,
     nnf,
     nnfdist,
     nnfdiv,
@@ -106,13 +106,13 @@ def test_the_error_of_a_constant_difference_is_its_square_for_each_of_the_81_val
     assert nnfdist(nnf(dark, bright)[1]) == pytest.approx(81 * (10 / 127.5) ** 2, rel=1e-5)
 
 
-def test_a_picture_is_a_video_of_one_frame_with_patches_one_frame_deep():
-    picture, original = clouds(1, seed=1)[0], clouds(1)[0]
-    field, distance = nnf(picture, original)
+def test_an_image_is_a_video_of_one_frame_with_patches_one_frame_deep():
+    image, original = clouds(1, seed=1)[0], clouds(1)[0]
+    field, distance = nnf(image, original)
     assert field.shape == (1, 24, 28, 3) and not field[..., 0].any()
-    from_videos = nnf(picture[None], original[None], (1, 3, 3))
+    from_videos = nnf(image[None], original[None], (1, 3, 3))
     assert np.array_equal(field, from_videos[0]) and np.array_equal(distance, from_videos[1])
-    in_a_video, _ = nnf(picture, np.stack((original, picture)))
+    in_a_video, _ = nnf(image, np.stack((original, image)))
     assert (in_a_video == (1, 0, 0)).all()
 
 
@@ -132,42 +132,42 @@ def test_diversity_is_that_of_the_released_formula():
     assert nnfdiv(smooth) < 0.2 < 0.9 < nnfdiv(rough)
 
 
-def test_the_diversity_of_a_picture_is_that_of_its_offsets_in_space():
+def test_the_diversity_of_an_image_is_that_of_its_offsets_in_space():
     field = np.random.default_rng(0).integers(-40, 40, (1, 20, 20, 3)).astype(np.int16)
     field[..., 0] = 0
     raw = (field[..., 1:] % 256).astype(np.uint8).transpose(3, 0, 1, 2).tobytes()
     assert nnfdiv(field) == len(zlib.compress(raw)) / 800
 
 
-def test_the_picture_of_a_field_shows_direction_as_hue_and_time_as_grey_below():
+def test_the_image_of_a_field_shows_direction_as_hue_and_time_as_grey_below():
     field = np.zeros((2, 2, 3, 3), np.int16)
     field[0, 0] = [(0, 0, 8), (0, 0, -8), (0, 0, 4)]
     field[1, 1] = [(-6, 0, 0), (6, 0, 0), (3, 0, 0)]
-    picture = field_picture(field)
-    assert picture.shape == (2, 4, 3, 3) and picture.dtype == np.uint8
-    right, left, half = picture[0, 0].astype(int)
+    image = field_image(field)
+    assert image.shape == (2, 4, 3, 3) and image.dtype == np.uint8
+    right, left, half = image[0, 0].astype(int)
     assert right[0] > 250 > 80 > max(right[1:])  # red
     assert left[0] < 5 < 180 < min(left[1:])  # cyan
     assert (np.abs(half - (right + 255) / 2) < 1).all()
-    assert (picture[0, 1] == 255).all()  # nothing moved: white above, mid grey below
-    assert (picture[0, 2:] == picture[0, 2, 0]).all() and picture[0, 2, 0, 0] in (127, 128)
-    earlier, later, sooner = picture[1, 3, :, 0]
+    assert (image[0, 1] == 255).all()  # nothing moved: white above, mid grey below
+    assert (image[0, 2:] == image[0, 2, 0]).all() and image[0, 2, 0, 0] in (127, 128)
+    earlier, later, sooner = image[1, 3, :, 0]
     assert earlier == 0 and later == 255 and 128 < sooner < 255
 
 
-def test_the_picture_of_a_picture_s_field_has_its_own_size():
-    picture = clouds(1)[0]
-    field, _ = nnf(picture[3:20], picture)
-    assert field_picture(field).shape == (1, 15, 28, 3)
+def test_the_image_of_an_image_s_field_has_its_own_size():
+    image = clouds(1)[0]
+    field, _ = nnf(image[3:20], image)
+    assert field_image(field).shape == (1, 15, 28, 3)
 
 
 def test_psnr_of_a_constant_difference_d_is_20_log_255_over_d_and_infinite_for_none():
-    picture = np.full((8, 9, 3), 100, np.uint8)
+    image = np.full((8, 9, 3), 100, np.uint8)
     for difference in (1, 5, 100):
-        assert psnr(picture, picture + np.uint8(difference)) == pytest.approx(20 * math.log10(255 / difference))
-    assert psnr(picture, picture) == math.inf
+        assert psnr(image, image + np.uint8(difference)) == pytest.approx(20 * math.log10(255 / difference))
+    assert psnr(image, image) == math.inf
     with pytest.raises(SinfusionError, match="same shape"):
-        psnr(picture, picture[1:])
+        psnr(image, image[1:])
 
 
 def test_the_sliced_wasserstein_distance_is_that_of_sorted_projections_of_all_patches():
@@ -216,13 +216,13 @@ def test_a_video_and_the_same_twice_over_have_the_same_patches():
     assert sliced_wasserstein(np.concatenate((video, video)), video, (1, 7, 7)) == [0, 0, 0]
 
 
-def test_pictures_have_sliced_wasserstein_distances_too():
+def test_images_have_sliced_wasserstein_distances_too():
     a, b = clouds(1, (30, 30), seed=1)[0], clouds(1, (30, 30))[0]
     assert sliced_wasserstein(a, b) == sliced_wasserstein(a[None], b[None], (1, 7, 7))
 
 
 @pytest.mark.parametrize("measure", [nnf, sliced_wasserstein, psnr])
-def test_what_is_not_a_picture_or_a_video_is_refused(measure):
+def test_what_is_not_an_image_or_a_video_is_refused(measure):
     for other, words in ((np.full((30, 30, 3), 2.0), "floats from 0 to 1.*float64"), ("a.png", "uint8.*not str")):
         with pytest.raises(SinfusionError, match=words):
             measure(other, np.zeros((30, 30, 3), np.uint8))

@@ -148,7 +148,7 @@ def test_gradients_that_are_not_recorded_are_refused(network):
     x, time, offset = batch_of(network, 3)
     shifts = network.shifts(time, offset).detach()
     network.evaluate(x, shifts)  # the first call rounds weights
-    with pytest.raises(RuntimeError, match="a picture's gradient cannot be recorded"):
+    with pytest.raises(RuntimeError, match="an image's gradient cannot be recorded"):
         cpu_graph.Recording(lambda: network.evaluate(x, shifts), [x, *network.parameters()])
     with pytest.raises(RuntimeError, match="each sample needs a shift of its own"):
         cpu_graph.Recording(lambda: network.evaluate(x, shifts[:1]), [shifts, *network.parameters()])

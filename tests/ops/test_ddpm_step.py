@@ -24,7 +24,7 @@ def arguments(size, dtype=torch.float32, of_network=torch.float32, device="cpu",
     batch, height, width = size
     generator = torch.Generator().manual_seed(height)
     random = lambda *shape: channels_last(torch.randn(*shape, generator=generator, dtype=torch.float32))  # noqa: E731
-    pictures = 1 if once else batch
+    images = 1 if once else batch
     given = {
         "x": random(batch, 3, height, width).to(dtype),
         "output": random(batch, 3, height, width).to(of_network),
@@ -35,8 +35,8 @@ def arguments(size, dtype=torch.float32, of_network=torch.float32, device="cpu",
         "counter": torch.tensor(2**33 + 5),
         "inputs": random(batch, 7, height, width).to(of_network),
         "previous": random(batch, 3, height, width).to(dtype),
-        "known_mask": random(pictures, 1, height, width) > 0.5,
-        "known_image": random(pictures, 3, height, width).to(dtype),
+        "known_mask": random(images, 1, height, width) > 0.5,
+        "known_image": random(images, 3, height, width).to(dtype),
     }
     given.update(replaced)
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in given.items()}
@@ -76,7 +76,7 @@ def test_native_is_the_reference_bit_for_bit(size, of_network):
     assert_same(stepped(given, "native"), stepped(given, "reference"))
 
 
-@pytest.mark.parametrize("once", [True, False], ids=["one picture", "a picture each"])
+@pytest.mark.parametrize("once", [True, False], ids=["one image", "an image each"])
 @pytest.mark.parametrize("left_out", OPTIONAL)
 def test_native_is_the_reference_whatever_is_left_out(left_out, once):
     given = arguments((2, 5, 7), once=once, **OPTIONAL[left_out])
@@ -308,7 +308,7 @@ WRONG = {
     "previous is .* not \\(1, 3, 4, 5\\)": {"previous": channels_last(torch.zeros(1, 3, 4, 5))},
     "known_mask is .* torch.uint8": {"known_mask": torch.zeros(2, 1, 4, 5).byte()},
     "known_mask is \\(2, 1, 4, 5\\) or \\(1, 1, 4, 5\\)": {"known_mask": torch.zeros(2, 3, 4, 5).bool()},
-    "picture is .* not \\(3, 3, 4, 5\\)": {"known_image": torch.zeros(3, 3, 4, 5)},
+    "image is .* not \\(3, 3, 4, 5\\)": {"known_image": torch.zeros(3, 3, 4, 5)},
 }
 
 

@@ -89,8 +89,8 @@ def test_a_slope_stays_a_slope_along_each_axis(shape):
 
 
 def test_one_frame_is_repeated_and_each_frame_is_resized_by_itself():
-    picture, video = torch.randn(1, 8, 8, 3), torch.randn(4, 8, 8, 3)
-    assert torch.allclose(resized(picture, (5, 8, 8)), picture.expand(5, -1, -1, -1), atol=1e-6)
+    image, video = torch.randn(1, 8, 8, 3), torch.randn(4, 8, 8, 3)
+    assert torch.allclose(resized(image, (5, 8, 8)), image.expand(5, -1, -1, -1), atol=1e-6)
     outputs = resized(video, (4, 11, 6))
     for t in range(4):
         torch.testing.assert_close(outputs[t : t + 1], resized(video[t : t + 1], (1, 11, 6)))

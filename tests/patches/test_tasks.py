@@ -161,15 +161,15 @@ def test_the_noise_is_as_strong_as_asked_for_and_the_same_in_all_frames(video, e
     assert (noise - noise[0]).abs().max() < 1e-5
 
 
-def test_new_pictures_are_made_of_a_picture(video):
-    picture = video[0]
-    outputs = patches.generate(picture, count=3)
-    assert outputs.shape == (3, 24, 40, 3) and outputs.dtype == np.uint8 and within(outputs, picture)
+def test_new_images_are_made_of_an_image(video):
+    image = video[0]
+    outputs = patches.generate(image, count=3)
+    assert outputs.shape == (3, 24, 40, 3) and outputs.dtype == np.uint8 and within(outputs, image)
     assert min(difference(outputs[a], outputs[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 10
-    assert patches.generate(picture, scale=0.5).shape == (1, 12, 20, 3)
+    assert patches.generate(image, scale=0.5).shape == (1, 12, 20, 3)
 
 
-def test_a_video_of_one_frame_is_no_picture_but_made_of_the_same(video):
+def test_a_video_of_one_frame_is_no_image_but_made_of_the_same(video):
     assert np.array_equal(patches.generate(video[:1])[:, 0], patches.generate(video[0]))
 
 
@@ -187,7 +187,7 @@ def test_a_texture_keeps_its_scale_at_another_size(fine, frames, old, new):
     assert within(outputs, video) and error(outputs, video) < 0.7 * error(stretched, video)
 
 
-def test_a_picture_is_retargeted_as_a_video_of_one_frame(video):
+def test_an_image_is_retargeted_as_a_video_of_one_frame(video):
     outputs = patches.retarget(video[0], (30, 60))
     assert outputs.shape == (30, 60, 3) and np.array_equal(outputs, patches.retarget(video[:1], (30, 60))[0])
 
@@ -205,8 +205,8 @@ def test_what_is_to_stay_as_it_is_stays(video):
 
 
 def test_things_stay_where_they_are_relative_to_the_frame(fine):
-    picture = (fine(1, (24, 48), seed=4)[0] * np.where(np.arange(48)[:, None] < 24, RED, BLUE)).astype(np.uint8)
-    outputs = patches.retarget(picture, (24, 80))
+    image = (fine(1, (24, 48), seed=4)[0] * np.where(np.arange(48)[:, None] < 24, RED, BLUE)).astype(np.uint8)
+    outputs = patches.retarget(image, (24, 80))
     assert redness(outputs[:, :34]) > 0.95 and redness(outputs[:, 46:]) < 0.05
 
 
@@ -257,7 +257,7 @@ def test_a_sketch_is_bright_where_there_is_to_be_motion(lava):
     assert redness(outputs[:, :, :22]) < 0.35 and redness(outputs[:, :, 26:]) > 0.65
 
 
-def test_pictures_are_compared_by_brightness(fine):
+def test_images_are_compared_by_brightness(fine):
     content, style = np.zeros((32, 48, 3), np.uint8), fine(1, (32, 48))[0] // 3
     content[:, :24] = 200
     style[:16] += 150
@@ -287,13 +287,13 @@ def test_an_analogy_is_the_same_for_a_seed(video, lava):
     assert np.array_equal(one, again) and not np.array_equal(one, other)
 
 
-def test_an_analogy_of_a_video_and_a_picture_is_refused(video):
+def test_an_analogy_of_a_video_and_an_image_is_refused(video):
     for content, style in ((video, video[0]), (video[0], video), (video[:1], video), (video, video[:1])):
         for sketch in (False, True):
             assert "not one of each" in sentence(patches.analogy, content, style, sketch)
 
 
-def test_videos_need_opencv_and_pictures_do_not(video, monkeypatch):
+def test_videos_need_opencv_and_images_do_not(video, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert "pip install opencv-python-headless" in sentence(patches.analogy, video, video)
     assert patches.analogy(video[0], video[1]).shape == (24, 40, 3)
@@ -333,7 +333,7 @@ def waves():
 
 def smoothly_filled(video, mask):
     filled = tasks._filled(tasks._tensor(video, "cpu"), torch.from_numpy(np.broadcast_to(mask, video.shape[:3]).copy()))
-    return tasks._pictures(filled)
+    return tasks._images(filled)
 
 
 def test_what_is_not_masked_stays_to_the_bit(video, hole):
@@ -356,7 +356,7 @@ def test_a_hole_in_a_regular_texture_is_filled_as_it_was(waves, hole, length):
     assert psnr(outputs[bounds], part[bounds]) > psnr(smoothly_filled(part, hole)[bounds], part[bounds]) + 10
 
 
-def test_a_picture_is_filled_as_a_video_of_one_frame(waves, hole):
+def test_an_image_is_filled_as_a_video_of_one_frame(waves, hole):
     outputs = patches.inpaint(waves[0], hole)
     assert outputs.shape == (24, 40, 3) and np.array_equal(outputs, patches.inpaint(waves[:1], hole[None])[0])
 
@@ -379,10 +379,10 @@ def test_a_still_background_is_found_in_the_frames_that_show_it(fine):
 
 def test_the_border_of_what_is_filled_is_no_step_in_brightness():
     grain = np.random.default_rng(0).integers(-8, 8, (32, 64, 1))
-    picture = (np.linspace(40, 200, 64)[:, None] + grain).repeat(3, 2).astype(np.uint8)
+    image = (np.linspace(40, 200, 64)[:, None] + grain).repeat(3, 2).astype(np.uint8)
     mask = np.zeros((32, 64), bool)
     mask[:, 24:40] = True  # as bright as nothing else, so that patches alone would leave steps of 7
-    outputs = patches.inpaint(picture, mask).astype(int)
+    outputs = patches.inpaint(image, mask).astype(int)
     for inside, outside in ((24, 23), (39, 40)):
         assert abs((outputs[:, inside] - outputs[:, outside]).mean()) < 3
 
@@ -390,14 +390,14 @@ def test_the_border_of_what_is_filled_is_no_step_in_brightness():
 def test_hints_decide_which_of_two_textures_fills_the_hole():
     rng = np.random.default_rng(0)
     red, blue = (np.array(c) + rng.integers(-40, 40, (20, 24, 1)) for c in ((200, 60, 60), (60, 60, 200)))
-    picture, mask = np.concatenate((red, blue), 1).astype(np.uint8), np.zeros((20, 48), bool)
+    image, mask = np.concatenate((red, blue), 1).astype(np.uint8), np.zeros((20, 48), bool)
     mask[:, 16:32] = True
     for colour, least, most in (((200, 60, 60), 0.9, 1), ((60, 60, 200), 0, 0.1)):
-        picture[mask] = colour
-        outputs = patches.inpaint(picture, mask, hints=True)
+        image[mask] = colour
+        outputs = patches.inpaint(image, mask, hints=True)
         assert least <= redness(outputs[mask]) <= most
         assert outputs[mask][:, 1].std() > 15  # a texture, not the even colour of the hint
-    assert 0.3 < redness(patches.inpaint(picture, mask)[mask]) < 0.7
+    assert 0.3 < redness(patches.inpaint(image, mask)[mask]) < 0.7
 
 
 def test_a_hole_may_reach_the_border_and_span_whole_frames(video):
@@ -475,7 +475,7 @@ def test_small_videos_make_small_videos_or_are_refused_in_a_sentence(shape, brig
     ],
     ids=["float beyond 1", "uint16", "seven channels", "empty", "path", "none"],
 )
-def test_what_is_no_video_and_no_picture_is_refused(video, hole, bad):
+def test_what_is_no_video_and_no_image_is_refused(video, hole, bad):
     for call, inputs in (
         (patches.generate, (bad,)),
         (patches.retarget, (bad, (24, 40))),
@@ -489,10 +489,10 @@ def test_what_is_no_video_and_no_picture_is_refused(video, hole, bad):
 
 
 def test_requests_that_cannot_be_met_are_refused_with_what_was_wrong(video):
-    generate, retarget, picture = patches.generate, patches.retarget, video[0]
+    generate, retarget, image = patches.generate, patches.retarget, video[0]
     for said, call, request in (
         ("the input is 13 frame(s) of 40x6; at least 3 frame(s) of 7x7", generate, {"video": video[:, :6]}),
-        ("the input is 1 frame(s) of 6x24; at least 1 frame(s) of 7x7", retarget, {"video": picture[:, :6]}),
+        ("the input is 1 frame(s) of 6x24; at least 1 frame(s) of 7x7", retarget, {"video": image[:, :6]}),
         (
             "the input is 3 frame(s) of 40000x7; at most 32767",
             generate,
@@ -514,7 +514,7 @@ def test_requests_that_cannot_be_met_are_refused_with_what_was_wrong(video):
         ("noise must be from 0 to 1000, not nan", generate, {"video": video, "noise": float("nan")}),
         ("noise must be from 0 to 1000, not 1e+39", generate, {"video": video, "noise": 1e39}),
         ("count must be at least 1, not 0", generate, {"video": video, "count": 0}),
-        ("a picture has no length", generate, {"video": picture, "frames": 5}),
-        ("a picture has no length", retarget, {"video": picture, "frames": 5}),
+        ("an image has no length", generate, {"video": image, "frames": 5}),
+        ("an image has no length", retarget, {"video": image, "frames": 5}),
     ):
         assert said in sentence(call, **request)

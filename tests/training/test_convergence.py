@@ -18,7 +18,7 @@ RECIPE = TINY.replace(filters=8, depth=4, batch_size=4, learning_rate=8e-3, sigm
 
 
 def psnr(outputs, frames):
-    """Decibels, for pictures in [-1, 1]."""
+    """Decibels, for images in [-1, 1]."""
     return 10 * math.log10(4 / (outputs - frames).square().mean().item())
 
 

@@ -20,9 +20,9 @@ def coded():
     return torch.stack((frame, row, column), -1).to(torch.uint8)
 
 
-def corners(pictures):
-    """Frame, row and column of the top left pixel of each picture (B, 3, h, w)."""
-    return to_uint8(pictures)[:, 0, 0].tolist()
+def corners(images):
+    """Frame, row and column of the top left pixel of each image (B, 3, h, w)."""
+    return to_uint8(images)[:, 0, 0].tolist()
 
 
 def draw(frames, conditions, crop, seed, step, samples, largest_offset=1, every_triple=True):

@@ -84,7 +84,7 @@ def test_a_finished_training_has_a_loss_curve_and_one_preview(tmp_path):
     assert outputs == [1]
 
 
-def test_an_interrupted_training_makes_no_pictures(tmp_path, read_every_step):
+def test_an_interrupted_training_makes_no_images(tmp_path, read_every_step):
     progress = Progress(tmp_path, "predictor", 0, 3, preview=lambda: pytest.fail("made a preview"), quiet=True)
     run(progress, 0, 2)
     progress.close(False)

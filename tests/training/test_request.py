@@ -89,14 +89,14 @@ def test_large_frames_in_memory_are_scaled_down_as_those_of_a_file(texture, begu
     assert begun(large, recipe="tiny", minutes=5, max_side=0).size == (200, 300)
 
 
-def test_a_picture_of_any_kind_is_trained_on_and_takes_no_range_and_no_tasks(clip, begun, tmp_path, refused):
+def test_an_image_of_any_kind_is_trained_on_and_takes_no_range_and_no_tasks(clip, begun, tmp_path, refused):
     write_image(tmp_path / "a.png", clip[0])
-    for picture in (clip[0], Image.fromarray(clip[0]), tmp_path / "a.png", str(tmp_path / "a.png"), [clip[0]]):
-        assert list(begun(picture, recipe="fast").models) == ["image"]
+    for image in (clip[0], Image.fromarray(clip[0]), tmp_path / "a.png", str(tmp_path / "a.png"), [clip[0]]):
+        assert list(begun(image, recipe="fast").models) == ["image"]
         with pytest.raises(SinfusionError, match="start is for videos"):
-            sinfusion.train(picture, tmp_path / "no", start=0)
+            sinfusion.train(image, tmp_path / "no", start=0)
         with pytest.raises(SinfusionError, match=r"tasks are for videos.*--tasks"):
-            sinfusion.train(picture, tmp_path / "no", tasks=("generate",))
+            sinfusion.train(image, tmp_path / "no", tasks=("generate",))
     out = ("--out", tmp_path / "no")
     assert "start is for videos" in refused(tmp_path / "a.png", "--start", 0, *out)
     assert "tasks are for videos" in refused(tmp_path / "a.png", "--tasks", "generate", *out)

@@ -60,7 +60,7 @@ def test_the_tasks_decide_the_models_of_a_video(clip, tmp_path, tasks, models):
         }  # fmt: skip
 
 
-def test_a_picture_gives_an_image_model(clip, tmp_path):
+def test_an_image_gives_an_image_model(clip, tmp_path):
     run = sinfusion.train(clip[0], tmp_path / "run", RECIPE, quiet=True)
     assert list(run.models) == ["image"] and run.kind == "image"
 
