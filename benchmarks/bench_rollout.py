@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from sinfusion.generation.video import next_frame, stream
-from sinfusion.ops.cuda_graph import replayed
+from sinfusion.ops.cuda_graph import cuda_graphed
 from sinfusion.recipe import FAST, PAPER, TINY
 from sinfusion.roles import PREDICTOR, PROJECTOR
 
@@ -39,7 +39,7 @@ def one_frame(run, batch):
     device = run.device
     seeds, frame_index = torch.arange(batch, device=device), torch.ones((), dtype=torch.int64, device=device)
     image = torch.zeros(batch, 3, *run.size, device=device)
-    advance = replayed(lambda image, frame_index: next_frame(run, image, seeds, frame_index), device, run.graph)
+    advance = cuda_graphed(lambda image, frame_index: next_frame(run, image, seeds, frame_index), device, run.graph)
     return lambda: advance(image, frame_index)
 
 

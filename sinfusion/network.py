@@ -123,7 +123,9 @@ class NextNet(nn.Module):
         self.final = Dense(filters, out_channels, 1)
         self.time = _Sinusoid(filters)
         self.frame_offset = _Sinusoid(filters) if frame_offset else None
-        self.recorded: Callable[[Tensor, Tensor], Tensor] | None = None  # `evaluate`, as whoever trains has it recorded
+        self.graphed_evaluate: Callable[[Tensor, Tensor], Tensor] | None = (
+            None  # `evaluate`, as whoever trains has it recorded
+        )
 
     def forward(
         self,
@@ -131,7 +133,7 @@ class NextNet(nn.Module):
         time: Tensor,  # (B or 1,)
         frame_offset: Tensor | None = None,  # (B or 1,) integer
     ) -> Tensor:  # (B, out_channels, H, W) fp32
-        evaluate = self.recorded or self.evaluate
+        evaluate = self.graphed_evaluate or self.evaluate
         x = x.to(self.dtype, memory_format=torch.channels_last)
         return evaluate(x, self.shifts(time, frame_offset)).float()
 

@@ -31,7 +31,7 @@ EVALUATIONS_A_ROW = DRAWS_A_FRAME - 1
 ROW = 2**51  # further evaluations go on in rows of their own, each beyond the counters of 2^39 frame indices
 
 # Above this a reverse process on a CPU is not recorded: the memory it would keep is worth more than the time it saves.
-RECORDED_PIXELS = 2**14
+GRAPHED_PIXELS = 2**14
 
 
 def sampling_sigmas(
@@ -78,7 +78,8 @@ def reverse(
     size: tuple[int, int] | None = None,  # (H, W), needed where neither start nor condition tells it
     condition: Tensor | None = None,  # (B, 3 n, H, W) in [-1, 1]
     frame_offset: int | None = None,
-    keep: tuple[Tensor, Tensor] | None = None,  # (B or 1, 1, H, W) bool, image (B or 1, 3, H, W): known where True
+    known_mask: Tensor | None = None,  # (B or 1, 1, H, W) bool: True where known_image is kept
+    known_image: Tensor | None = None,  # (B or 1, 3, H, W)
     sampler: str | None = None,  # None: the recipe's
 ) -> Tensor:
     """One image for each seed, (B, 3, H, W) fp32 in [-1, 1]. Nothing here waits for the device."""
@@ -103,15 +104,15 @@ def reverse(
         inputs[:, :-3] = condition
     before = torch.zeros_like(x) if table.looks_back else None
     stream = STREAM_SAMPLE + role.conditions
-    known = (None, None) if keep is None else (_in_order(keep[0]), _in_order(keep[1]))
+    known = [None if value is None else _in_order(value) for value in (known_mask, known_image)]
     state = (x, prior_mean, seeds, counters, shifts, inputs, before, *known)
-    if run.device.type != "cpu" or not run.graph or len(x) * x.shape[2] * x.shape[3] > RECORDED_PIXELS:
+    if run.device.type != "cpu" or not run.graph or len(x) * x.shape[2] * x.shape[3] > GRAPHED_PIXELS:
         return _loop(network, table, stream, *state)
-    recorded = run.loops.get(role.name)
-    if recorded is None or recorded[0] is not network or recorded[1] is not table:
-        recorded = network, table, ops.recorded(functools.partial(_loop, network, table, stream))
-        run.loops[role.name] = recorded
-    return cast(Tensor, recorded[2](*state).clone())
+    cpu_graphed = run.loops.get(role.name)
+    if cpu_graphed is None or cpu_graphed[0] is not network or cpu_graphed[1] is not table:
+        cpu_graphed = network, table, ops.cpu_graphed(functools.partial(_loop, network, table, stream))
+        run.loops[role.name] = cpu_graphed
+    return cast(Tensor, cpu_graphed[2](*state).clone())
 
 
 def _loop(
@@ -156,7 +157,7 @@ class Table:
 
 
 def _table(run: Run, role: Role, sampler: str, sigmas: np.ndarray, frame_offset: int | None) -> Table:
-    """Outputs once for each reverse process that a run is asked for: no copy to the device while a graph is recorded."""
+    """Made once for each reverse process that a run is asked for: no copy to the device while a graph is recorded."""
     denoiser = run.denoiser(role)
     key = (denoiser.parameterization, denoiser.sigma_data, run.device, sampler, sigmas.tobytes(), frame_offset)
     if key in run.tables:

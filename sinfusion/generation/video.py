@@ -13,7 +13,7 @@ from torch import Tensor
 from ..clip import as_frames, as_image
 from ..diffusion.schedule import cosine_schedule
 from ..errors import SinfusionError
-from ..ops.cuda_graph import replayed
+from ..ops.cuda_graph import cuda_graphed
 from ..pixels import check_size, resize, to_uint8, to_unit
 from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, Role
 from ..run import Run
@@ -97,7 +97,7 @@ def stream(
         image = next_frame(run, image, seeds, frame_index, frame_offset, steps)
         return image, to_uint8(image)
 
-    advance_one = replayed(advance, run.device, run.graph)
+    advance_one = cuda_graphed(advance, run.device, run.graph)
     return copy_to_host_async(_chain(run, first, advance_one, hidden, hidden + frames, frame_index))
 
 
@@ -215,7 +215,7 @@ def upsample(
     def between(pair: Tensor, frame_index: Tensor) -> Tensor:
         return to_uint8(reverse(run, INTERPOLATOR, seeds, frame_index, sigmas, condition=pair))
 
-    between_two = replayed(between, run.device, run.graph)
+    between_two = cuda_graphed(between, run.device, run.graph)
     moments = itertools.count()
     while factor > 1:
         # A pair at a time bounds the memory.
@@ -266,7 +266,7 @@ def retarget(
         image = next_frame(run, image, seeds, frame_index, 1, steps, target, sigma_start)
         return image, to_uint8(image)
 
-    follow_one = replayed(follow, run.device, run.graph)
+    follow_one = cuda_graphed(follow, run.device, run.graph)
 
     def followed(image: Tensor) -> Iterator[Tensor]:
         for number in range(len(stretched)):  # frame index 0 was the first image's

@@ -15,25 +15,25 @@ from . import torch_alone
 Function = Callable[..., Any]  # tensors -> tensor, tuple of tensors or None
 
 
-def replayed(function: Function, device: torch.device, wanted: bool = True) -> Function:
-    """`function`, replayed from a CUDA graph where the device has them and `wanted`; else just called.
+def cuda_graphed(function: Function, device: torch.device, enabled: bool = True) -> Function:
+    """`function`, replayed from a CUDA graph where the device has them and `enabled`; else just called.
 
     It may read and write other tensors, always the same ones, and may not wait for the device. The first call of a
     shape runs it plainly, the second records it. What it returns is overwritten by the next call.
     """
     if device.type == "cpu":
         return torch_alone()(function)
-    return Replayed(function, device) if wanted else function
+    return CudaGraphed(function, device) if enabled else function
 
 
-class Replayed:
-    """See `replayed`."""
+class CudaGraphed:
+    """See `cuda_graphed`."""
 
     def __init__(self, function: Function, device: torch.device):
         self.function, self.device = function, device
         self.memory = 0  # bytes that the graphs keep for themselves
-        self._seen: set[Any] = set()
-        self._recordings: dict[Any, _Recording] = {}
+        self._warmed_up: set[Any] = set()
+        self._captured: dict[Any, _Captured] = {}
         self._stream = torch.cuda.Stream(device)
 
     def __call__(self, *arguments: Tensor) -> Any:
@@ -42,21 +42,21 @@ class Replayed:
 
     def _here(self, *arguments: Tensor) -> Any:
         key = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in arguments)
-        if key not in self._seen:
-            self._seen.add(key)
-            return self._plainly(*arguments)
-        if key not in self._recordings:
+        if key not in self._warmed_up:
+            self._warmed_up.add(key)
+            return self._eager(*arguments)
+        if key not in self._captured:
             torch.cuda.empty_cache()  # as recording does: what it gives back is not the graph's
             before = torch.cuda.memory_reserved(self.device)
-            self._recordings[key] = self._record(*arguments)
+            self._captured[key] = self._capture(*arguments)
             self.memory += torch.cuda.memory_reserved(self.device) - before
-        recording = self._recordings[key]
-        for kept, tensor in zip(recording.arguments, arguments, strict=True):
-            kept.copy_(tensor)
-        recording.graph.replay()
-        return recording.results
+        captured = self._captured[key]
+        for static_inputs, tensor in zip(captured.arguments, arguments, strict=True):
+            static_inputs.copy_(tensor)
+        captured.graph.replay()
+        return captured.results
 
-    def _plainly(self, *arguments: Tensor) -> Any:
+    def _eager(self, *arguments: Tensor) -> Any:
         current = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -64,21 +64,21 @@ class Replayed:
         current.wait_stream(self._stream)
         return results
 
-    def _record(self, *arguments: Tensor) -> _Recording:
-        kept = [tensor.clone() for tensor in arguments]
+    def _capture(self, *arguments: Tensor) -> _Captured:
+        static_inputs = [tensor.clone() for tensor in arguments]
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                results = self.function(*kept)
+                results = self.function(*static_inputs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             raise SinfusionError(f"a CUDA graph could not be recorded ({error}); go on with --no-graph.") from error
-        return _Recording(graph, kept, results)
+        return _Captured(graph, static_inputs, results)
 
 
 @dataclass
-class _Recording:
+class _Captured:
     graph: Any
     arguments: list[Tensor]  # where the graph reads
     results: Any  # where it writes

@@ -10,7 +10,7 @@ from torch import Tensor
 from ._choice import use_native
 from ._native import run, why_no_library
 from ._require import require
-from .cpu_graph import recording
+from .cpu_graph import capturing
 from .philox import normal
 
 _library = torch.library.Library("sinfusion", "FRAGMENT")
@@ -40,9 +40,9 @@ def ddpm_step(
     inputs[:, -3:] = [7] x + [8] prior_mean
     """
     arguments = (x, output, prior_mean, coefficients, seeds, stream, counter, inputs, previous, known_mask, known_image)
-    if (capture := recording()) is not None:
+    if (graph := capturing()) is not None:
         _check(*arguments)
-        capture.add("ddpm_step", *_arguments(*arguments))
+        graph.add("ddpm_step", *_arguments(*arguments))
     else:
         torch.ops.sinfusion.ddpm_step(*arguments)
 

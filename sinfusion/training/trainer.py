@@ -15,7 +15,7 @@ from .. import ops
 from ..checkpoint import last_checkpoint, load_into, load_optimizer, load_weights
 from ..errors import SinfusionError
 from ..network import Dense, NextNet
-from ..ops.cuda_graph import Replayed, replayed
+from ..ops.cuda_graph import CudaGraphed, cuda_graphed
 from ..roles import Role
 from ..run import Run
 from .crops import (
@@ -82,7 +82,7 @@ class Trainer:
             if isinstance(layer, Dense) and name.endswith(".weight"):
                 layer.adopt(copy)
         if run.device.type == "cpu" and run.graph and isinstance(network, NextNet):
-            network.recorded = ops.recorded(network.evaluate, network.parameters())
+            network.cpu_graphed = ops.cpu_graphed(network.evaluate, network.parameters())
         self.frames = torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device)
         self.crop = recipe.crop_size(role, *run.size)
         share = recipe.batch_size // ranks
@@ -99,7 +99,7 @@ class Trainer:
         self._tabulate()
         self.counter = torch.zeros((), dtype=torch.int64, device=run.device)  # `done`, on the device
         self._at_once, self._gradient, self._update = (
-            replayed(part, run.device, run.graph) for part in (self._whole_step, self._backward, self._apply)
+            cuda_graphed(part, run.device, run.graph) for part in (self._whole_step, self._backward, self._apply)
         )
 
     @property
@@ -158,7 +158,7 @@ class Trainer:
     def graph_bytes(self) -> int:
         """Memory that the graphs of a step keep for themselves."""
         parts = (self._at_once, self._gradient, self._update)
-        return sum(part.memory for part in parts if isinstance(part, Replayed))
+        return sum(part.memory for part in parts if isinstance(part, CudaGraphed))
 
     def step(self) -> None:
         """The next step; its loss is in `losses` when the device gets there."""

@@ -53,7 +53,7 @@ def test_the_share_of_an_operator_is_that_of_all_its_calls_within(monkeypatch):
 def test_the_last_recorded_call_is_made_again_alone():
     x = torch.ones(1, 4, 8, 8).to(memory_format=torch.channels_last)
     weights = torch.ones(4, 4, 1, 1), 2 * torch.ones(4, 4, 1, 1)
-    function = ops.recorded(lambda x: ops.dense(ops.dense(x, weights[0]), weights[1]))
+    function = ops.cpu_graphed(lambda x: ops.dense(ops.dense(x, weights[0]), weights[1]))
     again = clock.last_recorded("dense_forward", lambda: function(x))
     out = function(x)
     assert (out == 32).all()

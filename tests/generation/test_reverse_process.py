@@ -134,12 +134,12 @@ def test_a_recorded_process_is_the_plain_one(video_run, role, precision, sampler
             if role.conditions
             else (None, None, None)
         )
-        + ((known, frames[:1]) if frame_index > 2 else None,)
+        + ((known, frames[:1]) if frame_index > 2 else (None, None))
         for frame_index in range(5)
     ]
     for _ in range(2):
         images.append([reverse(run, role, *a, sampler) for a in arguments for _ in range(2)])
-        monkeypatch.setattr("sinfusion.generation.reverse_process.RECORDED_PIXELS", 0)
+        monkeypatch.setattr("sinfusion.generation.reverse_process.GRAPHED_PIXELS", 0)
     assert len(run.loops) == 1 and all(torch.equal(a, b) for a, b in zip(*images, strict=True))
 
 
@@ -147,7 +147,7 @@ def test_what_is_known_is_kept(video_run):
     known = torch.zeros(1, 1, 11, 13, dtype=torch.bool)
     known[..., :6] = True
     given = torch.rand(1, 3, 11, 13)
-    outputs = image(video_run, [5, 6], keep=(known, given))
+    outputs = image(video_run, [5, 6], known_mask=known, known_image=given)
     torch.testing.assert_close(outputs[..., :6], given[..., :6].expand(2, -1, -1, -1))
     assert not torch.allclose(outputs[..., 6:], given[..., 6:].expand(2, -1, -1, -1), atol=0.1)
 
@@ -174,7 +174,7 @@ def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_ru
     known[..., :5] = True
     image = to_unit(torch.from_numpy(run.frames[5:6]))
     sigmas = np.array([2.0, 0.7, 0.2, 0.0])
-    outputs = reverse(run, role, seeds, frame_index, sigmas, start, None, condition, offset, (known, image), sampler)
+    outputs = reverse(run, role, seeds, frame_index, sigmas, start, None, condition, offset, known, image, sampler)
 
     def noise(step):
         return ops.normal(seeds, STREAM_SAMPLE + role.conditions, frame_index * DRAWS_A_FRAME + step, outputs.shape[1:])

@@ -324,11 +324,11 @@ def test_evaluate_metrics_and_patches_are_found_in_the_package():
 def test_what_a_run_makes_is_measured_where_the_run_computes(video_run, monkeypatch):
     asked = []
 
-    def recorded(*arguments):
+    def cpu_graphed(*arguments):
         asked.append(arguments[4])
         return nnf(*arguments[:4], "cpu")
 
-    monkeypatch.setattr(evaluation, "nnf", recorded)
+    monkeypatch.setattr(evaluation, "nnf", cpu_graphed)
     evaluate(video_run.to("cpu"), count=1, steps=1)
     evaluate(video_run.frames, video_run.frames)
     assert asked[:4] == [torch.device("cpu")] * 4 and asked[-1] == "auto"

@@ -11,7 +11,7 @@ from sinfusion import ops
 from sinfusion.network import NextNet
 from sinfusion.ops import cpu_graph
 from sinfusion.ops._native import cpu
-from sinfusion.ops.cpu_graph import recording
+from sinfusion.ops.cpu_graph import capturing
 
 pytestmark = pytest.mark.skipif(not cpu.loaded, reason="there is no library for the CPU")
 
@@ -46,14 +46,14 @@ def gradients(network, batch):
 def plays(monkeypatch):
     """How often recordings are played."""
     times = []
-    play = cpu_graph.Recording.play
-    monkeypatch.setattr(cpu_graph.Recording, "play", lambda capture: (times.append(capture), play(capture))[1])
+    replay = cpu_graph.CpuGraph.replay
+    monkeypatch.setattr(cpu_graph.CpuGraph, "play", lambda graph: (times.append(graph), replay(graph))[1])
     return times
 
 
 def test_a_network_and_its_gradients_are_those_of_the_plain_one(network, plays):
     expected = [gradients(network, batch_of(network, seed=seed)) for seed in range(4)]
-    network.recorded = ops.recorded(network.evaluate, network.parameters())
+    network.cpu_graphed = ops.cpu_graphed(network.evaluate, network.parameters())
     for seed in range(4):
         found = gradients(network, batch_of(network, seed=seed))
         assert all(torch.equal(a, b) for a, b in zip(found, expected[seed], strict=True))
@@ -61,7 +61,7 @@ def test_a_network_and_its_gradients_are_those_of_the_plain_one(network, plays):
 
 
 def test_weights_that_change_in_place_count(network, plays):
-    network.recorded = ops.recorded(network.evaluate, network.parameters())
+    network.cpu_graphed = ops.cpu_graphed(network.evaluate, network.parameters())
     for _ in range(2):
         gradients(network, batch_of(network))
     with torch.no_grad():
@@ -69,13 +69,13 @@ def test_weights_that_change_in_place_count(network, plays):
             weight.mul_(1.1)
             weight.grad = None
     found = gradients(network, batch_of(network))
-    network.recorded = None
+    network.cpu_graphed = None
     expected = gradients(network, batch_of(network))
     assert len(plays) == 2 and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_shapes_may_change_and_gradients_come_and_go(network, plays):
-    function = ops.recorded(network.evaluate, network.parameters())
+    function = ops.cpu_graphed(network.evaluate, network.parameters())
     for batch, size, grad in [(2, (9, 12), True)] * 3 + [(1, (9, 12), False)] * 3 + [(2, (8, 7), True)] * 2:
         x, time, offset = batch_of(network, batch, size)
         with torch.set_grad_enabled(grad):
@@ -86,7 +86,7 @@ def test_shapes_may_change_and_gradients_come_and_go(network, plays):
 
 
 def test_one_shift_serves_all_samples_without_gradients(network, plays):
-    function = ops.recorded(network.evaluate)
+    function = ops.cpu_graphed(network.evaluate)
     with torch.no_grad():
         for seed in range(3):
             x, time, offset = batch_of(network, 3, seed=seed)
@@ -104,23 +104,23 @@ def test_activations_take_each_others_memory():
             x = ops.dense(x, weight)
         return x
 
-    assert len(cpu_graph.Recording(lambda: chain(x))._blocks) == 2
-    deep = cpu_graph.Recording(lambda: chain(x), [weight])
+    assert len(cpu_graph.CpuGraph(lambda: chain(x))._blocks) == 2
+    deep = cpu_graph.CpuGraph(lambda: chain(x), [weight])
     assert len(deep._blocks) == 10 + 2  # all are read again by the derivative, which has two of its own at a time
-    assert torch.equal(deep.play(), chain(x))
+    assert torch.equal(deep.replay(), chain(x))
 
 
 def test_memory_goes_with_the_recording(network):
-    capture = []
-    function = ops.recorded(
-        lambda x, shifts: (capture.append(recording() and weakref.ref(recording())), network.evaluate(x, shifts))[1]
+    graph = []
+    function = ops.cpu_graphed(
+        lambda x, shifts: (graph.append(capturing() and weakref.ref(capturing())), network.evaluate(x, shifts))[1]
     )
     for size in ((9, 12), (9, 12), (8, 8), (8, 8)):
         x, time, offset = batch_of(network, size=size)
         with torch.no_grad():
             function(x, network.shifts(time, offset))
     gc.collect()
-    assert [ref() is None for ref in (capture[1], capture[3])] == [True, False]
+    assert [ref() is None for ref in (graph[1], graph[3])] == [True, False]
 
 
 def test_what_would_not_be_recorded_is_refused():
@@ -132,16 +132,16 @@ def test_what_would_not_be_recorded_is_refused():
         (lambda x: ops.dense(x, weight.double().float()), r"aten\._to_copy"),
         (lambda x: ops.dense(x, weight, torch.zeros(4)), r"aten\.zeros"),
     ):
-        capture = ops.recorded(function)
-        capture(x)
+        graph = ops.cpu_graphed(function)
+        graph(x)
         with pytest.raises(RuntimeError, match=f"{what}.* cannot be recorded"):
-            capture(x)
+            graph(x)
     double = x.double()
     with pytest.raises(RuntimeError, match=r"dense cannot be recorded: x is torch\.float64"):
-        cpu_graph.Recording(lambda: ops.dense(double, weight))
+        cpu_graph.CpuGraph(lambda: ops.dense(double, weight))
     parameters = torch.zeros(4, 1, 7, 7).double(), torch.zeros(4)
     with pytest.raises(RuntimeError, match=r"depthwise_norm cannot be recorded: the weight is torch\.float64"):
-        cpu_graph.Recording(lambda: ops.depthwise_norm(x, *parameters))
+        cpu_graph.CpuGraph(lambda: ops.depthwise_norm(x, *parameters))
 
 
 def test_gradients_that_are_not_recorded_are_refused(network):
@@ -149,15 +149,15 @@ def test_gradients_that_are_not_recorded_are_refused(network):
     shifts = network.shifts(time, offset).detach()
     network.evaluate(x, shifts)  # the first call rounds weights
     with pytest.raises(RuntimeError, match="an image's gradient cannot be recorded"):
-        cpu_graph.Recording(lambda: network.evaluate(x, shifts), [x, *network.parameters()])
+        cpu_graph.CpuGraph(lambda: network.evaluate(x, shifts), [x, *network.parameters()])
     with pytest.raises(RuntimeError, match="each sample needs a shift of its own"):
-        cpu_graph.Recording(lambda: network.evaluate(x, shifts[:1]), [shifts, *network.parameters()])
+        cpu_graph.CpuGraph(lambda: network.evaluate(x, shifts[:1]), [shifts, *network.parameters()])
 
 
 def test_weights_alone_have_gradients_too(network):
     x, time, offset = batch_of(network)
     shifts = network.shifts(time, offset).detach()
-    function = ops.recorded(network.evaluate, network.parameters())
+    function = ops.cpu_graphed(network.evaluate, network.parameters())
     weight = network.blocks[0].expand.weight
     of_both = [
         torch.autograd.grad(evaluate(x, shifts).float().sum(), weight)[0].clone()
@@ -167,7 +167,7 @@ def test_weights_alone_have_gradients_too(network):
 
 
 def test_a_backward_after_another_forward_is_refused(network):
-    function = ops.recorded(network.evaluate, network.parameters())
+    function = ops.cpu_graphed(network.evaluate, network.parameters())
     x, time, offset = batch_of(network)
     outs = [function(x, network.shifts(time, offset)) for _ in range(3)]
     outs[2].float().sum().backward()
@@ -176,7 +176,7 @@ def test_a_backward_after_another_forward_is_refused(network):
 
 
 def test_a_second_backward_of_the_same_forward_is_refused(network):
-    function = ops.recorded(network.evaluate, network.parameters())
+    function = ops.cpu_graphed(network.evaluate, network.parameters())
     x, time, offset = batch_of(network)
     for _ in range(3):
         loss = function(x, network.shifts(time, offset)).float().sum()
@@ -188,7 +188,7 @@ def test_a_second_backward_of_the_same_forward_is_refused(network):
 
 
 def test_the_reference_is_never_recorded(network, plays):
-    function = ops.recorded(network.evaluate)
+    function = ops.cpu_graphed(network.evaluate)
     x, time, offset = batch_of(network)
     with torch.no_grad(), ops.backend("reference"):
         for _ in range(3):
@@ -197,7 +197,7 @@ def test_the_reference_is_never_recorded(network, plays):
 
 
 def test_threads_do_not_write_to_each_others_memory(network):
-    function = ops.recorded(network.evaluate)
+    function = ops.cpu_graphed(network.evaluate)
     wrong = []
 
     def work(seed):

@@ -1,4 +1,4 @@
-"""CUDA graphs, without a GPU: what `replayed` does, with a model of a graph on the CPU.
+"""CUDA graphs, without a GPU: what `cuda_graphed` does, with a model of a graph on the CPU.
 
 The model records the operators that a function calls and calls them again, on the same memory, when it is replayed. So
 whatever a training step or a frame keeps on the host, where no graph would see it change, shows as a wrong number here;
@@ -18,7 +18,7 @@ from sinfusion.errors import SinfusionError
 from sinfusion.generation import video as rollout
 from sinfusion.generation.streaming import copy_to_host_async
 from sinfusion.ops import _native
-from sinfusion.ops.cuda_graph import Replayed, replayed
+from sinfusion.ops.cuda_graph import CudaGraphed, cuda_graphed
 from sinfusion.recipe import PAPER, TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from sinfusion.run import Run
@@ -138,19 +138,19 @@ def graphs(monkeypatch):
 
     def on_cpu(function, device, wanted=True):
         if wanted:
-            outputs.append(Replayed(function, device))
+            outputs.append(CudaGraphed(function, device))
         return outputs[-1] if wanted else function
 
     for module in (trainer, rollout):
-        monkeypatch.setattr(module, "replayed", on_cpu)
-    monkeypatch.setattr(ops, "recorded", lambda function, weights=(): function)  # a CPU's own graphs
+        monkeypatch.setattr(module, "cuda_graphed", on_cpu)
+    monkeypatch.setattr(ops, "cpu_graphed", lambda function, weights=(): function)  # a CPU's own graphs
     # On the CPU it hands out a tensor's own memory, which a graph writes again.
-    monkeypatch.setattr(rollout, "delivered", lambda frames: (frame.numpy().copy() for frame in frames))
+    monkeypatch.setattr(rollout, "copy_to_host_async", lambda frames: (frame.numpy().copy() for frame in frames))
     return types.SimpleNamespace(outputs=outputs, of=lambda function: on_cpu(function, CPU))
 
 
 def test_where_no_graphs_are_wanted_the_function_is_itself():
-    assert replayed(abs, torch.device("cuda"), False) is abs
+    assert cuda_graphed(abs, torch.device("cuda"), False) is abs
 
 
 @pytest.mark.skipif(not _native.cpu.loaded, reason="there is no library for the CPU")
@@ -158,7 +158,7 @@ def test_on_a_cpu_pytorch_computes_on_one_thread_and_the_function_is_just_called
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert replayed(lambda x: (x * 2, torch.get_num_threads()), CPU)(torch.tensor(3)) == (6, 1)
+        assert cuda_graphed(lambda x: (x * 2, torch.get_num_threads()), CPU)(torch.tensor(3)) == (6, 1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -223,7 +223,7 @@ def test_a_graph_of_another_gpu_is_made_and_played_with_that_one_as_the_current(
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch.cuda, "graph", recording)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    function = Replayed(lambda x: seen.append(("runs", current[0])), second)
+    function = CudaGraphed(lambda x: seen.append(("runs", current[0])), second)
     for _ in range(3):
         function(torch.ones(2))
     assert seen == [(what, second) for what in ("runs", "records", "runs", "plays", "plays")]
