@@ -47,7 +47,7 @@ def plays(monkeypatch):
     """How often recordings are played."""
     times = []
     replay = cpu_graph.CpuGraph.replay
-    monkeypatch.setattr(cpu_graph.CpuGraph, "play", lambda graph: (times.append(graph), replay(graph))[1])
+    monkeypatch.setattr(cpu_graph.CpuGraph, "replay", lambda graph: (times.append(graph), replay(graph))[1])
     return times
 
 
