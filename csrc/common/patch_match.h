@@ -23,7 +23,7 @@ struct Offset {
 };
 
 constexpr int32_t NEIGHBOURS = 6;
-constexpr int32_t RANDOM_PLACES = NEIGHBOURS + 2;   // a step, a multiple of 4
+constexpr int32_t RANDOM_PLACES = NEIGHBOURS + 2;    // a step, a multiple of 4
 constexpr int32_t NEAR_LEVEL = 3;                    // of random places: within an eighth of the key's size
 constexpr uint32_t PATCH_MATCH_STREAM = 0x50617463;  // "Patc"
 
@@ -55,8 +55,8 @@ struct PatchMatchGrids {
   Place far, near;  // how far random places are from a patch's own best
 };
 
-// In turn, from step to step: far is anywhere, within half, within a quarter of the key's size; near within an eighth, a
-// sixteenth, ... and 1.
+// In turn, from step to step: far is anywhere, within half, within a quarter of the key's size; near within an eighth,
+// a sixteenth, ... and 1.
 SINFUSION_HD static inline PatchMatchGrids grids_of(Place query, Place key, uint64_t seed, uint64_t step) {
   int32_t longest = key.x > key.y ? key.x : key.y, levels = 0;
   if (key.t > longest) longest = key.t;
@@ -140,8 +140,8 @@ SINFUSION_HD static inline void patch_match_step(const PatchMatchGrids& g, const
   for (int32_t side = 0; side < NEIGHBOURS; ++side) {
     const int32_t axis = side / 2, move = side % 2 ? stride : -stride;
     const Place from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
-    const bool there = from.t >= 0 && from.t < g.query.t && from.y >= 0 && from.y < g.query.y && from.x >= 0 &&
-                       from.x < g.query.x;
+    const bool there =
+        from.t >= 0 && from.t < g.query.t && from.y >= 0 && from.y < g.query.y && from.x >= 0 && from.x < g.query.x;
     const Place key = there ? matched(q, before[number_of(from, g.query)], g.key) : own;
     beside[side] = key;
     bool known = same(key, own);

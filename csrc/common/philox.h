@@ -35,10 +35,10 @@ SINFUSION_HD static inline PhiloxBlock philox_block(uint64_t seed, uint32_t stre
 }
 
 // Logarithm, cosine and sine of the numbers that normals are made of, in double, within 1.5 units in the last place. Of
-// sums, products, quotients and roots alone, each rounded once: as long as no compiler makes one instruction of products
-// and sums (CMakeLists.txt forbids it), a normal is the same number with every instruction set and on the GPU. Without
-// branches, so that a compiler can make vectors of them. The polynomials are those with the smallest relative error:
-// 2^-59 of the logarithm, 2^-63 of the cosine, 2^-57 of the sine.
+// sums, products, quotients and roots alone, each rounded once: as long as no compiler makes one instruction of
+// products and sums (CMakeLists.txt forbids it), a normal is the same number with every instruction set and on the GPU.
+// Without branches, so that a compiler can make vectors of them. The polynomials are those with the smallest relative
+// error: 2^-59 of the logarithm, 2^-63 of the cosine, 2^-57 of the sine.
 
 SINFUSION_HD static inline uint64_t bits_of(double value) {
   uint64_t bits;
@@ -51,9 +51,7 @@ SINFUSION_HD static inline double from_bits(uint64_t bits) {
   return value;
 }
 // A whole number below 2^52, exactly: the last bits of 2^52 and more are worth 1.
-SINFUSION_HD static inline double exactly(uint64_t whole) {
-  return from_bits(0x4330000000000000u | whole) - 0x1p52;
-}
+SINFUSION_HD static inline double exactly(uint64_t whole) { return from_bits(0x4330000000000000u | whole) - 0x1p52; }
 
 // log((word + 0.5) / 2^32): of 2 word + 1 = 2^e m, with m between the roots of 1/2 and 2; and log(1 + f) =
 // 2 atanh(s) with s = f / (2 + f).

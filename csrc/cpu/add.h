@@ -4,10 +4,10 @@
 
 namespace sinfusion {
 
-#define SINFUSION_DECLARE(name)                                      \
-  namespace name {                                                   \
-  void add(float* to, const float* value, int64_t count);            \
-  void add(uint16_t* to, const uint16_t* value, int64_t count);      \
+#define SINFUSION_DECLARE(name)                                 \
+  namespace name {                                              \
+  void add(float* to, const float* value, int64_t count);       \
+  void add(uint16_t* to, const uint16_t* value, int64_t count); \
   }
 SINFUSION_DECLARE(plain)
 SINFUSION_DECLARE(avx2)

@@ -64,8 +64,15 @@ void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_
                             Address mean, Address rstd) {
   const DepthwiseNormForward a{{batch, height, width, channels, skip_channels, bf16, at<void>(x), at<void>(skip),
                                 at<float>(weight), at<float>(gain)},
-                               at<float>(bias), at<float>(shift), shift_stride, at<float>(offset), eps, at<void>(out),
-                               at<void>(u), at<float>(mean), at<float>(rstd)};
+                               at<float>(bias),
+                               at<float>(shift),
+                               shift_stride,
+                               at<float>(offset),
+                               eps,
+                               at<void>(out),
+                               at<void>(u),
+                               at<float>(mean),
+                               at<float>(rstd)};
   const Outside outside;
   BEST(forward(a));
 }
@@ -77,9 +84,17 @@ void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64
                              Address grad_gain, Address grad_offset) {
   const DepthwiseNormBackward a{{batch, height, width, channels, skip_channels, bf16, at<void>(x), at<void>(skip),
                                  at<float>(weight), at<float>(gain)},
-                                at<void>(grad_out), at<void>(u), at<float>(mean), at<float>(rstd), at<void>(grad_x),
-                                at<void>(grad_skip), at<float>(grad_weight), at<float>(grad_bias),
-                                at<float>(grad_shift), grad_shift_stride, at<float>(grad_gain),
+                                at<void>(grad_out),
+                                at<void>(u),
+                                at<float>(mean),
+                                at<float>(rstd),
+                                at<void>(grad_x),
+                                at<void>(grad_skip),
+                                at<float>(grad_weight),
+                                at<float>(grad_bias),
+                                at<float>(grad_shift),
+                                grad_shift_stride,
+                                at<float>(grad_gain),
                                 at<float>(grad_offset)};
   const Outside outside;
   BEST(backward(a));
@@ -90,7 +105,11 @@ void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channel
                    Address residual, bool gelu, Address out, Address z) {
   const DenseForward a{{batch, height, width, channels, skip_channels, outputs, kernel, bf16, at<void>(x),
                         at<void>(skip), at<float>(weight)},
-                       at<float>(bias), at<void>(residual), gelu, at<void>(out), at<void>(z)};
+                       at<float>(bias),
+                       at<void>(residual),
+                       gelu,
+                       at<void>(out),
+                       at<void>(z)};
   const Outside outside;
 #if defined(SINFUSION_BF16)
   if (bf16 && isa() == Isa::amx) return amx::dense_forward(a);
@@ -101,12 +120,17 @@ void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channel
 
 void dense_backward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
                     int64_t outputs, int64_t kernel, bool bf16, Address x, Address skip, Address weight,
-                    Address grad_out, Address z, Address grad_z, Address grad_x, Address grad_skip,
-                    Address grad_weight, Address grad_bias) {
+                    Address grad_out, Address z, Address grad_z, Address grad_x, Address grad_skip, Address grad_weight,
+                    Address grad_bias) {
   const DenseBackward a{{batch, height, width, channels, skip_channels, outputs, kernel, bf16, at<void>(x),
                          at<void>(skip), at<float>(weight)},
-                        at<void>(grad_out), at<void>(z), at<void>(grad_z), at<void>(grad_x), at<void>(grad_skip),
-                        at<float>(grad_weight), at<float>(grad_bias)};
+                        at<void>(grad_out),
+                        at<void>(z),
+                        at<void>(grad_z),
+                        at<void>(grad_x),
+                        at<void>(grad_skip),
+                        at<float>(grad_weight),
+                        at<float>(grad_bias)};
   const Outside outside;
 #if defined(SINFUSION_BF16)
   if (bf16 && isa() == Isa::amx) return amx::dense_backward(a);
@@ -116,13 +140,21 @@ void dense_backward(int64_t batch, int64_t height, int64_t width, int64_t channe
 }
 
 void patch_match(Address query, int64_t query_frames, int64_t query_height, int64_t query_width, Address key,
-                 int64_t key_frames, int64_t key_height, int64_t key_width, int64_t channels,
-                 int32_t patch_frames, int32_t patch_height, int32_t patch_width, Address weight, int64_t steps,
-                 Address strides, uint64_t seed, bool started, Address field, Address other, Address distances) {
+                 int64_t key_frames, int64_t key_height, int64_t key_width, int64_t channels, int32_t patch_frames,
+                 int32_t patch_height, int32_t patch_width, Address weight, int64_t steps, Address strides,
+                 uint64_t seed, bool started, Address field, Address other, Address distances) {
   const PatchMatch a{{at<int16_t>(query), query_frames, query_height, query_width},
-                     {at<int16_t>(key), key_frames, key_height, key_width}, channels,
-                     {patch_frames, patch_height, patch_width}, at<float>(weight), steps, at<int32_t>(strides), seed,
-                     started, at<Offset>(field), at<Offset>(other), at<float>(distances)};
+                     {at<int16_t>(key), key_frames, key_height, key_width},
+                     channels,
+                     {patch_frames, patch_height, patch_width},
+                     at<float>(weight),
+                     steps,
+                     at<int32_t>(strides),
+                     seed,
+                     started,
+                     at<Offset>(field),
+                     at<Offset>(other),
+                     at<float>(distances)};
   const Outside outside;
 #if defined(__x86_64__)
   if (isa() != Isa::plain) return avx2::patch_match(a);
@@ -133,27 +165,59 @@ void patch_match(Address query, int64_t query_frames, int64_t query_height, int6
 void vote(Address value, int32_t height, int32_t width, bool bf16, int64_t channels, int32_t patch_frames,
           int32_t patch_height, int32_t patch_width, int32_t count_frames, int32_t count_height, int32_t count_width,
           Address field, bool mean, Address weight, Address out) {
-  const Vote a{at<void>(value), height, width, bf16, channels, {patch_frames, patch_height, patch_width},
-               {count_frames, count_height, count_width}, at<Offset>(field), mean, at<float>(weight), at<void>(out)};
+  const Vote a{at<void>(value),
+               height,
+               width,
+               bf16,
+               channels,
+               {patch_frames, patch_height, patch_width},
+               {count_frames, count_height, count_width},
+               at<Offset>(field),
+               mean,
+               at<float>(weight),
+               at<void>(out)};
   const Outside outside;
   BEST(vote(a));
 }
 
 void adam_ema(Address value, Address exp_avg, Address exp_avg_sq, Address average, Address copy, Address gradient,
               Address coefficients, int64_t count, float first_weight, float beta2, float second_weight, float eps) {
-  const AdamEma a{at<float>(value), at<float>(exp_avg), at<float>(exp_avg_sq), at<float>(average), at<uint16_t>(copy),
-                  at<float>(gradient), at<float>(coefficients), count, first_weight, beta2, second_weight, eps};
+  const AdamEma a{at<float>(value),
+                  at<float>(exp_avg),
+                  at<float>(exp_avg_sq),
+                  at<float>(average),
+                  at<uint16_t>(copy),
+                  at<float>(gradient),
+                  at<float>(coefficients),
+                  count,
+                  first_weight,
+                  beta2,
+                  second_weight,
+                  eps};
   const Outside outside;
   BEST(adam_ema(a));
 }
 
 void ddpm_step(int64_t batch, int64_t pixels, Address x, Address output, bool output_bf16, Address centre,
-               Address coefficients, Address seeds, uint32_t stream, Address counter, Address inputs,
-               bool inputs_bf16, int64_t channels, Address previous, Address known, bool known_once, Address picture,
-               bool picture_once) {
-  const DdpmStep a{batch, pixels, at<float>(x), at<void>(output), output_bf16, at<float>(centre),
-                   at<float>(coefficients), at<int64_t>(seeds), stream, at<int64_t>(counter), at<void>(inputs),
-                   inputs_bf16, channels, at<float>(previous), at<bool>(known), known_once, at<float>(picture),
+               Address coefficients, Address seeds, uint32_t stream, Address counter, Address inputs, bool inputs_bf16,
+               int64_t channels, Address previous, Address known, bool known_once, Address picture, bool picture_once) {
+  const DdpmStep a{batch,
+                   pixels,
+                   at<float>(x),
+                   at<void>(output),
+                   output_bf16,
+                   at<float>(centre),
+                   at<float>(coefficients),
+                   at<int64_t>(seeds),
+                   stream,
+                   at<int64_t>(counter),
+                   at<void>(inputs),
+                   inputs_bf16,
+                   channels,
+                   at<float>(previous),
+                   at<bool>(known),
+                   known_once,
+                   at<float>(picture),
                    picture_once};
   const Outside outside;
   BEST(ddpm_step(a));
@@ -163,9 +227,24 @@ void sample_crops(Address frames, int64_t height, int64_t width, int64_t batch, 
                   Address blotches, int32_t blotch_height, int32_t blotch_width, Address seeds, Address step,
                   uint32_t noise_stream, uint32_t grain_stream, int32_t conditions, int32_t crop_height,
                   int32_t crop_width, Address input, bool bf16, Address target) {
-  const SampleCrops a{at<uint8_t>(frames), height, width, batch, at<int64_t>(places), at<float>(coefficients),
-                      at<float>(blotches), blotch_height, blotch_width, at<int64_t>(seeds), at<int64_t>(step),
-                      noise_stream, grain_stream, conditions, crop_height, crop_width, at<void>(input), bf16,
+  const SampleCrops a{at<uint8_t>(frames),
+                      height,
+                      width,
+                      batch,
+                      at<int64_t>(places),
+                      at<float>(coefficients),
+                      at<float>(blotches),
+                      blotch_height,
+                      blotch_width,
+                      at<int64_t>(seeds),
+                      at<int64_t>(step),
+                      noise_stream,
+                      grain_stream,
+                      conditions,
+                      crop_height,
+                      crop_width,
+                      at<void>(input),
+                      bf16,
                       at<float>(target)};
   const Outside outside;
   BEST(sample_crops(a));
@@ -183,8 +262,7 @@ void uniform_bits(Address seeds, int64_t batch, uint32_t stream, uint64_t step, 
   BEST(uniform_bits(a, at<int64_t>(out)));
 }
 
-void normal(Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
-            Address out) {
+void normal(Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count, Address out) {
   const PhiloxRows a{at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count};
   const Outside outside;
   BEST(normal(a, at<float>(out)));

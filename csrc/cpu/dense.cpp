@@ -133,7 +133,10 @@ struct Winograd {
   struct Grid {
     int64_t height, width, rows, columns, tiles;
     Grid(const Dense& a)
-        : height(a.height), width(a.width), rows((height + 3) / 4), columns((width + 3) / 4),
+        : height(a.height),
+          width(a.width),
+          rows((height + 3) / 4),
+          columns((width + 3) / 4),
           tiles(a.batch * rows * columns) {}
     struct Tile {
       int64_t image, y, x;  // the first pixel of the image; the corner of the tile in it
@@ -286,8 +289,8 @@ struct Weights {
   }
   // from, to: what is summed over and what comes out, of which one has a (O, taps, C) weight's channels.
   template <class From, class To>
-  static void pack(const float* weight, int64_t channels, const From& from, const To& to,
-                   bool transposed, float* packed) {
+  static void pack(const float* weight, int64_t channels, const From& from, const To& to, bool transposed,
+                   float* packed) {
     constexpr int TAPS = Algorithm::TAPS, F = Algorithm::F;
     const int64_t depth = from.planes() * L;
     const int64_t out_step = transposed ? 1 : TAPS * channels, in_step = transposed ? TAPS * channels : 1;
@@ -303,9 +306,9 @@ struct Weights {
           float lanes[L];
           for (int n = 0; n < L; ++n) {
             const int from_tap = transposed ? TAPS - 1 - tap : tap;
-            lanes[n] = n < out.lanes && k < in.lanes ? weight[(out.channel + n) * out_step + from_tap * channels +
-                                                              (in.channel + k) * in_step]
-                                                     : 0.0f;
+            lanes[n] = n < out.lanes && k < in.lanes
+                           ? weight[(out.channel + n) * out_step + from_tap * channels + (in.channel + k) * in_step]
+                           : 0.0f;
           }
           g[tap] = load(lanes);
         }
@@ -462,8 +465,7 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
       for (int64_t f = 0; f < F; ++f)
         for (int64_t o = 0; o < count * L; o += G)
           for (int64_t k = 0; k < K; k += 2 * L) {
-            const float *left = d + f * grad_step + o / L * BLOCK * L + o % L,
-                        *right = v + f * in_step + k * BLOCK;
+            const float *left = d + f * grad_step + o / L * BLOCK * L + o % L, *right = v + f * in_step + k * BLOCK;
             float* block = to + (f * outs * L + o) * K + k;
             k + L < K ? product<G, 2>(left, 1, L, right, 2 * L, tiles, block, K, first > begin)
                       : product<G, 1>(left, 1, L, right, L, tiles, block, K, first > begin);

@@ -33,10 +33,10 @@ struct DenseBackward : Dense {
   float* grad_bias;      // (O) or null
 };
 
-#define SINFUSION_DECLARE(name)                 \
-  namespace name {                              \
-  void dense_forward(const DenseForward& a);    \
-  void dense_backward(const DenseBackward& a);  \
+#define SINFUSION_DECLARE(name)                \
+  namespace name {                             \
+  void dense_forward(const DenseForward& a);   \
+  void dense_backward(const DenseBackward& a); \
   }
 SINFUSION_DECLARE(plain)
 SINFUSION_DECLARE(avx2)

@@ -142,7 +142,6 @@ INLINE Pair widened(__m512i line) {  // 32 numbers in their order
 }
 INLINE __m512i rounded(Pair v) { return (__m512i)_mm512_cvtne2ps_pbh(v.high, v.low); }
 
-
 // a0 b0 a1 b1 .. a15 b15, and a16 b16 .. a31 b31.
 struct Lines {
   __m512i low, high;
@@ -368,11 +367,16 @@ template <Function F>
 class Ring {
  public:
   Ring(Memory& memory, const Grid& grid, const Source& source, int64_t positions, int64_t block)
-      : grid_(grid), source_(source), lines_(source.lines()), depth_(lines_ * LINE),
-        slots_(parts(positions, grid.pitch)), size_(slots_ * grid.pitch),
+      : grid_(grid),
+        source_(source),
+        lines_(source.lines()),
+        depth_(lines_ * LINE),
+        slots_(parts(positions, grid.pitch)),
+        size_(slots_ * grid.pitch),
         table_(memory.take<Source::Line>(lines_)),
         begin_(memory.take<Half>((size_ + grid.reach() + block) * depth_)),
-        end_(begin_ + size_ * depth_), twice_(begin_ + (grid.reach() + block) * depth_) {}
+        end_(begin_ + size_ * depth_),
+        twice_(begin_ + (grid.reach() + block) * depth_) {}
 
   void clear() {
     for (int64_t n = 0; n < lines_; ++n) table_[n] = source_.line(n);
@@ -433,8 +437,8 @@ class Ring {
   const int64_t lines_, depth_, slots_, size_;
   Source::Line* const table_;
   Half *const begin_, *const end_, *const twice_;
-  int64_t first_, last_, image_;       // rows; the image's first pixel
-  int64_t y_, x_, pixel_, line_;       // of the next piece
+  int64_t first_, last_, image_;  // rows; the image's first pixel
+  int64_t y_, x_, pixel_, line_;  // of the next piece
   int64_t position_, want_ = 0;
   bool inside_;
   Half* to_;
@@ -635,7 +639,13 @@ class Strip {
   // Lines of channels of x and of the gradient from .. to.
   Strip(Memory& memory, const Grid& grid, const Source& x, int64_t x_from, int64_t x_to, const Source& grad,
         int64_t grad_from, int64_t grad_to, int64_t rows)
-      : grid_(grid), x_(x), grad_(grad), x_from_(x_from), x_to_(x_to), grad_from_(grad_from), grad_to_(grad_to),
+      : grid_(grid),
+        x_(x),
+        grad_(grad),
+        x_from_(x_from),
+        x_to_(x_to),
+        grad_from_(grad_from),
+        grad_to_(grad_to),
         most_(parts(rows * grid.pitch, LINE) * LINE),
         row_((parts(most_ + grid.reach(), LINE) | 1) * LINE),  // odd: 16 rows are in 16 sets of the cache
         a_(memory.take<Half>((x_to - x_from) * LINE * row_)),
@@ -659,8 +669,8 @@ class Strip {
         const Source::Line line = x_.line(n);
         alignas(64) __m512i low[TILE], high[TILE];
         for (int64_t k = 0; k < TILE; ++k) {
-          const Lines both = interleaved(read(x_, pixels[2 * k], first_pixel, line),
-                                         read(x_, pixels[2 * k + 1], first_pixel, line));
+          const Lines both =
+              interleaved(read(x_, pixels[2 * k], first_pixel, line), read(x_, pixels[2 * k + 1], first_pixel, line));
           low[k] = both.low, high[k] = both.high;
         }
         Half* to = a_ + (n - x_from_) * LINE * row_ + p;
@@ -767,11 +777,10 @@ void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad
             for (int64_t gl = grad_from; gl < grad_to; ++gl)
               for (int64_t line = 0; line < strip.lines(); line += RUN)
                 for (int64_t j = 0; j < k; ++j)
-                  kernel.accumulate(strip.x(xl, line * LINE + i * grid.pitch + j), strip.row(),
-                                    strip.grad(gl, 0, line * LINE), strip.grad(gl, 1, line * LINE),
-                                    least(RUN, strip.lines() - line),
-                                    sums + band * per_band + (xl * grad_lines + gl) * block +
-                                        (i * k + j) * 4 * TILE * TILE);
+                  kernel.accumulate(
+                      strip.x(xl, line * LINE + i * grid.pitch + j), strip.row(), strip.grad(gl, 0, line * LINE),
+                      strip.grad(gl, 1, line * LINE), least(RUN, strip.lines() - line),
+                      sums + band * per_band + (xl * grad_lines + gl) * block + (i * k + j) * 4 * TILE * TILE);
       }
     }
   });
@@ -813,20 +822,19 @@ void make_product(const Source& grad, int64_t pixels) {
 
 template <class Kernel>
 void forward_of(const DenseForward& a) {
-  const Source source{static_cast<const Half*>(a.x), static_cast<const Half*>(a.skip), a.channels, a.skip_channels,
-                      nullptr, nullptr};
-  const Target out{static_cast<Half*>(a.out), a.outputs, static_cast<Half*>(a.z),
-                   static_cast<const Half*>(a.residual)};
+  const Source source{
+      static_cast<const Half*>(a.x), static_cast<const Half*>(a.skip), a.channels, a.skip_channels, nullptr, nullptr};
+  const Target out{static_cast<Half*>(a.out), a.outputs, static_cast<Half*>(a.z), static_cast<const Half*>(a.residual)};
   const Convolution v{a.batch, Grid(a), source, {out, {}}, a.weight, false, a.bias};
   a.gelu ? convolve<Kernel, Function::gelu>(v) : convolve<Kernel, Function::none>(v);
 }
 
 template <class Kernel>
 void backward_of(const DenseBackward& a) {
-  const Source x{static_cast<const Half*>(a.x), static_cast<const Half*>(a.skip), a.channels, a.skip_channels,
-                 nullptr, nullptr};
-  const Source grad{static_cast<const Half*>(a.grad_out), nullptr, a.outputs, 0,
-                    static_cast<const Half*>(a.z), static_cast<Half*>(a.grad_z)};
+  const Source x{
+      static_cast<const Half*>(a.x), static_cast<const Half*>(a.skip), a.channels, a.skip_channels, nullptr, nullptr};
+  const Source grad{static_cast<const Half*>(a.grad_out), nullptr, a.outputs, 0, static_cast<const Half*>(a.z),
+                    static_cast<Half*>(a.grad_z)};
   const Source made{static_cast<const Half*>(a.z ? a.grad_z : a.grad_out), nullptr, a.outputs, 0, nullptr, nullptr};
   if (a.grad_x) {
     const Target to{static_cast<Half*>(a.grad_x), a.channels, nullptr, nullptr};

@@ -49,7 +49,7 @@ struct Memory {
 template <class In>
 constexpr int PARTS = int(sizeof(float) / sizeof(In));
 template <class In>
-constexpr int BLOCK = PARTS<In>* L;
+constexpr int BLOCK = PARTS<In> * L;
 template <class In>
 inline int64_t blocks_of(int64_t channels) {
   return (channels + BLOCK<In> - 1) / BLOCK<In>;
@@ -249,8 +249,7 @@ void convolve_tile(const In* const* in, int64_t at, int64_t stride, int first, i
   for (int p = 0; p < rows * P; ++p) a[p] = start;
   if (in[0]) convolve_row<In, part, true, false, inner>(in[0] + at, stride, first, last, weight, a);
   for (int i = 1; i < K; ++i)
-    if (in[i])
-      convolve_row<In, part, true, rows == 2, inner>(in[i] + at, stride, first, last, weight + i * K * L, a);
+    if (in[i]) convolve_row<In, part, true, rows == 2, inner>(in[i] + at, stride, first, last, weight + i * K * L, a);
   if (rows == 2 && in[K])
     convolve_row<In, part, false, true, inner>(in[K] + at, stride, first, last, weight + K * K * L, a);
 #pragma GCC unroll 16
@@ -318,8 +317,9 @@ struct Tile {
 
 template <class In, int part, int rows>
 void convolve_rows(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
-  (t.inner ? convolve_tile<In, part, rows, true> : convolve_tile<In, part, rows, false>)(
-      in.rows, in.at(t.x - R, block), in.pixel, t.first, t.last, weight, start, out);
+  (t.inner ? convolve_tile<In, part, rows, true> : convolve_tile<In, part, rows, false>)(in.rows, in.at(t.x - R, block),
+                                                                                         in.pixel, t.first, t.last,
+                                                                                         weight, start, out);
 }
 template <class In, int part>
 void convolve_part(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
@@ -329,15 +329,14 @@ void convolve_part(const Window<In>& in, const Tile& t, int64_t block, const flo
 template <class In>
 void convolve(const Window<In>& in, const Tile& t, int64_t block, const float* weight, const float* start, float* out) {
   convolve_part<In, 0>(in, t, block, weight, load(start), out);
-  if constexpr (PARTS<In> == 2)
-    convolve_part<In, 1>(in, t, block, weight + K * K * L, load(start + L), out + TILE * L);
+  if constexpr (PARTS<In> == 2) convolve_part<In, 1>(in, t, block, weight + K * K * L, load(start + L), out + TILE * L);
 }
 
 template <class In, int part, int rows>
 void correlate_rows(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
-  (t.inner ? correlate_tile<In, part, rows, true> : correlate_tile<In, part, rows, false>)(
-      grad.rows, grad.at(t.x - R, block), grad.pixel, t.first, t.last, x.rows + R, x.at(t.x, block), x.pixel, t.columns,
-      taps);
+  (t.inner ? correlate_tile<In, part, rows, true>
+           : correlate_tile<In, part, rows, false>)(grad.rows, grad.at(t.x - R, block), grad.pixel, t.first, t.last,
+                                                    x.rows + R, x.at(t.x, block), x.pixel, t.columns, taps);
 }
 template <class In, int part>
 void correlate_part(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
@@ -679,8 +678,7 @@ void backward_of(const DepthwiseNormBackward& a) {
         if (c < C) to[c * step] = lanes[lane];
       }
     };
-    for (int t = 0; t < K * K; ++t)
-      write(a.grad_weight + K * K - 1 - t, K * K, total((plane * K * K + t) * L));
+    for (int t = 0; t < K * K; ++t) write(a.grad_weight + K * K - 1 - t, K * K, total((plane * K * K + t) * L));
     const int64_t after = K * K * Cp + plane * L;
     if (a.gain) {
       write(a.grad_gain, 1, total(after));

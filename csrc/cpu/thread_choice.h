@@ -30,9 +30,9 @@ class ThreadChoice {
  private:
   static constexpr double WINDOW = 0.02;  // seconds of calls that are judged together: some turns of the scheduler
   static constexpr double REST = 0.06;
-  static constexpr int CALLS = 4;         // at least
-  static constexpr int TRIAL = 5;         // windows of another number, where the first ones do not make it clear ...
-  static constexpr double CLEAR = 0.7;    // ... by so much
+  static constexpr int CALLS = 4;       // at least
+  static constexpr int TRIAL = 5;       // windows of another number, where the first ones do not make it clear ...
+  static constexpr double CLEAR = 0.7;  // ... by so much
   static constexpr int SHORT = 2, USUAL = 8, LONG = 40;  // windows until another number is tried
   static constexpr double SUDDENLY = 0.5;                // so much slower than before: the machine has changed
 

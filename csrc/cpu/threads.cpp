@@ -1,13 +1,15 @@
 // Helpers beside the thread that calls. A call is cut into pieces that its shape fixes; each thread claims those of its
-// own range in their order (which keeps what it has in cache), then what is left of the others'. A call is over when its
-// pieces are done: a helper that comes late, or never, holds nothing up, and one that is interrupted holds up a piece.
-// To claim a piece is to count up in one atomic word. Only who has claimed one reads the call: it cannot end before.
+// own range in their order (which keeps what it has in cache), then what is left of the others'. A call is over when
+// its pieces are done: a helper that comes late, or never, holds nothing up, and one that is interrupted holds up a
+// piece. To claim a piece is to count up in one atomic word. Only who has claimed one reads the call: it cannot end
+// before.
 //
 // Helpers look for the next call for SPIN, then sleep; a call wakes them once, as a tree. The caller waits for the last
-// pieces the same way, and asleep it leaves its core to who has them. Why not OpenMP: its barrier waits for threads that
-// have nothing to do. Measured on two cores with one busy process beside them, training `tiny` at 64x36: a step takes
-// 83 ms with OpenMP (22 on a quiet machine), 39 with two threads here, 35 with one, which ThreadChoice finds. A whole
-// recording as one parallel region would meet at one barrier a step, but keeps every core from others between its calls.
+// pieces the same way, and asleep it leaves its core to who has them. Why not OpenMP: its barrier waits for threads
+// that have nothing to do. Measured on two cores with one busy process beside them, training `tiny` at 64x36: a step
+// takes 83 ms with OpenMP (22 on a quiet machine), 39 with two threads here, 35 with one, which ThreadChoice finds. A
+// whole recording as one parallel region would meet at one barrier a step, but keeps every core from others between its
+// calls.
 //
 // One caller at a time has the helpers; others compute alone meanwhile. A child has none after a fork and begins anew.
 #include "threads.h"
@@ -125,7 +127,8 @@ struct Call {
       work(context, pieces);
       return true;
     } catch (...) {
-      for (int64_t piece; pieces.next(piece);) {}
+      for (int64_t piece; pieces.next(piece);) {
+      }
       return false;
     }
   }
@@ -165,7 +168,9 @@ struct Pool {
           if (!call.take_part(pieces)) failed.store(true);
           set_rounding(mine);
           if (left.fetch_sub(pieces.claimed()) == pieces.claimed() && caller.asleep.load()) {
-            { std::lock_guard<std::mutex> lock(caller.mutex); }
+            {
+              std::lock_guard<std::mutex> lock(caller.mutex);
+            }
             caller.wake.notify_one();
           }
         }
