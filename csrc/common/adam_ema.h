@@ -12,7 +12,7 @@ namespace sinfusion {
 // Arguments are checked in Python (sinfusion/ops/adam_ema.py).
 struct AdamEma {
   float *value, *exp_avg, *exp_avg_sq, *average;
-  uint16_t* copy;  // bf16, or null
+  bf16_t* copy;  // bf16, or null
   const float* gradient;
   const float* coefficients;  // three, on the device
   int64_t count;
@@ -82,18 +82,18 @@ SINFUSION_HD static inline void update_one(const AdamEma& a, const AdamEmaCoeffi
   a.exp_avg[i] = exp_avg;
   a.exp_avg_sq[i] = exp_avg_sq;
   a.average[i] = average;
-  if (a.copy) put(a.copy + i, value);
+  if (a.copy) store_as(a.copy + i, value);
 }
 
 SINFUSION_HD static inline void update_four(const AdamEma& a, const AdamEmaCoefficients& c, int64_t i) {
   Four<float> value = four_at(a.value + i), exp_avg = four_at(a.exp_avg + i), exp_avg_sq = four_at(a.exp_avg_sq + i);
   Four<float> average = four_at(a.average + i);
   const Four<float> gradient = four_at(a.gradient + i);
-  Four<uint16_t> copy;
+  Four<bf16_t> copy;
   for (int k = 0; k < 4; ++k) {
     update_moments(a, gradient.v[k], exp_avg.v[k], exp_avg_sq.v[k]);
     update_value(a, c, exp_avg.v[k], sqrtf(exp_avg_sq.v[k]), value.v[k], average.v[k]);
-    put(copy.v + k, value.v[k]);
+    store_as(copy.v + k, value.v[k]);
   }
   four_at(a.value + i) = value;
   four_at(a.exp_avg + i) = exp_avg;

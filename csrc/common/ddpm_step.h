@@ -69,7 +69,7 @@ SINFUSION_HD static inline void step_number(const DdpmStep& a, const Tile& tile,
   const int64_t within = tile.first + pixel, row = tile.sample * a.pixels + within, at = 3 * row + channel;
   const float x = a.x[at], centre = a.centre ? a.centre[at] : 0, previous = a.previous ? a.previous[at] : 0;
   const float output = !a.output       ? 0
-                       : a.output_bf16 ? widened(static_cast<const uint16_t*>(a.output)[at])
+                       : a.output_bf16 ? to_float(static_cast<const bf16_t*>(a.output)[at])
                                        : static_cast<const float*>(a.output)[at];
   float clean = clean_of(a, output, x, centre);
   if (a.known && a.known[a.known_once ? within : row]) clean = a.picture[3 * (a.picture_once ? within : row) + channel];
@@ -81,9 +81,9 @@ SINFUSION_HD static inline void step_number(const DdpmStep& a, const Tile& tile,
   const float input = input_of(a, next, centre);
   const int64_t to = (row + 1) * a.channels - 3 + channel;
   if (a.inputs_bf16)
-    put(static_cast<uint16_t*>(a.inputs) + to, input);
+    store_as(static_cast<bf16_t*>(a.inputs) + to, input);
   else
-    put(static_cast<float*>(a.inputs) + to, input);
+    store_as(static_cast<float*>(a.inputs) + to, input);
 }
 
 }  // namespace sinfusion

@@ -5,11 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __CUDACC__
-#define SINFUSION_HD __host__ __device__
-#else
-#define SINFUSION_HD
-#endif
+#include "host_device.h"
 
 namespace sinfusion {
 

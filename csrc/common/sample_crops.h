@@ -113,9 +113,9 @@ SINFUSION_HD static inline void crop_number(const SampleCrops& a, const Tile& ti
   const float* c = a.coefficients + 8 * tile.sample;
   const auto store = [&](int at, float value) {
     if (a.bf16)
-      put(static_cast<uint16_t*>(a.input) + row * channels + at, value);
+      store_as(static_cast<bf16_t*>(a.input) + row * channels + at, value);
     else
-      put(static_cast<float*>(a.input) + row * channels + at, value);
+      store_as(static_cast<float*>(a.input) + row * channels + at, value);
   };
   float sum = 0;
   for (int i = 0; i < a.conditions; ++i) {

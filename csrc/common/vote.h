@@ -68,7 +68,7 @@ template <class T>
 SINFUSION_HD static inline float vote_median(const Vote& a, Place at, int64_t channel) {
   int32_t low = 0x7fffffff, high = -0x7fffffff, count = 0;
   each_suggestion<T>(a, at, channel, [&](int64_t, const T* value) {
-    const int32_t v = ordered(widened(*value));
+    const int32_t v = ordered(to_float(*value));
     low = v < low ? v : low;
     high = v > high ? v : high;
     ++count;
@@ -78,7 +78,7 @@ SINFUSION_HD static inline float vote_median(const Vote& a, Place at, int64_t ch
     const int32_t middle = (low & high) + ((low ^ high) >> 1);
     int32_t below = 0, last_below = low, first_above = high;
     each_suggestion<T>(a, at, channel, [&](int64_t, const T* value) {
-      const int32_t v = ordered(widened(*value));
+      const int32_t v = ordered(to_float(*value));
       if (v <= middle) {
         ++below;
         last_below = v > last_below ? v : last_below;
@@ -99,7 +99,7 @@ SINFUSION_HD static inline float vote_mean(const Vote& a, Place at, int64_t chan
   float total = 0, weights = 0;
   each_suggestion<T>(a, at, channel, [&](int64_t number, const T* value) {
     const float weight = a.weight ? a.weight[number] : 1;
-    total += weight * widened(*value);
+    total += weight * to_float(*value);
     weights += weight;
   });
   return total / weights;
@@ -110,7 +110,7 @@ template <class T>
 SINFUSION_HD static inline void vote_for(const Vote& a, int64_t number) {
   const Place at = place_of(number / a.channels, size_of(a));
   const int64_t channel = number % a.channels;
-  put(static_cast<T*>(a.out) + number, a.mean ? vote_mean<T>(a, at, channel) : vote_median<T>(a, at, channel));
+  store_as(static_cast<T*>(a.out) + number, a.mean ? vote_mean<T>(a, at, channel) : vote_median<T>(a, at, channel));
 }
 
 }  // namespace sinfusion

@@ -22,7 +22,7 @@ void add_all(T* to, const T* value, int64_t count) {
 }  // namespace
 
 void add(float* to, const float* value, int64_t count) { add_all(to, value, count); }
-void add(uint16_t* to, const uint16_t* value, int64_t count) { add_all(to, value, count); }
+void add(bf16_t* to, const bf16_t* value, int64_t count) { add_all(to, value, count); }
 
 }  // namespace SINFUSION_ISA_NAMESPACE
 }  // namespace sinfusion

@@ -17,7 +17,7 @@ void step_tile(const DdpmStep& a, const Tile& tile) {
   float* x = a.x + 3 * row;
   const size_t bytes = numbers * sizeof(float);
   if (a.output && a.output_bf16)
-    for (int i = 0; i < numbers; ++i) output[i] = widened(static_cast<const uint16_t*>(a.output)[3 * row + i]);
+    for (int i = 0; i < numbers; ++i) output[i] = to_float(static_cast<const bf16_t*>(a.output)[3 * row + i]);
   else if (a.output)
     memcpy(output, static_cast<const float*>(a.output) + 3 * row, bytes);
   if (a.centre) memcpy(centre, a.centre + 3 * row, bytes);
@@ -38,7 +38,7 @@ void step_tile(const DdpmStep& a, const Tile& tile) {
   for (int i = 0; i < numbers; ++i) next[i] = input_of(a, next[i], centre[i]);
   const int64_t to = (row + 1) * a.channels - 3;
   if (a.inputs_bf16)
-    put_numbers(next, tile.count, static_cast<uint16_t*>(a.inputs) + to, a.channels);
+    put_numbers(next, tile.count, static_cast<bf16_t*>(a.inputs) + to, a.channels);
   else
     put_numbers(next, tile.count, static_cast<float*>(a.inputs) + to, a.channels);
 }

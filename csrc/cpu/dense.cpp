@@ -510,16 +510,16 @@ void backward_of(const DenseBackward& a) {
 
 void dense_forward(const DenseForward& a) {
   if (a.kernel == 1)
-    a.bf16 ? forward_of<Pointwise, uint16_t>(a) : forward_of<Pointwise, float>(a);
+    a.bf16 ? forward_of<Pointwise, bf16_t>(a) : forward_of<Pointwise, float>(a);
   else
-    a.bf16 ? forward_of<Winograd, uint16_t>(a) : forward_of<Winograd, float>(a);
+    a.bf16 ? forward_of<Winograd, bf16_t>(a) : forward_of<Winograd, float>(a);
 }
 
 void dense_backward(const DenseBackward& a) {
   if (a.kernel == 1)
-    a.bf16 ? backward_of<Pointwise, uint16_t>(a) : backward_of<Pointwise, float>(a);
+    a.bf16 ? backward_of<Pointwise, bf16_t>(a) : backward_of<Pointwise, float>(a);
   else
-    a.bf16 ? backward_of<Winograd, uint16_t>(a) : backward_of<Winograd, float>(a);
+    a.bf16 ? backward_of<Winograd, bf16_t>(a) : backward_of<Winograd, float>(a);
 }
 
 }  // namespace SINFUSION_ISA_NAMESPACE

@@ -1,5 +1,5 @@
 // Dense convolutions of bf16 activations on machines with products of bf16: AMX tiles, or the lanes of AVX512-BF16.
-// Products are of bf16 numbers, the weights rounded to bf16; sums are fp32.
+// Products are of bf16 numbers, the weights to_bf16 to bf16; sums are fp32.
 //
 // An image is a sequence of positions: row after row of `pitch` = width + pad, where the pad, one zero pixel, stands
 // before a row and so also after the row above. A tap of the kernel is then an offset in positions, wherever a block of
@@ -18,6 +18,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "../common/bf16.h"
 #include "dense.h"
 #include "scratch.h"
 #include "threads.h"
@@ -27,11 +28,9 @@
 namespace sinfusion {
 namespace {
 
-using Half = uint16_t;  // bf16
-
 constexpr int64_t LINE = 32;  // bf16 numbers in a line of 64 bytes
 constexpr int64_t TILE = 16;  // lines of a tile; numbers of fp32 in a line
-constexpr int64_t TILE_HALVES = TILE * LINE;
+constexpr int64_t TILE_ELEMENTS = TILE * LINE;
 constexpr int64_t BANDS = 4;          // of a weight gradient
 constexpr int64_t BAND = 512;         // positions, at most, of a band of rows that a thread convolves at once
 constexpr int64_t LEAST_BANDS = 8;    // of a batch
@@ -136,11 +135,11 @@ class Evaluator<Function::none> {};
 struct Pair {
   __m512 low, high;
 };
-INLINE Pair widened(__m512i line) {  // 32 numbers in their order
+INLINE Pair to_fp32(__m512i line) {  // 32 numbers in their order
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(line)), 16)),
           _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(line, 1)), 16))};
 }
-INLINE __m512i rounded(Pair v) { return (__m512i)_mm512_cvtne2ps_pbh(v.high, v.low); }
+INLINE __m512i to_bf16(Pair v) { return (__m512i)_mm512_cvtne2ps_pbh(v.high, v.low); }
 
 // a0 b0 a1 b1 .. a15 b15, and a16 b16 .. a31 b31.
 struct Lines {
@@ -188,10 +187,10 @@ struct Grid {
 // What a convolution reads: pixels of one tensor or of two, whose channels follow each other; or, with z, a gradient
 // that is multiplied with GELU'(z), and then also written.
 struct Source {
-  const Half *first, *second;
+  const bf16_t *first, *second;
   int64_t channels, second_channels;
-  const Half* z;
-  Half* product;
+  const bf16_t* z;
+  bf16_t* product;
 
   int64_t lines() const { return parts(channels + second_channels, LINE); }
   struct Line {
@@ -204,7 +203,7 @@ struct Source {
     return {of_first ? begin : 0, -left, of_first, first_halves(left + second_channels) & ~of_first};
   }
   INLINE __m512i read(int64_t pixel, const Line& line) const {
-    const Half* from = first + pixel * channels + line.first;
+    const bf16_t* from = first + pixel * channels + line.first;
     __builtin_prefetch(from + AHEAD * channels);
     __m512i v = _mm512_maskz_loadu_epi16(line.of_first, from);
     if (line.of_second) {
@@ -219,9 +218,9 @@ struct Source {
     const int64_t at = pixel * channels + line.first, ahead = at + AHEAD * channels;
     __builtin_prefetch(first + ahead);
     __builtin_prefetch(z + ahead);
-    const Pair grad = widened(_mm512_maskz_loadu_epi16(line.of_first, first + at));
-    const Pair value = widened(_mm512_maskz_loadu_epi16(line.of_first, z + at));
-    const __m512i v = rounded({grad.low * gradient(value.low), grad.high * gradient(value.high)});
+    const Pair grad = to_fp32(_mm512_maskz_loadu_epi16(line.of_first, first + at));
+    const Pair value = to_fp32(_mm512_maskz_loadu_epi16(line.of_first, z + at));
+    const __m512i v = to_bf16({grad.low * gradient(value.low), grad.high * gradient(value.high)});
     if (write) {
       __builtin_prefetch(product + ahead, 1);
       _mm512_mask_storeu_epi16(product + at, line.of_first, v);
@@ -252,19 +251,19 @@ struct Tiles {
   ~Tiles() { _tile_release(); }
 
   template <class Meanwhile>
-  static INLINE void product(const Half* a, int64_t depth, const int64_t* offsets, int64_t taps, int64_t lines,
-                             const Half* b, float* c, Meanwhile&& meanwhile) {
+  static INLINE void product(const bf16_t* a, int64_t depth, const int64_t* offsets, int64_t taps, int64_t lines,
+                             const bf16_t* b, float* c, Meanwhile&& meanwhile) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t tap = 0; tap < taps; ++tap) {
-      const Half* at = a + offsets[tap] * depth;
-      for (int64_t line = 0; line < lines; ++line, at += LINE, b += 2 * TILE_HALVES) {
+      const bf16_t* at = a + offsets[tap] * depth;
+      for (int64_t line = 0; line < lines; ++line, at += LINE, b += 2 * TILE_ELEMENTS) {
         _tile_loadd(4, at, depth * 2);
         _tile_loadd(6, b, 64);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + TILE_HALVES, 64);
+        _tile_loadd(7, b + TILE_ELEMENTS, 64);
         _tile_dpbf16ps(1, 4, 7);
         _tile_loadd(5, at + TILE * depth, depth * 2);
         _tile_dpbf16ps(2, 5, 6);
@@ -277,12 +276,13 @@ struct Tiles {
     _tile_stored(2, c + TILE * LINE, 128);
     _tile_stored(3, c + TILE * LINE + TILE, 128);
   }
-  static INLINE void accumulate(const Half* a, int64_t row, const Half* b0, const Half* b1, int64_t count, float* c) {
+  static INLINE void accumulate(const bf16_t* a, int64_t row, const bf16_t* b0, const bf16_t* b1, int64_t count,
+                                float* c) {
     _tile_loadd(0, c, 64);
     _tile_loadd(1, c + 256, 64);
     _tile_loadd(2, c + 512, 64);
     _tile_loadd(3, c + 768, 64);
-    for (int64_t n = 0; n < count; ++n, a += LINE, b0 += TILE_HALVES, b1 += TILE_HALVES) {
+    for (int64_t n = 0; n < count; ++n, a += LINE, b0 += TILE_ELEMENTS, b1 += TILE_ELEMENTS) {
       _tile_loadd(4, a, row * 2);
       _tile_loadd(6, b0, 64);
       _tile_dpbf16ps(0, 4, 6);
@@ -303,26 +303,26 @@ struct Lanes {
   static constexpr int64_t ROWS = 14, BLOCK = 2 * ROWS;  // ROWS x 2 sums, two of b and one of a: 31 registers
   Lanes() {}
 
-  static INLINE __m512bh pair(const Half* p) {  // of numbers, in every lane
+  static INLINE __m512bh pair(const bf16_t* p) {  // of numbers, in every lane
     int32_t bits;
     memcpy(&bits, p, 4);
     return (__m512bh)_mm512_set1_epi32(bits);
   }
   template <class Meanwhile>
-  static INLINE void product(const Half* a, int64_t depth, const int64_t* offsets, int64_t taps, int64_t lines,
-                             const Half* b, float* c, Meanwhile&&) {
+  static INLINE void product(const bf16_t* a, int64_t depth, const int64_t* offsets, int64_t taps, int64_t lines,
+                             const bf16_t* b, float* c, Meanwhile&&) {
     for (int64_t r = 0; r < BLOCK; r += ROWS) rows(a + r * depth, depth, offsets, taps, lines, b, c + r * LINE);
   }
-  static void rows(const Half* a, int64_t depth, const int64_t* offsets, int64_t taps, int64_t lines, const Half* b,
+  static void rows(const bf16_t* a, int64_t depth, const int64_t* offsets, int64_t taps, int64_t lines, const bf16_t* b,
                    float* c) {
     __m512 sum[ROWS][2];
     for (int r = 0; r < ROWS; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
     for (int64_t tap = 0; tap < taps; ++tap) {
-      const Half* at = a + offsets[tap] * depth;
-      for (int64_t line = 0; line < lines; ++line, at += LINE, b += 2 * TILE_HALVES)
+      const bf16_t* at = a + offsets[tap] * depth;
+      for (int64_t line = 0; line < lines; ++line, at += LINE, b += 2 * TILE_ELEMENTS)
         for (int64_t k = 0; k < TILE; ++k) {
           const __m512bh b0 = (__m512bh)_mm512_load_si512(b + k * LINE);
-          const __m512bh b1 = (__m512bh)_mm512_load_si512(b + TILE_HALVES + k * LINE);
+          const __m512bh b1 = (__m512bh)_mm512_load_si512(b + TILE_ELEMENTS + k * LINE);
 #pragma GCC unroll 16
           for (int r = 0; r < ROWS; ++r) {
             const __m512bh value = pair(at + r * depth + 2 * k);
@@ -336,7 +336,7 @@ struct Lanes {
       _mm512_store_ps(c + r * LINE + TILE, sum[r][1]);
     }
   }
-  static void accumulate(const Half* a, int64_t row, const Half* b0, const Half* b1, int64_t count, float* c) {
+  static void accumulate(const bf16_t* a, int64_t row, const bf16_t* b0, const bf16_t* b1, int64_t count, float* c) {
     constexpr int64_t CHANNELS = 8;  // at once
     for (int64_t first = 0; first < LINE; first += CHANNELS) {
       float* to = c + first / TILE * 512 + first % TILE * TILE;
@@ -374,16 +374,16 @@ class Ring {
         slots_(parts(positions, grid.pitch)),
         size_(slots_ * grid.pitch),
         table_(memory.take<Source::Line>(lines_)),
-        begin_(memory.take<Half>((size_ + grid.reach() + block) * depth_)),
+        begin_(memory.take<bf16_t>((size_ + grid.reach() + block) * depth_)),
         end_(begin_ + size_ * depth_),
         twice_(begin_ + (grid.reach() + block) * depth_) {}
 
   void clear() {
     for (int64_t n = 0; n < lines_; ++n) table_[n] = source_.line(n);
     for (int64_t slot = 0; slot < slots_ && grid_.pad; ++slot) {
-      Half* pad = begin_ + slot * grid_.pitch * depth_;
-      memset(pad, 0, depth_ * sizeof(Half));
-      if (pad < twice_) memset(pad + size_ * depth_, 0, depth_ * sizeof(Half));
+      bf16_t* pad = begin_ + slot * grid_.pitch * depth_;
+      memset(pad, 0, depth_ * sizeof(bf16_t));
+      if (pad < twice_) memset(pad + size_ * depth_, 0, depth_ * sizeof(bf16_t));
     }
   }
   // Rows y .. y + rows of an image, and those that the kernel reaches around them.
@@ -393,7 +393,7 @@ class Ring {
     to_ = end_;
     row(y - grid_.pad);
   }
-  const Half* at(int64_t position) const { return begin_ + position % size_ * depth_; }
+  const bf16_t* at(int64_t position) const { return begin_ + position % size_ * depth_; }
   int64_t depth() const { return depth_; }
   int64_t lines() const { return lines_; }
 
@@ -423,7 +423,7 @@ class Ring {
       else
         v = source_.read(pixel_, table_[line_]);
     }
-    Half* to = to_ + line_ * LINE;
+    bf16_t* to = to_ + line_ * LINE;
     _mm512_store_si512(to, v);
     if (to_ < twice_) _mm512_store_si512(to + size_ * depth_, v);
     if (++line_ < lines_) return;
@@ -436,19 +436,19 @@ class Ring {
   const Source source_;
   const int64_t lines_, depth_, slots_, size_;
   Source::Line* const table_;
-  Half *const begin_, *const end_, *const twice_;
+  bf16_t *const begin_, *const end_, *const twice_;
   int64_t first_, last_, image_;  // rows; the image's first pixel
   int64_t y_, x_, pixel_, line_;  // of the next piece
   int64_t position_, want_ = 0;
   bool inside_;
-  Half* to_;
+  bf16_t* to_;
 };
 
 struct Target {
-  Half* to;
+  bf16_t* to;
   int64_t channels;
-  Half* z;
-  const Half* residual;
+  bf16_t* z;
+  const bf16_t* residual;
 };
 
 // Writes the products of blocks of positions, position after position.
@@ -479,15 +479,15 @@ class Writer {
     __builtin_prefetch(target_.to + ahead, 1);
     if (target_.z) {
       __builtin_prefetch(target_.z + ahead, 1);
-      _mm512_mask_storeu_epi16(target_.z + at_, mask_, rounded(v));
+      _mm512_mask_storeu_epi16(target_.z + at_, mask_, to_bf16(v));
     }
     if constexpr (F == Function::gelu) v = {function(v.low), function(v.high)};
     if (target_.residual) {
       __builtin_prefetch(target_.residual + ahead);
-      const Pair residual = widened(_mm512_maskz_loadu_epi16(mask_, target_.residual + at_));
+      const Pair residual = to_fp32(_mm512_maskz_loadu_epi16(mask_, target_.residual + at_));
       v = {v.low + residual.low, v.high + residual.high};
     }
-    _mm512_mask_storeu_epi16(target_.to + at_, mask_, rounded(v));
+    _mm512_mask_storeu_epi16(target_.to + at_, mask_, to_bf16(v));
     at_ += target_.channels;
   }
   const int64_t width_, pitch_;
@@ -513,7 +513,7 @@ struct Convolution {
 };
 
 // The tile of 16 pairs of inputs x 16 outputs x 2 for a tap: inputs from 32 line, outputs out .. out + count.
-void pack_tile(const Convolution& v, int64_t tap, int64_t line, int64_t out, int64_t count, Half* to) {
+void pack_tile(const Convolution& v, int64_t tap, int64_t line, int64_t out, int64_t count, bf16_t* to) {
   const int64_t taps = v.grid.taps(), inputs = v.inputs(), outputs = v.outputs(), begin = line * LINE;
   if (!v.transposed) {
     alignas(64) __m512i lines[TILE];
@@ -521,7 +521,7 @@ void pack_tile(const Convolution& v, int64_t tap, int64_t line, int64_t out, int
       const float* from = v.weight + ((out + n) * taps + tap) * inputs + begin;
       const __mmask16 low = n < count ? first_floats(inputs - begin) : 0;
       const __mmask16 high = n < count ? first_floats(inputs - begin - TILE) : 0;
-      lines[n] = rounded({_mm512_maskz_loadu_ps(low, from), _mm512_maskz_loadu_ps(high, from + TILE)});
+      lines[n] = to_bf16({_mm512_maskz_loadu_ps(low, from), _mm512_maskz_loadu_ps(high, from + TILE)});
     }
     transpose(lines, [&](int row, __m512i value) { _mm512_store_si512(to + row * LINE, value); });
     return;
@@ -530,7 +530,7 @@ void pack_tile(const Convolution& v, int64_t tap, int64_t line, int64_t out, int
   for (int64_t k = 0; k < TILE; ++k) {
     const int64_t in = begin + 2 * k;
     const float* from = v.weight + (in * taps + taps - 1 - tap) * outputs + out;
-    const __m512i both = rounded({_mm512_maskz_loadu_ps(in < inputs ? mask : 0, from),
+    const __m512i both = to_bf16({_mm512_maskz_loadu_ps(in < inputs ? mask : 0, from),
                                   _mm512_maskz_loadu_ps(in + 1 < inputs ? mask : 0, from + taps * outputs)});
     const __v16si order = __v16si{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * 0x10001 + 0x100000;
     _mm512_store_si512(to + k * LINE, _mm512_permutexvar_epi16((__m512i)order, both));
@@ -553,7 +553,7 @@ void convolve(const Convolution& v) {
   const Grid& grid = v.grid;
   const int64_t taps = grid.taps(), lines = v.source.lines(), steps = taps * lines, blocks = v.blocks();
   // Weights of 32 outputs that stay in the first cache meet about a row of positions; of others, a block's inputs stay.
-  const bool near = steps * 2 * TILE_HALVES * int64_t(sizeof(Half)) <= NEAR;
+  const bool near = steps * 2 * TILE_ELEMENTS * int64_t(sizeof(bf16_t)) <= NEAR;
   const int64_t group = near ? parts(grid.pitch, BLOCK) * BLOCK : BLOCK;
   const int64_t band_rows = rows_of_band(grid, v.batch, BLOCK), bands = parts(grid.height, band_rows);  // of an image
   struct Own {
@@ -564,10 +564,10 @@ void convolve(const Convolution& v) {
           c{memory.take<float>(BLOCK * LINE), memory.take<float>(BLOCK * LINE)} {}
   };
   struct Shared {
-    Half* weight;
+    bf16_t* weight;
     float* bias;
     Shared(Memory& memory, int64_t steps, int64_t blocks)
-        : weight(memory.take<Half>(blocks * steps * 2 * TILE_HALVES)), bias(memory.take<float>(blocks * LINE)) {}
+        : weight(memory.take<bf16_t>(blocks * steps * 2 * TILE_ELEMENTS)), bias(memory.take<float>(blocks * LINE)) {}
   };
   Memory count{nullptr};
   Shared(count, steps, blocks);
@@ -587,7 +587,7 @@ void convolve(const Convolution& v) {
     const int target = block >= v.blocks(0);
     const int64_t channel = (block - target * v.blocks(0)) * LINE + half * TILE;
     pack_tile(v, step / lines, step % lines, target * v.targets[0].channels + channel,
-              v.targets[target].channels - channel, shared.weight + n * TILE_HALVES);
+              v.targets[target].channels - channel, shared.weight + n * TILE_ELEMENTS);
   });
   each_thread(v.batch * bands, [&](Pieces& pieces) {
     const Kernel kernel;
@@ -615,7 +615,7 @@ void convolve(const Convolution& v) {
         for (int64_t block = 0; block < blocks; ++block) {
           const int target = block >= v.blocks(0);
           for (int64_t p = first; p < end; p += BLOCK) {
-            const Half* weight = shared.weight + block * steps * 2 * TILE_HALVES;
+            const bf16_t* weight = shared.weight + block * steps * 2 * TILE_ELEMENTS;
             kernel.product(ring.at(p), ring.depth(), offsets, taps, lines, weight, own.c[flip], meanwhile);
             writer.finish(function);
             const int64_t x = p % grid.pitch, row = image * grid.height + y + p / grid.pitch;
@@ -648,8 +648,8 @@ class Strip {
         grad_to_(grad_to),
         most_(parts(rows * grid.pitch, LINE) * LINE),
         row_((parts(most_ + grid.reach(), LINE) | 1) * LINE),  // odd: 16 rows are in 16 sets of the cache
-        a_(memory.take<Half>((x_to - x_from) * LINE * row_)),
-        b_(memory.take<Half>((grad_to - grad_from) * LINE * most_)) {}
+        a_(memory.take<bf16_t>((x_to - x_from) * LINE * row_)),
+        b_(memory.take<bf16_t>((grad_to - grad_from) * LINE * most_)) {}
 
   // Rows y .. y + rows; `follows`: those before them were here last. Adds to sums (channels of the gradient).
   void make(int64_t image, int64_t y, int64_t rows, bool follows, float* sums) {
@@ -659,7 +659,7 @@ class Strip {
     if (follows && grid_.pad) {
       kept = 2 * grid_.pad * grid_.pitch / LINE * LINE;
       for (int64_t c = 0; c < (x_to_ - x_from_) * LINE; ++c)
-        memmove(a_ + c * row_, a_ + c * row_ + rows_ * grid_.pitch, kept * sizeof(Half));
+        memmove(a_ + c * row_, a_ + c * row_ + rows_ * grid_.pitch, kept * sizeof(bf16_t));
     }
     rows_ = rows;
     int64_t pixels[LINE];
@@ -673,7 +673,7 @@ class Strip {
               interleaved(read(x_, pixels[2 * k], first_pixel, line), read(x_, pixels[2 * k + 1], first_pixel, line));
           low[k] = both.low, high[k] = both.high;
         }
-        Half* to = a_ + (n - x_from_) * LINE * row_ + p;
+        bf16_t* to = a_ + (n - x_from_) * LINE * row_ + p;
         transpose(low, [&](int c, __m512i v) { _mm512_store_si512(to + c * row_, v); });
         transpose(high, [&](int c, __m512i v) { _mm512_store_si512(to + (TILE + c) * row_, v); });
       }
@@ -683,7 +683,7 @@ class Strip {
       locate(p, 0, y, y, y + rows, pixels);
       for (int64_t n = grad_from_; n < grad_to_; ++n) {
         const Source::Line line = grad_.line(n);
-        Half* to = b_ + (n - grad_from_) * LINE * most_ + p * TILE;
+        bf16_t* to = b_ + (n - grad_from_) * LINE * most_ + p * TILE;
         __m512 low = _mm512_load_ps(sums + n * LINE), high = _mm512_load_ps(sums + n * LINE + TILE);
         for (int64_t k = 0; k < TILE; ++k, to += LINE) {
           const Lines both = interleaved(read(grad_, pixels[2 * k], first_pixel, line),
@@ -700,8 +700,8 @@ class Strip {
   }
   int64_t lines() const { return lines_; }  // of positions
   int64_t row() const { return row_; }      // positions from one channel to the next
-  const Half* x(int64_t line, int64_t position) const { return a_ + (line - x_from_) * LINE * row_ + position; }
-  const Half* grad(int64_t line, int64_t half, int64_t position) const {
+  const bf16_t* x(int64_t line, int64_t position) const { return a_ + (line - x_from_) * LINE * row_ + position; }
+  const bf16_t* grad(int64_t line, int64_t half, int64_t position) const {
     return b_ + (2 * (line - grad_from_) + half) * TILE * most_ + position * TILE;
   }
 
@@ -722,7 +722,7 @@ class Strip {
   const Grid grid_;
   const Source x_, grad_;
   const int64_t x_from_, x_to_, grad_from_, grad_to_, most_, row_;
-  Half *const a_, *const b_;  // (channels, row_); (tiles of outputs, pairs of positions, 16, 2)
+  bf16_t *const a_, *const b_;  // (channels, row_); (tiles of outputs, pairs of positions, 16, 2)
   int64_t rows_ = 0, lines_ = 0;
 };
 
@@ -730,7 +730,7 @@ template <class Kernel>
 void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad) {
   const Grid grid(a);
   const int64_t k = grid.kernel, taps = grid.taps(), x_lines = x.lines(), grad_lines = grad.lines();
-  const int64_t most_rows = most(1, STRIP / ((x_lines + grad_lines) * LINE * int64_t(sizeof(Half)) * grid.pitch));
+  const int64_t most_rows = most(1, STRIP / ((x_lines + grad_lines) * LINE * int64_t(sizeof(bf16_t)) * grid.pitch));
   const int64_t strips_of_image = parts(grid.height, most_rows), strips = a.batch * strips_of_image;
   const int64_t bands = least(BANDS, strips);
   // Threads beyond the bands share the channels of x or those of the gradient, of which there are more.
@@ -822,23 +822,32 @@ void make_product(const Source& grad, int64_t pixels) {
 
 template <class Kernel>
 void forward_of(const DenseForward& a) {
-  const Source source{
-      static_cast<const Half*>(a.x), static_cast<const Half*>(a.skip), a.channels, a.skip_channels, nullptr, nullptr};
-  const Target out{static_cast<Half*>(a.out), a.outputs, static_cast<Half*>(a.z), static_cast<const Half*>(a.residual)};
+  const Source source{static_cast<const bf16_t*>(a.x),
+                      static_cast<const bf16_t*>(a.skip),
+                      a.channels,
+                      a.skip_channels,
+                      nullptr,
+                      nullptr};
+  const Target out{static_cast<bf16_t*>(a.out), a.outputs, static_cast<bf16_t*>(a.z),
+                   static_cast<const bf16_t*>(a.residual)};
   const Convolution v{a.batch, Grid(a), source, {out, {}}, a.weight, false, a.bias};
   a.gelu ? convolve<Kernel, Function::gelu>(v) : convolve<Kernel, Function::none>(v);
 }
 
 template <class Kernel>
 void backward_of(const DenseBackward& a) {
-  const Source x{
-      static_cast<const Half*>(a.x), static_cast<const Half*>(a.skip), a.channels, a.skip_channels, nullptr, nullptr};
-  const Source grad{static_cast<const Half*>(a.grad_out), nullptr, a.outputs, 0, static_cast<const Half*>(a.z),
-                    static_cast<Half*>(a.grad_z)};
-  const Source made{static_cast<const Half*>(a.z ? a.grad_z : a.grad_out), nullptr, a.outputs, 0, nullptr, nullptr};
+  const Source x{static_cast<const bf16_t*>(a.x),
+                 static_cast<const bf16_t*>(a.skip),
+                 a.channels,
+                 a.skip_channels,
+                 nullptr,
+                 nullptr};
+  const Source grad{static_cast<const bf16_t*>(a.grad_out), nullptr, a.outputs, 0, static_cast<const bf16_t*>(a.z),
+                    static_cast<bf16_t*>(a.grad_z)};
+  const Source made{static_cast<const bf16_t*>(a.z ? a.grad_z : a.grad_out), nullptr, a.outputs, 0, nullptr, nullptr};
   if (a.grad_x) {
-    const Target to{static_cast<Half*>(a.grad_x), a.channels, nullptr, nullptr};
-    const Target to_skip{static_cast<Half*>(a.grad_skip), a.skip_channels, nullptr, nullptr};
+    const Target to{static_cast<bf16_t*>(a.grad_x), a.channels, nullptr, nullptr};
+    const Target to_skip{static_cast<bf16_t*>(a.grad_skip), a.skip_channels, nullptr, nullptr};
     const Convolution v{a.batch, Grid(a), grad, {to, to_skip}, a.weight, true, nullptr};
     a.z ? convolve<Kernel, Function::gelu_gradient>(v) : convolve<Kernel, Function::none>(v);
   } else if (a.z) {

@@ -69,20 +69,20 @@ inline vf load_part(const float* p) {
   return load(p);
 }
 template <int part>
-inline vf load_part(const uint16_t* p) {
-  return load_half<part>(p);
+inline vf load_part(const bf16_t* p) {
+  return load_deinterleaved<part>(p);
 }
 template <class In, int part, class T>
 inline vf read_part(const T* pixel, int64_t C, int64_t block) {
   if constexpr (PARTS<In> == 2)
-    return load_half<part>(pixel + block * BLOCK<In>);
+    return load_deinterleaved<part>(pixel + block * BLOCK<In>);
   else
     return load(pixel + block * L, lanes_of(C, block));
 }
 template <class In, class T>
 inline void write_block(T* pixel, int64_t C, int64_t block, vf even, vf odd) {
   if constexpr (PARTS<In> == 2)
-    store_halves(pixel + block * BLOCK<In>, even, odd);
+    store_interleaved(pixel + block * BLOCK<In>, even, odd);
   else
     store(pixel + block * L, even, lanes_of(C, block));
 }
@@ -532,7 +532,8 @@ void norm_backward(const DepthwiseNormBackward& a, int64_t row, const float* gai
         const T *g = grad + p * C, *v = u + p * C;
         const vf e = back(even, read_part<In, 0>(g, C, block), read_part<In, 0>(v, C, block));
         if constexpr (PARTS<In> == 2)
-          store_halves(out + p * Cp + c, e, back(odd, read_part<In, 1>(g, C, block), read_part<In, 1>(v, C, block)));
+          store_interleaved(out + p * Cp + c, e,
+                            back(odd, read_part<In, 1>(g, C, block), read_part<In, 1>(v, C, block)));
         else
           store(out + p * Cp + c, e);
       }
@@ -698,13 +699,13 @@ void backward_of(const DepthwiseNormBackward& a) {
 
 void forward(const DepthwiseNormForward& a) {
   if (!a.bf16) return forward_of<float, float>(a);
-  const bool whole = in_place<uint16_t, uint16_t>(a.channels, a.skip_channels);
-  whole ? forward_of<uint16_t, uint16_t>(a) : forward_of<uint16_t, float>(a);
+  const bool whole = in_place<bf16_t, bf16_t>(a.channels, a.skip_channels);
+  whole ? forward_of<bf16_t, bf16_t>(a) : forward_of<bf16_t, float>(a);
 }
 void backward(const DepthwiseNormBackward& a) {
   if (!a.bf16) return backward_of<float, float>(a);
-  const bool whole = in_place<uint16_t, uint16_t>(a.channels, a.skip_channels);
-  whole ? backward_of<uint16_t, uint16_t>(a) : backward_of<uint16_t, float>(a);
+  const bool whole = in_place<bf16_t, bf16_t>(a.channels, a.skip_channels);
+  whole ? backward_of<bf16_t, bf16_t>(a) : backward_of<bf16_t, float>(a);
 }
 
 }  // namespace SINFUSION_ISA_NAMESPACE

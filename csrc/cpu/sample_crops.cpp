@@ -79,7 +79,7 @@ void sample_crops(const SampleCrops& a) {
   const int64_t pixels = pixels_of(a), tiles = a.batch * tiles_of(pixels);
   each(tiles, 4, [&](int64_t i) {
     if (a.bf16)
-      crop_tile(a, tile_of(i, pixels), static_cast<uint16_t*>(a.input));
+      crop_tile(a, tile_of(i, pixels), static_cast<bf16_t*>(a.input));
     else
       crop_tile(a, tile_of(i, pixels), static_cast<float*>(a.input));
   });

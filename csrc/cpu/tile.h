@@ -34,7 +34,7 @@ inline void draw_numbers(const Draw& draw, const Tile& tile, int64_t pixels, int
 template <class T>
 inline void put_numbers(const float* numbers, int count, T* to, int64_t channels) {
   T values[TILE_NUMBERS];
-  for (int i = 0; i < 3 * count; ++i) put(values + i, numbers[i]);
+  for (int i = 0; i < 3 * count; ++i) store_as(values + i, numbers[i]);
   for (int p = 0; p < count; ++p)
     for (int c = 0; c < 3; ++c) to[p * channels + c] = values[3 * p + c];
 }

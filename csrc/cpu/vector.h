@@ -7,6 +7,8 @@
 #include <immintrin.h>
 #endif
 
+#include "../common/bf16.h"
+
 namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
@@ -21,7 +23,7 @@ typedef uint16_t vh __attribute__((vector_size(L * 2), aligned(2), may_alias));
 inline vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
 // By hand: GCC converts vectors in halves.
-inline vu widened(const uint16_t* p) {
+inline vu load_u16(const uint16_t* p) {
 #if defined(__AVX512F__)
   return (vu)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__AVX2__)
@@ -30,7 +32,7 @@ inline vu widened(const uint16_t* p) {
   return __builtin_convertvector(*reinterpret_cast<const vh*>(p), vu);
 #endif
 }
-inline void narrow(uint16_t* p, vu v) {  // of numbers below 2^16
+inline void store_u16(uint16_t* p, vu v) {  // of numbers below 2^16
 #if defined(__AVX512F__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)v));
 #elif defined(__AVX2__)
@@ -40,28 +42,21 @@ inline void narrow(uint16_t* p, vu v) {  // of numbers below 2^16
   *reinterpret_cast<vh*>(p) = __builtin_convertvector(v, vh);
 #endif
 }
-inline vf load(const uint16_t* p) { return (vf)(widened(p) << 16); }
-inline vu rounded(vf v) {  // to bf16, in the upper half: to nearest even; NaN stays NaN
+inline vf load(const bf16_t* p) { return (vf)(load_u16(p) << 16); }
+inline vu round_to_bf16(vf v) {  // to bf16, in the upper half: to nearest even; NaN stays NaN
   const vu bits = (vu)v;
   const vu r = (bits & 0x10000u) != 0 ? bits + 0x8000u : bits + 0x7fffu;
   return v == v ? r : vu{} + 0x7fc00000u;
 }
-inline void store(uint16_t* p, vf v) { narrow(p, rounded(v) >> 16); }
-// bf16 in pairs: a shift or a mask makes a vector of every second number.
+inline void store(bf16_t* p, vf v) { store_u16(p, round_to_bf16(v) >> 16); }
+// Pairs of bf16: a shift or a mask makes a vector of the even or the odd ones.
 template <int odd>
-inline vf load_half(const uint16_t* p) {
+inline vf load_deinterleaved(const bf16_t* p) {
   const vu pairs = *reinterpret_cast<const vu*>(p);
   return (vf)(odd ? pairs & 0xffff0000u : pairs << 16);
 }
-inline void store_halves(uint16_t* p, vf even, vf odd) {
-  *reinterpret_cast<vu*>(p) = rounded(even) >> 16 | (rounded(odd) & 0xffff0000u);
-}
-inline float wide(float value) { return value; }
-inline float wide(uint16_t value) {  // of bf16
-  const uint32_t bits = uint32_t(value) << 16;
-  float result;
-  memcpy(&result, &bits, 4);
-  return result;
+inline void store_interleaved(bf16_t* p, vf even, vf odd) {
+  *reinterpret_cast<vu*>(p) = round_to_bf16(even) >> 16 | (round_to_bf16(odd) & 0xffff0000u);
 }
 // The first n of L lanes; the others are zero, or left alone in memory.
 template <class T>

@@ -101,7 +101,7 @@ class Row {  // of the output; Channels is -1 where it is not known to the compi
           if (px < 0 || px >= a_.count.x) continue;
           const float weight = a_.weight ? a_.weight[begins_[r] + px] : 1;
           const T* pixel = suggested(r, px, x);
-          for (int64_t c = 0; c < C_; ++c) totals[c] += weight * wide(pixel[c]);
+          for (int64_t c = 0; c < C_; ++c) totals[c] += weight * to_float(pixel[c]);
           weights += weight;
         }
       for (int64_t c = 0; c < C_; ++c) {
@@ -132,7 +132,7 @@ class Row {  // of the output; Channels is -1 where it is not known to the compi
             continue;
           }
           const T* pixel = suggested(r, px, x + lane);
-          for (int64_t c = 0; c < C_; ++c) number[c * members_ * L + lane] = ordered(wide(pixel[c]));
+          for (int64_t c = 0; c < C_; ++c) number[c * members_ * L + lane] = ordered(to_float(pixel[c]));
           if (!Inside) present[lane] += 1;
         }
     return Inside ? vi{} + int32_t(rows_ * a_.patch.x) : present;
@@ -161,8 +161,8 @@ void fold(const Vote& a) {
 }  // namespace
 
 void vote(const Vote& a) {
-  if (a.channels == 3) return a.bf16 ? fold<uint16_t, 3>(a) : fold<float, 3>(a);
-  a.bf16 ? fold<uint16_t, -1>(a) : fold<float, -1>(a);
+  if (a.channels == 3) return a.bf16 ? fold<bf16_t, 3>(a) : fold<float, 3>(a);
+  a.bf16 ? fold<bf16_t, -1>(a) : fold<float, -1>(a);
 }
 
 }  // namespace SINFUSION_ISA_NAMESPACE

@@ -27,7 +27,7 @@ int vote(const Vote& a, void* cuda_stream) {
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return int(cudaErrorInvalidValue);
   if (a.bf16)
-    vote_kernel<uint16_t><<<unsigned(blocks), THREADS, 0, stream>>>(a, count);
+    vote_kernel<bf16_t><<<unsigned(blocks), THREADS, 0, stream>>>(a, count);
   else
     vote_kernel<float><<<unsigned(blocks), THREADS, 0, stream>>>(a, count);
   return int(cudaGetLastError());

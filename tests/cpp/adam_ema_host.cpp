@@ -11,12 +11,12 @@ bool possible(const AdamEma& a) {
   const float* of_floats[] = {a.value, a.exp_avg, a.exp_avg_sq, a.average, a.gradient};
   for (const float* p : of_floats)
     if (reinterpret_cast<uintptr_t>(p) % alignof(Four<float>)) return false;
-  return reinterpret_cast<uintptr_t>(a.copy) % alignof(Four<uint16_t>) == 0;
+  return reinterpret_cast<uintptr_t>(a.copy) % alignof(Four<bf16_t>) == 0;
 }
 
 }  // namespace
 
-extern "C" void adam_ema(float* value, float* exp_avg, float* exp_avg_sq, float* average, uint16_t* copy,
+extern "C" void adam_ema(float* value, float* exp_avg, float* exp_avg_sq, float* average, bf16_t* copy,
                          const float* gradient, const float* coefficients, int64_t count, float first_weight,
                          float beta2, float second_weight, float eps) {
   const AdamEma a{value,        exp_avg, exp_avg_sq,   average, copy,          gradient,
