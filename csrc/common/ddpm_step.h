@@ -15,7 +15,7 @@ struct DdpmStep {
   float* x;
   const void* output;  // or null
   bool output_bf16;
-  const float* centre;        // or null
+  const float* prior_mean;    // or null
   const float* coefficients;  // (9)
   const int64_t* seeds;       // (B)
   uint32_t stream;
@@ -23,11 +23,11 @@ struct DdpmStep {
   void* inputs;  // (B, H, W, channels), or null: the last three channels are written
   bool inputs_bf16;
   int64_t channels;
-  float* previous;       // or null
-  const bool* known;     // (B or 1, H, W), or null
-  bool known_once;       // 1: the same for all samples
-  const float* picture;  // with `known`
-  bool picture_once;
+  float* previous;           // or null
+  const bool* known_mask;    // (B or 1, H, W), or null
+  bool known_mask_shared;    // 1: the same for all samples
+  const float* known_image;  // with `known_mask`
+  bool known_image_shared;
 };
 
 constexpr int DDPM_NORMALS = 3 * TILE_NORMALS;
@@ -40,11 +40,11 @@ SINFUSION_HD static inline Draw noise_of(const DdpmStep& a, const Tile& tile) {
 
 // The arithmetic of one number. What is null is left out, whatever stands for it.
 
-// The clean picture that the network expects; NaN stays NaN.
-SINFUSION_HD static inline float clean_of(const DdpmStep& a, float output, float x, float centre) {
+// The clean known_image that the network expects; NaN stays NaN.
+SINFUSION_HD static inline float clean_of(const DdpmStep& a, float output, float x, float prior_mean) {
   if (!a.output) return 0;
   float clean = a.coefficients[0] * output + a.coefficients[1] * x;
-  if (a.centre) clean += a.coefficients[2] * centre;
+  if (a.prior_mean) clean += a.coefficients[2] * prior_mean;
   clean = clean < -1 ? -1 : clean;
   return clean > 1 ? 1 : clean;
 }
@@ -57,9 +57,9 @@ SINFUSION_HD static inline float next_of(const DdpmStep& a, float x, float previ
   return next;
 }
 
-SINFUSION_HD static inline float input_of(const DdpmStep& a, float next, float centre) {
+SINFUSION_HD static inline float input_of(const DdpmStep& a, float next, float prior_mean) {
   float input = a.coefficients[7] * next;
-  if (a.centre) input += a.coefficients[8] * centre;
+  if (a.prior_mean) input += a.coefficients[8] * prior_mean;
   return input;
 }
 
@@ -67,18 +67,19 @@ SINFUSION_HD static inline float input_of(const DdpmStep& a, float next, float c
 SINFUSION_HD static inline void step_number(const DdpmStep& a, const Tile& tile, const float* drawn, int number) {
   const int pixel = number / 3, channel = number % 3;
   const int64_t within = tile.first + pixel, row = tile.sample * a.pixels + within, at = 3 * row + channel;
-  const float x = a.x[at], centre = a.centre ? a.centre[at] : 0, previous = a.previous ? a.previous[at] : 0;
+  const float x = a.x[at], prior_mean = a.prior_mean ? a.prior_mean[at] : 0, previous = a.previous ? a.previous[at] : 0;
   const float output = !a.output       ? 0
                        : a.output_bf16 ? to_float(static_cast<const bf16_t*>(a.output)[at])
                                        : static_cast<const float*>(a.output)[at];
-  float clean = clean_of(a, output, x, centre);
-  if (a.known && a.known[a.known_once ? within : row]) clean = a.picture[3 * (a.picture_once ? within : row) + channel];
+  float clean = clean_of(a, output, x, prior_mean);
+  if (a.known_mask && a.known_mask[a.known_mask_shared ? within : row])
+    clean = a.known_image[3 * (a.known_image_shared ? within : row) + channel];
   const float noise = draws(a) ? drawn[drawn_at(tile, a.pixels, channel, pixel)] : 0;
   const float next = next_of(a, x, previous, clean, noise);
   if (a.previous) a.previous[at] = x;
   a.x[at] = next;
   if (!a.inputs) return;
-  const float input = input_of(a, next, centre);
+  const float input = input_of(a, next, prior_mean);
   const int64_t to = (row + 1) * a.channels - 3 + channel;
   if (a.inputs_bf16)
     store_as(static_cast<bf16_t*>(a.inputs) + to, input);

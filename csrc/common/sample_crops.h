@@ -87,8 +87,8 @@ SINFUSION_HD static inline float condition_of(const SampleCrops& a, const float*
   return value;
 }
 SINFUSION_HD static inline float mean_of(const SampleCrops& a, float sum) { return a.conditions == 2 ? sum / 2 : sum; }
-SINFUSION_HD static inline float mixed(const float* c, float clean, float noise, float centre) {
-  return c[0] * clean + c[1] * noise + c[2] * centre;
+SINFUSION_HD static inline float mixed(const float* c, float clean, float noise, float prior_mean) {
+  return c[0] * clean + c[1] * noise + c[2] * prior_mean;
 }
 
 // Frame of condition i of a sample.
@@ -133,10 +133,10 @@ SINFUSION_HD static inline void crop_number(const SampleCrops& a, const Tile& ti
     store(plane, condition);
     sum += condition;
   }
-  const float clean = value_of(bytes_of(a, place[0], place, y, x)[channel]), centre = mean_of(a, sum);
+  const float clean = value_of(bytes_of(a, place[0], place, y, x)[channel]), prior_mean = mean_of(a, sum);
   const float noise = drawn[drawn_at(tile, pixels, channel, pixel)];
-  store(3 * a.conditions + channel, mixed(c, clean, noise, centre));
-  a.target[3 * row + channel] = mixed(c + 3, clean, noise, centre);
+  store(3 * a.conditions + channel, mixed(c, clean, noise, prior_mean));
+  a.target[3 * row + channel] = mixed(c + 3, clean, noise, prior_mean);
 }
 
 }  // namespace sinfusion

@@ -12,7 +12,7 @@ namespace {
 void step_tile(const DdpmStep& a, const Tile& tile) {
   const int64_t row = tile.sample * a.pixels + tile.first;
   const int numbers = 3 * tile.count;
-  float output[TILE_NUMBERS] = {}, centre[TILE_NUMBERS] = {}, previous[TILE_NUMBERS] = {}, noise[TILE_NUMBERS] = {};
+  float output[TILE_NUMBERS] = {}, prior_mean[TILE_NUMBERS] = {}, previous[TILE_NUMBERS] = {}, noise[TILE_NUMBERS] = {};
   float clean[TILE_NUMBERS], next[TILE_NUMBERS];
   float* x = a.x + 3 * row;
   const size_t bytes = numbers * sizeof(float);
@@ -20,22 +20,22 @@ void step_tile(const DdpmStep& a, const Tile& tile) {
     for (int i = 0; i < numbers; ++i) output[i] = to_float(static_cast<const bf16_t*>(a.output)[3 * row + i]);
   else if (a.output)
     memcpy(output, static_cast<const float*>(a.output) + 3 * row, bytes);
-  if (a.centre) memcpy(centre, a.centre + 3 * row, bytes);
+  if (a.prior_mean) memcpy(prior_mean, a.prior_mean + 3 * row, bytes);
   if (a.previous) memcpy(previous, a.previous + 3 * row, bytes);
   if (draws(a)) draw_numbers(noise_of(a, tile), tile, a.pixels, 0, noise);
 
-  for (int i = 0; i < numbers; ++i) clean[i] = clean_of(a, output[i], x[i], centre[i]);
-  if (a.known) {
-    const bool* known = a.known + (a.known_once ? tile.first : row);
-    const float* picture = a.picture + 3 * (a.picture_once ? tile.first : row);
+  for (int i = 0; i < numbers; ++i) clean[i] = clean_of(a, output[i], x[i], prior_mean[i]);
+  if (a.known_mask) {
+    const bool* known_mask = a.known_mask + (a.known_mask_shared ? tile.first : row);
+    const float* known_image = a.known_image + 3 * (a.known_image_shared ? tile.first : row);
     for (int i = 0; i < numbers; ++i)
-      if (known[i / 3]) clean[i] = picture[i];
+      if (known_mask[i / 3]) clean[i] = known_image[i];
   }
   for (int i = 0; i < numbers; ++i) next[i] = next_of(a, x[i], previous[i], clean[i], noise[i]);
   if (a.previous) memcpy(a.previous + 3 * row, x, bytes);
   memcpy(x, next, bytes);
   if (!a.inputs) return;
-  for (int i = 0; i < numbers; ++i) next[i] = input_of(a, next[i], centre[i]);
+  for (int i = 0; i < numbers; ++i) next[i] = input_of(a, next[i], prior_mean[i]);
   const int64_t to = (row + 1) * a.channels - 3;
   if (a.inputs_bf16)
     put_numbers(next, tile.count, static_cast<bf16_t*>(a.inputs) + to, a.channels);

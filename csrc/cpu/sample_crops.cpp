@@ -52,7 +52,7 @@ inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
   const float* c = a.coefficients + 8 * tile.sample;
   const int numbers = 3 * tile.count;
   float noise[TILE_NUMBERS], grain[TILE_NUMBERS] = {}, blotches[TILE_NUMBERS] = {}, values[TILE_NUMBERS];
-  float centre[TILE_NUMBERS] = {};
+  float prior_mean[TILE_NUMBERS] = {};
   T* to = input + row * channels;
   for (int i = 0; i < a.conditions; ++i, to += 3) {
     values_of(a, tile, frame_of(a, place, i), values);
@@ -60,17 +60,17 @@ inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
     if (a.blotches) spread(a, tile, 3 * i, blotches);
     for (int k = 0; k < numbers; ++k) {
       values[k] = condition_of(a, c, values[k], grain[k], blotches[k]);
-      centre[k] += values[k];
+      prior_mean[k] += values[k];
     }
     put_numbers(values, tile.count, to, channels);
   }
-  for (int k = 0; k < numbers; ++k) centre[k] = mean_of(a, centre[k]);
+  for (int k = 0; k < numbers; ++k) prior_mean[k] = mean_of(a, prior_mean[k]);
   values_of(a, tile, place[0], values);
   draw_numbers(noise_of(a, tile), tile, pixels, 0, noise);
-  float picture[TILE_NUMBERS], *target = a.target + 3 * row;
-  for (int k = 0; k < numbers; ++k) picture[k] = mixed(c, values[k], noise[k], centre[k]);
-  put_numbers(picture, tile.count, to, channels);
-  for (int k = 0; k < numbers; ++k) target[k] = mixed(c + 3, values[k], noise[k], centre[k]);
+  float known_image[TILE_NUMBERS], *target = a.target + 3 * row;
+  for (int k = 0; k < numbers; ++k) known_image[k] = mixed(c, values[k], noise[k], prior_mean[k]);
+  put_numbers(known_image, tile.count, to, channels);
+  for (int k = 0; k < numbers; ++k) target[k] = mixed(c + 3, values[k], noise[k], prior_mean[k]);
 }
 
 }  // namespace

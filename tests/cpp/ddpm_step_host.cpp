@@ -8,11 +8,28 @@
 using namespace sinfusion;
 
 extern "C" void ddpm_step(int64_t batch, int64_t pixels, float* x, const void* output, bool output_bf16,
-                          const float* centre, const float* coefficients, const int64_t* seeds, int64_t stream,
+                          const float* prior_mean, const float* coefficients, const int64_t* seeds, int64_t stream,
                           const int64_t* counter, void* inputs, bool inputs_bf16, int64_t channels, float* previous,
-                          const bool* known, bool known_once, const float* picture, bool picture_once) {
-  const DdpmStep a{batch,   pixels, x,           output,   output_bf16, centre, coefficients, seeds,   uint32_t(stream),
-                   counter, inputs, inputs_bf16, channels, previous,    known,  known_once,   picture, picture_once};
+                          const bool* known_mask, bool known_mask_shared, const float* known_image,
+                          bool known_image_shared) {
+  const DdpmStep a{batch,
+                   pixels,
+                   x,
+                   output,
+                   output_bf16,
+                   prior_mean,
+                   coefficients,
+                   seeds,
+                   uint32_t(stream),
+                   counter,
+                   inputs,
+                   inputs_bf16,
+                   channels,
+                   previous,
+                   known_mask,
+                   known_mask_shared,
+                   known_image,
+                   known_image_shared};
   for (int64_t i = batch * tiles_of(pixels); i-- > 0;) {
     const Tile tile = tile_of(i, pixels);
     float drawn[DDPM_NORMALS];
