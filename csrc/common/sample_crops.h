@@ -15,11 +15,11 @@ struct SampleCrops {
   int64_t batch;
   const int64_t* places;      // (B, 4): frame of the target, frame offset, top, left; inside the frames
   const float* coefficients;  // (B, 8)
-  const float* blotches;      // (B, 3 conditions, blotch_height, blotch_width), or null
-  int32_t blotch_height, blotch_width;
+  const float* coarse_noise;  // (B, 3 conditions, coarse_height, coarse_width), or null
+  int32_t coarse_height, coarse_width;
   const int64_t* seeds;  // (B)
   const int64_t* step;
-  uint32_t noise_stream, grain_stream;
+  uint32_t noise_stream, white_noise_stream;
   int32_t conditions;  // 0, 1 or 2
   int32_t crop_height, crop_width;
   void* input;    // (B, crop_height, crop_width, 3 conditions + 3)
@@ -27,26 +27,26 @@ struct SampleCrops {
   float* target;  // (B, crop_height, crop_width, 3)
 };
 
-constexpr int CROP_NORMALS = 9 * TILE_NORMALS;  // of the noise, then of the grain on two conditions
+constexpr int CROP_NORMALS = 9 * TILE_NORMALS;  // of the noise, then of the white_noise on two conditions
 
 SINFUSION_HD static inline int64_t pixels_of(const SampleCrops& a) { return int64_t(a.crop_height) * a.crop_width; }
 
 SINFUSION_HD static inline Draw noise_of(const SampleCrops& a, const Tile& tile) {
   return {uint64_t(a.seeds[tile.sample]), a.noise_stream, uint64_t(*a.step)};
 }
-SINFUSION_HD static inline Draw grain_of(const SampleCrops& a, const Tile& tile) {
-  return {uint64_t(a.seeds[tile.sample]), a.grain_stream, uint64_t(*a.step)};
+SINFUSION_HD static inline Draw white_noise_of(const SampleCrops& a, const Tile& tile) {
+  return {uint64_t(a.seeds[tile.sample]), a.white_noise_stream, uint64_t(*a.step)};
 }
-SINFUSION_HD static inline bool has_grain(const SampleCrops& a, const Tile& tile) {
+SINFUSION_HD static inline bool has_white_noise(const SampleCrops& a, const Tile& tile) {
   return a.coefficients[8 * tile.sample + 6] != 0;
 }
 
-// Of thread `thread`, one of TILE. Where there is no grain none is drawn.
+// Of thread `thread`, one of TILE. Where there is no white_noise none is drawn.
 SINFUSION_HD static inline void draw_crop(const SampleCrops& a, const Tile& tile, int thread, float* drawn) {
   const int64_t pixels = pixels_of(a);
   draw_tile(noise_of(a, tile), tile, pixels, 3, thread, drawn);
-  if (has_grain(a, tile))
-    draw_tile(grain_of(a, tile), tile, pixels, 3 * a.conditions, thread, drawn + 3 * TILE_NORMALS);
+  if (has_white_noise(a, tile))
+    draw_tile(white_noise_of(a, tile), tile, pixels, 3 * a.conditions, thread, drawn + 3 * TILE_NORMALS);
 }
 
 // Steps of coarse places that one of fine places is long, the ends on the ends.
@@ -65,12 +65,11 @@ SINFUSION_HD static inline Between between(int32_t place, float stride, int32_t 
   return {low, low + 1 < coarse ? low + 1 : low, at - float(low)};
 }
 
-SINFUSION_HD static inline const float* blotches_of(const SampleCrops& a, const Tile& tile, int plane) {
-  return a.blotches + (tile.sample * 3 * a.conditions + plane) * a.blotch_height * a.blotch_width;
+SINFUSION_HD static inline const float* coarse_noise_plane(const SampleCrops& a, const Tile& tile, int plane) {
+  return a.coarse_noise + (tile.sample * 3 * a.conditions + plane) * a.coarse_height * a.coarse_width;
 }
-// Of two rows of blotches, `share` of the second.
-SINFUSION_HD static inline float blotch_of(const float* above, const float* below, float share,
-                                           const Between& columns) {
+// Of two rows of coarse_noise, `share` of the second.
+SINFUSION_HD static inline float bilinear(const float* above, const float* below, float share, const Between& columns) {
   const float top = above[columns.low] + columns.share * (above[columns.high] - above[columns.low]);
   const float bottom = below[columns.low] + columns.share * (below[columns.high] - below[columns.low]);
   return top + share * (bottom - top);
@@ -80,10 +79,10 @@ SINFUSION_HD static inline float blotch_of(const float* above, const float* belo
 SINFUSION_HD static inline float value_of(uint8_t byte) { return float(byte) / 127.5f - 1.0f; }
 
 // With the coefficients of its sample.
-SINFUSION_HD static inline float condition_of(const SampleCrops& a, const float* c, float value, float grain,
-                                              float blotch) {
-  if (c[6] != 0) value += c[6] * grain;
-  if (a.blotches) value += c[7] * blotch;
+SINFUSION_HD static inline float condition_of(const SampleCrops& a, const float* c, float value, float white_noise,
+                                              float coarse) {
+  if (c[6] != 0) value += c[6] * white_noise;
+  if (a.coarse_noise) value += c[7] * coarse;
   return value;
 }
 SINFUSION_HD static inline float mean_of(const SampleCrops& a, float sum) { return a.conditions == 2 ? sum / 2 : sum; }
@@ -120,16 +119,16 @@ SINFUSION_HD static inline void crop_number(const SampleCrops& a, const Tile& ti
   float sum = 0;
   for (int i = 0; i < a.conditions; ++i) {
     const int plane = 3 * i + channel;
-    float grain = 0, blotch = 0;
-    if (c[6] != 0) grain = drawn[3 * TILE_NORMALS + drawn_at(tile, pixels, plane, pixel)];
-    if (a.blotches) {
-      const Between rows = between(y, stride_of(a.crop_height, a.blotch_height), a.blotch_height);
-      const Between columns = between(x, stride_of(a.crop_width, a.blotch_width), a.blotch_width);
-      const float* values = blotches_of(a, tile, plane);
-      blotch = blotch_of(values + rows.low * a.blotch_width, values + rows.high * a.blotch_width, rows.share, columns);
+    float white_noise = 0, coarse = 0;
+    if (c[6] != 0) white_noise = drawn[3 * TILE_NORMALS + drawn_at(tile, pixels, plane, pixel)];
+    if (a.coarse_noise) {
+      const Between rows = between(y, stride_of(a.crop_height, a.coarse_height), a.coarse_height);
+      const Between columns = between(x, stride_of(a.crop_width, a.coarse_width), a.coarse_width);
+      const float* values = coarse_noise_plane(a, tile, plane);
+      coarse = bilinear(values + rows.low * a.coarse_width, values + rows.high * a.coarse_width, rows.share, columns);
     }
     const uint8_t byte = bytes_of(a, frame_of(a, place, i), place, y, x)[channel];
-    const float condition = condition_of(a, c, value_of(byte), grain, blotch);
+    const float condition = condition_of(a, c, value_of(byte), white_noise, coarse);
     store(plane, condition);
     sum += condition;
   }

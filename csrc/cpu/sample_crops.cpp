@@ -28,18 +28,17 @@ inline void values_of(const SampleCrops& a, const Tile& tile, int64_t frame, flo
   for (int i = 0; i < 3 * tile.count; ++i) out[i] = value_of(bytes[i]);
 }
 
-// Blotches of three channels.
+// Coarse noise of three channels.
 inline void spread(const SampleCrops& a, const Tile& tile, int channel, float* out) {
-  const float down = stride_of(a.crop_height, a.blotch_height), right = stride_of(a.crop_width, a.blotch_width);
+  const float down = stride_of(a.crop_height, a.coarse_height), right = stride_of(a.crop_width, a.coarse_width);
   float spread[3][TILE];
   each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
-    const Between rows = between(y, down, a.blotch_height);
+    const Between rows = between(y, down, a.coarse_height);
     for (int c = 0; c < 3; ++c) {
-      const float* values = blotches_of(a, tile, channel + c);
-      const float *above = values + rows.low * a.blotch_width, *below = values + rows.high * a.blotch_width;
+      const float* values = coarse_noise_plane(a, tile, channel + c);
+      const float *above = values + rows.low * a.coarse_width, *below = values + rows.high * a.coarse_width;
       float* to = spread[c] + pixel;
-      for (int i = 0; i < count; ++i)
-        to[i] = blotch_of(above, below, rows.share, between(x + i, right, a.blotch_width));
+      for (int i = 0; i < count; ++i) to[i] = bilinear(above, below, rows.share, between(x + i, right, a.coarse_width));
     }
   });
   interleave(spread[0], spread[1], spread[2], tile.count, out);
@@ -51,15 +50,15 @@ inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
   const int64_t* place = a.places + 4 * tile.sample;
   const float* c = a.coefficients + 8 * tile.sample;
   const int numbers = 3 * tile.count;
-  float noise[TILE_NUMBERS], grain[TILE_NUMBERS] = {}, blotches[TILE_NUMBERS] = {}, values[TILE_NUMBERS];
+  float noise[TILE_NUMBERS], white_noise[TILE_NUMBERS] = {}, coarse_noise[TILE_NUMBERS] = {}, values[TILE_NUMBERS];
   float prior_mean[TILE_NUMBERS] = {};
   T* to = input + row * channels;
   for (int i = 0; i < a.conditions; ++i, to += 3) {
     values_of(a, tile, frame_of(a, place, i), values);
-    if (has_grain(a, tile)) draw_numbers(grain_of(a, tile), tile, pixels, 3 * i, grain);
-    if (a.blotches) spread(a, tile, 3 * i, blotches);
+    if (has_white_noise(a, tile)) draw_numbers(white_noise_of(a, tile), tile, pixels, 3 * i, white_noise);
+    if (a.coarse_noise) spread(a, tile, 3 * i, coarse_noise);
     for (int k = 0; k < numbers; ++k) {
-      values[k] = condition_of(a, c, values[k], grain[k], blotches[k]);
+      values[k] = condition_of(a, c, values[k], white_noise[k], coarse_noise[k]);
       prior_mean[k] += values[k];
     }
     put_numbers(values, tile.count, to, channels);
