@@ -9,7 +9,7 @@
 
 namespace sinfusion {
 
-// Pictures are (H, W, 3) in memory. Arguments are checked in Python (sinfusion/ops/ddpm_step.py).
+// Images are (H, W, 3) in memory. Arguments are checked in Python (sinfusion/ops/ddpm_step.py).
 struct DdpmStep {
   int64_t batch, pixels;
   float* x;
@@ -40,7 +40,7 @@ SINFUSION_HD static inline Draw noise_of(const DdpmStep& a, const Tile& tile) {
 
 // The arithmetic of one number. What is null is left out, whatever stands for it.
 
-// The clean known_image that the network expects; NaN stays NaN.
+// The clean image that the network predicts, clamped to [-1, 1]; NaN stays NaN.
 SINFUSION_HD static inline float clean_of(const DdpmStep& a, float output, float x, float prior_mean) {
   if (!a.output) return 0;
   float clean = a.coefficients[0] * output + a.coefficients[1] * x;

@@ -66,9 +66,9 @@ inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
   for (int k = 0; k < numbers; ++k) prior_mean[k] = mean_of(a, prior_mean[k]);
   values_of(a, tile, place[0], values);
   draw_numbers(noise_of(a, tile), tile, pixels, 0, noise);
-  float known_image[TILE_NUMBERS], *target = a.target + 3 * row;
-  for (int k = 0; k < numbers; ++k) known_image[k] = mixed(c, values[k], noise[k], prior_mean[k]);
-  put_numbers(known_image, tile.count, to, channels);
+  float noisy[TILE_NUMBERS], *target = a.target + 3 * row;
+  for (int k = 0; k < numbers; ++k) noisy[k] = mixed(c, values[k], noise[k], prior_mean[k]);
+  put_numbers(noisy, tile.count, to, channels);
   for (int k = 0; k < numbers; ++k) target[k] = mixed(c + 3, values[k], noise[k], prior_mean[k]);
 }
 
