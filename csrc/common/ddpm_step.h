@@ -34,7 +34,7 @@ constexpr int DDPM_NORMALS = 3 * TILE_NORMALS;
 
 SINFUSION_HD static inline bool draws(const DdpmStep& a) { return a.coefficients[6] != 0; }
 
-SINFUSION_HD static inline Draw noise_of(const DdpmStep& a, const Tile& tile) {
+SINFUSION_HD static inline RandomStream noise_random(const DdpmStep& a, const Tile& tile) {
   return {uint64_t(a.seeds[tile.sample]), a.stream, uint64_t(*a.counter)};
 }
 
@@ -64,7 +64,7 @@ SINFUSION_HD static inline float input_of(const DdpmStep& a, float next, float p
 }
 
 // Number `number` of the tile, in the order of memory: the device's part, which the tests compile for the host too.
-SINFUSION_HD static inline void step_number(const DdpmStep& a, const Tile& tile, const float* drawn, int number) {
+SINFUSION_HD static inline void step_number(const DdpmStep& a, const Tile& tile, const float* normals, int number) {
   const int pixel = number / 3, channel = number % 3;
   const int64_t within = tile.first + pixel, row = tile.sample * a.pixels + within, at = 3 * row + channel;
   const float x = a.x[at], prior_mean = a.prior_mean ? a.prior_mean[at] : 0, previous = a.previous ? a.previous[at] : 0;
@@ -74,7 +74,7 @@ SINFUSION_HD static inline void step_number(const DdpmStep& a, const Tile& tile,
   float clean = clean_of(a, output, x, prior_mean);
   if (a.known_mask && a.known_mask[a.known_mask_shared ? within : row])
     clean = a.known_image[3 * (a.known_image_shared ? within : row) + channel];
-  const float noise = draws(a) ? drawn[drawn_at(tile, a.pixels, channel, pixel)] : 0;
+  const float noise = draws(a) ? normals[normal_index(tile, a.pixels, channel, pixel)] : 0;
   const float next = next_of(a, x, previous, clean, noise);
   if (a.previous) a.previous[at] = x;
   a.x[at] = next;

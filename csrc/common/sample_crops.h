@@ -31,10 +31,10 @@ constexpr int CROP_NORMALS = 9 * TILE_NORMALS;  // of the noise, then of the whi
 
 SINFUSION_HD static inline int64_t pixels_of(const SampleCrops& a) { return int64_t(a.crop_height) * a.crop_width; }
 
-SINFUSION_HD static inline Draw noise_of(const SampleCrops& a, const Tile& tile) {
+SINFUSION_HD static inline RandomStream noise_random(const SampleCrops& a, const Tile& tile) {
   return {uint64_t(a.seeds[tile.sample]), a.noise_stream, uint64_t(*a.step)};
 }
-SINFUSION_HD static inline Draw white_noise_of(const SampleCrops& a, const Tile& tile) {
+SINFUSION_HD static inline RandomStream white_noise_random(const SampleCrops& a, const Tile& tile) {
   return {uint64_t(a.seeds[tile.sample]), a.white_noise_stream, uint64_t(*a.step)};
 }
 SINFUSION_HD static inline bool has_white_noise(const SampleCrops& a, const Tile& tile) {
@@ -42,11 +42,11 @@ SINFUSION_HD static inline bool has_white_noise(const SampleCrops& a, const Tile
 }
 
 // Of thread `thread`, one of TILE. Where there is no white_noise none is drawn.
-SINFUSION_HD static inline void draw_crop(const SampleCrops& a, const Tile& tile, int thread, float* drawn) {
+SINFUSION_HD static inline void draw_crop_normals(const SampleCrops& a, const Tile& tile, int thread, float* normals) {
   const int64_t pixels = pixels_of(a);
-  draw_tile(noise_of(a, tile), tile, pixels, 3, thread, drawn);
+  draw_normals(noise_random(a, tile), tile, pixels, 3, thread, normals);
   if (has_white_noise(a, tile))
-    draw_tile(white_noise_of(a, tile), tile, pixels, 3 * a.conditions, thread, drawn + 3 * TILE_NORMALS);
+    draw_normals(white_noise_random(a, tile), tile, pixels, 3 * a.conditions, thread, normals + 3 * TILE_NORMALS);
 }
 
 // Steps of coarse places that one of fine places is long, the ends on the ends.
@@ -103,7 +103,7 @@ SINFUSION_HD static inline const uint8_t* bytes_of(const SampleCrops& a, int64_t
 
 // Number `number` of the tile, in the order of the target in memory: the device's part, which the tests compile for the
 // host too.
-SINFUSION_HD static inline void crop_number(const SampleCrops& a, const Tile& tile, const float* drawn, int number) {
+SINFUSION_HD static inline void crop_number(const SampleCrops& a, const Tile& tile, const float* normals, int number) {
   const int pixel = number / 3, channel = number % 3;
   const uint32_t within = uint32_t(tile.first + pixel);
   const int32_t y = int32_t(within / uint32_t(a.crop_width)), x = int32_t(within % uint32_t(a.crop_width));
@@ -120,7 +120,7 @@ SINFUSION_HD static inline void crop_number(const SampleCrops& a, const Tile& ti
   for (int i = 0; i < a.conditions; ++i) {
     const int plane = 3 * i + channel;
     float white_noise = 0, coarse = 0;
-    if (c[6] != 0) white_noise = drawn[3 * TILE_NORMALS + drawn_at(tile, pixels, plane, pixel)];
+    if (c[6] != 0) white_noise = normals[3 * TILE_NORMALS + normal_index(tile, pixels, plane, pixel)];
     if (a.coarse_noise) {
       const Between rows = between(y, stride_of(a.crop_height, a.coarse_height), a.coarse_height);
       const Between columns = between(x, stride_of(a.crop_width, a.coarse_width), a.coarse_width);
@@ -133,7 +133,7 @@ SINFUSION_HD static inline void crop_number(const SampleCrops& a, const Tile& ti
     sum += condition;
   }
   const float clean = value_of(bytes_of(a, place[0], place, y, x)[channel]), prior_mean = mean_of(a, sum);
-  const float noise = drawn[drawn_at(tile, pixels, channel, pixel)];
+  const float noise = normals[normal_index(tile, pixels, channel, pixel)];
   store(3 * a.conditions + channel, mixed(c, clean, noise, prior_mean));
   a.target[3 * row + channel] = mixed(c + 3, clean, noise, prior_mean);
 }

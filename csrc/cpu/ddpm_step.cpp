@@ -12,8 +12,8 @@ namespace {
 void step_tile(const DdpmStep& a, const Tile& tile) {
   const int64_t row = tile.sample * a.pixels + tile.first;
   const int numbers = 3 * tile.count;
-  float output[TILE_NUMBERS] = {}, prior_mean[TILE_NUMBERS] = {}, previous[TILE_NUMBERS] = {}, noise[TILE_NUMBERS] = {};
-  float clean[TILE_NUMBERS], next[TILE_NUMBERS];
+  float output[TILE_VALUES] = {}, prior_mean[TILE_VALUES] = {}, previous[TILE_VALUES] = {}, noise[TILE_VALUES] = {};
+  float clean[TILE_VALUES], next[TILE_VALUES];
   float* x = a.x + 3 * row;
   const size_t bytes = numbers * sizeof(float);
   if (a.output && a.output_bf16)
@@ -22,7 +22,7 @@ void step_tile(const DdpmStep& a, const Tile& tile) {
     memcpy(output, static_cast<const float*>(a.output) + 3 * row, bytes);
   if (a.prior_mean) memcpy(prior_mean, a.prior_mean + 3 * row, bytes);
   if (a.previous) memcpy(previous, a.previous + 3 * row, bytes);
-  if (draws(a)) draw_numbers(noise_of(a, tile), tile, a.pixels, 0, noise);
+  if (draws(a)) draw_interleaved_normals(noise_random(a, tile), tile, a.pixels, 0, noise);
 
   for (int i = 0; i < numbers; ++i) clean[i] = clean_of(a, output[i], x[i], prior_mean[i]);
   if (a.known_mask) {
@@ -38,15 +38,15 @@ void step_tile(const DdpmStep& a, const Tile& tile) {
   for (int i = 0; i < numbers; ++i) next[i] = input_of(a, next[i], prior_mean[i]);
   const int64_t to = (row + 1) * a.channels - 3;
   if (a.inputs_bf16)
-    put_numbers(next, tile.count, static_cast<bf16_t*>(a.inputs) + to, a.channels);
+    store_channels(next, tile.count, static_cast<bf16_t*>(a.inputs) + to, a.channels);
   else
-    put_numbers(next, tile.count, static_cast<float*>(a.inputs) + to, a.channels);
+    store_channels(next, tile.count, static_cast<float*>(a.inputs) + to, a.channels);
 }
 
 }  // namespace
 
 void ddpm_step(const DdpmStep& a) {
-  const int64_t tiles = a.batch * tiles_of(a.pixels);
+  const int64_t tiles = a.batch * tile_count(a.pixels);
   each(tiles, 8, [&](int64_t i) { step_tile(a, tile_of(i, a.pixels)); });
 }
 

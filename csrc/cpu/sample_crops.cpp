@@ -21,7 +21,7 @@ inline void each_row(const SampleCrops& a, const Tile& tile, const Visit& visit)
 
 inline void values_of(const SampleCrops& a, const Tile& tile, int64_t frame, float* out) {
   const int64_t* place = a.places + 4 * tile.sample;
-  uint8_t bytes[TILE_NUMBERS];
+  uint8_t bytes[TILE_VALUES];
   each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
     memcpy(bytes + 3 * pixel, bytes_of(a, frame, place, y, x), 3 * count);
   });
@@ -31,7 +31,7 @@ inline void values_of(const SampleCrops& a, const Tile& tile, int64_t frame, flo
 // Coarse noise of three channels.
 inline void spread(const SampleCrops& a, const Tile& tile, int channel, float* out) {
   const float down = stride_of(a.crop_height, a.coarse_height), right = stride_of(a.crop_width, a.coarse_width);
-  float spread[3][TILE];
+  float spread[3][TILE_PIXELS];
   each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
     const Between rows = between(y, down, a.coarse_height);
     for (int c = 0; c < 3; ++c) {
@@ -50,32 +50,33 @@ inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
   const int64_t* place = a.places + 4 * tile.sample;
   const float* c = a.coefficients + 8 * tile.sample;
   const int numbers = 3 * tile.count;
-  float noise[TILE_NUMBERS], white_noise[TILE_NUMBERS] = {}, coarse_noise[TILE_NUMBERS] = {}, values[TILE_NUMBERS];
-  float prior_mean[TILE_NUMBERS] = {};
+  float noise[TILE_VALUES], white_noise[TILE_VALUES] = {}, coarse_noise[TILE_VALUES] = {}, values[TILE_VALUES];
+  float prior_mean[TILE_VALUES] = {};
   T* to = input + row * channels;
   for (int i = 0; i < a.conditions; ++i, to += 3) {
     values_of(a, tile, frame_of(a, place, i), values);
-    if (has_white_noise(a, tile)) draw_numbers(white_noise_of(a, tile), tile, pixels, 3 * i, white_noise);
+    if (has_white_noise(a, tile))
+      draw_interleaved_normals(white_noise_random(a, tile), tile, pixels, 3 * i, white_noise);
     if (a.coarse_noise) spread(a, tile, 3 * i, coarse_noise);
     for (int k = 0; k < numbers; ++k) {
       values[k] = condition_of(a, c, values[k], white_noise[k], coarse_noise[k]);
       prior_mean[k] += values[k];
     }
-    put_numbers(values, tile.count, to, channels);
+    store_channels(values, tile.count, to, channels);
   }
   for (int k = 0; k < numbers; ++k) prior_mean[k] = mean_of(a, prior_mean[k]);
   values_of(a, tile, place[0], values);
-  draw_numbers(noise_of(a, tile), tile, pixels, 0, noise);
-  float noisy[TILE_NUMBERS], *target = a.target + 3 * row;
+  draw_interleaved_normals(noise_random(a, tile), tile, pixels, 0, noise);
+  float noisy[TILE_VALUES], *target = a.target + 3 * row;
   for (int k = 0; k < numbers; ++k) noisy[k] = mixed(c, values[k], noise[k], prior_mean[k]);
-  put_numbers(noisy, tile.count, to, channels);
+  store_channels(noisy, tile.count, to, channels);
   for (int k = 0; k < numbers; ++k) target[k] = mixed(c + 3, values[k], noise[k], prior_mean[k]);
 }
 
 }  // namespace
 
 void sample_crops(const SampleCrops& a) {
-  const int64_t pixels = pixels_of(a), tiles = a.batch * tiles_of(pixels);
+  const int64_t pixels = pixels_of(a), tiles = a.batch * tile_count(pixels);
   each(tiles, 4, [&](int64_t i) {
     if (a.bf16)
       crop_tile(a, tile_of(i, pixels), static_cast<bf16_t*>(a.input));

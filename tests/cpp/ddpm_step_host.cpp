@@ -30,13 +30,14 @@ extern "C" void ddpm_step(int64_t batch, int64_t pixels, float* x, const void* o
                    known_mask_shared,
                    known_image,
                    known_image_shared};
-  for (int64_t i = batch * tiles_of(pixels); i-- > 0;) {
+  for (int64_t i = batch * tile_count(pixels); i-- > 0;) {
     const Tile tile = tile_of(i, pixels);
-    float drawn[DDPM_NORMALS];
-    std::fill_n(drawn, DDPM_NORMALS, NAN);  // shows where a number that was not drawn is used
+    float normals[DDPM_NORMALS];
+    std::fill_n(normals, DDPM_NORMALS, NAN);  // shows where a number that was not drawn is used
     if (draws(a))
-      for (int thread = TILE; thread-- > 0;) draw_tile(noise_of(a, tile), tile, pixels, 3, thread, drawn);
-    for (int thread = TILE; thread-- > 0;)
-      for (int number = thread; number < 3 * tile.count; number += TILE) step_number(a, tile, drawn, number);
+      for (int thread = TILE_PIXELS; thread-- > 0;)
+        draw_normals(noise_random(a, tile), tile, pixels, 3, thread, normals);
+    for (int thread = TILE_PIXELS; thread-- > 0;)
+      for (int number = thread; number < 3 * tile.count; number += TILE_PIXELS) step_number(a, tile, normals, number);
   }
 }

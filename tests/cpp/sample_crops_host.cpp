@@ -32,12 +32,12 @@ extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t widt
                       bf16,
                       target};
   const int64_t pixels = pixels_of(a);
-  for (int64_t i = batch * tiles_of(pixels); i-- > 0;) {
+  for (int64_t i = batch * tile_count(pixels); i-- > 0;) {
     const Tile tile = tile_of(i, pixels);
-    float drawn[CROP_NORMALS];
-    std::fill_n(drawn, CROP_NORMALS, NAN);  // shows where a number that was not drawn is used
-    for (int thread = TILE; thread-- > 0;) draw_crop(a, tile, thread, drawn);
-    for (int thread = TILE; thread-- > 0;)
-      for (int number = thread; number < 3 * tile.count; number += TILE) crop_number(a, tile, drawn, number);
+    float normals[CROP_NORMALS];
+    std::fill_n(normals, CROP_NORMALS, NAN);  // shows where a number that was not drawn is used
+    for (int thread = TILE_PIXELS; thread-- > 0;) draw_crop_normals(a, tile, thread, normals);
+    for (int thread = TILE_PIXELS; thread-- > 0;)
+      for (int number = thread; number < 3 * tile.count; number += TILE_PIXELS) crop_number(a, tile, normals, number);
   }
 }
