@@ -32,7 +32,7 @@ struct DdpmStep {
 
 constexpr int DDPM_NORMALS = 3 * TILE_NORMALS;
 
-SINFUSION_HD static inline bool draws(const DdpmStep& a) { return a.coefficients[6] != 0; }
+SINFUSION_HD static inline bool adds_noise(const DdpmStep& a) { return a.coefficients[6] != 0; }
 
 SINFUSION_HD static inline RandomStream noise_random(const DdpmStep& a, const Tile& tile) {
   return {uint64_t(a.seeds[tile.sample]), a.stream, uint64_t(*a.counter)};
@@ -41,7 +41,7 @@ SINFUSION_HD static inline RandomStream noise_random(const DdpmStep& a, const Ti
 // The arithmetic of one number. What is null is left out, whatever stands for it.
 
 // The clean image that the network predicts, clamped to [-1, 1]; NaN stays NaN.
-SINFUSION_HD static inline float clean_of(const DdpmStep& a, float output, float x, float prior_mean) {
+SINFUSION_HD static inline float predicted_clean(const DdpmStep& a, float output, float x, float prior_mean) {
   if (!a.output) return 0;
   float clean = a.coefficients[0] * output + a.coefficients[1] * x;
   if (a.prior_mean) clean += a.coefficients[2] * prior_mean;
@@ -49,37 +49,37 @@ SINFUSION_HD static inline float clean_of(const DdpmStep& a, float output, float
   return clean > 1 ? 1 : clean;
 }
 
-SINFUSION_HD static inline float next_of(const DdpmStep& a, float x, float previous, float clean, float noise) {
+SINFUSION_HD static inline float next_sample(const DdpmStep& a, float x, float previous, float clean, float noise) {
   float next = a.coefficients[3] * x;
   if (a.previous) next += a.coefficients[4] * previous;
   next += a.coefficients[5] * clean;
-  if (draws(a)) next += a.coefficients[6] * noise;
+  if (adds_noise(a)) next += a.coefficients[6] * noise;
   return next;
 }
 
-SINFUSION_HD static inline float input_of(const DdpmStep& a, float next, float prior_mean) {
+SINFUSION_HD static inline float network_input(const DdpmStep& a, float next, float prior_mean) {
   float input = a.coefficients[7] * next;
   if (a.prior_mean) input += a.coefficients[8] * prior_mean;
   return input;
 }
 
 // Number `number` of the tile, in the order of memory: the device's part, which the tests compile for the host too.
-SINFUSION_HD static inline void step_number(const DdpmStep& a, const Tile& tile, const float* normals, int number) {
+SINFUSION_HD static inline void step_value(const DdpmStep& a, const Tile& tile, const float* normals, int number) {
   const int pixel = number / 3, channel = number % 3;
   const int64_t within = tile.first + pixel, row = tile.sample * a.pixels + within, at = 3 * row + channel;
   const float x = a.x[at], prior_mean = a.prior_mean ? a.prior_mean[at] : 0, previous = a.previous ? a.previous[at] : 0;
   const float output = !a.output       ? 0
                        : a.output_bf16 ? to_float(static_cast<const bf16_t*>(a.output)[at])
                                        : static_cast<const float*>(a.output)[at];
-  float clean = clean_of(a, output, x, prior_mean);
+  float clean = predicted_clean(a, output, x, prior_mean);
   if (a.known_mask && a.known_mask[a.known_mask_shared ? within : row])
     clean = a.known_image[3 * (a.known_image_shared ? within : row) + channel];
-  const float noise = draws(a) ? normals[normal_index(tile, a.pixels, channel, pixel)] : 0;
-  const float next = next_of(a, x, previous, clean, noise);
+  const float noise = adds_noise(a) ? normals[normal_index(tile, a.pixels, channel, pixel)] : 0;
+  const float next = next_sample(a, x, previous, clean, noise);
   if (a.previous) a.previous[at] = x;
   a.x[at] = next;
   if (!a.inputs) return;
-  const float input = input_of(a, next, prior_mean);
+  const float input = network_input(a, next, prior_mean);
   const int64_t to = (row + 1) * a.channels - 3 + channel;
   if (a.inputs_bf16)
     store_as(static_cast<bf16_t*>(a.inputs) + to, input);

@@ -50,60 +50,63 @@ SINFUSION_HD static inline void draw_crop_normals(const SampleCrops& a, const Ti
 }
 
 // Steps of coarse places that one of fine places is long, the ends on the ends.
-SINFUSION_HD static inline float stride_of(int32_t fine, int32_t coarse) {
+SINFUSION_HD static inline float interpolation_scale(int32_t fine, int32_t coarse) {
   return fine > 1 ? float(coarse - 1) / float(fine - 1) : 0;
 }
 
-// Between which two of `coarse` places that of `place` steps lies; `share` belongs to the second.
-struct Between {
-  int32_t low, high;
-  float share;
+// Between which two of `coarse` places that of `place` steps lies; `weight` belongs to the second.
+struct Interpolation {
+  int32_t lower, upper;
+  float weight;
 };
-SINFUSION_HD static inline Between between(int32_t place, float stride, int32_t coarse) {
+SINFUSION_HD static inline Interpolation interpolation_at(int32_t place, float stride, int32_t coarse) {
   const float at = float(place) * stride;
-  const int32_t low = int32_t(at) < coarse - 1 ? int32_t(at) : coarse - 1;
-  return {low, low + 1 < coarse ? low + 1 : low, at - float(low)};
+  const int32_t lower = int32_t(at) < coarse - 1 ? int32_t(at) : coarse - 1;
+  return {lower, lower + 1 < coarse ? lower + 1 : lower, at - float(lower)};
 }
 
 SINFUSION_HD static inline const float* coarse_noise_plane(const SampleCrops& a, const Tile& tile, int plane) {
   return a.coarse_noise + (tile.sample * 3 * a.conditions + plane) * a.coarse_height * a.coarse_width;
 }
-// Of two rows of coarse_noise, `share` of the second.
-SINFUSION_HD static inline float bilinear(const float* above, const float* below, float share, const Between& columns) {
-  const float top = above[columns.low] + columns.share * (above[columns.high] - above[columns.low]);
-  const float bottom = below[columns.low] + columns.share * (below[columns.high] - below[columns.low]);
-  return top + share * (bottom - top);
+// Of two rows of coarse_noise, `weight` of the second.
+SINFUSION_HD static inline float bilinear(const float* above, const float* below, float weight,
+                                          const Interpolation& columns) {
+  const float top = above[columns.lower] + columns.weight * (above[columns.upper] - above[columns.lower]);
+  const float bottom = below[columns.lower] + columns.weight * (below[columns.upper] - below[columns.lower]);
+  return top + weight * (bottom - top);
 }
 
 // Of a byte, in [-1, 1].
 SINFUSION_HD static inline float value_of(uint8_t byte) { return float(byte) / 127.5f - 1.0f; }
 
 // With the coefficients of its sample.
-SINFUSION_HD static inline float condition_of(const SampleCrops& a, const float* c, float value, float white_noise,
-                                              float coarse) {
+SINFUSION_HD static inline float noisy_condition(const SampleCrops& a, const float* c, float value, float white_noise,
+                                                 float coarse) {
   if (c[6] != 0) value += c[6] * white_noise;
   if (a.coarse_noise) value += c[7] * coarse;
   return value;
 }
-SINFUSION_HD static inline float mean_of(const SampleCrops& a, float sum) { return a.conditions == 2 ? sum / 2 : sum; }
-SINFUSION_HD static inline float mixed(const float* c, float clean, float noise, float prior_mean) {
+SINFUSION_HD static inline float mean_of_conditions(const SampleCrops& a, float sum) {
+  return a.conditions == 2 ? sum / 2 : sum;
+}
+SINFUSION_HD static inline float linear_combination(const float* c, float clean, float noise, float prior_mean) {
   return c[0] * clean + c[1] * noise + c[2] * prior_mean;
 }
 
 // Frame of condition i of a sample.
-SINFUSION_HD static inline int64_t frame_of(const SampleCrops& a, const int64_t* place, int i) {
+SINFUSION_HD static inline int64_t condition_frame(const SampleCrops& a, const int64_t* place, int i) {
   return place[0] + (a.conditions == 1 ? -place[1] : 2 * i - 1);
 }
 
 // Where the bytes of a pixel of a crop lie.
-SINFUSION_HD static inline const uint8_t* bytes_of(const SampleCrops& a, int64_t frame, const int64_t* place, int64_t y,
-                                                   int64_t x) {
+SINFUSION_HD static inline const uint8_t* pixel_bytes(const SampleCrops& a, int64_t frame, const int64_t* place,
+                                                      int64_t y, int64_t x) {
   return a.frames + ((frame * a.height + place[2] + y) * a.width + place[3] + x) * 3;
 }
 
 // Number `number` of the tile, in the order of the target in memory: the device's part, which the tests compile for the
 // host too.
-SINFUSION_HD static inline void crop_number(const SampleCrops& a, const Tile& tile, const float* normals, int number) {
+SINFUSION_HD static inline void crop_value(const SampleCrops& a, const Tile& tile, const float* normals, int number) {
   const int pixel = number / 3, channel = number % 3;
   const uint32_t within = uint32_t(tile.first + pixel);
   const int32_t y = int32_t(within / uint32_t(a.crop_width)), x = int32_t(within % uint32_t(a.crop_width));
@@ -122,20 +125,23 @@ SINFUSION_HD static inline void crop_number(const SampleCrops& a, const Tile& ti
     float white_noise = 0, coarse = 0;
     if (c[6] != 0) white_noise = normals[3 * TILE_NORMALS + normal_index(tile, pixels, plane, pixel)];
     if (a.coarse_noise) {
-      const Between rows = between(y, stride_of(a.crop_height, a.coarse_height), a.coarse_height);
-      const Between columns = between(x, stride_of(a.crop_width, a.coarse_width), a.coarse_width);
+      const Interpolation rows =
+          interpolation_at(y, interpolation_scale(a.crop_height, a.coarse_height), a.coarse_height);
+      const Interpolation columns =
+          interpolation_at(x, interpolation_scale(a.crop_width, a.coarse_width), a.coarse_width);
       const float* values = coarse_noise_plane(a, tile, plane);
-      coarse = bilinear(values + rows.low * a.coarse_width, values + rows.high * a.coarse_width, rows.share, columns);
+      coarse =
+          bilinear(values + rows.lower * a.coarse_width, values + rows.upper * a.coarse_width, rows.weight, columns);
     }
-    const uint8_t byte = bytes_of(a, frame_of(a, place, i), place, y, x)[channel];
-    const float condition = condition_of(a, c, value_of(byte), white_noise, coarse);
+    const uint8_t byte = pixel_bytes(a, condition_frame(a, place, i), place, y, x)[channel];
+    const float condition = noisy_condition(a, c, value_of(byte), white_noise, coarse);
     store(plane, condition);
     sum += condition;
   }
-  const float clean = value_of(bytes_of(a, place[0], place, y, x)[channel]), prior_mean = mean_of(a, sum);
+  const float clean = value_of(pixel_bytes(a, place[0], place, y, x)[channel]), prior_mean = mean_of_conditions(a, sum);
   const float noise = normals[normal_index(tile, pixels, channel, pixel)];
-  store(3 * a.conditions + channel, mixed(c, clean, noise, prior_mean));
-  a.target[3 * row + channel] = mixed(c + 3, clean, noise, prior_mean);
+  store(3 * a.conditions + channel, linear_combination(c, clean, noise, prior_mean));
+  a.target[3 * row + channel] = linear_combination(c + 3, clean, noise, prior_mean);
 }
 
 }  // namespace sinfusion

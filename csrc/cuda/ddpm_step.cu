@@ -12,11 +12,11 @@ __global__ void __launch_bounds__(TILE_PIXELS) ddpm_step_kernel(DdpmStep a) {
   __shared__ float normals[DDPM_NORMALS];
   const Tile tile = tile_of(blockIdx.x, a.pixels);
   const int thread = int(threadIdx.x);
-  if (draws(a)) {
+  if (adds_noise(a)) {
     draw_normals(noise_random(a, tile), tile, a.pixels, 3, thread, normals);
     __syncthreads();
   }
-  for (int number = thread; number < 3 * tile.count; number += TILE_PIXELS) step_number(a, tile, normals, number);
+  for (int number = thread; number < 3 * tile.count; number += TILE_PIXELS) step_value(a, tile, normals, number);
 }
 
 }  // namespace

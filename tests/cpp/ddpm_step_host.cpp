@@ -34,10 +34,10 @@ extern "C" void ddpm_step(int64_t batch, int64_t pixels, float* x, const void* o
     const Tile tile = tile_of(i, pixels);
     float normals[DDPM_NORMALS];
     std::fill_n(normals, DDPM_NORMALS, NAN);  // shows where a number that was not drawn is used
-    if (draws(a))
+    if (adds_noise(a))
       for (int thread = TILE_PIXELS; thread-- > 0;)
         draw_normals(noise_random(a, tile), tile, pixels, 3, thread, normals);
     for (int thread = TILE_PIXELS; thread-- > 0;)
-      for (int number = thread; number < 3 * tile.count; number += TILE_PIXELS) step_number(a, tile, normals, number);
+      for (int number = thread; number < 3 * tile.count; number += TILE_PIXELS) step_value(a, tile, normals, number);
   }
 }
