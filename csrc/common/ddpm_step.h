@@ -63,9 +63,9 @@ SINFUSION_HD static inline float network_input(const DdpmStep& a, float next, fl
   return input;
 }
 
-// Number `number` of the tile, in the order of memory: the device's part, which the tests compile for the host too.
-SINFUSION_HD static inline void step_value(const DdpmStep& a, const Tile& tile, const float* normals, int number) {
-  const int pixel = number / 3, channel = number % 3;
+// Number `index` of the tile, in the order of memory: the device's part, which the tests compile for the host too.
+SINFUSION_HD static inline void step_value(const DdpmStep& a, const Tile& tile, const float* normals, int index) {
+  const int pixel = index / 3, channel = index % 3;
   const int64_t within = tile.first + pixel, row = tile.sample * a.pixels + within, at = 3 * row + channel;
   const float x = a.x[at], prior_mean = a.prior_mean ? a.prior_mean[at] : 0, previous = a.previous ? a.previous[at] : 0;
   const float output = !a.output       ? 0

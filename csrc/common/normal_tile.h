@@ -18,9 +18,9 @@ struct Tile {
 
 SINFUSION_HD static inline int64_t tile_count(int64_t pixels) { return (pixels + TILE_PIXELS - 1) / TILE_PIXELS; }
 
-SINFUSION_HD static inline Tile tile_of(int64_t number, int64_t pixels) {
-  const int64_t tiles = tile_count(pixels), first = number % tiles * TILE_PIXELS;
-  return {number / tiles, first, int(pixels - first < TILE_PIXELS ? pixels - first : TILE_PIXELS)};
+SINFUSION_HD static inline Tile tile_of(int64_t index, int64_t pixels) {
+  const int64_t tiles = tile_count(pixels), first = index % tiles * TILE_PIXELS;
+  return {index / tiles, first, int(pixels - first < TILE_PIXELS ? pixels - first : TILE_PIXELS)};
 }
 
 // Where the number of a channel and pixel of the tile lies among the drawn.

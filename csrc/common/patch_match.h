@@ -92,13 +92,13 @@ SINFUSION_HD static inline Offset offset_between(Place query, Place key) {
   return {int16_t(key.t - query.t), int16_t(key.y - query.y), int16_t(key.x - query.x)};
 }
 
-SINFUSION_HD static inline int64_t number_of(Place place, Place count) {
+SINFUSION_HD static inline int64_t linear_index(Place place, Place count) {
   return (int64_t(place.t) * count.y + place.y) * count.x + place.x;
 }
 
-SINFUSION_HD static inline Place place_of(int64_t number, Place count) {
-  const int64_t row = number / count.x;
-  return {int32_t(row / count.y), int32_t(row % count.y), int32_t(number % count.x)};
+SINFUSION_HD static inline Place position_at(int64_t index, Place count) {
+  const int64_t row = index / count.x;
+  return {int32_t(row / count.y), int32_t(row % count.y), int32_t(index % count.x)};
 }
 
 // Uniform in what lies within reach of the centre, from `bits` random bits.
@@ -109,8 +109,8 @@ SINFUSION_HD static inline int32_t around(int32_t centre, int32_t reach, int32_t
 }
 
 // Where the search begins if nothing is known: all bits of a block for one place.
-SINFUSION_HD static inline Place random_start(const PatchMatchGrids& g, int64_t number) {
-  const PhiloxBlock r = philox_block(g.seed, PATCH_MATCH_STREAM, 0, uint32_t(number));
+SINFUSION_HD static inline Place random_start(const PatchMatchGrids& g, int64_t index) {
+  const PhiloxBlock r = philox_block(g.seed, PATCH_MATCH_STREAM, 0, uint32_t(index));
   const auto pick = [](int32_t count, uint32_t word) { return int32_t((uint64_t(count) * word) >> 32); };
   return {pick(g.key.t, r.v[0]), pick(g.key.y, r.v[1]), pick(g.key.x, r.v[2])};
 }
@@ -142,7 +142,7 @@ SINFUSION_HD static inline void patch_match_step(const PatchMatchGrids& g, const
     const Place from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
     const bool there =
         from.t >= 0 && from.t < g.query.t && from.y >= 0 && from.y < g.query.y && from.x >= 0 && from.x < g.query.x;
-    const Place key = there ? matched(q, before[number_of(from, g.query)], g.key) : own;
+    const Place key = there ? matched(q, before[linear_index(from, g.query)], g.key) : own;
     beside[side] = key;
     bool known = same(key, own);
     for (int32_t i = 0; i < count; ++i) known = known || same(key, {t[i], y[i], x[i]});
@@ -162,7 +162,7 @@ SINFUSION_HD static inline void patch_match_step(const PatchMatchGrids& g, const
   improve();
 }
 
-// The device's part: one thread a patch of the query, `number` in the order of the field.
+// The device's part: one thread a patch of the query, `index` in the order of the field.
 
 SINFUSION_HD static inline const int16_t* pixel(const Volume& video, int64_t channels, int64_t t, int64_t y,
                                                 int64_t x) {
@@ -172,7 +172,7 @@ SINFUSION_HD static inline const int16_t* pixel(const Volume& video, int64_t cha
 // The sum of squared differences of two patches, times the weight; given up where it reaches what is to be beaten.
 // Rounding to float and the product with a weight keep order, so giving up changes nothing.
 SINFUSION_HD static inline float patch_distance(const PatchMatch& a, Place count, Place q, Place k, float least) {
-  const float weight = a.weight ? a.weight[number_of(k, count)] : 1;
+  const float weight = a.weight ? a.weight[linear_index(k, count)] : 1;
   if (weight == INFINITE) return INFINITE;
   const int32_t row = int32_t(a.patch.x * a.channels);
   int32_t total = 0;
@@ -190,28 +190,28 @@ SINFUSION_HD static inline float patch_distance(const PatchMatch& a, Place count
   }
 }
 
-SINFUSION_HD static inline void start_patch(const PatchMatch& a, const PatchMatchGrids& g, int64_t number) {
-  const Place q = place_of(number, g.query);
-  const Place k = a.started ? matched(q, a.field[number], g.key) : random_start(g, number);
-  a.field[number] = offset_between(q, k);
-  a.distances[number] = patch_distance(a, g.key, q, k, INFINITE);
+SINFUSION_HD static inline void start_patch(const PatchMatch& a, const PatchMatchGrids& g, int64_t index) {
+  const Place q = position_at(index, g.query);
+  const Place k = a.started ? matched(q, a.field[index], g.key) : random_start(g, index);
+  a.field[index] = offset_between(q, k);
+  a.distances[index] = patch_distance(a, g.key, q, k, INFINITE);
 }
 
 // Step 1, 2, ...: reads the field `before`, writes the field `after`.
 SINFUSION_HD static inline void step_patch(const PatchMatch& a, const PatchMatchGrids& g, const Offset* before,
-                                           Offset* after, uint64_t step, int32_t stride, int64_t number) {
+                                           Offset* after, uint64_t step, int32_t stride, int64_t index) {
   uint32_t words[RANDOM_PLACES];
   for (int part = 0; part < RANDOM_PLACES / 4; ++part) {
-    const PhiloxBlock block = philox_block(g.seed, PATCH_MATCH_STREAM, words_step(step, part), uint32_t(number));
+    const PhiloxBlock block = philox_block(g.seed, PATCH_MATCH_STREAM, words_step(step, part), uint32_t(index));
     for (int i = 0; i < 4; ++i) words[4 * part + i] = block.v[i];
   }
-  const Place q = place_of(number, g.query);
-  Place best = matched(q, before[number], g.key);
-  float least = a.distances[number];
+  const Place q = position_at(index, g.query);
+  Place best = matched(q, before[index], g.key);
+  float least = a.distances[index];
   const auto distance = [&](Place from, Place to, float most) { return patch_distance(a, g.key, from, to, most); };
   patch_match_step(g, before, q, stride, words, distance, best, least);
-  after[number] = offset_between(q, best);
-  a.distances[number] = least;
+  after[index] = offset_between(q, best);
+  a.distances[index] = least;
 }
 
 }  // namespace sinfusion

@@ -110,10 +110,10 @@ SINFUSION_HD static inline void box_muller(const PhiloxBlock& block, float out[4
 
 // A step as it is passed to kernels: a number, or where to read it, so that a CUDA graph reads it anew.
 struct Step {
-  uint64_t number;
+  uint64_t index;
   const int64_t* address;  // or null
 };
-SINFUSION_HD static inline uint64_t value_of(Step step) { return step.address ? uint64_t(*step.address) : step.number; }
+SINFUSION_HD static inline uint64_t value_of(Step step) { return step.address ? uint64_t(*step.address) : step.index; }
 
 // What numbers are: a sample's key, stream and step.
 struct RandomStream {

@@ -104,10 +104,10 @@ SINFUSION_HD static inline const uint8_t* pixel_bytes(const SampleCrops& a, int6
   return a.frames + ((frame * a.height + place[2] + y) * a.width + place[3] + x) * 3;
 }
 
-// Number `number` of the tile, in the order of the target in memory: the device's part, which the tests compile for the
+// Number `index` of the tile, in the order of the target in memory: the device's part, which the tests compile for the
 // host too.
-SINFUSION_HD static inline void crop_value(const SampleCrops& a, const Tile& tile, const float* normals, int number) {
-  const int pixel = number / 3, channel = number % 3;
+SINFUSION_HD static inline void crop_value(const SampleCrops& a, const Tile& tile, const float* normals, int index) {
+  const int pixel = index / 3, channel = index % 3;
   const uint32_t within = uint32_t(tile.first + pixel);
   const int32_t y = int32_t(within / uint32_t(a.crop_width)), x = int32_t(within % uint32_t(a.crop_width));
   const int64_t *place = a.places + 4 * tile.sample, pixels = pixels_of(a);

@@ -55,10 +55,10 @@ SINFUSION_HD static inline void each_suggestion(const Vote& a, Place at, int64_t
   for (int32_t dt = first.t; dt < end.t; ++dt)
     for (int32_t dy = first.y; dy < end.y; ++dy)
       for (int32_t dx = first.x; dx < end.x; ++dx) {
-        const int64_t number = number_of({at.t - dt, at.y - dy, at.x - dx}, a.count);
-        const Offset o = a.field[number];
+        const int64_t index = linear_index({at.t - dt, at.y - dy, at.x - dx}, a.count);
+        const Offset o = a.field[index];
         const int64_t pixel = (int64_t(at.t + o.t) * a.height + at.y + o.y) * a.width + at.x + o.x;
-        visit(number, static_cast<const T*>(a.value) + pixel * a.channels + channel);
+        visit(index, static_cast<const T*>(a.value) + pixel * a.channels + channel);
       }
 }
 
@@ -97,20 +97,20 @@ SINFUSION_HD static inline float vote_median(const Vote& a, Place at, int64_t ch
 template <class T>
 SINFUSION_HD static inline float vote_mean(const Vote& a, Place at, int64_t channel) {
   float total = 0, weights = 0;
-  each_suggestion<T>(a, at, channel, [&](int64_t number, const T* value) {
-    const float weight = a.weight ? a.weight[number] : 1;
+  each_suggestion<T>(a, at, channel, [&](int64_t index, const T* value) {
+    const float weight = a.weight ? a.weight[index] : 1;
     total += weight * to_float(*value);
     weights += weight;
   });
   return total / weights;
 }
 
-// `number` in the order of the output.
+// `index` in the order of the output.
 template <class T>
-SINFUSION_HD static inline void vote_for(const Vote& a, int64_t number) {
-  const Place at = place_of(number / a.channels, size_of(a));
-  const int64_t channel = number % a.channels;
-  store_as(static_cast<T*>(a.out) + number, a.mean ? vote_mean<T>(a, at, channel) : vote_median<T>(a, at, channel));
+SINFUSION_HD static inline void vote_for(const Vote& a, int64_t index) {
+  const Place at = position_at(index / a.channels, size_of(a));
+  const int64_t channel = index % a.channels;
+  store_as(static_cast<T*>(a.out) + index, a.mean ? vote_mean<T>(a, at, channel) : vote_median<T>(a, at, channel));
 }
 
 }  // namespace sinfusion

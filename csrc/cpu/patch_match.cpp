@@ -35,7 +35,7 @@ class Distance {
   }
 
   float operator()(Place q, Place k, float least) const {
-    const float weight = weight_ ? weight_[number_of(k, key_count_)] : 1;
+    const float weight = weight_ ? weight_[linear_index(k, key_count_)] : 1;
     if (weight == INFINITE) return INFINITE;
     const int16_t *from = query_.at(q), *to = key_.at(k);
     return whole_ == 0   ? rows<0>(from, to, weight, least)
@@ -98,10 +98,10 @@ void patch_match(const PatchMatch& a) {
   each(rows, ROWS, [&](int64_t row) {
     for (int32_t x = 0; x < count.x; ++x) {
       const Place q = {int32_t(row / count.y), int32_t(row % count.y), x};
-      const int64_t number = row * count.x + x;
-      const Place k = a.started ? matched(q, a.field[number], key) : random_start(start, number);
-      a.field[number] = offset_between(q, k);
-      a.distances[number] = distance(q, k, INFINITE);
+      const int64_t index = row * count.x + x;
+      const Place k = a.started ? matched(q, a.field[index], key) : random_start(start, index);
+      a.field[index] = offset_between(q, k);
+      a.distances[index] = distance(q, k, INFINITE);
     }
   });
   Offset *before = a.field, *after = a.other;
@@ -111,14 +111,14 @@ void patch_match(const PatchMatch& a) {
       Words words;
       for (int32_t x = 0; x < count.x; ++x) {
         const Place q = {int32_t(row / count.y), int32_t(row % count.y), x};
-        const int64_t number = row * count.x + x;
+        const int64_t index = row * count.x + x;
         const int lane = x % L;
-        if (lane == 0) words.make(a.seed, uint64_t(step + 1), number);
-        Place best = matched(q, before[number], key);
-        float least = a.distances[number];
+        if (lane == 0) words.make(a.seed, uint64_t(step + 1), index);
+        Place best = matched(q, before[index], key);
+        float least = a.distances[index];
         patch_match_step(grids, before, q, a.strides[step], words.of(lane), distance, best, least);
-        after[number] = offset_between(q, best);
-        a.distances[number] = least;
+        after[index] = offset_between(q, best);
+        a.distances[index] = least;
       }
     });
     Offset* swapped = before;

@@ -50,7 +50,7 @@ int64_t rows_over(const Vote& a, int32_t t, int32_t y, int64_t* begins, int32_t*
     for (int32_t dy = 0; dy < a.patch.y; ++dy) {
       const Place first = {t - dt, y - dy, 0};
       if (first.t < 0 || first.t >= a.count.t || first.y < 0 || first.y >= a.count.y) continue;
-      begins[rows] = number_of(first, a.count);
+      begins[rows] = linear_index(first, a.count);
       const Offset* field = a.field + begins[rows];
       int32_t* shift = shifts + rows * a.count.x;
       for (int32_t x = 0; x < a.count.x; ++x) shift[x] = (field[x].t * a.height + field[x].y) * a.width + field[x].x;
@@ -122,17 +122,17 @@ class Row {  // of the output; Channels is -1 where it is not known to the compi
   template <bool Inside>
   vi gather(int32_t x) {
     vi present{};
-    int32_t* number = numbers_;
+    int32_t* index = numbers_;
     for (int64_t r = 0; r < rows_; ++r)
-      for (int32_t dx = 0; dx < a_.patch.x; ++dx, number += L)
+      for (int32_t dx = 0; dx < a_.patch.x; ++dx, index += L)
         for (int32_t lane = 0; lane < L; ++lane) {
           const int32_t px = x + lane - dx;
           if (!Inside && (px < 0 || px >= a_.count.x)) {
-            for (int64_t c = 0; c < C_; ++c) number[c * members_ * L + lane] = NOTHING;
+            for (int64_t c = 0; c < C_; ++c) index[c * members_ * L + lane] = NOTHING;
             continue;
           }
           const T* pixel = suggested(r, px, x + lane);
-          for (int64_t c = 0; c < C_; ++c) number[c * members_ * L + lane] = ordered(to_float(pixel[c]));
+          for (int64_t c = 0; c < C_; ++c) index[c * members_ * L + lane] = ordered(to_float(pixel[c]));
           if (!Inside) present[lane] += 1;
         }
     return Inside ? vi{} + int32_t(rows_ * a_.patch.x) : present;

@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(TILE_PIXELS) ddpm_step_kernel(DdpmStep a) {
     draw_normals(noise_random(a, tile), tile, a.pixels, 3, thread, normals);
     __syncthreads();
   }
-  for (int number = thread; number < 3 * tile.count; number += TILE_PIXELS) step_value(a, tile, normals, number);
+  for (int index = thread; index < 3 * tile.count; index += TILE_PIXELS) step_value(a, tile, normals, index);
 }
 
 }  // namespace

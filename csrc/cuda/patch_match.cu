@@ -11,15 +11,15 @@ constexpr int BLOCKS = 6;  // at least, on a multiprocessor: with more, register
 
 // One thread a patch of the query, in both.
 __global__ void __launch_bounds__(THREADS) start_kernel(PatchMatch a, PatchMatchGrids grids, int64_t count) {
-  const int64_t number = int64_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (number < count) start_patch(a, grids, number);
+  const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;
+  if (index < count) start_patch(a, grids, index);
 }
 
 __global__ void __launch_bounds__(THREADS, BLOCKS)
     step_kernel(PatchMatch a, PatchMatchGrids grids, int64_t count, const Offset* before, Offset* after, uint64_t step,
                 int32_t stride) {
-  const int64_t number = int64_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (number < count) step_patch(a, grids, before, after, step, stride, number);
+  const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;
+  if (index < count) step_patch(a, grids, before, after, step, stride, index);
 }
 
 }  // namespace
@@ -33,8 +33,8 @@ int patch_match(const PatchMatch& a, void* cuda_stream) {
   start_kernel<<<blocks, THREADS, 0, stream>>>(a, grids, count);
   Offset *before = a.field, *after = a.other;
   for (int64_t step = 0; step < a.steps; ++step) {
-    const uint64_t number = uint64_t(step + 1);
-    step_kernel<<<blocks, THREADS, 0, stream>>>(a, grids_of(a, number), count, before, after, number, a.strides[step]);
+    const uint64_t index = uint64_t(step + 1);
+    step_kernel<<<blocks, THREADS, 0, stream>>>(a, grids_of(a, index), count, before, after, index, a.strides[step]);
     Offset* swapped = before;
     before = after, after = swapped;
   }

@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(TILE_PIXELS) sample_crops_kernel(SampleCrops a
   const int thread = int(threadIdx.x);
   draw_crop_normals(a, tile, thread, normals);
   __syncthreads();
-  for (int number = thread; number < 3 * tile.count; number += TILE_PIXELS) crop_value(a, tile, normals, number);
+  for (int index = thread; index < 3 * tile.count; index += TILE_PIXELS) crop_value(a, tile, normals, index);
 }
 
 }  // namespace

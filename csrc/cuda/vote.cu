@@ -12,8 +12,8 @@ constexpr int THREADS = 256;
 // One thread a pixel and channel.
 template <class T>
 __global__ void __launch_bounds__(THREADS) vote_kernel(Vote a, int64_t count) {
-  const int64_t number = int64_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (number < count) vote_for<T>(a, number);
+  const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;
+  if (index < count) vote_for<T>(a, index);
 }
 
 }  // namespace

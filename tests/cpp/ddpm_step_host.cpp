@@ -38,6 +38,6 @@ extern "C" void ddpm_step(int64_t batch, int64_t pixels, float* x, const void* o
       for (int thread = TILE_PIXELS; thread-- > 0;)
         draw_normals(noise_random(a, tile), tile, pixels, 3, thread, normals);
     for (int thread = TILE_PIXELS; thread-- > 0;)
-      for (int number = thread; number < 3 * tile.count; number += TILE_PIXELS) step_value(a, tile, normals, number);
+      for (int index = thread; index < 3 * tile.count; index += TILE_PIXELS) step_value(a, tile, normals, index);
   }
 }

@@ -14,8 +14,8 @@ template <class Thread>
 void launch(int64_t count, const Thread& thread) {
   int64_t jump = 611953 % count + 1;
   while (std::gcd(jump, count) != 1) ++jump;
-  int64_t number = count / 2;
-  for (int64_t i = 0; i < count; ++i, number = (number + jump) % count) thread(number);
+  int64_t index = count / 2;
+  for (int64_t i = 0; i < count; ++i, index = (index + jump) % count) thread(index);
 }
 
 }  // namespace
@@ -39,12 +39,12 @@ extern "C" void patch_match(const int16_t* query, int64_t query_frames, int64_t 
                      distances};
   const PatchMatchGrids start = grids_of(a, 0);
   const int64_t count = int64_t(start.query.t) * start.query.y * start.query.x;
-  launch(count, [&](int64_t number) { start_patch(a, start, number); });
+  launch(count, [&](int64_t index) { start_patch(a, start, index); });
   Offset *before = field, *after = other;
   for (int64_t step = 0; step < steps; ++step) {
     const PatchMatchGrids grids = grids_of(a, uint64_t(step + 1));
     launch(count,
-           [&](int64_t number) { step_patch(a, grids, before, after, uint64_t(step + 1), strides[step], number); });
+           [&](int64_t index) { step_patch(a, grids, before, after, uint64_t(step + 1), strides[step], index); });
     std::swap(before, after);
   }
   if (before != field) memcpy(field, before, count * sizeof(Offset));

@@ -38,6 +38,6 @@ extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t widt
     std::fill_n(normals, CROP_NORMALS, NAN);  // shows where a number that was not drawn is used
     for (int thread = TILE_PIXELS; thread-- > 0;) draw_crop_normals(a, tile, thread, normals);
     for (int thread = TILE_PIXELS; thread-- > 0;)
-      for (int number = thread; number < 3 * tile.count; number += TILE_PIXELS) crop_value(a, tile, normals, number);
+      for (int index = thread; index < 3 * tile.count; index += TILE_PIXELS) crop_value(a, tile, normals, index);
   }
 }
