@@ -110,10 +110,10 @@ SINFUSION_HD static inline void box_muller(const PhiloxBlock& block, float out[4
 
 // A step as it is passed to kernels: a number, or where to read it, so that a CUDA graph reads it anew.
 struct Step {
-  uint64_t index;
+  uint64_t value;
   const int64_t* address;  // or null
 };
-SINFUSION_HD static inline uint64_t value_of(Step step) { return step.address ? uint64_t(*step.address) : step.index; }
+SINFUSION_HD static inline uint64_t resolve(Step step) { return step.address ? uint64_t(*step.address) : step.value; }
 
 // What numbers are: a sample's key, stream and step.
 struct RandomStream {
@@ -150,7 +150,7 @@ SINFUSION_HD static inline void draw_block(const PhiloxRows& a, int64_t i, T* ou
   const int64_t blocks = (a.count + 3) / 4;
   const int64_t b = i / blocks, first = i % blocks * 4;
   T four[4];
-  draw_blocks({uint64_t(a.seeds[b]), a.stream, value_of(a.at)}, uint32_t(first / 4), 1, four);
+  draw_blocks({uint64_t(a.seeds[b]), a.stream, resolve(a.at)}, uint32_t(first / 4), 1, four);
   for (int64_t k = 0; k < 4 && first + k < a.count; ++k) out[b * a.count + first + k] = four[k];
 }
 

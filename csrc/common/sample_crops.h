@@ -13,7 +13,7 @@ struct SampleCrops {
   const uint8_t* frames;  // (T, height, width, 3)
   int64_t height, width;
   int64_t batch;
-  const int64_t* places;      // (B, 4): frame of the target, frame offset, top, left; inside the frames
+  const int64_t* crops;       // (B, 4): frame of the target, frame offset, top, left; inside the frames
   const float* coefficients;  // (B, 8)
   const float* coarse_noise;  // (B, 3 conditions, coarse_height, coarse_width), or null
   int32_t coarse_height, coarse_width;
@@ -54,13 +54,13 @@ SINFUSION_HD static inline float interpolation_scale(int32_t fine, int32_t coars
   return fine > 1 ? float(coarse - 1) / float(fine - 1) : 0;
 }
 
-// Between which two of `coarse` places that of `place` steps lies; `weight` belongs to the second.
+// Between which two of `coarse` places that of `crop` steps lies; `weight` belongs to the second.
 struct Interpolation {
   int32_t lower, upper;
   float weight;
 };
-SINFUSION_HD static inline Interpolation interpolation_at(int32_t place, float stride, int32_t coarse) {
-  const float at = float(place) * stride;
+SINFUSION_HD static inline Interpolation interpolation_at(int32_t crop, float stride, int32_t coarse) {
+  const float at = float(crop) * stride;
   const int32_t lower = int32_t(at) < coarse - 1 ? int32_t(at) : coarse - 1;
   return {lower, lower + 1 < coarse ? lower + 1 : lower, at - float(lower)};
 }
@@ -77,7 +77,7 @@ SINFUSION_HD static inline float bilinear(const float* above, const float* below
 }
 
 // Of a byte, in [-1, 1].
-SINFUSION_HD static inline float value_of(uint8_t byte) { return float(byte) / 127.5f - 1.0f; }
+SINFUSION_HD static inline float normalize_byte(uint8_t byte) { return float(byte) / 127.5f - 1.0f; }
 
 // With the coefficients of its sample.
 SINFUSION_HD static inline float noisy_condition(const SampleCrops& a, const float* c, float value, float white_noise,
@@ -94,14 +94,14 @@ SINFUSION_HD static inline float linear_combination(const float* c, float clean,
 }
 
 // Frame of condition i of a sample.
-SINFUSION_HD static inline int64_t condition_frame(const SampleCrops& a, const int64_t* place, int i) {
-  return place[0] + (a.conditions == 1 ? -place[1] : 2 * i - 1);
+SINFUSION_HD static inline int64_t condition_frame(const SampleCrops& a, const int64_t* crop, int i) {
+  return crop[0] + (a.conditions == 1 ? -crop[1] : 2 * i - 1);
 }
 
 // Where the bytes of a pixel of a crop lie.
-SINFUSION_HD static inline const uint8_t* pixel_bytes(const SampleCrops& a, int64_t frame, const int64_t* place,
+SINFUSION_HD static inline const uint8_t* pixel_bytes(const SampleCrops& a, int64_t frame, const int64_t* crop,
                                                       int64_t y, int64_t x) {
-  return a.frames + ((frame * a.height + place[2] + y) * a.width + place[3] + x) * 3;
+  return a.frames + ((frame * a.height + crop[2] + y) * a.width + crop[3] + x) * 3;
 }
 
 // Number `index` of the tile, in the order of the target in memory: the device's part, which the tests compile for the
@@ -110,7 +110,7 @@ SINFUSION_HD static inline void crop_value(const SampleCrops& a, const Tile& til
   const int pixel = index / 3, channel = index % 3;
   const uint32_t within = uint32_t(tile.first + pixel);
   const int32_t y = int32_t(within / uint32_t(a.crop_width)), x = int32_t(within % uint32_t(a.crop_width));
-  const int64_t *place = a.places + 4 * tile.sample, pixels = pixels_of(a);
+  const int64_t *crop = a.crops + 4 * tile.sample, pixels = pixels_of(a);
   const int64_t row = tile.sample * pixels + within, channels = 3 * (a.conditions + 1);
   const float* c = a.coefficients + 8 * tile.sample;
   const auto store = [&](int at, float value) {
@@ -133,12 +133,13 @@ SINFUSION_HD static inline void crop_value(const SampleCrops& a, const Tile& til
       coarse =
           bilinear(values + rows.lower * a.coarse_width, values + rows.upper * a.coarse_width, rows.weight, columns);
     }
-    const uint8_t byte = pixel_bytes(a, condition_frame(a, place, i), place, y, x)[channel];
-    const float condition = noisy_condition(a, c, value_of(byte), white_noise, coarse);
+    const uint8_t byte = pixel_bytes(a, condition_frame(a, crop, i), crop, y, x)[channel];
+    const float condition = noisy_condition(a, c, normalize_byte(byte), white_noise, coarse);
     store(plane, condition);
     sum += condition;
   }
-  const float clean = value_of(pixel_bytes(a, place[0], place, y, x)[channel]), prior_mean = mean_of_conditions(a, sum);
+  const float clean = normalize_byte(pixel_bytes(a, crop[0], crop, y, x)[channel]),
+              prior_mean = mean_of_conditions(a, sum);
   const float noise = normals[normal_index(tile, pixels, channel, pixel)];
   store(3 * a.conditions + channel, linear_combination(c, clean, noise, prior_mean));
   a.target[3 * row + channel] = linear_combination(c + 3, clean, noise, prior_mean);

@@ -19,13 +19,13 @@ inline void each_row(const SampleCrops& a, const Tile& tile, const Visit& visit)
   }
 }
 
-inline void values_of(const SampleCrops& a, const Tile& tile, int64_t frame, float* out) {
-  const int64_t* place = a.places + 4 * tile.sample;
+inline void load_values(const SampleCrops& a, const Tile& tile, int64_t frame, float* out) {
+  const int64_t* crop = a.crops + 4 * tile.sample;
   uint8_t bytes[TILE_VALUES];
   each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
-    memcpy(bytes + 3 * pixel, pixel_bytes(a, frame, place, y, x), 3 * count);
+    memcpy(bytes + 3 * pixel, pixel_bytes(a, frame, crop, y, x), 3 * count);
   });
-  for (int i = 0; i < 3 * tile.count; ++i) out[i] = value_of(bytes[i]);
+  for (int i = 0; i < 3 * tile.count; ++i) out[i] = normalize_byte(bytes[i]);
 }
 
 // Coarse noise of three channels.
@@ -49,14 +49,14 @@ inline void spread(const SampleCrops& a, const Tile& tile, int channel, float* o
 template <class T>
 inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
   const int64_t pixels = pixels_of(a), row = tile.sample * pixels + tile.first, channels = 3 * (a.conditions + 1);
-  const int64_t* place = a.places + 4 * tile.sample;
+  const int64_t* crop = a.crops + 4 * tile.sample;
   const float* c = a.coefficients + 8 * tile.sample;
   const int values_count = 3 * tile.count;
   float noise[TILE_VALUES], white_noise[TILE_VALUES] = {}, coarse_noise[TILE_VALUES] = {}, values[TILE_VALUES];
   float prior_mean[TILE_VALUES] = {};
   T* to = input + row * channels;
   for (int i = 0; i < a.conditions; ++i, to += 3) {
-    values_of(a, tile, condition_frame(a, place, i), values);
+    load_values(a, tile, condition_frame(a, crop, i), values);
     if (has_white_noise(a, tile))
       draw_interleaved_normals(white_noise_random(a, tile), tile, pixels, 3 * i, white_noise);
     if (a.coarse_noise) spread(a, tile, 3 * i, coarse_noise);
@@ -67,7 +67,7 @@ inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
     store_channels(values, tile.count, to, channels);
   }
   for (int k = 0; k < values_count; ++k) prior_mean[k] = mean_of_conditions(a, prior_mean[k]);
-  values_of(a, tile, place[0], values);
+  load_values(a, tile, crop[0], values);
   draw_interleaved_normals(noise_random(a, tile), tile, pixels, 0, noise);
   float noisy[TILE_VALUES], *target = a.target + 3 * row;
   for (int k = 0; k < values_count; ++k) noisy[k] = linear_combination(c, values[k], noise[k], prior_mean[k]);
