@@ -18,15 +18,15 @@ struct Vote {
   int32_t height, width;
   bool bf16;  // value and out, else fp32
   int64_t channels;
-  Place patch;          // frames, rows and columns of a patch
-  Place count;          // places in the field
+  Position patch;       // frames, rows and columns of a patch
+  Position count;       // places in the field
   const Offset* field;  // every match lies inside `value`
   bool mean;            // else median
   const float* weight;  // one for each place, or null: all alike; for the mean
   void* out;            // (count + patch - 1, C)
 };
 
-SINFUSION_HD static inline Place size_of(const Vote& a) {
+SINFUSION_HD static inline Position size_of(const Vote& a) {
   return {a.count.t + a.patch.t - 1, a.count.y + a.patch.y - 1, a.count.x + a.patch.x - 1};
 }
 
@@ -47,11 +47,11 @@ SINFUSION_HD static inline float from_ordered(int32_t value) {
 
 // Calls visit(number of the patch, address of the suggested value) for all patches over a pixel of the output.
 template <class T, class Visit>
-SINFUSION_HD static inline void each_suggestion(const Vote& a, Place at, int64_t channel, const Visit& visit) {
-  const Place first = {at.t < a.count.t ? 0 : at.t - a.count.t + 1, at.y < a.count.y ? 0 : at.y - a.count.y + 1,
-                       at.x < a.count.x ? 0 : at.x - a.count.x + 1};
-  const Place end = {at.t < a.patch.t ? at.t + 1 : a.patch.t, at.y < a.patch.y ? at.y + 1 : a.patch.y,
-                     at.x < a.patch.x ? at.x + 1 : a.patch.x};
+SINFUSION_HD static inline void each_suggestion(const Vote& a, Position at, int64_t channel, const Visit& visit) {
+  const Position first = {at.t < a.count.t ? 0 : at.t - a.count.t + 1, at.y < a.count.y ? 0 : at.y - a.count.y + 1,
+                          at.x < a.count.x ? 0 : at.x - a.count.x + 1};
+  const Position end = {at.t < a.patch.t ? at.t + 1 : a.patch.t, at.y < a.patch.y ? at.y + 1 : a.patch.y,
+                        at.x < a.patch.x ? at.x + 1 : a.patch.x};
   for (int32_t dt = first.t; dt < end.t; ++dt)
     for (int32_t dy = first.y; dy < end.y; ++dy)
       for (int32_t dx = first.x; dx < end.x; ++dx) {
@@ -65,7 +65,7 @@ SINFUSION_HD static inline void each_suggestion(const Vote& a, Place at, int64_t
 // The lower median, by bisection on the order of floats as whole numbers: nothing is kept but the two ends, which every
 // look at the suggestions moves to two of their values.
 template <class T>
-SINFUSION_HD static inline float vote_median(const Vote& a, Place at, int64_t channel) {
+SINFUSION_HD static inline float vote_median(const Vote& a, Position at, int64_t channel) {
   int32_t low = 0x7fffffff, high = -0x7fffffff, count = 0;
   each_suggestion<T>(a, at, channel, [&](int64_t, const T* value) {
     const int32_t v = ordered(to_float(*value));
@@ -95,7 +95,7 @@ SINFUSION_HD static inline float vote_median(const Vote& a, Place at, int64_t ch
 }
 
 template <class T>
-SINFUSION_HD static inline float vote_mean(const Vote& a, Place at, int64_t channel) {
+SINFUSION_HD static inline float vote_mean(const Vote& a, Position at, int64_t channel) {
   float total = 0, weights = 0;
   each_suggestion<T>(a, at, channel, [&](int64_t index, const T* value) {
     const float weight = a.weight ? a.weight[index] : 1;
@@ -108,7 +108,7 @@ SINFUSION_HD static inline float vote_mean(const Vote& a, Place at, int64_t chan
 // `index` in the order of the output.
 template <class T>
 SINFUSION_HD static inline void vote_for(const Vote& a, int64_t index) {
-  const Place at = position_at(index / a.channels, size_of(a));
+  const Position at = position_at(index / a.channels, size_of(a));
   const int64_t channel = index % a.channels;
   store_as(static_cast<T*>(a.out) + index, a.mean ? vote_mean<T>(a, at, channel) : vote_median<T>(a, at, channel));
 }

@@ -48,7 +48,7 @@ int64_t rows_over(const Vote& a, int32_t t, int32_t y, int64_t* begins, int32_t*
   int64_t rows = 0;
   for (int32_t dt = 0; dt < a.patch.t; ++dt)
     for (int32_t dy = 0; dy < a.patch.y; ++dy) {
-      const Place first = {t - dt, y - dy, 0};
+      const Position first = {t - dt, y - dy, 0};
       if (first.t < 0 || first.t >= a.count.t || first.y < 0 || first.y >= a.count.y) continue;
       begins[rows] = linear_index(first, a.count);
       const Offset* field = a.field + begins[rows];
@@ -62,7 +62,7 @@ int64_t rows_over(const Vote& a, int32_t t, int32_t y, int64_t* begins, int32_t*
 template <class T, int Channels>
 class Row {  // of the output; Channels is -1 where it is not known to the compiler
  public:
-  Row(const Vote& a, int64_t row, const Place& size)
+  Row(const Vote& a, int64_t row, const Position& size)
       : a_(a),
         C_(Channels < 0 ? a.channels : Channels),
         width_(size.x),
@@ -150,7 +150,7 @@ class Row {  // of the output; Channels is -1 where it is not known to the compi
 
 template <class T, int Channels>
 void fold(const Vote& a) {
-  const Place size = size_of(a);
+  const Position size = size_of(a);
   const int64_t rows = int64_t(size.t) * size.y;
   each(rows, 4, [&](int64_t i) {
     Row<T, Channels> row(a, i, size);
