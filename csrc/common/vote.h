@@ -26,17 +26,17 @@ struct Vote {
   void* out;            // (count + patch - 1, C)
 };
 
-SINFUSION_HD static inline Position size_of(const Vote& a) {
+SINFUSION_HD static inline Position output_size(const Vote& a) {
   return {a.count.t + a.patch.t - 1, a.count.y + a.patch.y - 1, a.count.x + a.patch.x - 1};
 }
 
 // Whole numbers in the order of the floats, and back.
-SINFUSION_HD static inline int32_t ordered(float value) {
+SINFUSION_HD static inline int32_t to_ordered_int(float value) {
   int32_t bits;
   memcpy(&bits, &value, 4);
   return bits ^ ((bits >> 31) & 0x7fffffff);
 }
-SINFUSION_HD static inline float from_ordered(int32_t value) {
+SINFUSION_HD static inline float from_ordered_int(int32_t value) {
   const int32_t bits = value ^ ((value >> 31) & 0x7fffffff);
   float result;
   memcpy(&result, &bits, 4);
@@ -47,7 +47,7 @@ SINFUSION_HD static inline float from_ordered(int32_t value) {
 
 // Calls visit(number of the patch, address of the suggested value) for all patches over a pixel of the output.
 template <class T, class Visit>
-SINFUSION_HD static inline void each_suggestion(const Vote& a, Position at, int64_t channel, const Visit& visit) {
+SINFUSION_HD static inline void for_each_vote(const Vote& a, Position at, int64_t channel, const Visit& visit) {
   const Position first = {at.t < a.count.t ? 0 : at.t - a.count.t + 1, at.y < a.count.y ? 0 : at.y - a.count.y + 1,
                           at.x < a.count.x ? 0 : at.x - a.count.x + 1};
   const Position end = {at.t < a.patch.t ? at.t + 1 : a.patch.t, at.y < a.patch.y ? at.y + 1 : a.patch.y,
@@ -67,8 +67,8 @@ SINFUSION_HD static inline void each_suggestion(const Vote& a, Position at, int6
 template <class T>
 SINFUSION_HD static inline float vote_median(const Vote& a, Position at, int64_t channel) {
   int32_t low = 0x7fffffff, high = -0x7fffffff, count = 0;
-  each_suggestion<T>(a, at, channel, [&](int64_t, const T* value) {
-    const int32_t v = ordered(to_float(*value));
+  for_each_vote<T>(a, at, channel, [&](int64_t, const T* value) {
+    const int32_t v = to_ordered_int(to_float(*value));
     low = v < low ? v : low;
     high = v > high ? v : high;
     ++count;
@@ -77,8 +77,8 @@ SINFUSION_HD static inline float vote_median(const Vote& a, Position at, int64_t
   while (low < high) {
     const int32_t middle = (low & high) + ((low ^ high) >> 1);
     int32_t below = 0, last_below = low, first_above = high;
-    each_suggestion<T>(a, at, channel, [&](int64_t, const T* value) {
-      const int32_t v = ordered(to_float(*value));
+    for_each_vote<T>(a, at, channel, [&](int64_t, const T* value) {
+      const int32_t v = to_ordered_int(to_float(*value));
       if (v <= middle) {
         ++below;
         last_below = v > last_below ? v : last_below;
@@ -91,13 +91,13 @@ SINFUSION_HD static inline float vote_median(const Vote& a, Position at, int64_t
     else
       low = first_above;
   }
-  return from_ordered(low);
+  return from_ordered_int(low);
 }
 
 template <class T>
 SINFUSION_HD static inline float vote_mean(const Vote& a, Position at, int64_t channel) {
   float total = 0, weights = 0;
-  each_suggestion<T>(a, at, channel, [&](int64_t index, const T* value) {
+  for_each_vote<T>(a, at, channel, [&](int64_t index, const T* value) {
     const float weight = a.weight ? a.weight[index] : 1;
     total += weight * to_float(*value);
     weights += weight;
@@ -107,8 +107,8 @@ SINFUSION_HD static inline float vote_mean(const Vote& a, Position at, int64_t c
 
 // `index` in the order of the output.
 template <class T>
-SINFUSION_HD static inline void vote_for(const Vote& a, int64_t index) {
-  const Position at = position_at(index / a.channels, size_of(a));
+SINFUSION_HD static inline void vote_value(const Vote& a, int64_t index) {
+  const Position at = position_at(index / a.channels, output_size(a));
   const int64_t channel = index % a.channels;
   store_as(static_cast<T*>(a.out) + index, a.mean ? vote_mean<T>(a, at, channel) : vote_median<T>(a, at, channel));
 }

@@ -25,9 +25,9 @@ using Address = uintptr_t;
 
 // Calls the function made for the best instruction set.
 #if defined(__x86_64__)
-#define BEST(call) isa() >= Isa::avx512 ? avx512::call : isa() == Isa::avx2 ? avx2::call : plain::call
+#define DISPATCH(call) isa() >= Isa::avx512 ? avx512::call : isa() == Isa::avx2 ? avx2::call : plain::call
 #else
-#define BEST(call) plain::call
+#define DISPATCH(call) plain::call
 #endif
 
 template <class T>
@@ -46,11 +46,11 @@ class Outside {
 
  private:
   static void count() {
-    if (held_threads) return use_threads(held_threads);
+    if (held_threads) return set_num_threads(held_threads);
     if (!thread_counter) return;
     const py::object found = py::reinterpret_steal<py::object>(PyObject_CallNoArgs(thread_counter));
     if (!found) throw py::error_already_set();
-    use_threads(found.cast<int>());
+    set_num_threads(found.cast<int>());
   }
   PyThreadState* state_;
 };
@@ -74,7 +74,7 @@ void depthwise_norm_forward(int64_t batch, int64_t height, int64_t width, int64_
                                at<float>(mean),
                                at<float>(rstd)};
   const Outside outside;
-  BEST(forward(a));
+  DISPATCH(forward(a));
 }
 
 void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
@@ -97,7 +97,7 @@ void depthwise_norm_backward(int64_t batch, int64_t height, int64_t width, int64
                                 at<float>(grad_gain),
                                 at<float>(grad_offset)};
   const Outside outside;
-  BEST(backward(a));
+  DISPATCH(backward(a));
 }
 
 void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
@@ -115,7 +115,7 @@ void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channel
   if (bf16 && isa() == Isa::amx) return amx::dense_forward(a);
   if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_forward(a);
 #endif
-  BEST(dense_forward(a));
+  DISPATCH(dense_forward(a));
 }
 
 void dense_backward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
@@ -136,7 +136,7 @@ void dense_backward(int64_t batch, int64_t height, int64_t width, int64_t channe
   if (bf16 && isa() == Isa::amx) return amx::dense_backward(a);
   if (bf16 && kernel == 1 && isa() == Isa::avx512_bf16) return avx512_bf16::dense_backward(a);
 #endif
-  BEST(dense_backward(a));
+  DISPATCH(dense_backward(a));
 }
 
 void patch_match(Address query, int64_t query_frames, int64_t query_height, int64_t query_width, Address key,
@@ -177,7 +177,7 @@ void vote(Address value, int32_t height, int32_t width, bool bf16, int64_t chann
                at<float>(weight),
                at<void>(out)};
   const Outside outside;
-  BEST(vote(a));
+  DISPATCH(vote(a));
 }
 
 void adam_ema(Address value, Address exp_avg, Address exp_avg_sq, Address average, Address copy, Address gradient,
@@ -195,7 +195,7 @@ void adam_ema(Address value, Address exp_avg, Address exp_avg_sq, Address averag
                   second_weight,
                   eps};
   const Outside outside;
-  BEST(adam_ema(a));
+  DISPATCH(adam_ema(a));
 }
 
 void ddpm_step(int64_t batch, int64_t pixels, Address x, Address output, bool output_bf16, Address centre,
@@ -220,7 +220,7 @@ void ddpm_step(int64_t batch, int64_t pixels, Address x, Address output, bool ou
                    at<float>(picture),
                    picture_once};
   const Outside outside;
-  BEST(ddpm_step(a));
+  DISPATCH(ddpm_step(a));
 }
 
 void sample_crops(Address frames, int64_t height, int64_t width, int64_t batch, Address places, Address coefficients,
@@ -247,25 +247,26 @@ void sample_crops(Address frames, int64_t height, int64_t width, int64_t batch, 
                       bf16,
                       at<float>(target)};
   const Outside outside;
-  BEST(sample_crops(a));
+  DISPATCH(sample_crops(a));
 }
 
 void add(Address to, Address value, bool bf16, int64_t count) {
   const Outside outside;
-  bf16 ? BEST(add(at<uint16_t>(to), at<uint16_t>(value), count)) : BEST(add(at<float>(to), at<float>(value), count));
+  bf16 ? DISPATCH(add(at<uint16_t>(to), at<uint16_t>(value), count))
+       : DISPATCH(add(at<float>(to), at<float>(value), count));
 }
 
 void uniform_bits(Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count,
                   Address out) {
   const PhiloxRows a{at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count};
   const Outside outside;
-  BEST(uniform_bits(a, at<int64_t>(out)));
+  DISPATCH(uniform_bits(a, at<int64_t>(out)));
 }
 
 void normal(Address seeds, int64_t batch, uint32_t stream, uint64_t step, Address step_at, int64_t count, Address out) {
   const PhiloxRows a{at<int64_t>(seeds), batch, stream, {step, at<int64_t>(step_at)}, count};
   const Outside outside;
-  BEST(normal(a, at<float>(out)));
+  DISPATCH(normal(a, at<float>(out)));
 }
 
 // Freed blocks of up to 32 MB stay with the process. Else a training step asks the system for the same memory again and

@@ -47,7 +47,7 @@ void step_tile(const DdpmStep& a, const Tile& tile) {
 
 void ddpm_step(const DdpmStep& a) {
   const int64_t tiles = a.batch * tile_count(a.pixels);
-  each(tiles, 8, [&](int64_t i) { step_tile(a, tile_of(i, a.pixels)); });
+  parallel_for(tiles, 8, [&](int64_t i) { step_tile(a, tile_of(i, a.pixels)); });
 }
 
 }  // namespace SINFUSION_ISA_NAMESPACE

@@ -403,7 +403,7 @@ class Ring {
     return most(0, want_ - position_) * lines_;
   }
   INLINE void some(int64_t count, const Evaluator<F>& function) {
-    for (; count > 0 && position_ < want_; --count) piece(function);
+    for (; count > 0 && position_ < want_; --count) chunk(function);
   }
 
  private:
@@ -415,7 +415,7 @@ class Ring {
     if (to_ == end_) to_ = begin_;
     to_ += grid_.pad * depth_;
   }
-  INLINE void piece(const Evaluator<F>& function) {
+  INLINE void chunk(const Evaluator<F>& function) {
     __m512i v = _mm512_setzero_si512();
     if (inside_) {
       if constexpr (F == Function::gelu_gradient)
@@ -574,7 +574,7 @@ void convolve(const Convolution& v) {
   const int64_t shared_bytes = count.used;
   Own(count, v, group);
   const int64_t own_bytes = count.used - shared_bytes;
-  Memory memory{reinterpret_cast<char*>(scratch(shared_bytes / sizeof(float)))};
+  Memory memory{reinterpret_cast<char*>(caller_scratch(shared_bytes / sizeof(float)))};
   const Shared shared(memory, steps, blocks);
   memset(shared.bias, 0, blocks * LINE * sizeof(float));
   if (v.bias) memcpy(shared.bias, v.bias, v.outputs() * sizeof(float));
@@ -582,22 +582,22 @@ void convolve(const Convolution& v) {
   int64_t offsets[9];
   for (int64_t tap = 0; tap < taps; ++tap) offsets[tap] = tap / grid.kernel * grid.pitch + tap % grid.kernel;
 
-  each(blocks * steps * 2, PACKED, [&](int64_t n) {
+  parallel_for(blocks * steps * 2, PACKED, [&](int64_t n) {
     const int64_t block = n / (steps * 2), half = n % 2, step = n / 2 % steps;
     const int target = block >= v.blocks(0);
     const int64_t channel = (block - target * v.blocks(0)) * LINE + half * TILE;
     pack_tile(v, step / lines, step % lines, target * v.targets[0].channels + channel,
               v.targets[target].channels - channel, shared.weight + n * TILE_ELEMENTS);
   });
-  each_thread(v.batch * bands, [&](Pieces& pieces) {
+  parallel_chunks(v.batch * bands, [&](Chunks& chunks) {
     const Kernel kernel;
-    Memory mine{reinterpret_cast<char*>(own_scratch(own_bytes / sizeof(float)))};
+    Memory mine{reinterpret_cast<char*>(thread_scratch(own_bytes / sizeof(float)))};
     Own own(mine, v, group);
     Ring<F>& ring = own.ring;
     Writer<F> writer(grid);
     const Evaluator<F> function;
     ring.clear();
-    for (int64_t band; pieces.next(band);) {
+    for (int64_t band; chunks.next(band);) {
       const int64_t image = band / bands, part = band % bands;
       const int64_t y = part * band_rows, rows = least(band_rows, grid.height - y);
       const int64_t all = rows * grid.pitch;
@@ -735,7 +735,7 @@ void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad
   const int64_t bands = least(BANDS, strips);
   // Threads beyond the bands share the channels of x or those of the gradient, of which there are more.
   const bool share_x = x_lines > grad_lines;
-  const int64_t shares = least(share_x ? x_lines : grad_lines, parts(threads(), bands));
+  const int64_t shares = least(share_x ? x_lines : grad_lines, parts(num_threads(), bands));
   const int64_t block = taps * 4 * TILE * TILE, per_band = x_lines * grad_lines * block, bias = grad_lines * LINE;
 
   const auto strip_of = [&](Memory& memory, int64_t share) {
@@ -747,18 +747,18 @@ void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad
   Memory count{nullptr};
   strip_of(count, shares - 1);  // none is larger
   const int64_t own_bytes = count.used, sum_bytes = bands * (per_band + shares * bias) * int64_t(sizeof(float));
-  Memory memory{reinterpret_cast<char*>(scratch(sum_bytes / sizeof(float)))};
+  Memory memory{reinterpret_cast<char*>(caller_scratch(sum_bytes / sizeof(float)))};
   float *sums = memory.take<float>(bands * per_band), *bias_sums = memory.take<float>(bands * shares * bias);
 
-  each_thread(bands * shares, [&](Pieces& pieces) {
+  parallel_chunks(bands * shares, [&](Chunks& chunks) {
     const Kernel kernel;
-    for (int64_t task; pieces.next(task);) {
+    for (int64_t task; chunks.next(task);) {
       const int64_t band = task / shares, share = task % shares;
       const int64_t x_from = share_x ? x_lines * share / shares : 0;
       const int64_t x_to = share_x ? x_lines * (share + 1) / shares : x_lines;
       const int64_t grad_from = share_x ? 0 : grad_lines * share / shares;
       const int64_t grad_to = share_x ? grad_lines : grad_lines * (share + 1) / shares;
-      Memory mine{reinterpret_cast<char*>(own_scratch(own_bytes / sizeof(float)))};
+      Memory mine{reinterpret_cast<char*>(thread_scratch(own_bytes / sizeof(float)))};
       Strip strip = strip_of(mine, share);
       for (int64_t xl = x_from; xl < x_to; ++xl)
         memset(sums + band * per_band + (xl * grad_lines + grad_from) * block, 0,
@@ -785,7 +785,7 @@ void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad
     }
   });
   const int64_t C = a.channels + a.skip_channels;
-  each(x_lines * grad_lines * taps * 4, PACKED, [&](int64_t n) {
+  parallel_for(x_lines * grad_lines * taps * 4, PACKED, [&](int64_t n) {
     const int64_t tile = n % 4, tap = n / 4 % taps, line = n / (4 * taps);
     const int64_t c = line / grad_lines * LINE + tile / 2 * TILE, o = line % grad_lines * LINE + tile % 2 * TILE;
     alignas(64) __m512 total[TILE];
@@ -812,10 +812,10 @@ void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad
 
 // product = grad_out * GELU'(z), where nobody else makes it.
 void make_product(const Source& grad, int64_t pixels) {
-  each_thread(parts(pixels, BAND), [&](Pieces& pieces) {
+  parallel_chunks(parts(pixels, BAND), [&](Chunks& chunks) {
     const Evaluator<Function::gelu_gradient> gradient;
-    for (int64_t piece; pieces.next(piece);)
-      for (int64_t pixel = piece * BAND; pixel < least(pixels, (piece + 1) * BAND); ++pixel)
+    for (int64_t chunk; chunks.next(chunk);)
+      for (int64_t pixel = chunk * BAND; pixel < least(pixels, (chunk + 1) * BAND); ++pixel)
         for (int64_t n = 0; n < grad.lines(); ++n) grad.multiplied(pixel, grad.line(n), gradient, true);
   });
 }
@@ -844,7 +844,8 @@ void backward_of(const DenseBackward& a) {
                  nullptr};
   const Source grad{static_cast<const bf16_t*>(a.grad_out), nullptr, a.outputs, 0, static_cast<const bf16_t*>(a.z),
                     static_cast<bf16_t*>(a.grad_z)};
-  const Source made{static_cast<const bf16_t*>(a.z ? a.grad_z : a.grad_out), nullptr, a.outputs, 0, nullptr, nullptr};
+  const Source grad_after_gelu{
+      static_cast<const bf16_t*>(a.z ? a.grad_z : a.grad_out), nullptr, a.outputs, 0, nullptr, nullptr};
   if (a.grad_x) {
     const Target to{static_cast<bf16_t*>(a.grad_x), a.channels, nullptr, nullptr};
     const Target to_skip{static_cast<bf16_t*>(a.grad_skip), a.skip_channels, nullptr, nullptr};
@@ -853,7 +854,7 @@ void backward_of(const DenseBackward& a) {
   } else if (a.z) {
     make_product(grad, a.batch * a.height * a.width);
   }
-  weight_gradient<Kernel>(a, x, made);
+  weight_gradient<Kernel>(a, x, grad_after_gelu);
 }
 
 }  // namespace

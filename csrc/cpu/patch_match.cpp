@@ -28,10 +28,10 @@ class Distance {
         patch_(a.patch),
         key_count_(patch_counts(a.key, a.patch)),
         weight_(a.weight),
-        whole_(a.patch.x * a.channels / (2 * L)),
+        whole_(a.patch.x * a.channels / (2 * LANES)),
         worthwhile_(a.patch.y * (whole_ + 1) >= 14) {
-    const int rest = int(a.patch.x * a.channels % (2 * L));
-    for (int i = 0; i < 2 * L; ++i) mask_[i] = i < rest ? -1 : 0;
+    const int rest = int(a.patch.x * a.channels % (2 * LANES));
+    for (int i = 0; i < 2 * LANES; ++i) mask_[i] = i < rest ? -1 : 0;
   }
 
   float operator()(Position q, Position k, float best_distance) const {
@@ -48,28 +48,28 @@ class Distance {
   template <int Whole>
   float rows(const int16_t* from, const int16_t* to, float weight, float best_distance) const {
     const int64_t whole = Whole < 0 ? whole_ : Whole;
-    const vs mask = at(mask_);
-    vi total{};
+    const vec_i16 mask = at(mask_);
+    vec_i32 total{};
     for (int32_t t = 0;; from += query_.frame, to += key_.frame) {
       const int16_t *a = from, *b = to;
       for (int32_t y = 0; y < patch_.y; ++y, a += query_.row, b += key_.row) {
-        for (int64_t i = 0; i < whole; ++i) total += squares_in_pairs(at(a + i * 2 * L) - at(b + i * 2 * L));
-        total += squares_in_pairs((at(a + whole * 2 * L) - at(b + whole * 2 * L)) & mask);
+        for (int64_t i = 0; i < whole; ++i) total += madd_squares(at(a + i * 2 * LANES) - at(b + i * 2 * LANES));
+        total += madd_squares((at(a + whole * 2 * LANES) - at(b + whole * 2 * LANES)) & mask);
       }
       if (++t < patch_.t && !worthwhile_) continue;
-      const float found = float(sum(total)) * weight;
+      const float found = float(reduce_add(total)) * weight;
       if (t == patch_.t || found >= best_distance) return found;
     }
   }
 
-  static vs at(const int16_t* p) { return *reinterpret_cast<const vs*>(p); }
+  static vec_i16 at(const int16_t* p) { return *reinterpret_cast<const vec_i16*>(p); }
 
   Frames query_, key_;
   Position patch_, key_count_;
   const float* weight_;
   int64_t whole_;
   bool worthwhile_;  // to look at the sum so far after each frame: that takes as long as several vectors
-  int16_t mask_[2 * L];
+  int16_t mask_[2 * LANES];
 };
 
 // The random words of L places that follow each other, made together.
@@ -77,15 +77,16 @@ class RandomWords {
  public:
   void make(uint64_t seed, uint64_t step, int64_t first) {
     for (int part = 0; part < RANDOM_CANDIDATES / 4; ++part) {
-      const auto blocks = philox_blocks<L>(seed, PATCH_MATCH_STREAM, random_words_step(step, part), uint32_t(first));
-      for (int lane = 0; lane < L; ++lane)
+      const auto blocks =
+          philox_blocks<LANES>(seed, PATCH_MATCH_STREAM, random_words_step(step, part), uint32_t(first));
+      for (int lane = 0; lane < LANES; ++lane)
         for (int i = 0; i < 4; ++i) words_[lane][4 * part + i] = blocks.v[i][lane];
     }
   }
   const uint32_t* of(int lane) const { return words_[lane]; }
 
  private:
-  uint32_t words_[L][RANDOM_CANDIDATES];
+  uint32_t words_[LANES][RANDOM_CANDIDATES];
 };
 
 }  // namespace
@@ -95,7 +96,7 @@ void patch_match(const PatchMatch& a) {
   const Position count = patch_counts(a.query, a.patch), key = patch_counts(a.key, a.patch);
   const SearchSpace start = search_space(a, 0);
   const int64_t rows = int64_t(count.t) * count.y;
-  each(rows, ROWS, [&](int64_t row) {
+  parallel_for(rows, ROWS, [&](int64_t row) {
     for (int32_t x = 0; x < count.x; ++x) {
       const Position q = {int32_t(row / count.y), int32_t(row % count.y), x};
       const int64_t index = row * count.x + x;
@@ -107,12 +108,12 @@ void patch_match(const PatchMatch& a) {
   Offset *field_in = a.field, *field_out = a.scratch_field;
   for (int64_t step = 0; step < a.steps; ++step) {
     const SearchSpace space = search_space(a, uint64_t(step + 1));
-    each(rows, ROWS, [&](int64_t row) {
+    parallel_for(rows, ROWS, [&](int64_t row) {
       RandomWords words;
       for (int32_t x = 0; x < count.x; ++x) {
         const Position q = {int32_t(row / count.y), int32_t(row % count.y), x};
         const int64_t index = row * count.x + x;
-        const int lane = x % L;
+        const int lane = x % LANES;
         if (lane == 0) words.make(a.seed, uint64_t(step + 1), index);
         Position best = match_position(q, field_in[index], key);
         float best_distance = a.distances[index];

@@ -79,7 +79,7 @@ inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
 
 void sample_crops(const SampleCrops& a) {
   const int64_t pixels = pixels_of(a), tiles = a.batch * tile_count(pixels);
-  each(tiles, 4, [&](int64_t i) {
+  parallel_for(tiles, 4, [&](int64_t i) {
     if (a.bf16)
       crop_tile(a, tile_of(i, pixels), static_cast<bf16_t*>(a.input));
     else

@@ -19,8 +19,8 @@ class ThreadChoice {
   bool watches(double now) const { return now >= rest_; }
 
   // A call took `wall` seconds up to `now`, in which its caller computed for `cpu` seconds and did `own` of the pieces.
-  void add(double cpu, double wall, int64_t own, int64_t pieces, double now) {
-    cpu_ += cpu, wall_ += wall, own_ += double(own), pieces_ += double(pieces);
+  void add(double cpu, double wall, int64_t own, int64_t chunks, double now) {
+    cpu_ += cpu, wall_ += wall, own_ += double(own), pieces_ += double(chunks);
     if (++calls_ < CALLS || wall_ < WINDOW) return;
     // Seconds that one thread would have computed for all of them, which is never interrupted, in a second.
     if (judge(own_ > 0 ? cpu_ * pieces_ / own_ / wall_ : 0)) rest_ = now + REST;

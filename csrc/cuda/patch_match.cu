@@ -10,7 +10,7 @@ constexpr int THREADS = 128;
 constexpr int BLOCKS = 6;  // at least, on a multiprocessor: with more, registers spill
 
 // One thread a patch of the query, in both.
-__global__ void __launch_bounds__(THREADS) initialize_kernel(PatchMatch a, SearchSpace space, int64_t count) {
+__global__ void __launch_bounds__(THREADS) start_kernel(PatchMatch a, SearchSpace space, int64_t count) {
   const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;
   if (index < count) initialize_patch(a, space, index);
 }
@@ -30,7 +30,7 @@ int patch_match(const PatchMatch& a, void* cuda_stream) {
   const SearchSpace space = search_space(a, 0);
   const int64_t count = int64_t(space.query.t) * space.query.y * space.query.x;  // below 2^31
   const unsigned blocks = unsigned((count + THREADS - 1) / THREADS);
-  initialize_kernel<<<blocks, THREADS, 0, stream>>>(a, space, count);
+  start_kernel<<<blocks, THREADS, 0, stream>>>(a, space, count);
   Offset *field_in = a.field, *field_out = a.scratch_field;
   for (int64_t step = 0; step < a.steps; ++step) {
     const uint64_t index = uint64_t(step + 1);

@@ -13,7 +13,7 @@ constexpr int THREADS = 256;
 template <class T>
 __global__ void __launch_bounds__(THREADS) vote_kernel(Vote a, int64_t count) {
   const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (index < count) vote_for<T>(a, index);
+  if (index < count) vote_value<T>(a, index);
 }
 
 }  // namespace
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(THREADS) vote_kernel(Vote a, int64_t count) {
 // Returns the error of the launch, 0 for none.
 int vote(const Vote& a, void* cuda_stream) {
   const auto stream = static_cast<cudaStream_t>(cuda_stream);
-  const Position size = size_of(a);
+  const Position size = output_size(a);
   const int64_t count = int64_t(size.t) * size.y * size.x * a.channels;
   const int64_t blocks = (count + THREADS - 1) / THREADS;
   if (blocks == 0) return 0;

@@ -5,7 +5,7 @@
 
 using namespace sinfusion;
 
-extern "C" void allow_threads(int count) { use_threads(count); }
+extern "C" void allow_threads(int count) { set_num_threads(count); }
 
 extern "C" void dense_forward(int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t skip_channels,
                               int64_t outputs, int64_t kernel, bool bf16, void* x, void* skip, float* weight,
