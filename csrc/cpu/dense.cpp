@@ -385,7 +385,7 @@ Channels<const T> inputs_of(const Dense& a) {
 template <class Algorithm, class T>
 void forward_of(const DenseForward& a) {
   const auto in = inputs_of<T>(a);
-  const Channels<T> out{{static_cast<T*>(a.out), nullptr}, {a.outputs, 0}};
+  const Channels<T> out{{static_cast<T*>(a.out), nullptr}, {a.out_channels, 0}};
   using Run = Convolution<Algorithm, T>;
   const int64_t weights = rounded_up(Weights<Algorithm>::floats(in.planes(), out.planes()), 16);
   float* packed = caller_scratch(weights);
@@ -393,7 +393,7 @@ void forward_of(const DenseForward& a) {
   T* z = static_cast<T*>(a.z);
   const T* residual = static_cast<const T*>(a.residual);
   Run::run(a, in, packed, out, [&](const auto& plane, int64_t pixel, vec_f32 value) {
-    const int64_t at = pixel * a.outputs + plane.channel;
+    const int64_t at = pixel * a.out_channels + plane.channel;
     if (a.bias) value += load(a.bias + plane.channel, plane.lanes);
     if (z) store(z + at, value, plane.lanes);
     if (a.gelu) value = gelu(value);
@@ -405,7 +405,7 @@ void forward_of(const DenseForward& a) {
 // grad_z = grad_out * GELU'(z) if there was a GELU, and the gradient of the bias.
 template <class T>
 void before_convolution(const DenseBackward& a) {
-  const int64_t pixels = a.batch * a.height * a.width, O = a.outputs;
+  const int64_t pixels = a.batch * a.height * a.width, O = a.out_channels;
   const Channels<const T> grad{{static_cast<const T*>(a.grad_out), nullptr}, {O, 0}};
   const int64_t N = grad.planes() * LANES;
   const T* z = static_cast<const T*>(a.z);
@@ -476,7 +476,7 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
     }
   });
   const int64_t C = a.channels + a.skip_channels;
-  parallel_for(a.outputs, 8, [&](int64_t o) {
+  parallel_for(a.out_channels, 8, [&](int64_t o) {
     for (int64_t p = 0; p < planes; ++p) {
       const auto plane = in.plane(p);
       const float* from = sums + o / (outs * LANES) * per_task + o % (outs * LANES) * K + p * LANES;
@@ -495,7 +495,7 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
 template <class Algorithm, class T>
 void backward_of(const DenseBackward& a) {
   const T* given = static_cast<const T*>(a.z ? a.grad_z : a.grad_out);
-  const Channels<const T> grad{{given, nullptr}, {a.outputs, 0}};
+  const Channels<const T> grad{{given, nullptr}, {a.out_channels, 0}};
   if (a.z || a.grad_bias) before_convolution<T>(a);
   weight_gradient<Algorithm, T>(a, grad);
   if (!a.grad_x) return;
@@ -512,14 +512,14 @@ void backward_of(const DenseBackward& a) {
 }  // namespace
 
 void dense_forward(const DenseForward& a) {
-  if (a.kernel == 1)
+  if (a.kernel_size == 1)
     a.bf16 ? forward_of<Pointwise, bf16_t>(a) : forward_of<Pointwise, float>(a);
   else
     a.bf16 ? forward_of<Winograd, bf16_t>(a) : forward_of<Winograd, float>(a);
 }
 
 void dense_backward(const DenseBackward& a) {
-  if (a.kernel == 1)
+  if (a.kernel_size == 1)
     a.bf16 ? backward_of<Pointwise, bf16_t>(a) : backward_of<Pointwise, float>(a);
   else
     a.bf16 ? backward_of<Winograd, bf16_t>(a) : backward_of<Winograd, float>(a);

@@ -179,7 +179,7 @@ INLINE void transpose(const void* from, Take&& take) {
 struct Grid {
   int64_t height, width, kernel, pad, pitch;
   explicit Grid(const Dense& a)
-      : height(a.height), width(a.width), kernel(a.kernel), pad(a.kernel / 2), pitch(a.width + pad) {}
+      : height(a.height), width(a.width), kernel(a.kernel_size), pad(a.kernel_size / 2), pitch(a.width + pad) {}
   int64_t taps() const { return kernel * kernel; }
   int64_t reach() const { return (kernel - 1) * (pitch + 1); }  // the offset of the last tap
 };
@@ -508,13 +508,13 @@ struct Convolution {
 
   int64_t blocks(int target) const { return parts(targets[target].channels, LINE); }  // of 32 outputs
   int64_t blocks() const { return blocks(0) + blocks(1); }
-  int64_t outputs() const { return targets[0].channels + targets[1].channels; }
+  int64_t out_channels() const { return targets[0].channels + targets[1].channels; }
   int64_t inputs() const { return source.channels + source.second_channels; }
 };
 
 // The tile of 16 pairs of inputs x 16 outputs x 2 for a tap: inputs from 32 line, outputs out .. out + count.
 void pack_tile(const Convolution& v, int64_t tap, int64_t line, int64_t out, int64_t count, bf16_t* to) {
-  const int64_t taps = v.grid.taps(), inputs = v.inputs(), outputs = v.outputs(), begin = line * LINE;
+  const int64_t taps = v.grid.taps(), inputs = v.inputs(), out_channels = v.out_channels(), begin = line * LINE;
   if (!v.transposed) {
     alignas(64) __m512i lines[TILE];
     for (int64_t n = 0; n < TILE; ++n) {
@@ -529,9 +529,9 @@ void pack_tile(const Convolution& v, int64_t tap, int64_t line, int64_t out, int
   const __mmask16 mask = first_floats(count);
   for (int64_t k = 0; k < TILE; ++k) {
     const int64_t in = begin + 2 * k;
-    const float* from = v.weight + (in * taps + taps - 1 - tap) * outputs + out;
+    const float* from = v.weight + (in * taps + taps - 1 - tap) * out_channels + out;
     const __m512i both = to_bf16({_mm512_maskz_loadu_ps(in < inputs ? mask : 0, from),
-                                  _mm512_maskz_loadu_ps(in + 1 < inputs ? mask : 0, from + taps * outputs)});
+                                  _mm512_maskz_loadu_ps(in + 1 < inputs ? mask : 0, from + taps * out_channels)});
     const __v16si order = __v16si{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} * 0x10001 + 0x100000;
     _mm512_store_si512(to + k * LINE, _mm512_permutexvar_epi16((__m512i)order, both));
   }
@@ -577,7 +577,7 @@ void convolve(const Convolution& v) {
   Memory memory{reinterpret_cast<char*>(caller_scratch(shared_bytes / sizeof(float)))};
   const Shared shared(memory, steps, blocks);
   memset(shared.bias, 0, blocks * LINE * sizeof(float));
-  if (v.bias) memcpy(shared.bias, v.bias, v.outputs() * sizeof(float));
+  if (v.bias) memcpy(shared.bias, v.bias, v.out_channels() * sizeof(float));
   const int64_t pixels = parts(BLOCK, steps);  // that are written for each step of the next product
   int64_t offsets[9];
   for (int64_t tap = 0; tap < taps; ++tap) offsets[tap] = tap / grid.kernel * grid.pitch + tap % grid.kernel;
@@ -796,12 +796,12 @@ void weight_gradient(const DenseBackward& a, const Source& x, const Source& grad
     }
     const __mmask16 mask = first_floats(C - c);
     transpose(total, [&](int r, __m512i v) {
-      if (o + r < a.outputs)
+      if (o + r < a.out_channels)
         _mm512_mask_storeu_ps(a.grad_weight + ((o + r) * taps + tap) * C + c, mask, _mm512_castsi512_ps(v));
     });
   });
   // Where the channels of x are shared, each thread has seen all of the gradient.
-  for (int64_t o = 0; a.grad_bias && o < a.outputs; ++o) {
+  for (int64_t o = 0; a.grad_bias && o < a.out_channels; ++o) {
     float total = 0;
     for (int64_t band = 0; band < bands; ++band)
       for (int64_t share = 0; share < (share_x ? 1 : shares); ++share)
@@ -828,7 +828,7 @@ void forward_of(const DenseForward& a) {
                       a.skip_channels,
                       nullptr,
                       nullptr};
-  const Target out{static_cast<bf16_t*>(a.out), a.outputs, static_cast<bf16_t*>(a.z),
+  const Target out{static_cast<bf16_t*>(a.out), a.out_channels, static_cast<bf16_t*>(a.z),
                    static_cast<const bf16_t*>(a.residual)};
   const Convolution v{a.batch, Grid(a), source, {out, {}}, a.weight, false, a.bias};
   a.gelu ? convolve<Kernel, Function::gelu>(v) : convolve<Kernel, Function::none>(v);
@@ -842,10 +842,10 @@ void backward_of(const DenseBackward& a) {
                  a.skip_channels,
                  nullptr,
                  nullptr};
-  const Source grad{static_cast<const bf16_t*>(a.grad_out), nullptr, a.outputs, 0, static_cast<const bf16_t*>(a.z),
+  const Source grad{static_cast<const bf16_t*>(a.grad_out), nullptr, a.out_channels, 0, static_cast<const bf16_t*>(a.z),
                     static_cast<bf16_t*>(a.grad_z)};
   const Source grad_after_gelu{
-      static_cast<const bf16_t*>(a.z ? a.grad_z : a.grad_out), nullptr, a.outputs, 0, nullptr, nullptr};
+      static_cast<const bf16_t*>(a.z ? a.grad_z : a.grad_out), nullptr, a.out_channels, 0, nullptr, nullptr};
   if (a.grad_x) {
     const Target to{static_cast<bf16_t*>(a.grad_x), a.channels, nullptr, nullptr};
     const Target to_skip{static_cast<bf16_t*>(a.grad_skip), a.skip_channels, nullptr, nullptr};

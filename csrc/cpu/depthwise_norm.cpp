@@ -382,7 +382,8 @@ void write_tile(const DepthwiseNormForward& a, int64_t first, const Tile& t, con
        ++block, u += PARTS<In> * TILE * LANES, gain += BLOCK<In>, offset += BLOCK<In>) {
     const vec_f32 scale[] = {load(gain), load(gain + next)}, start[] = {load(offset), load(offset + next)};
     for (int r = 0; r < rows; ++r) {
-      T *out = static_cast<T*>(a.out) + (first + r * W) * C, *keep = static_cast<T*>(a.u) + (first + r * W) * C;
+      T *out = static_cast<T*>(a.out) + (first + r * W) * C,
+        *keep = static_cast<T*>(a.norm_input) + (first + r * W) * C;
       for (int p = r * P; p < r * P + columns; ++p, out += C, keep += C) {
         vec_f32 even = load(u + p * LANES), odd = load(u + other + p * LANES);
         if (kept) write_block<In>(keep, C, block, even, odd);
@@ -420,12 +421,13 @@ void norm(const DepthwiseNormForward& a, int64_t first, const Tile& t, const flo
 #pragma GCC unroll 16
   for (int p = 0; p < TILE; ++p) rstd[p] = reduce_add(squares[p]) * inverse_count + a.eps;
   for (int p = 0; p < TILE; p += LANES) store(rstd + p, 1.0f / sqrt(load(rstd + p)));
-  for (int r = 0; r < t.rows && a.u; ++r)
+  for (int r = 0; r < t.rows && a.norm_input; ++r)
     for (int p = 0; p < t.columns; ++p) {
       a.mean[first + r * a.width + p] = mean[r * P + p];
       a.rstd[first + r * a.width + p] = rstd[r * P + p];
     }
-  (a.u ? write_tile<T, In, true, true> : write_tile<T, In, true, false>)(a, first, t, u, mean, rstd, gain, offset);
+  (a.norm_input ? write_tile<T, In, true, true> : write_tile<T, In, true, false>)(a, first, t, u, mean, rstd, gain,
+                                                                                  offset);
 }
 
 template <class T, class In>
@@ -461,7 +463,7 @@ void forward_of(const DepthwiseNormForward& a) {
         for (int r = 0; r < rows; ++r) {
           const int64_t at = (first + r * W) * C, bytes = t.columns * C * int64_t(sizeof(T));
           fetch(static_cast<T*>(a.out) + at, bytes);
-          if (a.u) fetch(static_cast<T*>(a.u) + at, bytes);
+          if (a.norm_input) fetch(static_cast<T*>(a.norm_input) + at, bytes);
         }
         for (int64_t block = 0; block < blocks; ++block) {
           const int64_t plane = block * PARTS<In>;
@@ -506,7 +508,7 @@ void norm_backward(const DepthwiseNormBackward& a, int64_t row, const float* gai
   for (int64_t x = 0; x < a.width; x += TILE, out += TILE * Cp) {
     const int64_t first = row * a.width + x;
     const int count = a.width - x < TILE ? int(a.width - x) : TILE;
-    const T *grad = static_cast<const T*>(a.grad_out) + first * C, *u = static_cast<const T*>(a.u) + first * C;
+    const T *grad = static_cast<const T*>(a.grad_out) + first * C, *u = static_cast<const T*>(a.norm_input) + first * C;
     const float *mean = a.mean + first, *rstd = a.rstd + first;
     float means[TILE], parallels[TILE];
     for (int p = 0; p < count; ++p) {

@@ -21,16 +21,16 @@ struct DepthwiseNormForward : DepthwiseNorm {
   int64_t shift_stride;
   const float* offset;  // (C), with gain
   float eps;
-  void* out;    // (B, H, W, C)
-  void* u;      // (B, H, W, C) or null: the input of the norm, with gain
-  float* mean;  // (B, H, W), with u
-  float* rstd;  // (B, H, W), with u
+  void* out;         // (B, H, W, C)
+  void* norm_input;  // (B, H, W, C) or null: the input of the norm, with gain
+  float* mean;       // (B, H, W), with u
+  float* rstd;       // (B, H, W), with u
 };
 
 struct DepthwiseNormBackward : DepthwiseNorm {
-  const void* grad_out;  // (B, H, W, C)
-  const void* u;         // as saved, with gain
-  const float* mean;     // (B, H, W), with gain
+  const void* grad_out;    // (B, H, W, C)
+  const void* norm_input;  // as saved, with gain
+  const float* mean;       // (B, H, W), with gain
   const float* rstd;
   void* grad_x;        // (B, H, W, channels) or null
   void* grad_skip;     // (B, H, W, skip_channels), with grad_x and skip
