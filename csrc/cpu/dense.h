@@ -8,7 +8,7 @@ namespace sinfusion {
 struct Dense {
   int64_t batch, height, width;
   int64_t channels, skip_channels;    // of x and of skip, which are one input
-  int64_t out_channels, kernel_size;  // kernel: 1 or 3
+  int64_t out_channels, kernel_size;  // kernel_size: 1 or 3
   bool bf16;                          // activations are bf16, else fp32
   const void* x;                      // (B, H, W, channels)
   const void* skip;                   // (B, H, W, skip_channels) or null
