@@ -13,7 +13,7 @@
 namespace sinfusion {
 
 // Where a patch begins: the first of its frames, rows and columns.
-struct Place {
+struct Position {
   int32_t t, y, x;
 };
 
@@ -23,11 +23,11 @@ struct Offset {
 };
 
 constexpr int32_t NEIGHBOURS = 6;
-constexpr int32_t RANDOM_PLACES = NEIGHBOURS + 2;   // a step, a multiple of 4
-constexpr int32_t NEAR_LEVEL = 3;                    // of random places: within an eighth of the key's size
-constexpr uint32_t PATCH_MATCH_STREAM = 0x50617463;  // "Patc"
+constexpr int32_t RANDOM_CANDIDATES = NEIGHBOURS + 2;  // a step, a multiple of 4
+constexpr int32_t FIRST_NEAR_LEVEL = 3;                // of random places: within an eighth of the key's size
+constexpr uint32_t PATCH_MATCH_STREAM = 0x50617463;    // "Patc"
 
-constexpr float INFINITE = __builtin_inff();
+constexpr float INFINITE_DISTANCE = __builtin_inff();
 
 struct Volume {
   const int16_t* data;  // (T, H, W, C), not negative; readable up to 64 bytes past its end
@@ -38,131 +38,135 @@ struct Volume {
 struct PatchMatch {
   Volume query, key;
   int64_t channels;     // the squared differences of two patches sum to less than 2^31
-  Place patch;          // frames, rows and columns of a patch
+  Position patch;       // frames, rows and columns of a patch
   const float* weight;  // one for each patch of the key, or null: distances are multiplied by it; inf: never chosen
   int64_t steps;
   const int32_t* strides;  // (steps), in the host's memory
   uint64_t seed;
-  bool started;      // whether `field` holds a field to start from
-  Offset* field;     // in and out, one for each patch of the query
-  Offset* other;     // as large, to work with
-  float* distances;  // out, likewise
+  bool has_initial_field;  // whether `field` holds a field to start from
+  Offset* field;           // in and out, one for each patch of the query
+  Offset* scratch_field;   // as large, to work with
+  float* distances;        // out, likewise
 };
 
-struct PatchMatchGrids {
-  Place query, key;  // how many places there are
+struct SearchSpace {
+  Position query, key;  // how many places there are
   uint64_t seed;
-  Place far, near;  // how far random places are from a patch's own best
+  Position far_radius, near_radius;  // how far random places are from a patch's own best
 };
 
-// In turn, from step to step: far is anywhere, within half, within a quarter of the key's size; near within an eighth, a
-// sixteenth, ... and 1.
-SINFUSION_HD static inline PatchMatchGrids grids_of(Place query, Place key, uint64_t seed, uint64_t step) {
+// In turn, from step to step: far is anywhere, within half, within a quarter of the key's size; near within an eighth,
+// a sixteenth, ... and 1.
+SINFUSION_HD static inline SearchSpace search_space(Position query, Position key, uint64_t seed, uint64_t step) {
   int32_t longest = key.x > key.y ? key.x : key.y, levels = 0;
   if (key.t > longest) longest = key.t;
-  while (longest >> (levels + NEAR_LEVEL) > 0) ++levels;
+  while (longest >> (levels + FIRST_NEAR_LEVEL) > 0) ++levels;
   if (levels == 0) levels = 1;
   const auto within = [key](int32_t level) {
-    return Place{key.t >> level > 1 ? key.t >> level : 1, key.y >> level > 1 ? key.y >> level : 1,
-                 key.x >> level > 1 ? key.x >> level : 1};
+    return Position{key.t >> level > 1 ? key.t >> level : 1, key.y >> level > 1 ? key.y >> level : 1,
+                    key.x >> level > 1 ? key.x >> level : 1};
   };
-  return {query, key, seed, within(int32_t(step % NEAR_LEVEL)), within(NEAR_LEVEL + int32_t(step % uint64_t(levels)))};
+  return {query, key, seed, within(int32_t(step % FIRST_NEAR_LEVEL)),
+          within(FIRST_NEAR_LEVEL + int32_t(step % uint64_t(levels)))};
 }
 
-SINFUSION_HD static inline Place places(const Volume& video, const Place& patch) {
+SINFUSION_HD static inline Position patch_counts(const Volume& video, const Position& patch) {
   return {int32_t(video.frames - patch.t + 1), int32_t(video.height - patch.y + 1), int32_t(video.width - patch.x + 1)};
 }
 
-SINFUSION_HD static inline PatchMatchGrids grids_of(const PatchMatch& a, uint64_t step) {
-  return grids_of(places(a.query, a.patch), places(a.key, a.patch), a.seed, step);
+SINFUSION_HD static inline SearchSpace search_space(const PatchMatch& a, uint64_t step) {
+  return search_space(patch_counts(a.query, a.patch), patch_counts(a.key, a.patch), a.seed, step);
 }
 
-SINFUSION_HD static inline bool same(Place a, Place b) { return a.t == b.t && a.y == b.y && a.x == b.x; }
+SINFUSION_HD static inline bool equal(Position a, Position b) { return a.t == b.t && a.y == b.y && a.x == b.x; }
 
-SINFUSION_HD static inline int32_t clamped(int32_t value, int32_t count) {
+SINFUSION_HD static inline int32_t clamp_index(int32_t value, int32_t count) {
   return value < 0 ? 0 : value >= count ? count - 1 : value;
 }
 
-SINFUSION_HD static inline Place matched(Place query, Offset offset, Place count) {
-  return {clamped(query.t + offset.t, count.t), clamped(query.y + offset.y, count.y),
-          clamped(query.x + offset.x, count.x)};
+SINFUSION_HD static inline Position match_position(Position query, Offset offset, Position count) {
+  return {clamp_index(query.t + offset.t, count.t), clamp_index(query.y + offset.y, count.y),
+          clamp_index(query.x + offset.x, count.x)};
 }
 
-SINFUSION_HD static inline Offset offset_between(Place query, Place key) {
+SINFUSION_HD static inline Offset offset_between(Position query, Position key) {
   return {int16_t(key.t - query.t), int16_t(key.y - query.y), int16_t(key.x - query.x)};
 }
 
-SINFUSION_HD static inline int64_t number_of(Place place, Place count) {
+SINFUSION_HD static inline int64_t linear_index(Position place, Position count) {
   return (int64_t(place.t) * count.y + place.y) * count.x + place.x;
 }
 
-SINFUSION_HD static inline Place place_of(int64_t number, Place count) {
-  const int64_t row = number / count.x;
-  return {int32_t(row / count.y), int32_t(row % count.y), int32_t(number % count.x)};
+SINFUSION_HD static inline Position position_at(int64_t index, Position count) {
+  const int64_t row = index / count.x;
+  return {int32_t(row / count.y), int32_t(row % count.y), int32_t(index % count.x)};
 }
 
 // Uniform in what lies within reach of the centre, from `bits` random bits.
-SINFUSION_HD static inline int32_t around(int32_t centre, int32_t reach, int32_t count, uint32_t random, int bits) {
-  const int32_t low = centre > reach ? centre - reach : 0;
-  const int32_t high = centre + reach < count ? centre + reach : count - 1;
+SINFUSION_HD static inline int32_t random_near(int32_t centre, int32_t radius, int32_t count, uint32_t random,
+                                               int bits) {
+  const int32_t low = centre > radius ? centre - radius : 0;
+  const int32_t high = centre + radius < count ? centre + radius : count - 1;
   return low + int32_t((uint32_t(high - low + 1) * random) >> bits);
 }
 
 // Where the search begins if nothing is known: all bits of a block for one place.
-SINFUSION_HD static inline Place random_start(const PatchMatchGrids& g, int64_t number) {
-  const PhiloxBlock r = philox_block(g.seed, PATCH_MATCH_STREAM, 0, uint32_t(number));
+SINFUSION_HD static inline Position random_position(const SearchSpace& g, int64_t index) {
+  const PhiloxBlock r = philox_block(g.seed, PATCH_MATCH_STREAM, 0, uint32_t(index));
   const auto pick = [](int32_t count, uint32_t word) { return int32_t((uint64_t(count) * word) >> 32); };
   return {pick(g.key.t, r.v[0]), pick(g.key.y, r.v[1]), pick(g.key.x, r.v[2])};
 }
 
 // Block `part`, below RANDOM_PLACES / 4, of the random words for a place in step 1, 2, ...
-SINFUSION_HD static inline uint64_t words_step(uint64_t step, int part) { return step * (RANDOM_PLACES / 4) + part; }
+SINFUSION_HD static inline uint64_t random_words_step(uint64_t step, int part) {
+  return step * (RANDOM_CANDIDATES / 4) + part;
+}
 
-// One step at query place `q`: reads the field `before`; `best` and `least` go in and come out. `words` are the
-// RANDOM_PLACES random words; distance(q, key, least) is the distance, or anything from `least` upwards if it is no
-// less.
+// One step at query place `q`: reads the field `field_in`; `best` and `best_distance` go in and come out. `words` are
+// the RANDOM_PLACES random words; distance(q, key, least) is the distance, or anything from `best_distance` upwards if
+// it is no less.
 template <class Distance>
-SINFUSION_HD static inline void patch_match_step(const PatchMatchGrids& g, const Offset* before, Place q,
+SINFUSION_HD static inline void patch_match_step(const SearchSpace& g, const Offset* field_in, Position q,
                                                  int32_t stride, const uint32_t* words, const Distance& distance,
-                                                 Place& best, float& least) {
-  if (least <= 0) return;
-  int32_t t[RANDOM_PLACES], y[RANDOM_PLACES], x[RANDOM_PLACES], count = 0;  // of the places to be tried
-  Place beside[NEIGHBOURS];
+                                                 Position& best, float& best_distance) {
+  if (best_distance <= 0) return;
+  int32_t t[RANDOM_CANDIDATES], y[RANDOM_CANDIDATES], x[RANDOM_CANDIDATES], count = 0;  // of the places to be tried
+  Position neighbour_matches[NEIGHBOURS];
   const auto improve = [&] {
     for (int32_t i = 0; i < count; ++i) {
-      const Place key = {t[i], y[i], x[i]};
-      const float found = distance(q, key, least);
-      if (found < least) least = found, best = key;
+      const Position key = {t[i], y[i], x[i]};
+      const float found = distance(q, key, best_distance);
+      if (found < best_distance) best_distance = found, best = key;
     }
   };
-  const Place own = best;
+  const Position own = best;
   // All are gathered first: those threads of a GPU that have few of them then wait in one place only.
   for (int32_t side = 0; side < NEIGHBOURS; ++side) {
     const int32_t axis = side / 2, move = side % 2 ? stride : -stride;
-    const Place from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
-    const bool there = from.t >= 0 && from.t < g.query.t && from.y >= 0 && from.y < g.query.y && from.x >= 0 &&
-                       from.x < g.query.x;
-    const Place key = there ? matched(q, before[number_of(from, g.query)], g.key) : own;
-    beside[side] = key;
-    bool known = same(key, own);
-    for (int32_t i = 0; i < count; ++i) known = known || same(key, {t[i], y[i], x[i]});
-    if (known) continue;
+    const Position from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
+    const bool inside_query =
+        from.t >= 0 && from.t < g.query.t && from.y >= 0 && from.y < g.query.y && from.x >= 0 && from.x < g.query.x;
+    const Position key = inside_query ? match_position(q, field_in[linear_index(from, g.query)], g.key) : own;
+    neighbour_matches[side] = key;
+    bool seen = equal(key, own);
+    for (int32_t i = 0; i < count; ++i) seen = seen || equal(key, {t[i], y[i], x[i]});
+    if (seen) continue;
     t[count] = key.t, y[count] = key.y, x[count] = key.x;
     ++count;
   }
   improve();
-  for (count = 0; count < RANDOM_PLACES; ++count) {
+  for (count = 0; count < RANDOM_CANDIDATES; ++count) {
     const bool of_neighbour = count < NEIGHBOURS;
-    const Place centre = of_neighbour ? beside[count] : best;
-    const Place reach = of_neighbour ? Place{1, 1, 1} : count == NEIGHBOURS ? g.far : g.near;
-    t[count] = around(centre.t, reach.t, g.key.t, words[count] >> 24, 8);
-    y[count] = around(centre.y, reach.y, g.key.y, words[count] >> 12 & 0xfff, 12);
-    x[count] = around(centre.x, reach.x, g.key.x, words[count] & 0xfff, 12);
+    const Position centre = of_neighbour ? neighbour_matches[count] : best;
+    const Position radius = of_neighbour ? Position{1, 1, 1} : count == NEIGHBOURS ? g.far_radius : g.near_radius;
+    t[count] = random_near(centre.t, radius.t, g.key.t, words[count] >> 24, 8);
+    y[count] = random_near(centre.y, radius.y, g.key.y, words[count] >> 12 & 0xfff, 12);
+    x[count] = random_near(centre.x, radius.x, g.key.x, words[count] & 0xfff, 12);
   }
   improve();
 }
 
-// The device's part: one thread a patch of the query, `number` in the order of the field.
+// The device's part: one thread a patch of the query, `index` in the order of the field.
 
 SINFUSION_HD static inline const int16_t* pixel(const Volume& video, int64_t channels, int64_t t, int64_t y,
                                                 int64_t x) {
@@ -171,9 +175,10 @@ SINFUSION_HD static inline const int16_t* pixel(const Volume& video, int64_t cha
 
 // The sum of squared differences of two patches, times the weight; given up where it reaches what is to be beaten.
 // Rounding to float and the product with a weight keep order, so giving up changes nothing.
-SINFUSION_HD static inline float patch_distance(const PatchMatch& a, Place count, Place q, Place k, float least) {
-  const float weight = a.weight ? a.weight[number_of(k, count)] : 1;
-  if (weight == INFINITE) return INFINITE;
+SINFUSION_HD static inline float patch_distance(const PatchMatch& a, Position count, Position q, Position k,
+                                                float best_distance) {
+  const float weight = a.weight ? a.weight[linear_index(k, count)] : 1;
+  if (weight == INFINITE_DISTANCE) return INFINITE_DISTANCE;
   const int32_t row = int32_t(a.patch.x * a.channels);
   int32_t total = 0;
   for (int32_t t = 0;;) {
@@ -186,32 +191,34 @@ SINFUSION_HD static inline float patch_distance(const PatchMatch& a, Place count
       }
     }
     const float found = float(total) * weight;
-    if (++t == a.patch.t || found >= least) return found;
+    if (++t == a.patch.t || found >= best_distance) return found;
   }
 }
 
-SINFUSION_HD static inline void start_patch(const PatchMatch& a, const PatchMatchGrids& g, int64_t number) {
-  const Place q = place_of(number, g.query);
-  const Place k = a.started ? matched(q, a.field[number], g.key) : random_start(g, number);
-  a.field[number] = offset_between(q, k);
-  a.distances[number] = patch_distance(a, g.key, q, k, INFINITE);
+SINFUSION_HD static inline void initialize_patch(const PatchMatch& a, const SearchSpace& g, int64_t index) {
+  const Position q = position_at(index, g.query);
+  const Position k = a.has_initial_field ? match_position(q, a.field[index], g.key) : random_position(g, index);
+  a.field[index] = offset_between(q, k);
+  a.distances[index] = patch_distance(a, g.key, q, k, INFINITE_DISTANCE);
 }
 
-// Step 1, 2, ...: reads the field `before`, writes the field `after`.
-SINFUSION_HD static inline void step_patch(const PatchMatch& a, const PatchMatchGrids& g, const Offset* before,
-                                           Offset* after, uint64_t step, int32_t stride, int64_t number) {
-  uint32_t words[RANDOM_PLACES];
-  for (int part = 0; part < RANDOM_PLACES / 4; ++part) {
-    const PhiloxBlock block = philox_block(g.seed, PATCH_MATCH_STREAM, words_step(step, part), uint32_t(number));
+// Step 1, 2, ...: reads the field `field_in`, writes the field `field_out`.
+SINFUSION_HD static inline void step_patch(const PatchMatch& a, const SearchSpace& g, const Offset* field_in,
+                                           Offset* field_out, uint64_t step, int32_t stride, int64_t index) {
+  uint32_t words[RANDOM_CANDIDATES];
+  for (int part = 0; part < RANDOM_CANDIDATES / 4; ++part) {
+    const PhiloxBlock block = philox_block(g.seed, PATCH_MATCH_STREAM, random_words_step(step, part), uint32_t(index));
     for (int i = 0; i < 4; ++i) words[4 * part + i] = block.v[i];
   }
-  const Place q = place_of(number, g.query);
-  Place best = matched(q, before[number], g.key);
-  float least = a.distances[number];
-  const auto distance = [&](Place from, Place to, float most) { return patch_distance(a, g.key, from, to, most); };
-  patch_match_step(g, before, q, stride, words, distance, best, least);
-  after[number] = offset_between(q, best);
-  a.distances[number] = least;
+  const Position q = position_at(index, g.query);
+  Position best = match_position(q, field_in[index], g.key);
+  float best_distance = a.distances[index];
+  const auto distance = [&](Position from, Position to, float most) {
+    return patch_distance(a, g.key, from, to, most);
+  };
+  patch_match_step(g, field_in, q, stride, words, distance, best, best_distance);
+  field_out[index] = offset_between(q, best);
+  a.distances[index] = best_distance;
 }
 
 }  // namespace sinfusion

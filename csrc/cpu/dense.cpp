@@ -29,7 +29,7 @@ constexpr int R = 9;
 #else
 constexpr int R = 6;
 #endif
-constexpr int G = L < 8 ? L : L / 2;
+constexpr int G = LANES < 8 ? LANES : LANES / 2;
 constexpr int BANDS = 16;  // of pixels, for sums over them
 
 inline int64_t rounded_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
@@ -40,7 +40,7 @@ struct Channels {
   T* data[2];
   int64_t count[2];
 
-  int64_t planes(int part) const { return (count[part] + L - 1) / L; }
+  int64_t planes(int part) const { return (count[part] + LANES - 1) / LANES; }
   int64_t planes() const { return planes(0) + planes(1); }
   struct Plane {
     T* data;          // of the first pixel
@@ -50,14 +50,14 @@ struct Channels {
   };
   Plane plane(int64_t p) const {
     const int part = p >= planes(0);
-    const int64_t first = (p - part * planes(0)) * L, left = count[part] - first;
-    return {data[part] + first, count[part], int(left < L ? left : L), part * count[0] + first};
+    const int64_t first = (p - part * planes(0)) * LANES, left = count[part] - first;
+    return {data[part] + first, count[part], int(left < LANES ? left : LANES), part * count[0] + first};
   }
 };
 
 template <int N>
-inline vf polynomial(vf x, const float (&coefficients)[N]) {  // the highest power first
-  vf sum = vf{} + coefficients[0];
+inline vec_f32 polynomial(vec_f32 x, const float (&coefficients)[N]) {  // the highest power first
+  vec_f32 sum = vec_f32{} + coefficients[0];
   for (int i = 1; i < N; ++i) sum = sum * x + coefficients[i];
   return sum;
 }
@@ -66,29 +66,30 @@ constexpr float MILLS[] = {0.11796315f, -0.45063939f, 0.45363367f, 0.066515412f,
 
 // 0.3989 exp(-x^2 / 2) and the normal distribution's mass above x, for x from 0 to 14: the mass is the density times
 // Mills' ratio, of which this is a minimax polynomial in 1 / (1 + 0.36 x), off by 9e-7 of it.
-inline void normal_tail(vf x, vf& density, vf& mass) {
-  const vf exponent = x * x * -0.72134752f;
-  const vi whole = __builtin_convertvector(exponent - 0.5f, vi);  // rounds to the nearest: the argument is negative
-  const vf f = exponent - __builtin_convertvector(whole, vf);
-  const vf power = polynomial(f, POWER);
-  const vi least = vi{} - 126;
-  const vi clamped = whole > least ? whole : least;
-  density = power * (vf)((clamped + 127) << 23) * 0.39894228f;
-  const vf t = 1.0f / (1.0f + 0.36f * x);
+inline void normal_tail(vec_f32 x, vec_f32& density, vec_f32& mass) {
+  const vec_f32 exponent = x * x * -0.72134752f;
+  const vec_i32 whole =
+      __builtin_convertvector(exponent - 0.5f, vec_i32);  // rounds to the nearest: the argument is negative
+  const vec_f32 f = exponent - __builtin_convertvector(whole, vec_f32);
+  const vec_f32 power = polynomial(f, POWER);
+  const vec_i32 least = vec_i32{} - 126;
+  const vec_i32 clamped = whole > least ? whole : least;
+  density = power * (vec_f32)((clamped + 127) << 23) * 0.39894228f;
+  const vec_f32 t = 1.0f / (1.0f + 0.36f * x);
   mass = density * polynomial(t, MILLS) * t;
 }
-inline vf magnitude(vf x) {
-  const vf positive = x < 0.0f ? -x : x;
-  return positive < 14.0f ? positive : vf{} + 14.0f;
+inline vec_f32 magnitude(vec_f32 x) {
+  const vec_f32 positive = x < 0.0f ? -x : x;
+  return positive < 14.0f ? positive : vec_f32{} + 14.0f;
 }
-inline vf gelu(vf x) {
-  vf density, mass;
-  const vf m = magnitude(x);
+inline vec_f32 gelu(vec_f32 x) {
+  vec_f32 density, mass;
+  const vec_f32 m = magnitude(x);
   normal_tail(m, density, mass);
-  return (x < 0.0f ? vf{} : x) - m * mass;
+  return (x < 0.0f ? vec_f32{} : x) - m * mass;
 }
-inline vf gelu_gradient(vf x) {
-  vf density, mass;
+inline vec_f32 gelu_gradient(vec_f32 x) {
+  vec_f32 density, mass;
   normal_tail(magnitude(x), density, mass);
   return (x < 0.0f ? mass : 1.0f - mass) + (x < 14.0f && x > -14.0f ? x * density : x - x);
 }
@@ -97,16 +98,16 @@ inline vf gelu_gradient(vf x) {
 template <int R, int V>
 inline void product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t depth,
                     float* c, int64_t c_row, bool add) {
-  vf sum[R][V];
+  vec_f32 sum[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) sum[r][v] = add ? load(c + r * c_row + v * L) : vf{};
+    for (int v = 0; v < V; ++v) sum[r][v] = add ? load(c + r * c_row + v * LANES) : vec_f32{};
   const float* rows[(R + 3) / 4];
   for (int r = 0; r < R; r += 4) rows[r / 4] = a + r * a_row;
   for (int64_t k = 0; k < depth; ++k) {
-    vf line[V];
-    for (int v = 0; v < V; ++v) line[v] = load(b + v * L), __builtin_prefetch(b + depth * b_step + v * L);
+    vec_f32 line[V];
+    for (int v = 0; v < V; ++v) line[v] = load(b + v * LANES), __builtin_prefetch(b + depth * b_step + v * LANES);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
@@ -118,7 +119,7 @@ inline void product(const float* a, int64_t a_row, int64_t a_step, const float* 
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) store(c + r * c_row + v * L, sum[r][v]);
+    for (int v = 0; v < V; ++v) store(c + r * c_row + v * LANES, sum[r][v]);
 }
 
 // The points 0, 2/3, -2/3, 3/2, -3/2 and infinity: of those tried the ones with the smallest error, 5 times that of a
@@ -133,7 +134,10 @@ struct Winograd {
   struct Grid {
     int64_t height, width, rows, columns, tiles;
     Grid(const Dense& a)
-        : height(a.height), width(a.width), rows((height + 3) / 4), columns((width + 3) / 4),
+        : height(a.height),
+          width(a.width),
+          rows((height + 3) / 4),
+          columns((width + 3) / 4),
           tiles(a.batch * rows * columns) {}
     struct Tile {
       int64_t image, y, x;  // the first pixel of the image; the corner of the tile in it
@@ -144,21 +148,21 @@ struct Winograd {
     }
   };
 
-  static void kernel_to_points(const vf* g, vf* out) {  // 3x3 -> 6x6
-    vf half[6][3];
-    const auto line = [](vf g0, vf g1, vf g2, vf* to, int step) {
-      const vf ea = NA * (g0 + A2 * g2), oa = NA * A * g1, eb = NB * (g0 + B2 * g2), ob = NB * B * g1;
+  static void kernel_to_points(const vec_f32* g, vec_f32* out) {  // 3x3 -> 6x6
+    vec_f32 half[6][3];
+    const auto line = [](vec_f32 g0, vec_f32 g1, vec_f32 g2, vec_f32* to, int step) {
+      const vec_f32 ea = NA * (g0 + A2 * g2), oa = NA * A * g1, eb = NB * (g0 + B2 * g2), ob = NB * B * g1;
       to[0] = g0, to[step] = ea + oa, to[2 * step] = ea - oa, to[3 * step] = eb + ob, to[4 * step] = eb - ob;
       to[5 * step] = g2;
     };
     for (int j = 0; j < 3; ++j) line(g[j], g[3 + j], g[6 + j], &half[0][j], 3);
     for (int i = 0; i < 6; ++i) line(half[i][0], half[i][1], half[i][2], out + 6 * i, 1);
   }
-  static void points_to_kernel(const vf* m, vf* out) {  // 6x6 -> 3x3, the transpose
-    vf half[3][6];
-    const auto line = [](const vf* m, int step, vf* to, int to_step) {
-      const vf ea = NA * (m[step] + m[2 * step]), oa = NA * (m[step] - m[2 * step]);
-      const vf eb = NB * (m[3 * step] + m[4 * step]), ob = NB * (m[3 * step] - m[4 * step]);
+  static void points_to_kernel(const vec_f32* m, vec_f32* out) {  // 6x6 -> 3x3, the transpose
+    vec_f32 half[3][6];
+    const auto line = [](const vec_f32* m, int step, vec_f32* to, int to_step) {
+      const vec_f32 ea = NA * (m[step] + m[2 * step]), oa = NA * (m[step] - m[2 * step]);
+      const vec_f32 eb = NB * (m[3 * step] + m[4 * step]), ob = NB * (m[3 * step] - m[4 * step]);
       to[0] = m[0] + ea + eb;
       to[to_step] = A * oa + B * ob;
       to[2 * to_step] = A2 * ea + B2 * eb + m[5 * step];
@@ -171,17 +175,17 @@ struct Winograd {
   template <class T>
   static void gather(const Grid& grid, const typename Grid::Tile& tile, const typename Channels<const T>::Plane& plane,
                      float* out, int64_t step) {
-    vf half[6][6];
-    const auto line = [](vf d0, vf d1, vf d2, vf d3, vf d4, vf d5, vf* to) {
+    vec_f32 half[6][6];
+    const auto line = [](vec_f32 d0, vec_f32 d1, vec_f32 d2, vec_f32 d3, vec_f32 d4, vec_f32 d5, vec_f32* to) {
       constexpr float S = A2 + B2;
-      const vf ea = d4 - B2 * d2, oa = A * d3 - B * d1, eb = d4 - A2 * d2, ob = B * d3 - A * d1;
+      const vec_f32 ea = d4 - B2 * d2, oa = A * d3 - B * d1, eb = d4 - A2 * d2, ob = B * d3 - A * d1;
       to[0] = d0 - S * d2 + d4, to[1] = ea + oa, to[2] = ea - oa, to[3] = eb + ob, to[4] = eb - ob;
       to[5] = d1 - S * d3 + d5;
     };
     const T* corner = plane.data + (tile.image + (tile.y - 1) * grid.width + tile.x - 1) * plane.stride;
     const int64_t right = plane.stride, down = grid.width * plane.stride;
     const bool inside = tile.y > 0 && tile.x > 0 && tile.y + 5 <= grid.height && tile.x + 5 <= grid.width;
-    if (inside && plane.lanes == L) {
+    if (inside && plane.lanes == LANES) {
       for (int j = 0; j < 6; ++j) {
         const T* p = corner + j * right;
         line(load(p), load(p + down), load(p + 2 * down), load(p + 3 * down), load(p + 4 * down), load(p + 5 * down),
@@ -189,17 +193,17 @@ struct Winograd {
       }
     } else {
       for (int j = 0; j < 6; ++j) {
-        vf d[6];
+        vec_f32 d[6];
         for (int i = 0; i < 6; ++i) {
           const int64_t y = tile.y - 1 + i, x = tile.x - 1 + j;
           const bool there = y >= 0 && y < grid.height && x >= 0 && x < grid.width;
-          d[i] = there ? load(corner + i * down + j * right, plane.lanes) : vf{};
+          d[i] = there ? load(corner + i * down + j * right, plane.lanes) : vec_f32{};
         }
         line(d[0], d[1], d[2], d[3], d[4], d[5], half[j]);
       }
     }
     for (int i = 0; i < 6; ++i) {
-      vf to[6];
+      vec_f32 to[6];
       line(half[0][i], half[1][i], half[2][i], half[3][i], half[4][i], half[5][i], to);
       for (int j = 0; j < 6; ++j) store(out + (6 * i + j) * step, to[j]);
     }
@@ -208,9 +212,10 @@ struct Winograd {
   // The outputs of a tile of the 36 numbers `step` floats apart: calls write(value, pixel) for those in the picture.
   template <class Write>
   static void scatter(const Grid& grid, const typename Grid::Tile& tile, const float* m, int64_t step, Write&& write) {
-    vf half[4][6];
-    const auto line = [](vf m0, vf m1, vf m2, vf m3, vf m4, vf m5, vf* to, int to_step) {
-      const vf ea = m1 + m2, oa = m1 - m2, eb = m3 + m4, ob = m3 - m4;
+    vec_f32 half[4][6];
+    const auto line = [](vec_f32 m0, vec_f32 m1, vec_f32 m2, vec_f32 m3, vec_f32 m4, vec_f32 m5, vec_f32* to,
+                         int to_step) {
+      const vec_f32 ea = m1 + m2, oa = m1 - m2, eb = m3 + m4, ob = m3 - m4;
       to[0] = m0 + ea + eb, to[to_step] = A * oa + B * ob, to[2 * to_step] = A2 * ea + B2 * eb;
       to[3 * to_step] = A3 * oa + B3 * ob + m5;
     };
@@ -218,7 +223,7 @@ struct Winograd {
       line(load(m), load(m + 6 * step), load(m + 12 * step), load(m + 18 * step), load(m + 24 * step),
            load(m + 30 * step), &half[0][j], 6);
     for (int i = 0; i < 4 && tile.y + i < grid.height; ++i) {
-      vf y[4];
+      vec_f32 y[4];
       line(half[i][0], half[i][1], half[i][2], half[i][3], half[i][4], half[i][5], y, 1);
       const int64_t first = tile.image + (tile.y + i) * grid.width + tile.x;
       for (int j = 0; j < 4 && tile.x + j < grid.width; ++j) write(y[j], first + j);
@@ -229,22 +234,22 @@ struct Winograd {
   template <class T>
   static void spread(const Grid& grid, const typename Grid::Tile& tile, const typename Channels<const T>::Plane& plane,
                      float* out, int64_t step) {
-    vf half[4][6];
-    const auto line = [](vf y0, vf y1, vf y2, vf y3, vf* to) {
-      const vf ea = y0 + A2 * y2, oa = A * y1 + A3 * y3, eb = y0 + B2 * y2, ob = B * y1 + B3 * y3;
+    vec_f32 half[4][6];
+    const auto line = [](vec_f32 y0, vec_f32 y1, vec_f32 y2, vec_f32 y3, vec_f32* to) {
+      const vec_f32 ea = y0 + A2 * y2, oa = A * y1 + A3 * y3, eb = y0 + B2 * y2, ob = B * y1 + B3 * y3;
       to[0] = y0, to[1] = ea + oa, to[2] = ea - oa, to[3] = eb + ob, to[4] = eb - ob, to[5] = y3;
     };
     const T* corner = plane.data + (tile.image + tile.y * grid.width + tile.x) * plane.stride;
     for (int j = 0; j < 4; ++j) {
-      vf y[4];
+      vec_f32 y[4];
       for (int i = 0; i < 4; ++i) {
         const bool there = tile.y + i < grid.height && tile.x + j < grid.width;
-        y[i] = there ? load(corner + (i * grid.width + j) * plane.stride, plane.lanes) : vf{};
+        y[i] = there ? load(corner + (i * grid.width + j) * plane.stride, plane.lanes) : vec_f32{};
       }
       line(y[0], y[1], y[2], y[3], half[j]);
     }
     for (int i = 0; i < 6; ++i) {
-      vf to[6];
+      vec_f32 to[6];
       line(half[0][i], half[1][i], half[2][i], half[3][i], to);
       for (int j = 0; j < 6; ++j) store(out + (6 * i + j) * step, to[j]);
     }
@@ -261,8 +266,8 @@ struct Pointwise {
     using Tile = int64_t;
     Tile tile(int64_t t) const { return t; }
   };
-  static void kernel_to_points(const vf* g, vf* out) { *out = *g; }
-  static void points_to_kernel(const vf* m, vf* out) { *out = *m; }
+  static void kernel_to_points(const vec_f32* g, vec_f32* out) { *out = *g; }
+  static void points_to_kernel(const vec_f32* m, vec_f32* out) { *out = *m; }
   template <class T>
   static void gather(const Grid&, int64_t pixel, const typename Channels<const T>::Plane& plane, float* out, int64_t) {
     store(out, load(plane.data + pixel * plane.stride, plane.lanes));
@@ -282,35 +287,35 @@ struct Pointwise {
 template <class Algorithm>
 struct Weights {
   static int64_t floats(int64_t input_planes, int64_t output_planes) {
-    return Algorithm::F * input_planes * output_planes * L * L;
+    return Algorithm::F * input_planes * output_planes * LANES * LANES;
   }
   // from, to: what is summed over and what comes out, of which one has a (O, taps, C) weight's channels.
   template <class From, class To>
-  static void pack(const float* weight, int64_t channels, const From& from, const To& to,
-                   bool transposed, float* packed) {
+  static void pack(const float* weight, int64_t channels, const From& from, const To& to, bool transposed,
+                   float* packed) {
     constexpr int TAPS = Algorithm::TAPS, F = Algorithm::F;
-    const int64_t depth = from.planes() * L;
+    const int64_t depth = from.planes() * LANES;
     const int64_t out_step = transposed ? 1 : TAPS * channels, in_step = transposed ? TAPS * channels : 1;
-    each(to.planes() * from.planes(), F == 1 ? 32 : 4, [&](int64_t task) {
+    parallel_for(to.planes() * from.planes(), F == 1 ? 32 : 4, [&](int64_t task) {
       const int64_t p = task / from.planes(), q = task % from.planes();
       const auto out = to.plane(p);
       const auto in = from.plane(q);
       // Planes stand in pairs: the two vectors of a product are neighbours.
-      const int64_t pair = p & ~int64_t(1), width = pair + 1 < to.planes() ? 2 * L : L;
-      for (int k = 0; k < L; ++k) {
-        vf g[TAPS], u[F];
+      const int64_t pair = p & ~int64_t(1), width = pair + 1 < to.planes() ? 2 * LANES : LANES;
+      for (int k = 0; k < LANES; ++k) {
+        vec_f32 g[TAPS], u[F];
         for (int tap = 0; tap < TAPS; ++tap) {
-          float lanes[L];
-          for (int n = 0; n < L; ++n) {
+          float lanes[LANES];
+          for (int n = 0; n < LANES; ++n) {
             const int from_tap = transposed ? TAPS - 1 - tap : tap;
-            lanes[n] = n < out.lanes && k < in.lanes ? weight[(out.channel + n) * out_step + from_tap * channels +
-                                                              (in.channel + k) * in_step]
-                                                     : 0.0f;
+            lanes[n] = n < out.lanes && k < in.lanes
+                           ? weight[(out.channel + n) * out_step + from_tap * channels + (in.channel + k) * in_step]
+                           : 0.0f;
           }
           g[tap] = load(lanes);
         }
         Algorithm::kernel_to_points(g, u);
-        float* at = packed + F * pair * L * depth + (q * L + k) * width + (p - pair) * L;
+        float* at = packed + F * pair * LANES * depth + (q * LANES + k) * width + (p - pair) * LANES;
         for (int f = 0; f < F; ++f) store(at + f * width * depth, u[f]);
       }
     });
@@ -321,33 +326,33 @@ struct Weights {
 template <class Algorithm, class T>
 struct Convolution {
   static constexpr int F = Algorithm::F, BLOCK = Algorithm::BLOCK;
-  static int64_t step(int64_t planes) { return BLOCK * planes * L + 16; }  // from one of F to the next
+  static int64_t step(int64_t planes) { return BLOCK * planes * LANES + 16; }  // from one of F to the next
   static int64_t floats(int64_t in_planes) { return F * (step(in_planes) + step(2)); }
 
   template <class Out, class Write>
   static void run(const Dense& a, const Channels<const T>& in, const float* packed, const Out& out, Write&& write) {
     const typename Algorithm::Grid grid(a);
-    const int64_t K = in.planes() * L, in_step = step(in.planes()), out_step = step(2);
+    const int64_t K = in.planes() * LANES, in_step = step(in.planes()), out_step = step(2);
     constexpr bool in_place = F == 1 && sizeof(T) == sizeof(float);  // rows of a product are pixels as they lie
-    each((grid.tiles + BLOCK - 1) / BLOCK, 1, [&](int64_t block) {
+    parallel_for((grid.tiles + BLOCK - 1) / BLOCK, 1, [&](int64_t block) {
       const int64_t first = block * BLOCK;
-      float *v = own_scratch(floats(in.planes())), *m = v + F * in_step;
+      float *v = thread_scratch(floats(in.planes())), *m = v + F * in_step;
       const int64_t count = grid.tiles - first < BLOCK ? grid.tiles - first : BLOCK;
       const int64_t as_they_are = in_place ? count / R * R : 0;
       for (int64_t t = as_they_are; t < count; ++t) {
         const auto tile = grid.tile(first + t);
         for (int64_t p = 0; p < in.planes(); ++p)
-          Algorithm::template gather<T>(grid, tile, in.plane(p), v + t * K + p * L, in_step);
+          Algorithm::template gather<T>(grid, tile, in.plane(p), v + t * K + p * LANES, in_step);
       }
       for (int64_t p = 0; p < out.planes(); p += 2) {
         const bool both = p + 1 < out.planes();
-        const int64_t width = both ? 2 * L : L;
+        const int64_t width = both ? 2 * LANES : LANES;
         const auto multiply = [&](const float* rows, int64_t row, const float* b, int64_t depth, float* to, bool add) {
-          both ? product<R, 2>(rows, row, 1, b, 2 * L, depth, to, 2 * L, add)
-               : product<R, 1>(rows, row, 1, b, L, depth, to, L, add);
+          both ? product<R, 2>(rows, row, 1, b, 2 * LANES, depth, to, 2 * LANES, add)
+               : product<R, 1>(rows, row, 1, b, LANES, depth, to, LANES, add);
         };
         for (int f = 0; f < F; ++f) {
-          const float* b = packed + (F * p * L + f * width) * K;
+          const float* b = packed + (F * p * LANES + f * width) * K;
           for (int64_t t = 0; t < count; t += R) {  // rows beyond `count` are not read
             float* to = m + f * out_step + t * width;
             if (t >= as_they_are) {
@@ -356,15 +361,15 @@ struct Convolution {
             }
             for (int part = 0; part < 2 && in.count[part]; ++part)
               multiply(reinterpret_cast<const float*>(in.data[part]) + (first + t) * in.count[part], in.count[part],
-                       b + part * in.planes(0) * L * width, in.count[part], to, part);
+                       b + part * in.planes(0) * LANES * width, in.count[part], to, part);
           }
         }
         for (int64_t t = 0; t < count; ++t) {
           const auto tile = grid.tile(first + t);
-          for (int64_t n = 0; n < width; n += L) {
-            const auto plane = out.plane(p + n / L);
+          for (int64_t n = 0; n < width; n += LANES) {
+            const auto plane = out.plane(p + n / LANES);
             Algorithm::scatter(grid, tile, m + t * width + n, out_step,
-                               [&](vf value, int64_t pixel) { write(plane, pixel, value); });
+                               [&](vec_f32 value, int64_t pixel) { write(plane, pixel, value); });
           }
         }
       }
@@ -380,15 +385,15 @@ Channels<const T> inputs_of(const Dense& a) {
 template <class Algorithm, class T>
 void forward_of(const DenseForward& a) {
   const auto in = inputs_of<T>(a);
-  const Channels<T> out{{static_cast<T*>(a.out), nullptr}, {a.outputs, 0}};
+  const Channels<T> out{{static_cast<T*>(a.out), nullptr}, {a.out_channels, 0}};
   using Run = Convolution<Algorithm, T>;
   const int64_t weights = rounded_up(Weights<Algorithm>::floats(in.planes(), out.planes()), 16);
-  float* packed = scratch(weights);
+  float* packed = caller_scratch(weights);
   Weights<Algorithm>::pack(a.weight, a.channels + a.skip_channels, in, out, false, packed);
   T* z = static_cast<T*>(a.z);
   const T* residual = static_cast<const T*>(a.residual);
-  Run::run(a, in, packed, out, [&](const auto& plane, int64_t pixel, vf value) {
-    const int64_t at = pixel * a.outputs + plane.channel;
+  Run::run(a, in, packed, out, [&](const auto& plane, int64_t pixel, vec_f32 value) {
+    const int64_t at = pixel * a.out_channels + plane.channel;
     if (a.bias) value += load(a.bias + plane.channel, plane.lanes);
     if (z) store(z + at, value, plane.lanes);
     if (a.gelu) value = gelu(value);
@@ -400,31 +405,31 @@ void forward_of(const DenseForward& a) {
 // grad_z = grad_out * GELU'(z) if there was a GELU, and the gradient of the bias.
 template <class T>
 void before_convolution(const DenseBackward& a) {
-  const int64_t pixels = a.batch * a.height * a.width, O = a.outputs;
+  const int64_t pixels = a.batch * a.height * a.width, O = a.out_channels;
   const Channels<const T> grad{{static_cast<const T*>(a.grad_out), nullptr}, {O, 0}};
-  const int64_t N = grad.planes() * L;
+  const int64_t N = grad.planes() * LANES;
   const T* z = static_cast<const T*>(a.z);
   T* to = static_cast<T*>(a.grad_z);
-  float* partial = scratch(BANDS * N);
-  each(BANDS, 1, [&](int64_t band) {
+  float* partial = caller_scratch(BANDS * N);
+  parallel_for(BANDS, 1, [&](int64_t band) {
     float* sums = partial + band * N;
     memset(sums, 0, N * sizeof(float));
     for (int64_t pixel = pixels * band / BANDS; pixel < pixels * (band + 1) / BANDS; ++pixel)
       for (int64_t p = 0; p < grad.planes(); ++p) {
         const auto plane = grad.plane(p);
-        const int64_t at = pixel * O + p * L;
-        vf value = load(plane.data + pixel * O, plane.lanes);
+        const int64_t at = pixel * O + p * LANES;
+        vec_f32 value = load(plane.data + pixel * O, plane.lanes);
         if (z) {
           value *= gelu_gradient(load(z + at, plane.lanes));
           store(to + at, value, plane.lanes);
         }
-        store(sums + p * L, load(sums + p * L) + value);
+        store(sums + p * LANES, load(sums + p * LANES) + value);
       }
   });
   for (int64_t p = 0; a.grad_bias && p < grad.planes(); ++p) {
-    vf sum{};
-    for (int64_t band = 0; band < BANDS; ++band) sum += load(partial + band * N + p * L);
-    store(a.grad_bias + p * L, sum, grad.plane(p).lanes);
+    vec_f32 sum{};
+    for (int64_t band = 0; band < BANDS; ++band) sum += load(partial + band * N + p * LANES);
+    store(a.grad_bias + p * LANES, sum, grad.plane(p).lanes);
   }
 }
 
@@ -434,17 +439,17 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
   constexpr int F = Algorithm::F, BLOCK = Algorithm::GRADIENT_BLOCK, BANDS = Algorithm::GRADIENT_BANDS;
   const auto in = inputs_of<T>(a);
   const typename Algorithm::Grid grid(a);
-  const int64_t planes = in.planes(), K = planes * L, wanted = (threads() + BANDS - 1) / BANDS;
+  const int64_t planes = in.planes(), K = planes * LANES, wanted = (num_threads() + BANDS - 1) / BANDS;
   const int64_t outs = (grad.planes() + wanted - 1) / wanted;  // planes of a part
   const int64_t parts = (grad.planes() + outs - 1) / outs;
-  const int64_t in_step = BLOCK * K + 16, grad_step = BLOCK * outs * L + 16;
-  const int64_t per_thread = F * (in_step + grad_step), per_task = F * outs * L * K;
-  float* sums = scratch(BANDS * parts * per_task);
-  each(BANDS * parts, 1, [&](int64_t task) {
+  const int64_t in_step = BLOCK * K + 16, grad_step = BLOCK * outs * LANES + 16;
+  const int64_t per_thread = F * (in_step + grad_step), per_task = F * outs * LANES * K;
+  float* sums = caller_scratch(BANDS * parts * per_task);
+  parallel_for(BANDS * parts, 1, [&](int64_t task) {
     const int64_t band = task / parts, plane = task % parts * outs;
     const int64_t count = grad.planes() - plane < outs ? grad.planes() - plane : outs;
     // (F, pairs of planes of inputs, tiles, 2 L); (F, planes of outputs, tiles, L); (F, outputs, inputs)
-    float *v = own_scratch(per_thread), *d = v + F * in_step, *to = sums + task * per_task;
+    float *v = thread_scratch(per_thread), *d = v + F * in_step, *to = sums + task * per_task;
     const int64_t begin = grid.tiles * band / BANDS, end = grid.tiles * (band + 1) / BANDS;
     if (begin == end) memset(to, 0, per_task * sizeof(float));
     for (int64_t first = begin; first < end; first += BLOCK) {
@@ -452,33 +457,33 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
       for (int64_t t = 0; t < tiles; ++t) {
         const auto tile = grid.tile(first + t);
         for (int64_t p = 0; p < planes; ++p) {
-          const int64_t pair = p & ~int64_t(1), width = pair + 1 < planes ? 2 * L : L;
-          float* slot = v + pair * L * BLOCK + t * width + (p - pair) * L;
+          const int64_t pair = p & ~int64_t(1), width = pair + 1 < planes ? 2 * LANES : LANES;
+          float* slot = v + pair * LANES * BLOCK + t * width + (p - pair) * LANES;
           Algorithm::template gather<T>(grid, tile, in.plane(p), slot, in_step);
         }
         for (int64_t p = 0; p < count; ++p)
-          Algorithm::template spread<T>(grid, tile, grad.plane(plane + p), d + (p * BLOCK + t) * L, grad_step);
+          Algorithm::template spread<T>(grid, tile, grad.plane(plane + p), d + (p * BLOCK + t) * LANES, grad_step);
       }
       for (int64_t f = 0; f < F; ++f)
-        for (int64_t o = 0; o < count * L; o += G)
-          for (int64_t k = 0; k < K; k += 2 * L) {
-            const float *left = d + f * grad_step + o / L * BLOCK * L + o % L,
+        for (int64_t o = 0; o < count * LANES; o += G)
+          for (int64_t k = 0; k < K; k += 2 * LANES) {
+            const float *left = d + f * grad_step + o / LANES * BLOCK * LANES + o % LANES,
                         *right = v + f * in_step + k * BLOCK;
-            float* block = to + (f * outs * L + o) * K + k;
-            k + L < K ? product<G, 2>(left, 1, L, right, 2 * L, tiles, block, K, first > begin)
-                      : product<G, 1>(left, 1, L, right, L, tiles, block, K, first > begin);
+            float* block = to + (f * outs * LANES + o) * K + k;
+            k + LANES < K ? product<G, 2>(left, 1, LANES, right, 2 * LANES, tiles, block, K, first > begin)
+                          : product<G, 1>(left, 1, LANES, right, LANES, tiles, block, K, first > begin);
           }
     }
   });
   const int64_t C = a.channels + a.skip_channels;
-  each(a.outputs, 8, [&](int64_t o) {
+  parallel_for(a.out_channels, 8, [&](int64_t o) {
     for (int64_t p = 0; p < planes; ++p) {
       const auto plane = in.plane(p);
-      const float* from = sums + o / (outs * L) * per_task + o % (outs * L) * K + p * L;
-      vf m[F], g[Algorithm::TAPS];
+      const float* from = sums + o / (outs * LANES) * per_task + o % (outs * LANES) * K + p * LANES;
+      vec_f32 m[F], g[Algorithm::TAPS];
       for (int f = 0; f < F; ++f) {
-        m[f] = load(from + f * outs * L * K);
-        for (int band = 1; band < BANDS; ++band) m[f] += load(from + band * parts * per_task + f * outs * L * K);
+        m[f] = load(from + f * outs * LANES * K);
+        for (int band = 1; band < BANDS; ++band) m[f] += load(from + band * parts * per_task + f * outs * LANES * K);
       }
       Algorithm::points_to_kernel(m, g);
       for (int tap = 0; tap < Algorithm::TAPS; ++tap)
@@ -490,16 +495,16 @@ void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
 template <class Algorithm, class T>
 void backward_of(const DenseBackward& a) {
   const T* given = static_cast<const T*>(a.z ? a.grad_z : a.grad_out);
-  const Channels<const T> grad{{given, nullptr}, {a.outputs, 0}};
+  const Channels<const T> grad{{given, nullptr}, {a.out_channels, 0}};
   if (a.z || a.grad_bias) before_convolution<T>(a);
   weight_gradient<Algorithm, T>(a, grad);
   if (!a.grad_x) return;
   const Channels<T> out{{static_cast<T*>(a.grad_x), static_cast<T*>(a.grad_skip)}, {a.channels, a.skip_channels}};
   using Run = Convolution<Algorithm, T>;
   const int64_t weights = rounded_up(Weights<Algorithm>::floats(grad.planes(), out.planes()), 16);
-  float* packed = scratch(weights);
+  float* packed = caller_scratch(weights);
   Weights<Algorithm>::pack(a.weight, a.channels + a.skip_channels, grad, out, true, packed);
-  Run::run(a, grad, packed, out, [&](const auto& plane, int64_t pixel, vf value) {
+  Run::run(a, grad, packed, out, [&](const auto& plane, int64_t pixel, vec_f32 value) {
     store(plane.data + pixel * plane.stride, value, plane.lanes);
   });
 }
@@ -507,17 +512,17 @@ void backward_of(const DenseBackward& a) {
 }  // namespace
 
 void dense_forward(const DenseForward& a) {
-  if (a.kernel == 1)
-    a.bf16 ? forward_of<Pointwise, uint16_t>(a) : forward_of<Pointwise, float>(a);
+  if (a.kernel_size == 1)
+    a.bf16 ? forward_of<Pointwise, bf16_t>(a) : forward_of<Pointwise, float>(a);
   else
-    a.bf16 ? forward_of<Winograd, uint16_t>(a) : forward_of<Winograd, float>(a);
+    a.bf16 ? forward_of<Winograd, bf16_t>(a) : forward_of<Winograd, float>(a);
 }
 
 void dense_backward(const DenseBackward& a) {
-  if (a.kernel == 1)
-    a.bf16 ? backward_of<Pointwise, uint16_t>(a) : backward_of<Pointwise, float>(a);
+  if (a.kernel_size == 1)
+    a.bf16 ? backward_of<Pointwise, bf16_t>(a) : backward_of<Pointwise, float>(a);
   else
-    a.bf16 ? backward_of<Winograd, uint16_t>(a) : backward_of<Winograd, float>(a);
+    a.bf16 ? backward_of<Winograd, bf16_t>(a) : backward_of<Winograd, float>(a);
 }
 
 }  // namespace SINFUSION_ISA_NAMESPACE

@@ -7,12 +7,12 @@ namespace sinfusion {
 
 struct Dense {
   int64_t batch, height, width;
-  int64_t channels, skip_channels;  // of x and of skip, which are one input
-  int64_t outputs, kernel;          // kernel: 1 or 3
-  bool bf16;                        // activations are bf16, else fp32
-  const void* x;                    // (B, H, W, channels)
-  const void* skip;                 // (B, H, W, skip_channels) or null
-  const float* weight;              // (O, k, k, channels + skip_channels)
+  int64_t channels, skip_channels;    // of x and of skip, which are one input
+  int64_t out_channels, kernel_size;  // kernel_size: 1 or 3
+  bool bf16;                          // activations are bf16, else fp32
+  const void* x;                      // (B, H, W, channels)
+  const void* skip;                   // (B, H, W, skip_channels) or null
+  const float* weight;                // (O, k, k, channels + skip_channels)
 };
 
 struct DenseForward : Dense {
@@ -33,10 +33,10 @@ struct DenseBackward : Dense {
   float* grad_bias;      // (O) or null
 };
 
-#define SINFUSION_DECLARE(name)                 \
-  namespace name {                              \
-  void dense_forward(const DenseForward& a);    \
-  void dense_backward(const DenseBackward& a);  \
+#define SINFUSION_DECLARE(name)                \
+  namespace name {                             \
+  void dense_forward(const DenseForward& a);   \
+  void dense_backward(const DenseBackward& a); \
   }
 SINFUSION_DECLARE(plain)
 SINFUSION_DECLARE(avx2)

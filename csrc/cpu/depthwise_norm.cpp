@@ -49,7 +49,7 @@ struct Memory {
 template <class In>
 constexpr int PARTS = int(sizeof(float) / sizeof(In));
 template <class In>
-constexpr int BLOCK = PARTS<In>* L;
+constexpr int BLOCK = PARTS<In> * LANES;
 template <class In>
 inline int64_t blocks_of(int64_t channels) {
   return (channels + BLOCK<In> - 1) / BLOCK<In>;
@@ -59,32 +59,32 @@ inline int64_t channel_of(int64_t plane, int64_t lane) {
   return plane / PARTS<In> * BLOCK<In> + lane * PARTS<In> + plane % PARTS<In>;
 }
 inline int lanes_of(int64_t channels, int64_t plane) {  // of fp32
-  return channels - plane * L < L ? int(channels - plane * L) : L;
+  return channels - plane * LANES < LANES ? int(channels - plane * LANES) : LANES;
 }
 inline int64_t channels_of(const DepthwiseNorm& a) { return a.channels + a.skip_channels; }
 
 // The planes of a block.
 template <int part>
-inline vf load_part(const float* p) {
+inline vec_f32 load_part(const float* p) {
   return load(p);
 }
 template <int part>
-inline vf load_part(const uint16_t* p) {
-  return load_half<part>(p);
+inline vec_f32 load_part(const bf16_t* p) {
+  return load_deinterleaved<part>(p);
 }
 template <class In, int part, class T>
-inline vf read_part(const T* pixel, int64_t C, int64_t block) {
+inline vec_f32 read_part(const T* pixel, int64_t C, int64_t block) {
   if constexpr (PARTS<In> == 2)
-    return load_half<part>(pixel + block * BLOCK<In>);
+    return load_deinterleaved<part>(pixel + block * BLOCK<In>);
   else
-    return load(pixel + block * L, lanes_of(C, block));
+    return load(pixel + block * LANES, lanes_of(C, block));
 }
 template <class In, class T>
-inline void write_block(T* pixel, int64_t C, int64_t block, vf even, vf odd) {
+inline void write_block(T* pixel, int64_t C, int64_t block, vec_f32 even, vec_f32 odd) {
   if constexpr (PARTS<In> == 2)
-    store_halves(pixel + block * BLOCK<In>, even, odd);
+    store_interleaved(pixel + block * BLOCK<In>, even, odd);
   else
-    store(pixel + block * L, even, lanes_of(C, block));
+    store(pixel + block * LANES, even, lanes_of(C, block));
 }
 
 // (C, rows) -> (planes, rows, L), zeros in the lanes left over and for null; the last row first if flipped.
@@ -92,7 +92,7 @@ template <class In>
 void to_planes(const float* from, float* to, int64_t rows, int64_t C, bool flipped = false) {
   for (int64_t plane = 0; plane < blocks_of<In>(C) * PARTS<In>; ++plane)
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t lane = 0; lane < L; ++lane) {
+      for (int64_t lane = 0; lane < LANES; ++lane) {
         const int64_t c = channel_of<In>(plane, lane);
         *to++ = from && c < C ? from[c * rows + (flipped ? rows - 1 - r : r)] : 0.0f;
       }
@@ -106,11 +106,11 @@ class Rows {
   Rows(Memory& memory, int64_t W, int64_t pixel) : data_(nullptr), W_(W), pixel_(pixel) {
     for (int k = 0; k < HELD; ++k) {
       made_[k] = reinterpret_cast<In*>(memory.take(W * pixel / PARTS<In>));
-      held_[k] = -1;
+      claimed_ahead_[k] = -1;
     }
   }
-  void forget() {
-    for (int k = 0; k < HELD; ++k) held_[k] = -1;
+  void drop_pool() {
+    for (int k = 0; k < HELD; ++k) claimed_ahead_[k] = -1;
   }
   static int64_t floats(int64_t W, int64_t pixel) { return HELD * Memory::rounded(W * pixel / PARTS<In>); }
   int64_t pixel() const { return pixel_; }  // numbers from one to the next
@@ -118,8 +118,8 @@ class Rows {
   const In* row(int64_t r, Make&& make) {  // make(r, to)
     if (data_) return data_ + r * W_ * pixel_;
     const int slot = int(r % HELD);
-    if (held_[slot] != r) make(r, made_[slot]);
-    held_[slot] = r;
+    if (claimed_ahead_[slot] != r) make(r, made_[slot]);
+    claimed_ahead_[slot] = r;
     return made_[slot];
   }
 
@@ -127,7 +127,7 @@ class Rows {
   const In* data_;
   int64_t W_, pixel_;
   In* made_[HELD];
-  int64_t held_[HELD];
+  int64_t claimed_ahead_[HELD];
 };
 
 inline void fetch(const void* data, int64_t bytes) {  // to the cache: there are more streams than a core follows
@@ -157,12 +157,12 @@ struct Window {
 // A row of x and, behind its channels, of skip, as fp32.
 template <class T>
 void copy_row(const T* x, int64_t C, const T* skip, int64_t skip_C, int64_t W, float* to) {
-  const int64_t all = blocks_of<float>(C + skip_C) * L;
+  const int64_t all = blocks_of<float>(C + skip_C) * LANES;
   for (int64_t p = 0; p < W; ++p, x += C, skip += skip_C, to += all) {
-    store(to + all - L, vf{});
-    for (int64_t c = 0; c < C; c += L) store(to + c, load(x + c, lanes_of(C, c / L)));
-    for (int64_t c = 0; c < skip_C; c += L) {
-      const int n = lanes_of(skip_C, c / L);
+    store(to + all - LANES, vec_f32{});
+    for (int64_t c = 0; c < C; c += LANES) store(to + c, load(x + c, lanes_of(C, c / LANES)));
+    for (int64_t c = 0; c < skip_C; c += LANES) {
+      const int n = lanes_of(skip_C, c / LANES);
       store(to + C + c, load(skip + c, n), n);
     }
   }
@@ -219,17 +219,17 @@ class Inputs {
 // One row of inputs times the taps of the upper and of the lower row of pixels.
 template <class In, int part, bool upper, bool lower, bool inner>
 inline __attribute__((always_inline)) void convolve_row(const In* in, int64_t stride, int first, int last,
-                                                        const float* taps, vf* a) {
-  vf u[K], v[K];
+                                                        const float* taps, vec_f32* a) {
+  vec_f32 u[K], v[K];
 #pragma GCC unroll 8
   for (int j = 0; j < K; ++j) {
-    if (upper) u[j] = load(taps + j * L);
-    if (lower) v[j] = load(taps + (j - K) * L);
+    if (upper) u[j] = load(taps + j * LANES);
+    if (lower) v[j] = load(taps + (j - K) * LANES);
   }
 #pragma GCC unroll 16
   for (int q = 0; q < P + K - 1; ++q) {
     if (!inner && (q < first || q >= last)) continue;
-    const vf value = load_part<part>(in + q * stride);
+    const vec_f32 value = load_part<part>(in + q * stride);
 #pragma GCC unroll 8
     for (int j = 0; j < K; ++j)
       if (q - j >= 0 && q - j < P) {
@@ -242,35 +242,35 @@ inline __attribute__((always_inline)) void convolve_row(const In* in, int64_t st
 // A tile of one plane: out (rows, P, L) = start + correlation with weight (49, L). The columns of inputs first .. last
 // lie in the image.
 template <class In, int part, int rows, bool inner>
-void convolve_tile(const In* const* in, int64_t at, int64_t stride, int first, int last, const float* weight, vf start,
-                   float* out) {
-  vf a[rows * P];
+void convolve_tile(const In* const* in, int64_t at, int64_t stride, int first, int last, const float* weight,
+                   vec_f32 start, float* out) {
+  vec_f32 a[rows * P];
 #pragma GCC unroll 16
   for (int p = 0; p < rows * P; ++p) a[p] = start;
   if (in[0]) convolve_row<In, part, true, false, inner>(in[0] + at, stride, first, last, weight, a);
   for (int i = 1; i < K; ++i)
     if (in[i])
-      convolve_row<In, part, true, rows == 2, inner>(in[i] + at, stride, first, last, weight + i * K * L, a);
+      convolve_row<In, part, true, rows == 2, inner>(in[i] + at, stride, first, last, weight + i * K * LANES, a);
   if (rows == 2 && in[K])
-    convolve_row<In, part, false, true, inner>(in[K] + at, stride, first, last, weight + K * K * L, a);
+    convolve_row<In, part, false, true, inner>(in[K] + at, stride, first, last, weight + K * K * LANES, a);
 #pragma GCC unroll 16
-  for (int p = 0; p < rows * P; ++p) store(out + p * L, a[p]);
+  for (int p = 0; p < rows * P; ++p) store(out + p * LANES, a[p]);
 }
 
 // One row of gradients times the pixels of the upper and of the lower row: adds to their taps.
 template <class In, int part, bool upper, bool lower, bool inner>
 inline __attribute__((always_inline)) void correlate_row(const In* grad, int64_t stride, int first, int last,
-                                                         float* taps, const vf* x) {
-  vf u[K], v[K];
+                                                         float* taps, const vec_f32* x) {
+  vec_f32 u[K], v[K];
 #pragma GCC unroll 8
   for (int j = 0; j < K; ++j) {
-    if (upper) u[j] = load(taps + j * L);
-    if (lower) v[j] = load(taps + (j - K) * L);
+    if (upper) u[j] = load(taps + j * LANES);
+    if (lower) v[j] = load(taps + (j - K) * LANES);
   }
 #pragma GCC unroll 16
   for (int q = 0; q < P + K - 1; ++q) {
     if (!inner && (q < first || q >= last)) continue;
-    const vf value = load_part<part>(grad + q * stride);
+    const vec_f32 value = load_part<part>(grad + q * stride);
 #pragma GCC unroll 8
     for (int j = 0; j < K; ++j)
       if (q - j >= 0 && q - j < P) {
@@ -280,8 +280,8 @@ inline __attribute__((always_inline)) void correlate_row(const In* grad, int64_t
   }
 #pragma GCC unroll 8
   for (int j = 0; j < K; ++j) {
-    if (upper) store(taps + j * L, u[j]);
-    if (lower) store(taps + (j - K) * L, v[j]);
+    if (upper) store(taps + j * LANES, u[j]);
+    if (lower) store(taps + (j - K) * LANES, v[j]);
   }
 }
 
@@ -290,16 +290,16 @@ inline __attribute__((always_inline)) void correlate_row(const In* grad, int64_t
 template <class In, int part, int rows, bool inner>
 void correlate_tile(const In* const* grad, int64_t at, int64_t stride, int first, int last, const In* const* x,
                     int64_t x_at, int64_t x_stride, int count, float* taps) {
-  vf v[rows * P];
+  vec_f32 v[rows * P];
 #pragma GCC unroll 16
   for (int p = 0; p < rows * P; ++p)
-    v[p] = inner || p % P < count ? load_part<part>(x[p / P] + x_at + p % P * x_stride) : vf{};
+    v[p] = inner || p % P < count ? load_part<part>(x[p / P] + x_at + p % P * x_stride) : vec_f32{};
   if (grad[0]) correlate_row<In, part, true, false, inner>(grad[0] + at, stride, first, last, taps, v);
   for (int i = 1; i < K; ++i)
     if (grad[i])
-      correlate_row<In, part, true, rows == 2, inner>(grad[i] + at, stride, first, last, taps + i * K * L, v);
+      correlate_row<In, part, true, rows == 2, inner>(grad[i] + at, stride, first, last, taps + i * K * LANES, v);
   if (rows == 2 && grad[K])
-    correlate_row<In, part, false, true, inner>(grad[K] + at, stride, first, last, taps + K * K * L, v);
+    correlate_row<In, part, false, true, inner>(grad[K] + at, stride, first, last, taps + K * K * LANES, v);
 }
 
 // Where a tile lies in its image.
@@ -317,12 +317,13 @@ struct Tile {
 };
 
 template <class In, int part, int rows>
-void convolve_rows(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
-  (t.inner ? convolve_tile<In, part, rows, true> : convolve_tile<In, part, rows, false>)(
-      in.rows, in.at(t.x - R, block), in.pixel, t.first, t.last, weight, start, out);
+void convolve_rows(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vec_f32 start, float* out) {
+  (t.inner ? convolve_tile<In, part, rows, true> : convolve_tile<In, part, rows, false>)(in.rows, in.at(t.x - R, block),
+                                                                                         in.pixel, t.first, t.last,
+                                                                                         weight, start, out);
 }
 template <class In, int part>
-void convolve_part(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vf start, float* out) {
+void convolve_part(const Window<In>& in, const Tile& t, int64_t block, const float* weight, vec_f32 start, float* out) {
   (t.rows == ROWS ? convolve_rows<In, part, ROWS> : convolve_rows<In, part, 1>)(in, t, block, weight, start, out);
 }
 // A block: out (PARTS, TILE, L) = start (PARTS, L) + convolution with weight (PARTS, 49, L).
@@ -330,14 +331,14 @@ template <class In>
 void convolve(const Window<In>& in, const Tile& t, int64_t block, const float* weight, const float* start, float* out) {
   convolve_part<In, 0>(in, t, block, weight, load(start), out);
   if constexpr (PARTS<In> == 2)
-    convolve_part<In, 1>(in, t, block, weight + K * K * L, load(start + L), out + TILE * L);
+    convolve_part<In, 1>(in, t, block, weight + K * K * LANES, load(start + LANES), out + TILE * LANES);
 }
 
 template <class In, int part, int rows>
 void correlate_rows(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
-  (t.inner ? correlate_tile<In, part, rows, true> : correlate_tile<In, part, rows, false>)(
-      grad.rows, grad.at(t.x - R, block), grad.pixel, t.first, t.last, x.rows + R, x.at(t.x, block), x.pixel, t.columns,
-      taps);
+  (t.inner ? correlate_tile<In, part, rows, true>
+           : correlate_tile<In, part, rows, false>)(grad.rows, grad.at(t.x - R, block), grad.pixel, t.first, t.last,
+                                                    x.rows + R, x.at(t.x, block), x.pixel, t.columns, taps);
 }
 template <class In, int part>
 void correlate_part(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
@@ -347,7 +348,7 @@ void correlate_part(const Window<In>& grad, const Window<In>& x, const Tile& t, 
 template <class In>
 void correlate(const Window<In>& grad, const Window<In>& x, const Tile& t, int64_t block, float* taps) {
   correlate_part<In, 0>(grad, x, t, block, taps);
-  if constexpr (PARTS<In> == 2) correlate_part<In, 1>(grad, x, t, block, taps + K * K * L);
+  if constexpr (PARTS<In> == 2) correlate_part<In, 1>(grad, x, t, block, taps + K * K * LANES);
 }
 
 // Calls `strip(b, y, rows)` for every ROWS rows of a band, fewer at the end of an image.
@@ -375,14 +376,16 @@ template <class T, class In, bool normed, bool kept>
 void write_tile(const DepthwiseNormForward& a, int64_t first, const Tile& t, const float* u, const float* mean,
                 const float* rstd, const float* gain, const float* offset) {
   const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C);
-  constexpr int64_t other = (PARTS<In> - 1) * TILE * L, next = (PARTS<In> - 1) * L;
+  constexpr int64_t other = (PARTS<In> - 1) * TILE * LANES, next = (PARTS<In> - 1) * LANES;
   const int rows = t.rows, columns = t.columns;
-  for (int64_t block = 0; block < blocks; ++block, u += PARTS<In> * TILE * L, gain += BLOCK<In>, offset += BLOCK<In>) {
-    const vf scale[] = {load(gain), load(gain + next)}, start[] = {load(offset), load(offset + next)};
+  for (int64_t block = 0; block < blocks;
+       ++block, u += PARTS<In> * TILE * LANES, gain += BLOCK<In>, offset += BLOCK<In>) {
+    const vec_f32 scale[] = {load(gain), load(gain + next)}, start[] = {load(offset), load(offset + next)};
     for (int r = 0; r < rows; ++r) {
-      T *out = static_cast<T*>(a.out) + (first + r * W) * C, *keep = static_cast<T*>(a.u) + (first + r * W) * C;
+      T *out = static_cast<T*>(a.out) + (first + r * W) * C,
+        *keep = static_cast<T*>(a.norm_input) + (first + r * W) * C;
       for (int p = r * P; p < r * P + columns; ++p, out += C, keep += C) {
-        vf even = load(u + p * L), odd = load(u + other + p * L);
+        vec_f32 even = load(u + p * LANES), odd = load(u + other + p * LANES);
         if (kept) write_block<In>(keep, C, block, even, odd);
         if (normed) {
           even = (even - mean[p]) * rstd[p] * scale[0] + start[0];
@@ -397,41 +400,42 @@ void write_tile(const DepthwiseNormForward& a, int64_t first, const Tile& t, con
 // The norm of a tile. `last` is 1 in the lanes of the last plane that are channels.
 template <class T, class In>
 void norm(const DepthwiseNormForward& a, int64_t first, const Tile& t, const float* u, const float* gain,
-          const float* offset, vf last) {
+          const float* offset, vec_f32 last) {
   const int64_t C = channels_of(a), planes = blocks_of<In>(C) * PARTS<In>;
-  const float share = 1.0f / float(C);
+  const float inverse_count = 1.0f / float(C);
   float mean[TILE], rstd[TILE];
-  vf totals[TILE]{}, squares[TILE]{};
+  vec_f32 totals[TILE]{}, squares[TILE]{};
   for (int64_t plane = 0; plane < planes; ++plane)
 #pragma GCC unroll 16
-    for (int p = 0; p < TILE; ++p) totals[p] += load(u + (plane * TILE + p) * L);
+    for (int p = 0; p < TILE; ++p) totals[p] += load(u + (plane * TILE + p) * LANES);
 #pragma GCC unroll 16
-  for (int p = 0; p < TILE; ++p) mean[p] = sum(totals[p]) * share;
+  for (int p = 0; p < TILE; ++p) mean[p] = reduce_add(totals[p]) * inverse_count;
   for (int64_t plane = 0; plane < planes; ++plane) {
-    const vf real = plane == planes - 1 ? last : vf{} + 1;
+    const vec_f32 real = plane == planes - 1 ? last : vec_f32{} + 1;
 #pragma GCC unroll 16
     for (int p = 0; p < TILE; ++p) {
-      const vf d = (load(u + (plane * TILE + p) * L) - mean[p]) * real;
+      const vec_f32 d = (load(u + (plane * TILE + p) * LANES) - mean[p]) * real;
       squares[p] += d * d;
     }
   }
 #pragma GCC unroll 16
-  for (int p = 0; p < TILE; ++p) rstd[p] = sum(squares[p]) * share + a.eps;
-  for (int p = 0; p < TILE; p += L) store(rstd + p, 1.0f / root(load(rstd + p)));
-  for (int r = 0; r < t.rows && a.u; ++r)
+  for (int p = 0; p < TILE; ++p) rstd[p] = reduce_add(squares[p]) * inverse_count + a.eps;
+  for (int p = 0; p < TILE; p += LANES) store(rstd + p, 1.0f / sqrt(load(rstd + p)));
+  for (int r = 0; r < t.rows && a.norm_input; ++r)
     for (int p = 0; p < t.columns; ++p) {
       a.mean[first + r * a.width + p] = mean[r * P + p];
       a.rstd[first + r * a.width + p] = rstd[r * P + p];
     }
-  (a.u ? write_tile<T, In, true, true> : write_tile<T, In, true, false>)(a, first, t, u, mean, rstd, gain, offset);
+  (a.norm_input ? write_tile<T, In, true, true> : write_tile<T, In, true, false>)(a, first, t, u, mean, rstd, gain,
+                                                                                  offset);
 }
 
 template <class T, class In>
 void forward_of(const DepthwiseNormForward& a) {
   const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>;
-  const int64_t Cp = planes * L;
-  const int64_t per_thread = Inputs<T, In>::floats(a) + Memory::rounded(planes * TILE * L);
-  Memory memory{scratch((K * K + 3 + a.batch) * Cp + 5 * 16)};
+  const int64_t Cp = planes * LANES;
+  const int64_t per_thread = Inputs<T, In>::floats(a) + Memory::rounded(planes * TILE * LANES);
+  Memory memory{caller_scratch((K * K + 3 + a.batch) * Cp + 5 * 16)};
   float *weight = memory.take(K * K * Cp), *start = memory.take(a.batch * Cp), *bias = memory.take(Cp),
         *gain = memory.take(Cp), *offset = memory.take(Cp);
   to_planes<In>(a.weight, weight, K * K, C);
@@ -442,14 +446,14 @@ void forward_of(const DepthwiseNormForward& a) {
   }
   to_planes<In>(a.gain, gain, 1, C);
   to_planes<In>(a.offset, offset, 1, C);
-  float ones[L];
-  for (int i = 0; i < L; ++i) ones[i] = 1;
-  const vf last = load(ones, PARTS<In> == 1 && C ? lanes_of(C, planes - 1) : L);
+  float ones[LANES];
+  for (int i = 0; i < LANES; ++i) ones[i] = 1;
+  const vec_f32 last = load(ones, PARTS<In> == 1 && C ? lanes_of(C, planes - 1) : LANES);
 
-  each_thread(BANDS, [&](Pieces& bands) {
-    Memory mine{own_scratch(per_thread)};
+  parallel_chunks(BANDS, [&](Chunks& bands) {
+    Memory mine{thread_scratch(per_thread)};
     Inputs<T, In> inputs(mine, a);
-    float* u = mine.take(planes * TILE * L);
+    float* u = mine.take(planes * TILE * LANES);
     const auto strip = [&](int64_t b, int64_t y, int rows) {
       inputs.move(b, y);
       for (int64_t x = 0; x < W; x += P) {
@@ -459,12 +463,12 @@ void forward_of(const DepthwiseNormForward& a) {
         for (int r = 0; r < rows; ++r) {
           const int64_t at = (first + r * W) * C, bytes = t.columns * C * int64_t(sizeof(T));
           fetch(static_cast<T*>(a.out) + at, bytes);
-          if (a.u) fetch(static_cast<T*>(a.u) + at, bytes);
+          if (a.norm_input) fetch(static_cast<T*>(a.norm_input) + at, bytes);
         }
         for (int64_t block = 0; block < blocks; ++block) {
           const int64_t plane = block * PARTS<In>;
-          convolve(inputs.window(block), t, block, weight + plane * K * K * L, start + b * Cp + plane * L,
-                   u + plane * TILE * L);
+          convolve(inputs.window(block), t, block, weight + plane * K * K * LANES, start + b * Cp + plane * LANES,
+                   u + plane * TILE * LANES);
         }
         if (a.gain)
           norm<T, In>(a, first, t, u, gain, offset, last);
@@ -485,9 +489,9 @@ struct Sums {
 
 // Backward through the norm, in one plane.
 struct Plane {
-  vf gain, grad_gain, grad_offset, grad_shift;
-  vf back(vf grad, vf u, float mean, float rstd, float mean_grad, float parallel) {
-    const vf normed = (u - mean) * rstd, result = (grad * gain - mean_grad - normed * parallel) * rstd;
+  vec_f32 gain, grad_gain, grad_offset, grad_shift;
+  vec_f32 back(vec_f32 grad, vec_f32 u, float mean, float rstd, float mean_grad, float parallel) {
+    const vec_f32 normed = (u - mean) * rstd, result = (grad * gain - mean_grad - normed * parallel) * rstd;
     grad_gain += grad * normed;
     grad_offset += grad;
     grad_shift += result;
@@ -499,17 +503,17 @@ struct Plane {
 template <class T, class In>
 void norm_backward(const DepthwiseNormBackward& a, int64_t row, const float* gain, In* out, const Sums& sums) {
   const int64_t C = channels_of(a), blocks = blocks_of<In>(C), Cp = blocks * BLOCK<In>;
-  const float share = 1.0f / float(C);
+  const float inverse_count = 1.0f / float(C);
   float* shift = sums.shift + row / a.height * Cp;
   for (int64_t x = 0; x < a.width; x += TILE, out += TILE * Cp) {
     const int64_t first = row * a.width + x;
     const int count = a.width - x < TILE ? int(a.width - x) : TILE;
-    const T *grad = static_cast<const T*>(a.grad_out) + first * C, *u = static_cast<const T*>(a.u) + first * C;
+    const T *grad = static_cast<const T*>(a.grad_out) + first * C, *u = static_cast<const T*>(a.norm_input) + first * C;
     const float *mean = a.mean + first, *rstd = a.rstd + first;
     float means[TILE], parallels[TILE];
     for (int p = 0; p < count; ++p) {
-      vf s1{}, s2{};
-      const auto add = [&](vf g, vf v) {
+      vec_f32 s1{}, s2{};
+      const auto add = [&](vec_f32 g, vec_f32 v) {
         s1 += g;
         s2 += g * (v - mean[p]);
       };
@@ -517,23 +521,24 @@ void norm_backward(const DepthwiseNormBackward& a, int64_t row, const float* gai
         const float* scale = gain + block * BLOCK<In>;  // 0 in lanes left over
         add(read_part<In, 0>(grad + p * C, C, block) * load(scale), read_part<In, 0>(u + p * C, C, block));
         if constexpr (PARTS<In> == 2)
-          add(read_part<In, 1>(grad + p * C, C, block) * load(scale + L), read_part<In, 1>(u + p * C, C, block));
+          add(read_part<In, 1>(grad + p * C, C, block) * load(scale + LANES), read_part<In, 1>(u + p * C, C, block));
       }
-      means[p] = sum(s1) * share;
-      parallels[p] = sum(s2) * rstd[p] * share;
+      means[p] = reduce_add(s1) * inverse_count;
+      parallels[p] = reduce_add(s2) * rstd[p] * inverse_count;
     }
     for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t c = block * BLOCK<In>, d = c + (PARTS<In> - 1) * L;
+      const int64_t c = block * BLOCK<In>, d = c + (PARTS<In> - 1) * LANES;
       Plane even{load(gain + c), load(sums.gain + c), load(sums.offset + c), load(shift + c)};
       Plane odd{load(gain + d), load(sums.gain + d), load(sums.offset + d), load(shift + d)};
       for (int p = 0; p < count; ++p) {
-        const auto back = [&](Plane& plane, vf g, vf v) {
+        const auto back = [&](Plane& plane, vec_f32 g, vec_f32 v) {
           return plane.back(g, v, mean[p], rstd[p], means[p], parallels[p]);
         };
         const T *g = grad + p * C, *v = u + p * C;
-        const vf e = back(even, read_part<In, 0>(g, C, block), read_part<In, 0>(v, C, block));
+        const vec_f32 e = back(even, read_part<In, 0>(g, C, block), read_part<In, 0>(v, C, block));
         if constexpr (PARTS<In> == 2)
-          store_halves(out + p * Cp + c, e, back(odd, read_part<In, 1>(g, C, block), read_part<In, 1>(v, C, block)));
+          store_interleaved(out + p * Cp + c, e,
+                            back(odd, read_part<In, 1>(g, C, block), read_part<In, 1>(v, C, block)));
         else
           store(out + p * Cp + c, e);
       }
@@ -552,8 +557,8 @@ void norm_backward(const DepthwiseNormBackward& a, int64_t row, const float* gai
 template <class In>
 void add_row(const In* row, int64_t pixel, int64_t W, int64_t blocks, float* sums) {
   for (int64_t block = 0; block < blocks; ++block, sums += BLOCK<In>) {
-    constexpr int64_t other = (PARTS<In> - 1) * L;
-    vf even = load(sums), odd = load(sums + other);
+    constexpr int64_t other = (PARTS<In> - 1) * LANES;
+    vec_f32 even = load(sums), odd = load(sums + other);
     for (int64_t x = 0; x < W; ++x) {
       even += load_part<0>(row + x * pixel + block * BLOCK<In>);
       odd += load_part<PARTS<In> - 1>(row + x * pixel + block * BLOCK<In>);
@@ -571,23 +576,23 @@ void write_gradient(const DepthwiseNormBackward& a, const Inputs<T, In>& inputs,
   T *x = static_cast<T*>(a.grad_x) + first * C, *skip = static_cast<T*>(a.grad_skip) + first * skip_C;
   const int rows = t.rows, columns = t.columns;
   if (inputs.whole) {
-    constexpr int64_t other = (PARTS<In> - 1) * TILE * L;
+    constexpr int64_t other = (PARTS<In> - 1) * TILE * LANES;
     const int64_t pixel = block < inputs.split ? C : skip_C;
     T* to = block < inputs.split ? x + block * BLOCK<In> : skip + (block - inputs.split) * BLOCK<In>;
     for (int r = 0; r < rows; ++r)
       for (int p = 0; p < columns; ++p) {
-        const float* from = v + (r * P + p) * L;
+        const float* from = v + (r * P + p) * LANES;
         write_block<In>(to + (r * a.width + p) * pixel, BLOCK<In>, 0, load(from), load(from + other));
       }
     return;
   }
-  const int64_t c = block * L;
+  const int64_t c = block * LANES;
   const int n = lanes_of(C + skip_C, block), of_x = C < c ? 0 : C - c < n ? int(C - c) : n;
   for (int r = 0; r < rows; ++r)
     for (int p = 0; p < columns; ++p) {
       const int64_t pixel = r * a.width + p;
-      float lanes[2 * L]{};
-      store(lanes, load(v + (r * P + p) * L));
+      float lanes[2 * LANES]{};
+      store(lanes, load(v + (r * P + p) * LANES));
       if (of_x) store(x + pixel * C + c, load(lanes), of_x);
       if (of_x < n) store(skip + pixel * skip_C + c + of_x - C, load(lanes + of_x), n - of_x);
     }
@@ -596,20 +601,20 @@ void write_gradient(const DepthwiseNormBackward& a, const Inputs<T, In>& inputs,
 template <class T, class In>
 void backward_of(const DepthwiseNormBackward& a) {
   const int64_t W = a.width, C = channels_of(a), blocks = blocks_of<In>(C), planes = blocks * PARTS<In>;
-  const int64_t Cp = planes * L;
+  const int64_t Cp = planes * LANES;
   const int64_t of_sums = Sums::floats(Cp, a.batch), per_band = K * K * Cp + of_sums;  // taps (planes, 49, L), flipped
   const bool as_given = !a.gain && in_place<T, In>(C, 0);  // the gradient at the convolution's output is grad_out
   const int64_t per_thread =
       Inputs<T, In>::floats(a) + (as_given ? 0 : Rows<In>::floats(W, Cp)) + Memory::rounded(BANDS * of_sums);
-  Memory memory{scratch((K * K + 2) * Cp + BANDS * per_band + 4 * 16)};
+  Memory memory{caller_scratch((K * K + 2) * Cp + BANDS * per_band + 4 * 16)};
   float *flipped = memory.take(K * K * Cp), *gain = memory.take(Cp), *zero = memory.take(Cp),
         *partial = memory.take(BANDS * per_band);
   to_planes<In>(a.weight, flipped, K * K, C, true);
   to_planes<In>(a.gain, gain, 1, C);
   to_planes<In>(nullptr, zero, 1, C);
 
-  each_thread(BANDS, [&](Pieces& bands) {
-    Memory mine{own_scratch(per_thread)};
+  parallel_chunks(BANDS, [&](Chunks& bands) {
+    Memory mine{thread_scratch(per_thread)};
     float* sums = mine.take(BANDS * of_sums);
     memset(sums, 0, BANDS * of_sums * sizeof(float));
     Inputs<T, In> inputs(mine, a);
@@ -646,17 +651,17 @@ void backward_of(const DepthwiseNormBackward& a) {
                   t.columns * a.skip_channels * int64_t(sizeof(T)));
         }
         for (int64_t block = 0; block < blocks; ++block) {
-          const int64_t plane = block * PARTS<In> * K * K * L;
+          const int64_t plane = block * PARTS<In> * K * K * LANES;
           correlate(grad, inputs.window(block), t, block, taps + plane);
           if (!a.grad_x) continue;
-          alignas(64) float out[PARTS<In> * TILE * L];
+          alignas(64) float out[PARTS<In> * TILE * LANES];
           convolve(grad, t, block, flipped + plane, zero, out);
           write_gradient(a, inputs, t, first, block, out);
         }
       }
     };
     for (int64_t band, last = -1; bands.next(band); last = band) {
-      if (band != last + 1 && !as_given) grads.forget();
+      if (band != last + 1 && !as_given) grads.drop_pool();
       taps = partial + band * per_band, of_band = sums + band * of_sums;
       memset(taps, 0, K * K * Cp * sizeof(float));
       each_strip(a, band, strip);
@@ -665,30 +670,29 @@ void backward_of(const DepthwiseNormBackward& a) {
   });
 
   // Bands are added in order.
-  each(planes, 1, [&](int64_t plane) {
+  parallel_for(planes, 1, [&](int64_t plane) {
     const auto total = [&](int64_t at) {
-      vf all{};
+      vec_f32 all{};
       for (int64_t band = 0; band < BANDS; ++band) all += load(partial + band * per_band + at);
       return all;
     };
-    const auto write = [&](float* to, int64_t step, vf value) {  // to (C), `step` numbers from one to the next
-      float lanes[L];
+    const auto write = [&](float* to, int64_t step, vec_f32 value) {  // to (C), `step` numbers from one to the next
+      float lanes[LANES];
       store(lanes, value);
-      for (int64_t lane = 0; lane < L; ++lane) {
+      for (int64_t lane = 0; lane < LANES; ++lane) {
         const int64_t c = channel_of<In>(plane, lane);
         if (c < C) to[c * step] = lanes[lane];
       }
     };
-    for (int t = 0; t < K * K; ++t)
-      write(a.grad_weight + K * K - 1 - t, K * K, total((plane * K * K + t) * L));
-    const int64_t after = K * K * Cp + plane * L;
+    for (int t = 0; t < K * K; ++t) write(a.grad_weight + K * K - 1 - t, K * K, total((plane * K * K + t) * LANES));
+    const int64_t after = K * K * Cp + plane * LANES;
     if (a.gain) {
       write(a.grad_gain, 1, total(after));
       write(a.grad_offset, 1, total(after + Cp));
     }
-    vf bias{};
+    vec_f32 bias{};
     for (int64_t b = 0; b < a.batch; ++b) {
-      const vf shift = total(after + (2 + b) * Cp);
+      const vec_f32 shift = total(after + (2 + b) * Cp);
       bias += shift;
       if (a.grad_shift) write(a.grad_shift + b * a.grad_shift_stride, 1, shift);
     }
@@ -700,13 +704,13 @@ void backward_of(const DepthwiseNormBackward& a) {
 
 void forward(const DepthwiseNormForward& a) {
   if (!a.bf16) return forward_of<float, float>(a);
-  const bool whole = in_place<uint16_t, uint16_t>(a.channels, a.skip_channels);
-  whole ? forward_of<uint16_t, uint16_t>(a) : forward_of<uint16_t, float>(a);
+  const bool whole = in_place<bf16_t, bf16_t>(a.channels, a.skip_channels);
+  whole ? forward_of<bf16_t, bf16_t>(a) : forward_of<bf16_t, float>(a);
 }
 void backward(const DepthwiseNormBackward& a) {
   if (!a.bf16) return backward_of<float, float>(a);
-  const bool whole = in_place<uint16_t, uint16_t>(a.channels, a.skip_channels);
-  whole ? backward_of<uint16_t, uint16_t>(a) : backward_of<uint16_t, float>(a);
+  const bool whole = in_place<bf16_t, bf16_t>(a.channels, a.skip_channels);
+  whole ? backward_of<bf16_t, bf16_t>(a) : backward_of<bf16_t, float>(a);
 }
 
 }  // namespace SINFUSION_ISA_NAMESPACE

@@ -13,8 +13,8 @@ constexpr int64_t RUN = 1024;  // blocks that a thread draws at once
 template <class T>
 void draw(const PhiloxRows& a, T* out) {
   const int64_t blocks = (a.count + 3) / 4, runs = (blocks + RUN - 1) / RUN;
-  const uint64_t step = value_of(a.at);
-  each(a.batch * runs, 1, [&](int64_t i) {
+  const uint64_t step = resolve(a.at);
+  parallel_for(a.batch * runs, 1, [&](int64_t i) {
     const int64_t row = i / runs, first = i % runs * RUN;
     const int64_t end = first + RUN < blocks ? first + RUN : blocks, whole = end < blocks ? end : a.count / 4;
     draw_blocks({uint64_t(a.seeds[row]), a.stream, step}, uint32_t(first), int(whole - first),

@@ -19,27 +19,28 @@ inline void each_row(const SampleCrops& a, const Tile& tile, const Visit& visit)
   }
 }
 
-inline void values_of(const SampleCrops& a, const Tile& tile, int64_t frame, float* out) {
-  const int64_t* place = a.places + 4 * tile.sample;
-  uint8_t bytes[TILE_NUMBERS];
+inline void load_values(const SampleCrops& a, const Tile& tile, int64_t frame, float* out) {
+  const int64_t* crop = a.crops + 4 * tile.sample;
+  uint8_t bytes[TILE_VALUES];
   each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
-    memcpy(bytes + 3 * pixel, bytes_of(a, frame, place, y, x), 3 * count);
+    memcpy(bytes + 3 * pixel, pixel_bytes(a, frame, crop, y, x), 3 * count);
   });
-  for (int i = 0; i < 3 * tile.count; ++i) out[i] = value_of(bytes[i]);
+  for (int i = 0; i < 3 * tile.count; ++i) out[i] = normalize_byte(bytes[i]);
 }
 
-// Blotches of three channels.
+// Coarse noise of three channels.
 inline void spread(const SampleCrops& a, const Tile& tile, int channel, float* out) {
-  const float down = stride_of(a.crop_height, a.blotch_height), right = stride_of(a.crop_width, a.blotch_width);
-  float spread[3][TILE];
+  const float down = interpolation_scale(a.crop_height, a.coarse_height),
+              right = interpolation_scale(a.crop_width, a.coarse_width);
+  float spread[3][TILE_PIXELS];
   each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
-    const Between rows = between(y, down, a.blotch_height);
+    const Interpolation rows = interpolation_at(y, down, a.coarse_height);
     for (int c = 0; c < 3; ++c) {
-      const float* values = blotches_of(a, tile, channel + c);
-      const float *above = values + rows.low * a.blotch_width, *below = values + rows.high * a.blotch_width;
+      const float* values = coarse_noise_plane(a, tile, channel + c);
+      const float *above = values + rows.lower * a.coarse_width, *below = values + rows.upper * a.coarse_width;
       float* to = spread[c] + pixel;
       for (int i = 0; i < count; ++i)
-        to[i] = blotch_of(above, below, rows.share, between(x + i, right, a.blotch_width));
+        to[i] = bilinear(above, below, rows.weight, interpolation_at(x + i, right, a.coarse_width));
     }
   });
   interleave(spread[0], spread[1], spread[2], tile.count, out);
@@ -48,38 +49,39 @@ inline void spread(const SampleCrops& a, const Tile& tile, int channel, float* o
 template <class T>
 inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
   const int64_t pixels = pixels_of(a), row = tile.sample * pixels + tile.first, channels = 3 * (a.conditions + 1);
-  const int64_t* place = a.places + 4 * tile.sample;
+  const int64_t* crop = a.crops + 4 * tile.sample;
   const float* c = a.coefficients + 8 * tile.sample;
-  const int numbers = 3 * tile.count;
-  float noise[TILE_NUMBERS], grain[TILE_NUMBERS] = {}, blotches[TILE_NUMBERS] = {}, values[TILE_NUMBERS];
-  float centre[TILE_NUMBERS] = {};
+  const int values_count = 3 * tile.count;
+  float noise[TILE_VALUES], white_noise[TILE_VALUES] = {}, coarse_noise[TILE_VALUES] = {}, values[TILE_VALUES];
+  float prior_mean[TILE_VALUES] = {};
   T* to = input + row * channels;
   for (int i = 0; i < a.conditions; ++i, to += 3) {
-    values_of(a, tile, frame_of(a, place, i), values);
-    if (has_grain(a, tile)) draw_numbers(grain_of(a, tile), tile, pixels, 3 * i, grain);
-    if (a.blotches) spread(a, tile, 3 * i, blotches);
-    for (int k = 0; k < numbers; ++k) {
-      values[k] = condition_of(a, c, values[k], grain[k], blotches[k]);
-      centre[k] += values[k];
+    load_values(a, tile, condition_frame(a, crop, i), values);
+    if (has_white_noise(a, tile))
+      draw_interleaved_normals(white_noise_random(a, tile), tile, pixels, 3 * i, white_noise);
+    if (a.coarse_noise) spread(a, tile, 3 * i, coarse_noise);
+    for (int k = 0; k < values_count; ++k) {
+      values[k] = noisy_condition(a, c, values[k], white_noise[k], coarse_noise[k]);
+      prior_mean[k] += values[k];
     }
-    put_numbers(values, tile.count, to, channels);
+    store_channels(values, tile.count, to, channels);
   }
-  for (int k = 0; k < numbers; ++k) centre[k] = mean_of(a, centre[k]);
-  values_of(a, tile, place[0], values);
-  draw_numbers(noise_of(a, tile), tile, pixels, 0, noise);
-  float picture[TILE_NUMBERS], *target = a.target + 3 * row;
-  for (int k = 0; k < numbers; ++k) picture[k] = mixed(c, values[k], noise[k], centre[k]);
-  put_numbers(picture, tile.count, to, channels);
-  for (int k = 0; k < numbers; ++k) target[k] = mixed(c + 3, values[k], noise[k], centre[k]);
+  for (int k = 0; k < values_count; ++k) prior_mean[k] = mean_of_conditions(a, prior_mean[k]);
+  load_values(a, tile, crop[0], values);
+  draw_interleaved_normals(noise_random(a, tile), tile, pixels, 0, noise);
+  float noisy[TILE_VALUES], *target = a.target + 3 * row;
+  for (int k = 0; k < values_count; ++k) noisy[k] = linear_combination(c, values[k], noise[k], prior_mean[k]);
+  store_channels(noisy, tile.count, to, channels);
+  for (int k = 0; k < values_count; ++k) target[k] = linear_combination(c + 3, values[k], noise[k], prior_mean[k]);
 }
 
 }  // namespace
 
 void sample_crops(const SampleCrops& a) {
-  const int64_t pixels = pixels_of(a), tiles = a.batch * tiles_of(pixels);
-  each(tiles, 4, [&](int64_t i) {
+  const int64_t pixels = pixels_of(a), tiles = a.batch * tile_count(pixels);
+  parallel_for(tiles, 4, [&](int64_t i) {
     if (a.bf16)
-      crop_tile(a, tile_of(i, pixels), static_cast<uint16_t*>(a.input));
+      crop_tile(a, tile_of(i, pixels), static_cast<bf16_t*>(a.input));
     else
       crop_tile(a, tile_of(i, pixels), static_cast<float*>(a.input));
   });

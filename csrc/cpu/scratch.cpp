@@ -26,12 +26,12 @@ float* enough(Memory& memory, size_t floats) {
 
 }  // namespace
 
-float* scratch(size_t floats) {
+float* caller_scratch(size_t floats) {
   thread_local Memory memory;
   return enough(memory, floats);
 }
 
-float* own_scratch(size_t floats) {
+float* thread_scratch(size_t floats) {
   thread_local Memory memory;
   return enough(memory, floats);
 }

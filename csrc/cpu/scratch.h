@@ -4,6 +4,6 @@
 #include <cstddef>
 
 namespace sinfusion {
-float* scratch(size_t floats);      // of a call, for the thread that makes it
-float* own_scratch(size_t floats);  // of a thread that works on pieces of a call
-}
+float* caller_scratch(size_t floats);  // of a call, for the thread that makes it
+float* thread_scratch(size_t floats);  // of a thread that works on pieces of a call
+}  // namespace sinfusion

@@ -19,8 +19,8 @@ class ThreadChoice {
   bool watches(double now) const { return now >= rest_; }
 
   // A call took `wall` seconds up to `now`, in which its caller computed for `cpu` seconds and did `own` of the pieces.
-  void add(double cpu, double wall, int64_t own, int64_t pieces, double now) {
-    cpu_ += cpu, wall_ += wall, own_ += double(own), pieces_ += double(pieces);
+  void add(double cpu, double wall, int64_t own, int64_t chunks, double now) {
+    cpu_ += cpu, wall_ += wall, own_ += double(own), pieces_ += double(chunks);
     if (++calls_ < CALLS || wall_ < WINDOW) return;
     // Seconds that one thread would have computed for all of them, which is never interrupted, in a second.
     if (judge(own_ > 0 ? cpu_ * pieces_ / own_ / wall_ : 0)) rest_ = now + REST;
@@ -30,9 +30,9 @@ class ThreadChoice {
  private:
   static constexpr double WINDOW = 0.02;  // seconds of calls that are judged together: some turns of the scheduler
   static constexpr double REST = 0.06;
-  static constexpr int CALLS = 4;         // at least
-  static constexpr int TRIAL = 5;         // windows of another number, where the first ones do not make it clear ...
-  static constexpr double CLEAR = 0.7;    // ... by so much
+  static constexpr int CALLS = 4;       // at least
+  static constexpr int TRIAL = 5;       // windows of another number, where the first ones do not make it clear ...
+  static constexpr double CLEAR = 0.7;  // ... by so much
   static constexpr int SHORT = 2, USUAL = 8, LONG = 40;  // windows until another number is tried
   static constexpr double SUDDENLY = 0.5;                // so much slower than before: the machine has changed
 

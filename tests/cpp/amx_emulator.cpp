@@ -197,7 +197,7 @@ void illegal(int number, siginfo_t* info, void* context) {
 
 extern "C" {
 int install() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = illegal;
   action.sa_flags = SA_SIGINFO | SA_NODEFER;
   return sigaction(SIGILL, &action, &previous);
