@@ -58,7 +58,7 @@ def work(variant: str, out: object) -> None:
     import torch
 
     from sinfusion import ops
-    from sinfusion.ops._native import cpu
+    from sinfusion.ops.native import cpu
 
     if variant == "1 thread":
         torch.set_num_threads(1)

@@ -20,7 +20,7 @@ from report import THEIRS
 
 from sinfusion import ops
 from sinfusion.network import NextNet
-from sinfusion.ops.dense import _cudnn
+from sinfusion.ops.dense import deterministic_cudnn
 from sinfusion.precision import choose_dtype
 
 
@@ -118,7 +118,7 @@ def dense_forward(shapes, channels, outputs, kernel, gelu):
         from sinfusion.kernels import gelu as epilogue
 
         def cudnn():
-            with _cudnn():
+            with deterministic_cudnn():
                 z = F.conv2d(x, rounded, padding=kernel // 2)
             return epilogue.forward(z, bias, residual, gelu)
 
@@ -151,7 +151,7 @@ def dense_gradient(shapes, channels, outputs, kernel, of_input):
     rounded = weight.to(shapes.dtype)
 
     def cudnn():
-        with _cudnn():
+        with deterministic_cudnn():
             torch.ops.aten.convolution_backward(grad, x, rounded, None, [1, 1], [kernel // 2] * 2, [1, 1], False,
                                                 [0, 0], 1, [of_input, not of_input, False])  # fmt: skip
 

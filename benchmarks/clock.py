@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from floors import Limits
 
 from sinfusion import ops
-from sinfusion.ops._native import cpu
+from sinfusion.ops.native import cpu
 from sinfusion.precision import choose_dtype
 
 Function = Callable[[], object]

@@ -24,7 +24,7 @@ from kernel_variants import LAUNCHED
 from machine import machine
 
 import sinfusion
-from sinfusion.ops._native import cuda
+from sinfusion.ops.native import cuda
 
 CAPABILITIES = (80, 90, 100)
 

@@ -13,7 +13,7 @@ from machine import machine
 
 from sinfusion import ops
 from sinfusion.media import Clip, read_media
-from sinfusion.ops._choice import chosen_backend
+from sinfusion.ops.dispatch import chosen_backend
 from sinfusion.precision import choose_device
 from sinfusion.scene import render
 from sinfusion.training.request import new_run

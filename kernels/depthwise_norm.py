@@ -1,7 +1,7 @@
 """Triton kernels of the operator `depthwise_norm`, which sinfusion/ops/depthwise_norm.py defines.
 
-out, u, mean, rstd = forward(x, taps, bias, shift, gain, offset, eps, save)
-grad_x, grad_taps, grad_shift, grad_gain, grad_offset = backward(grad_out, x, u, mean, rstd, taps, gain)
+out, saved = forward(x, taps, Epilogue(bias, shift, gain, offset), eps, save)
+grads = backward(grad_out, x, saved, taps, gain)
 
 Activations are channels-last, fp32 or bf16; sums are fp32. With 49 multiplications for each number read, arithmetic is
 the limit and not memory (a number in bf16 on an H200: 98 operations take 1.5 ps, 4 bytes 0.8 ps). So numbers are
@@ -14,6 +14,8 @@ estimates.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -247,61 +249,81 @@ def launch_options(channels: int) -> dict[str, int]:
     }
 
 
+class Epilogue(NamedTuple):
+    """What follows the convolution of a pixel."""
+
+    bias: Tensor | None = None  # (C,) fp32
+    shift: Tensor | None = None  # (B, C) fp32
+    gain: Tensor | None = None  # (C,) fp32
+    offset: Tensor | None = None  # (C,) fp32, with gain
+
+
+class Saved(NamedTuple):
+    """What backward needs of forward."""
+
+    u: Tensor | None = None  # (B, C, H, W) as x, the input of the norm
+    mean: Tensor | None = None  # (B, H, W) fp32
+    rstd: Tensor | None = None  # (B, H, W) fp32
+
+
+class Grads(NamedTuple):
+    """None where not wanted, or where there is no norm."""
+
+    x: Tensor | None  # (B, C, H, W) as x
+    taps: Tensor | None  # (49, C) fp32
+    shift: Tensor  # (B, C) fp32
+    gain: Tensor | None  # (C,) fp32
+    offset: Tensor | None  # (C,) fp32
+
+
 def forward(
     x: Tensor,  # (B, C, H, W) fp32 or bf16, channels-last in memory, as every (B, C, H, W) here
     taps: Tensor,  # (49, C) fp32, contiguous, as every fp32 argument
-    bias: Tensor,  # (C,) fp32
-    shift: Tensor | None,  # (B, C) fp32
-    gain: Tensor | None,  # (C,) fp32
-    offset: Tensor | None,  # (C,) fp32
+    epilogue: Epilogue,
     eps: float,
     save: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """out, and u (as x), mean and rstd (B, H, W) fp32 if there is a gain and `save`."""
-    u = mean = rstd = None
-    if save and gain is not None:
+) -> tuple[Tensor, Saved]:
+    """The output as x; and what backward needs, if there is a gain and `save`."""
+    saved = Saved()
+    if save and epilogue.gain is not None:
         u = torch.empty_like(x, memory_format=torch.channels_last)
-        mean, rstd = (x.new_empty(x.shape[0], *x.shape[2:], dtype=torch.float32) for _ in range(2))
-    return _convolve(x, taps, bias, shift, gain, offset, eps, u, mean, rstd), u, mean, rstd
+        saved = Saved(u, *(x.new_empty(x.shape[0], *x.shape[2:], dtype=torch.float32) for _ in range(2)))
+    return _convolve(x, taps, epilogue, saved, eps), saved
 
 
 def backward(
     grad_out: Tensor,  # as x
     x: Tensor,
-    u: Tensor,  # as x; without a gain this and the next two are not read
-    mean: Tensor,  # (B, H, W) fp32
-    rstd: Tensor,  # (B, H, W) fp32
+    saved: Saved,  # of forward; not read without a gain
     taps: Tensor,  # (49, C) fp32
     gain: Tensor | None,  # (C,) fp32
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """grad_x as x; grad_taps (49, C), grad_shift (B, C), grad_gain and grad_offset (C,), fp32.
-
-    The sums over pixels are made in an order that the shape alone decides: results repeat to the bit.
-    """
+    wants_x: bool = True,
+    wants_taps: bool = True,
+) -> Grads:
+    """The sums over pixels are made in an order that the shape alone decides: results repeat to the bit."""
     batch, channels, height, width = x.shape
     options = launch_options(channels)
     programs = triton.cdiv(height * width, options["PIXELS"] * STEPS)
     partial = x.new_empty(batch, programs, 1 if gain is None else 3, channels, dtype=torch.float32)
     du = grad_out if gain is None else torch.empty_like(x, memory_format=torch.channels_last)
-    norm = (None,) * 5 if gain is None else (u, mean, rstd, gain, du)
+    norm = (None,) * 5 if gain is None else (*saved, gain, du)
     with torch.cuda.device_of(x):
         norm_backward[programs, batch](grad_out, *norm, partial, height * width, C=channels, STEPS=STEPS, **options)
-    grad_shift = partial[:, :, 0].sum(1)
-    grad_gain, grad_offset = (None, None) if gain is None else (partial[:, :, i].sum((0, 1)) for i in (1, 2))
-    return _convolve(du, taps, flip=True), _weight_gradient(x, du), grad_shift, grad_gain, grad_offset
+    return Grads(
+        x=_convolve(du, taps, Epilogue(), Saved(), 0.0, flip=True) if wants_x else None,
+        taps=_weight_gradient(x, du) if wants_taps else None,
+        shift=partial[:, :, 0].sum(1),
+        gain=None if gain is None else partial[:, :, 1].sum((0, 1)),
+        offset=None if gain is None else partial[:, :, 2].sum((0, 1)),
+    )
 
 
 def _convolve(
     x: Tensor,
     taps: Tensor,
-    bias: Tensor | None = None,
-    shift: Tensor | None = None,
-    gain: Tensor | None = None,
-    offset: Tensor | None = None,
-    eps: float = 0.0,
-    u: Tensor | None = None,
-    mean: Tensor | None = None,
-    rstd: Tensor | None = None,
+    epilogue: Epilogue,
+    saved: Saved,  # memory that is written
+    eps: float,
     flip: bool = False,
 ) -> Tensor:
     batch, channels, height, width = x.shape
@@ -309,7 +331,7 @@ def _convolve(
     out = torch.empty_like(x, memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
         convolve[triton.cdiv(width, options["PIXELS"]), triton.cdiv(height, 4), batch](
-            x, taps, bias, shift, gain, offset, out, u, mean, rstd, height, width, eps, C=channels, FLIP=flip, **options
+            x, taps, *epilogue, out, *saved, height, width, eps, C=channels, FLIP=flip, **options
         )
     return out
 

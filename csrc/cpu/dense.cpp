@@ -497,7 +497,7 @@ void backward_of(const DenseBackward& a) {
   const T* given = static_cast<const T*>(a.z ? a.grad_z : a.grad_out);
   const Channels<const T> grad{{given, nullptr}, {a.out_channels, 0}};
   if (a.z || a.grad_bias) before_convolution<T>(a);
-  weight_gradient<Algorithm, T>(a, grad);
+  if (a.grad_weight) weight_gradient<Algorithm, T>(a, grad);
   if (!a.grad_x) return;
   const Channels<T> out{{static_cast<T*>(a.grad_x), static_cast<T*>(a.grad_skip)}, {a.channels, a.skip_channels}};
   using Run = Convolution<Algorithm, T>;

@@ -652,7 +652,7 @@ void backward_of(const DepthwiseNormBackward& a) {
         }
         for (int64_t block = 0; block < blocks; ++block) {
           const int64_t plane = block * PARTS<In> * K * K * LANES;
-          correlate(grad, inputs.window(block), t, block, taps + plane);
+          if (a.grad_weight) correlate(grad, inputs.window(block), t, block, taps + plane);
           if (!a.grad_x) continue;
           alignas(64) float out[PARTS<In> * TILE * LANES];
           convolve(grad, t, block, flipped + plane, zero, out);
@@ -684,19 +684,18 @@ void backward_of(const DepthwiseNormBackward& a) {
         if (c < C) to[c * step] = lanes[lane];
       }
     };
-    for (int t = 0; t < K * K; ++t) write(a.grad_weight + K * K - 1 - t, K * K, total((plane * K * K + t) * LANES));
+    for (int t = 0; a.grad_weight && t < K * K; ++t)
+      write(a.grad_weight + K * K - 1 - t, K * K, total((plane * K * K + t) * LANES));
     const int64_t after = K * K * Cp + plane * LANES;
-    if (a.gain) {
-      write(a.grad_gain, 1, total(after));
-      write(a.grad_offset, 1, total(after + Cp));
-    }
+    if (a.grad_gain) write(a.grad_gain, 1, total(after));
+    if (a.grad_offset) write(a.grad_offset, 1, total(after + Cp));
     vec_f32 bias{};
     for (int64_t b = 0; b < a.batch; ++b) {
       const vec_f32 shift = total(after + (2 + b) * Cp);
       bias += shift;
       if (a.grad_shift) write(a.grad_shift + b * a.grad_shift_stride, 1, shift);
     }
-    write(a.grad_bias, 1, bias);
+    if (a.grad_bias) write(a.grad_bias, 1, bias);
   });
 }
 

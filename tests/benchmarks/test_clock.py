@@ -8,8 +8,8 @@ import torch
 
 from sinfusion import ops
 from sinfusion.errors import SinfusionError
-from sinfusion.ops._choice import chosen_backend, use_native
-from sinfusion.ops._native import cpu
+from sinfusion.ops.dispatch import chosen_backend, use_native
+from sinfusion.ops.native import cpu
 
 
 def test_what_a_user_gets_is_measured_only_where_native_code_can_run():

@@ -10,8 +10,8 @@ import torch
 from sinfusion import ops
 from sinfusion.network import NextNet
 from sinfusion.ops import cpu_graph
-from sinfusion.ops._native import cpu
 from sinfusion.ops.cpu_graph import capturing
+from sinfusion.ops.native import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.loaded, reason="there is no library for the CPU")
 

@@ -17,7 +17,7 @@ from sinfusion import ops
 from sinfusion.errors import SinfusionError
 from sinfusion.generation import video as rollout
 from sinfusion.generation.streaming import copy_to_host_async
-from sinfusion.ops import _native
+from sinfusion.ops import native
 from sinfusion.ops.cuda_graph import CudaGraphed, cuda_graphed
 from sinfusion.recipe import PAPER, TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
@@ -69,7 +69,7 @@ class Recording(TorchDispatchMode):
             self.before.setdefault(id(value), (value, value.clone()))
 
     def native(self, function, on, *arguments):
-        """In place of ops._native.run."""
+        """In place of ops.native.run."""
         if not self.inside:
             self.calls.append((RUN, (function, on, *arguments), {}, []))
         RUN(function, on, *arguments)
@@ -82,7 +82,7 @@ class Recording(TorchDispatchMode):
                 kept.copy_(value)
 
 
-RUN = _native.run
+RUN = native.run
 
 
 class CpuGraph:
@@ -97,7 +97,7 @@ class CpuGraph:
 def record(graph, stream):
     with contextlib.ExitStack() as stack:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
-        for module in (_native, *NATIVE_USERS):
+        for module in (native, *NATIVE_USERS):
             patched.setattr(module, "run", graph.recording.native)
         stack.enter_context(graph.recording)
         yield
@@ -153,7 +153,7 @@ def test_where_no_graphs_are_wanted_the_function_is_itself():
     assert cuda_graphed(abs, torch.device("cuda"), False) is abs
 
 
-@pytest.mark.skipif(not _native.cpu.loaded, reason="there is no library for the CPU")
+@pytest.mark.skipif(not native.cpu.loaded, reason="there is no library for the CPU")
 def test_on_a_cpu_pytorch_computes_on_one_thread_and_the_function_is_just_called():
     before = torch.get_num_threads()
     try:

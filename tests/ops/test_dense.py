@@ -144,7 +144,7 @@ def test_on_the_cpu_every_instruction_set_is_close_to_float64(isa):
     code = (
         "import importlib.util as u, json\n"
         f"s = u.spec_from_file_location('t', {__file__!r}); t = u.module_from_spec(s); s.loader.exec_module(t)\n"
-        "from sinfusion.ops._native import cpu\n"
+        "from sinfusion.ops.native import cpu\n"
         "print(json.dumps([cpu.isa(), [(c, str(d), *e) for c, d, *e in t.errors_on_the_cpu()]]))\n"
     )
     result = subprocess.run(
@@ -308,15 +308,20 @@ def by_interpreter(case, dtype, implementation):
     x, grad, skip = x.to(dtype), grad.to(dtype), None if skip is None else skip.to(dtype)
     gelu = case[5] == "gelu"
     with ops.backend("native"):
-        out, z = operator._cuda(x, weight, bias, residual, skip, None, gelu, True)
+        out, z = operator.on_gpu(operator.Dense(x, weight, bias, residual, gelu, skip), True)
         assert z.numel() == (out.numel() if gelu else 0)
-        gradients = operator._cuda_backward(grad, x, skip, z, weight, bias, None, gelu, True)
-        assert operator._cuda_backward(grad, x, skip, z, weight, bias, None, gelu, False)[0].numel() == 0
-    assert gradients[2].dtype == FP32
-    made = {"out": out, "x": gradients[0], "weight": gradients[2]}
-    made |= {"bias": gradients[3]} if bias is not None else {}
+        wants = {"wants_input": True, "wants_weight": True, "wants_bias": bias is not None}
+        backward = operator.DenseBackward(grad, z, x, weight, bias, gelu, skip, None, **wants)
+        gradients = operator.on_gpu_backward(backward)
+        for name, left_out in (("wants_input", ["x", "skip"]), ("wants_weight", ["weight"]), ("wants_bias", ["bias"])):
+            others = operator.on_gpu_backward(backward._replace(**{name: False}))._asdict()
+            assert all(others.pop(gone).numel() == 0 for gone in left_out)
+            assert all(torch.equal(value, getattr(gradients, kept)) for kept, value in others.items())
+    assert gradients.weight.dtype == FP32
+    made = {"out": out, "x": gradients.x, "weight": gradients.weight}
+    made |= {"bias": gradients.bias} if bias is not None else {}
     made |= {"residual": grad} if residual is not None else {}
-    made |= {"skip": gradients[1]} if skip is not None else {}
+    made |= {"skip": gradients.skip} if skip is not None else {}
     return {name: value.double() for name, value in made.items()}
 
 
@@ -344,7 +349,8 @@ def test_what_the_gpu_cannot_take_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
     def reasons(x, weight, dtype=FP32):
-        return operator.unsupported_on_gpu(*(torch.empty(s, dtype=dtype, device="meta") for s in (x, weight)))
+        tensors = (torch.empty(shape, dtype=dtype, device="meta") for shape in (x, weight))
+        return operator.unsupported_on_gpu(operator.Dense(*tensors))
 
     assert reasons((1, 64, 9, 9), (64, 64, 3, 3)) == []
     assert "5 wide" in reasons((1, 64, 9, 9), (64, 64, 5, 5))[0]
@@ -354,7 +360,7 @@ def test_what_the_gpu_cannot_take_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "capability" in reasons((1, 64, 9, 9), (64, 64, 3, 3))[0]
     with ops.backend("native"), pytest.raises(SinfusionError, match="compute capability is below"):
-        operator._cuda(torch.zeros(1, 3, 4, 4), torch.zeros(5, 3, 3, 3), None, None, None, None, False, False)
+        operator.on_gpu(operator.Dense(torch.zeros(1, 3, 4, 4), torch.zeros(5, 3, 3, 3)), False)
 
 
 @pytest.mark.gpu

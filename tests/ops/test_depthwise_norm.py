@@ -115,7 +115,7 @@ def test_each_instruction_set_is_correct_when_forced(isa):
     code = (
         "import importlib.util as u, torch\n"
         f"s = u.spec_from_file_location('t', {__file__!r}); t = u.module_from_spec(s); s.loader.exec_module(t)\n"
-        "from sinfusion.ops._native import cpu\n"
+        "from sinfusion.ops.native import cpu\n"
         "worst = {torch.float32: 0.0, torch.bfloat16: 0.0}\n"
         "for case in [((2, 21, 9, 19), 0), ((2, 21, 9, 19), 8), ((1, 64, 13, 21), 0), ((1, 96, 9, 30), 32)]:\n"
         "    truth = t.evaluate(torch.float64, 'reference', *case, True)\n"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sinfusion.errors import SinfusionError
-from sinfusion.ops import _native
+from sinfusion.ops import native
 
 
 class Recorder:
@@ -32,10 +32,10 @@ class Recorder:
 @pytest.fixture
 def library(monkeypatch):
     """A library whose module is a Recorder, in place of both."""
-    fake = _native._Library("_cpu")
-    fake._module = Recorder()
+    fake = native.Library("_cpu")
+    fake.module = Recorder()
     for name in ("cpu", "cuda"):
-        monkeypatch.setattr(_native, name, fake)
+        monkeypatch.setattr(native, name, fake)
     return fake
 
 
@@ -63,52 +63,52 @@ def gpu(monkeypatch, library):
 
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    library._module.device = lambda: current[0]
+    library.module.device = lambda: current[0]
     return current
 
 
 def test_tensors_become_addresses_and_none_zero(library):
     x = torch.arange(3)
     library.call("f", x, None, 2.5, True)
-    assert library._module.calls[0][:2] == ("f", (x.data_ptr(), 0, 2.5, True))
+    assert library.module.calls[0][:2] == ("f", (x.data_ptr(), 0, 2.5, True))
 
 
 def test_a_temporary_lives_until_the_call_returns(library):
     x = torch.rand(4, 5).t().contiguous()
-    library._module.watched.append(weakref.ref(x))
+    library.module.watched.append(weakref.ref(x))
     arguments = [x]
     del x
     gc.collect()
     library.call("f", arguments.pop())
-    assert library._module.calls[0][2] == [True]
+    assert library.module.calls[0][2] == [True]
     gc.collect()
-    assert library._module.watched[0]() is None
+    assert library.module.watched[0]() is None
 
 
 def test_on_the_cpu_no_stream_is_passed(library):
-    _native.run("f", torch.empty(1), 7)
-    assert library._module.calls[0][:2] == ("f", (7,))
+    native.run("f", torch.empty(1), 7)
+    assert library.module.calls[0][:2] == ("f", (7,))
 
 
 def test_on_a_gpu_the_call_is_made_on_the_tensors_device_with_its_stream_last(library, gpu):
-    _native.run("f", OnGpu, 7)
-    assert library._module.calls == [("f", (7, 1003), [], torch.device("cuda", 3))]
+    native.run("f", OnGpu, 7)
+    assert library.module.calls == [("f", (7, 1003), [], torch.device("cuda", 3))]
     assert gpu == [torch.device("cuda", 0)]
 
 
 def test_an_error_of_a_launch_is_raised(library, gpu):
-    library._module.answer = 700
+    library.module.answer = 700
     with pytest.raises(RuntimeError, match="CUDA error 700 in f"):
-        _native.run("f", OnGpu)
+        native.run("f", OnGpu)
 
 
 def test_a_library_that_is_not_there_says_so_when_it_is_called(monkeypatch):
-    missing = _native._Library("_no_such_library")
-    monkeypatch.setattr(_native, "cuda", missing)
-    assert "install with: pip install ." in _native.why_no_library(torch.device("cuda"))[0]
+    missing = native.Library("_no_such_library")
+    monkeypatch.setattr(native, "cuda", missing)
+    assert "install with: pip install ." in native.why_no_library(torch.device("cuda"))[0]
     with pytest.raises(SinfusionError, match=r"f is not available: sinfusion\._no_such_library is not there"):
         missing.call("f")
-    assert _native.why_no_library(torch.device("meta")) == ["no native library for meta"]
+    assert native.why_no_library(torch.device("meta")) == ["no native library for meta"]
 
 
 def test_memory_that_is_kept_is_not_asked_for_again():
@@ -137,7 +137,7 @@ def test_memory_that_is_kept_is_not_asked_for_again():
     assert faults[1] < faults[0] / 10
 
 
-@pytest.mark.skipif(not _native.cpu.loaded, reason="there is no library for the CPU")
+@pytest.mark.skipif(not native.cpu.loaded, reason="there is no library for the CPU")
 @pytest.mark.parametrize("name", ["avx3", "emulated_amx", ""])
 def test_an_instruction_set_that_there_is_not_is_refused_with_the_choices(name):
     code = (

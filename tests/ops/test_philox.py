@@ -9,7 +9,6 @@ import torch
 
 from sinfusion import ops
 
-ARGUMENTS = "plwuplp"  # of the CPU bindings
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
@@ -45,7 +44,7 @@ def test_the_code_of_the_device_draws_the_same_numbers_on_the_host(name, count, 
             return [getattr(ops, name)([0, 1, 2**40 + 7, 2**62], 2**32 - 1, step, shape(count)) for step in steps]
 
     expected = draws()
-    monkeypatch.setattr(importlib.import_module("sinfusion.ops._native"), "cpu", device_code(name, ARGUMENTS, "philox"))
+    monkeypatch.setattr(importlib.import_module("sinfusion.ops.native"), "cpu", device_code("philox"))
     for found, wanted in zip(draws(), expected, strict=True):
         assert found.shape == (4, count) and torch.equal(found, wanted)
 
@@ -66,8 +65,8 @@ def worst(found, exact):
 def test_logarithm_cosine_and_sine_are_those_of_python(device_code):
     k = words()
     logarithms, turns = torch.empty(len(k)).double(), torch.empty(len(k), 2).double()
-    device_code("logarithms", "plp", "philox").call("", k, len(k), logarithms)
-    device_code("turns", "plp", "philox").call("", k, len(k), turns)
+    device_code("philox").call("logarithms", words=k, count=len(k), out=logarithms)
+    device_code("philox").call("turns", words=k, count=len(k), out=turns)
     assert worst(logarithms, [math.log((word + 0.5) / 2**32) for word in k.tolist()]) < 2
     angles = [2 * math.pi * (word / 2**32) for word in k.tolist()]
     assert worst(turns[:, 0], map(math.cos, angles)) < 2

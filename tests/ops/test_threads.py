@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sinfusion import ops
-from sinfusion.ops._native import cpu
+from sinfusion.ops.native import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.loaded, reason="there is no library for the CPU")
 
@@ -127,7 +127,7 @@ def test_as_many_threads_are_started_as_are_allowed(count):
     code = (
         "import os, torch\n"
         "from sinfusion import ops\n"
-        "from sinfusion.ops._native import cpu\n"
+        "from sinfusion.ops.native import cpu\n"
         "cpu.adapt_threads(False)\n"
         "before = len(os.listdir('/proc/self/task'))\n"
         "for _ in range(3): ops.normal(torch.arange(9), 0, 0, (50_000,))\n"

@@ -27,16 +27,16 @@ def backend(name: str) -> Iterator[None]:
 
 
 def chosen_backend() -> str:
-    """The backend that is asked for here: by `backend`, else by SINFUSION_BACKEND."""
-    wanted = _forced.get() or os.environ.get("SINFUSION_BACKEND", "auto")
-    if wanted not in BACKENDS:
-        raise SinfusionError(f"SINFUSION_BACKEND must be one of {', '.join(BACKENDS)}, not {wanted!r}.")
-    return wanted
+    """The backend that is chosen here: by `backend`, else by SINFUSION_BACKEND."""
+    chosen = _forced.get() or os.environ.get("SINFUSION_BACKEND", "auto")
+    if chosen not in BACKENDS:
+        raise SinfusionError(f"SINFUSION_BACKEND must be one of {', '.join(BACKENDS)}, not {chosen!r}.")
+    return chosen
 
 
 def use_native(operator: str, reasons: list[str]) -> bool:
-    """Whether the native implementation runs; `reasons` say why it cannot. Raises if it is forced and cannot."""
-    wanted = chosen_backend()
-    if wanted == "native" and reasons:
+    """Whether the native implementation runs; `reasons` say why it cannot, SinfusionError if it is forced then."""
+    chosen = chosen_backend()
+    if chosen == "native" and reasons:
         raise SinfusionError(f"the native {operator} cannot run here: {'; '.join(reasons)}.")
-    return wanted != "reference" and not reasons
+    return chosen != "reference" and not reasons

@@ -1,4 +1,4 @@
-"""Activations channels-last, and inputs that come in two tensors whose channels follow each other."""
+"""Channels-last activations, and inputs that are two tensors whose channels follow each other."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ import torch
 from torch import Tensor
 
 
-def last(value: Tensor) -> Tensor:
+@overload
+def channels_last(value: Tensor) -> Tensor: ...
+@overload
+def channels_last(value: Tensor | None) -> Tensor | None: ...
+def channels_last(value: Tensor | None) -> Tensor | None:
     """(B, C, H, W), channels-last in memory."""
-    return value.contiguous(memory_format=torch.channels_last)
+    return None if value is None else value.contiguous(memory_format=torch.channels_last)
 
 
-def like(x: Tensor, channels: int) -> Tensor:
+def empty_like(x: Tensor, channels: int) -> Tensor:
     """(B, channels, H, W) for x (B, C, H, W), channels-last, not yet written."""
     batch, _, height, width = x.shape
     strides = (height * width * channels, 1, width * channels, channels)
     return x.new_empty_strided((batch, channels, height, width), strides)
 
 
-def channels_of(x: Tensor, skip: Tensor | None) -> int:
-    """Channels of x (B, C, H, W) and of skip, which has to be like it in all else."""
+def total_channels(x: Tensor, skip: Tensor | None) -> int:
+    """Channels of x (B, C, H, W) and of skip, which differs from x in nothing else."""
     if skip is None:
         return x.shape[1]
     if (
@@ -41,22 +45,22 @@ def fp32(value: Tensor) -> Tensor: ...
 @overload
 def fp32(value: Tensor | None) -> Tensor | None: ...
 def fp32(value: Tensor | None) -> Tensor | None:
-    """A parameter as kernels read it: fp32, without gaps."""
+    """A parameter as kernels read it: fp32 and contiguous."""
     if value is None or (value.dtype == torch.float32 and value.is_contiguous()):
         return value
     return value.float().contiguous()
 
 
-def both(x: Tensor, skip: Tensor | None) -> Tensor:
+def concatenate(x: Tensor, skip: Tensor | None) -> Tensor:
     """One tensor of the channels of x and of skip."""
     return x if skip is None else torch.cat((x, skip), 1)
 
 
-def parts(grad: Tensor | None, x: Tensor, skip: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The gradients of x and skip in that of both; empty where there is none."""
+def split(grad: Tensor | None, x: Tensor, skip: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of skip, of that of their concatenation; empty where there is none."""
     if grad is None:
         return x.new_empty(0), x.new_empty(0)
     if skip is None:
-        return last(grad), x.new_empty(0)
-    first, second = grad.split([x.shape[1], skip.shape[1]], 1)
-    return last(first), last(second)
+        return channels_last(grad), x.new_empty(0)
+    of_x, of_skip = grad.split([x.shape[1], skip.shape[1]], 1)
+    return channels_last(of_x), channels_last(of_skip)

@@ -1,11 +1,10 @@
-"""Loads the native libraries; passes them tensors as addresses that stay alive until the call returns.
+"""Loads the native libraries, and calls their functions with tensors that stay alive until the call returns.
 
 A library that is missing is a stand-in that says why when it is called; the references serve instead.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,42 +16,42 @@ from torch import Tensor
 from ..errors import SinfusionError
 
 
-class _Library:
-    """A native module, or the reason why there is none."""
+class Library:
+    """A native module, or the reason why there is none.
+
+    Its operators take fields by name: tensors, of which they use the addresses, None, numbers and booleans. A field
+    that is missing, unknown or of the wrong kind is a TypeError.
+    """
 
     def __init__(self, name: str):
         self.name = name
         self.why_not = ""
-        self._module: Any = None
+        self.module: Any = None
         try:
-            self._module = importlib.import_module(f"sinfusion.{name}")
+            self.module = importlib.import_module(f"sinfusion.{name}")
         except ImportError as error:
             self.why_not = f"sinfusion.{name} is not there ({error}); install with: pip install ."
 
     @property
     def loaded(self) -> bool:
-        return self._module is not None
+        return self.module is not None
 
     def __getattr__(self, function: str) -> Any:
-        if self._module is None:
+        if self.module is None:
             raise SinfusionError(f"{function} is not available: {self.why_not}")
-        return getattr(self._module, function)
+        return getattr(self.module, function)
 
-    def call(self, function: str, *arguments: Any) -> Any:
-        """Call with tensors replaced by their addresses, None by 0; `arguments` keeps every tensor alive meanwhile."""
-        return getattr(self._module or self, function)(*_addresses(arguments))
+    def call(self, function: str, /, *arguments: Any, **fields: Any) -> Any:
+        return getattr(self.module or self, function)(*arguments, **fields)
 
-    def prepared(self, function: str, *arguments: Any) -> Callable[[], Any]:
-        """The same call, to be made while every tensor is alive."""
-        return functools.partial(getattr(self._module or self, function), *_addresses(arguments))
-
-
-def _addresses(arguments: tuple[Any, ...]) -> list[Any]:
-    return [value.data_ptr() if isinstance(value, Tensor) else 0 if value is None else value for value in arguments]
+    def prepare(self, function: str, /, **fields: Any) -> Callable[[], Any]:
+        """The same call, for as long as the tensors live: its fields are read once, here."""
+        prepared: Callable[[], Any] = getattr(self.module or self, f"prepare_{function}")(**fields)
+        return prepared
 
 
 def openmp_runtimes() -> list[str]:
-    """Names of the OpenMP runtimes loaded into this process (Linux), which are PyTorch's; one is as it should be."""
+    """Names of the OpenMP runtimes loaded into this process (Linux). There should be one, PyTorch's."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return []
@@ -61,8 +60,8 @@ def openmp_runtimes() -> list[str]:
     return [name for name in names if any(known in name for known in ("libgomp", "libiomp", "libomp"))]
 
 
-cpu = _Library("_cpu")
-cuda = _Library("_cuda")
+cpu = Library("_cpu")
+cuda = Library("_cuda")
 if cpu.loaded:
     cpu.count_threads_by(torch.get_num_threads)
 
@@ -75,13 +74,13 @@ def why_no_library(device: torch.device) -> list[str]:
     return [] if library.loaded else [library.why_not]
 
 
-def run(function: str, on: Tensor, *arguments: Any) -> None:
-    """Call a function of the library for the device of `on`: on a GPU there, on its current stream, passed last."""
+def run(function: str, on: Tensor, /, **fields: Any) -> None:
+    """Call a function of the library for the device of `on`; on a GPU, on that device and its current stream."""
     if on.device.type == "cpu":
-        cpu.call(function, *arguments)
+        cpu.call(function, **fields)
         return
     with torch.cuda.device(on.device):
-        error = cuda.call(function, *arguments, torch.cuda.current_stream(on.device).cuda_stream)
+        error = cuda.call(function, torch.cuda.current_stream(on.device).cuda_stream, **fields)
     if error:
         raise RuntimeError(f"CUDA error {error} in {function}")
 
