@@ -39,7 +39,7 @@ class CpuGraph:
         self._calls: list[Callable[[], Any]] = []
         self._backward_calls: list[Callable[[], Any]] = []
         self._held: list[Tensor] = []  # weights and other tensors whose addresses the calls hold
-        self._pool = _Pool()
+        self.pool = Pool()
         self._leaves = list(leaves)
         self._leaf_storages = {leaf.untyped_storage().data_ptr() for leaf in self._leaves}
         self.saves = bool(self._leaves)  # whether forward calls keep what their backward needs
@@ -102,16 +102,16 @@ class CpuGraph:
 
     def _hold(self, fields: dict[str, Any]) -> None:
         tensors = (value for value in fields.values() if isinstance(value, Tensor))
-        self._held += [value for value in tensors if not self._pool.owns(value)]
+        self._held += [value for value in tensors if not self.pool.owns(value)]
 
     def empty_like(self, x: Tensor, channels: int) -> Tensor:
         """As `layout.empty_like`, in memory that other tensors reuse once nothing refers to this one."""
         batch, _, height, width = x.shape
-        return self._pool.take((batch, height, width, channels), x.dtype, (0, 3, 1, 2))
+        return self.pool.take((batch, height, width, channels), x.dtype, (0, 3, 1, 2))
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """The same, contiguous and of any shape."""
-        return self._pool.take(shape, dtype)
+        return self.pool.take(shape, dtype)
 
     def on_backward(self, hook: Callable[[], None]) -> None:
         """Sets what adds the backward of the last call: a hook that runs once the gradient of its result is known."""
@@ -138,7 +138,7 @@ class CpuGraph:
     def _wants_grad(self, activation: Tensor) -> bool:
         """Whether a call made it, or it is a leaf."""
         if activation.untyped_storage().data_ptr() not in self._leaf_storages:
-            return self._pool.owns(activation)
+            return self.pool.owns(activation)
         if not any(activation is leaf for leaf in self._leaves):
             raise RuntimeError("the gradient of a part of an image cannot be captured")
         return True
@@ -156,7 +156,7 @@ class CpuGraph:
         return buffer
 
 
-class _Pool:
+class Pool:
     """Blocks of memory that tensors reuse whose lives do not overlap."""
 
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from sinfusion import ops
 from sinfusion.errors import SinfusionError
+from sinfusion.ops.adam_ema import AdamEma
 
 COUNTS = [0, 1, 7, 16, 61, 4096 + 3]
 CHANGED = ("value", "exp_avg", "exp_avg_sq", "average", "copy")
@@ -261,7 +262,9 @@ def test_devices_do_not_mix():
 @pytest.mark.parametrize("copy", [True, False], ids=["copy", "no copy"])
 def test_opcheck(copy, backend):
     with ops.backend(backend):
-        torch.library.opcheck(torch.ops.sinfusion.adam_ema.default, (*inputs(9, copy=copy).values(), 0.9, 0.999, 1e-8))
+        torch.library.opcheck(
+            torch.ops.sinfusion.adam_ema.default, tuple(AdamEma(**inputs(9, copy=copy), betas=[0.9, 0.999]))
+        )
 
 
 WRONG = {

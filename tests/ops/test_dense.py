@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sinfusion import kernels, ops
 from sinfusion.errors import SinfusionError
 from sinfusion.network import Dense
+from sinfusion.ops import native
 
 operator = importlib.import_module("sinfusion.ops.dense")  # sinfusion.ops names the function so
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -116,14 +118,69 @@ def test_gradients_are_those_of_the_function(case):
 def test_opcheck(case, dtype):
     x, weight, bias, *others = operands(case)[0].values()
     others = [None if value is None else value.to(dtype).requires_grad_() for value in others]
-    arguments = (x.to(dtype).requires_grad_(), weight.requires_grad_(), bias, *others, None, case[5] == "gelu", True)
-    torch.library.opcheck(torch.ops.sinfusion.dense.default, arguments)
+    residual, skip = others
+    arguments = operator.Dense(
+        x.to(dtype).requires_grad_(), weight.requires_grad_(), bias, residual, case[5] == "gelu", skip
+    )
+    torch.library.opcheck(torch.ops.sinfusion.dense.default, (*arguments, True))
 
 
-def test_an_input_that_needs_no_gradient_gets_none():
-    x, weight, bias, *_ = operands(CASES[0])[0].values()
-    ops.dense(x, weight.requires_grad_(), bias, gelu=True).sum().backward()
-    assert x.grad is None and weight.grad.abs().sum() > 0
+def gradients_of(names, case, dtype):
+    """Gradients of the operands of these names, where no other wants one."""
+    given, grad = operands(case)
+    for name in ("x", "residual", "skip"):
+        given[name] = None if given[name] is None else given[name].to(dtype)
+    leaves = {name: given[name].requires_grad_() for name in names if given[name] is not None}
+    ops.dense(**given, gelu=case[5] == "gelu").backward(grad.to(dtype))
+    assert [name for name, value in given.items() if value is not None and value.grad is not None] == list(leaves)
+    return {name: leaf.grad for name, leaf in leaves.items()}
+
+
+ALL = ("x", "weight", "bias", "residual", "skip")
+WANTED = [("x",), ("weight",), ("bias",), ("residual",), ("skip",), ("x", "weight"), ("weight", "bias")]
+
+
+@pytest.mark.parametrize("names", WANTED, ids=" ".join)
+def test_gradients_that_are_not_wanted_are_not_computed(names, monkeypatch):
+    computed = []
+
+    def run(function, on, **fields):
+        if function == "dense_backward":
+            computed.append({name[5:] for name in fields if name.startswith("grad_") and fields[name] is not None})
+        native.run(function, on, **fields)
+
+    monkeypatch.setattr(operator, "run", run)
+    for case in CASES + LARGE:
+        for dtype in (FP32, BF16):
+            with ops.backend("native"):
+                everything = gradients_of(ALL, case, dtype)
+                computed.clear()
+                found = gradients_of(names, case, dtype)
+            assert all(torch.equal(value, everything[name]) for name, value in found.items())
+            wanted = set(found) - {"residual"}
+            if wanted & {"x", "skip"}:  # come together
+                wanted |= everything.keys() & {"x", "skip"}
+            assert [names - {"out", "z"} for names in computed] == ([wanted] if wanted else [])
+
+
+class Masks(TorchDispatchMode):
+    """Which gradients PyTorch's convolutions were asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        if function is torch.ops.aten.convolution_backward.default:
+            self.seen.append(arguments[-1])
+        return function(*arguments, **(named or {}))
+
+
+def test_the_reference_computes_no_gradients_that_are_not_wanted():
+    with ops.backend("reference"), Masks() as masks:
+        for names in (ALL, ("x",), ("weight",), ("bias",), ("residual",)):
+            gradients_of(names, CASES[1], FP32)
+    assert masks.seen == [[True] * 3, [True, False, False], [False, True, False], [False, False, True]]
 
 
 def errors_on_the_cpu():
@@ -153,10 +210,10 @@ def test_on_the_cpu_every_instruction_set_is_close_to_float64(isa):
     used, rows = json.loads(result.stdout)
     order = ["plain", "avx2", "avx512", "avx512_bf16"]
     assert order.index(used) <= order.index(isa) and len(rows) == 2 * len(CASES + LARGE)
-    for case, dtype, native, reference in rows:
+    for case, dtype, ours, reference in rows:
         dtype = {"torch.float32": FP32, "torch.bfloat16": BF16}[dtype]
         winograd = case[3] == 3 and dtype == FP32
-        assert_close(native, reference, operator.WINOGRAD_TOLERANCE if winograd else operator.TOLERANCE)
+        assert_close(ours, reference, operator.WINOGRAD_TOLERANCE if winograd else operator.TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
@@ -226,9 +283,9 @@ def test_wrong_shapes_are_named():
         ops.dense(x, weight, skip=torch.zeros(1, 2, 4, 4))
     with pytest.raises(RuntimeError, match=r"skip is \(1, 2, 4, 5\)"):
         ops.dense(x, weight, skip=torch.zeros(1, 2, 4, 5))
-    with pytest.raises(RuntimeError, match=r"bias is \(4,\) on cpu, not \(5,\)"):
+    with pytest.raises(RuntimeError, match=r"bias is \(5,\) on cpu, not \(4,\)"):
         ops.dense(x, weight, torch.zeros(4))
-    with pytest.raises(RuntimeError, match=r"residual is \(1, 3, 4, 4\) on cpu, not \(1, 5, 4, 4\)"):
+    with pytest.raises(RuntimeError, match=r"residual is \(1, 5, 4, 4\) on cpu, not \(1, 3, 4, 4\)"):
         ops.dense(x, weight, residual=torch.zeros(1, 3, 4, 4))
     with pytest.raises(RuntimeError, match="a residual is added where there is no GELU"):
         ops.dense(x, weight, residual=torch.zeros(1, 5, 4, 4), gelu=True)

@@ -11,6 +11,7 @@ import torch
 
 from sinfusion import ops
 from sinfusion.errors import SinfusionError
+from sinfusion.ops.patch_match import PatchMatch
 
 # query, key, patch: odd sizes, one row, column or frame more than the patch, rows of patches of 1 to 92 values.
 ROWS = [
@@ -290,8 +291,8 @@ def test_opcheck(backend):
     arguments = extras(row)
     with ops.backend(backend):
         for start, weight in ((None, None), (arguments["start"], arguments["weight"])):
-            args = (query, key, [1, 5, 5], [2, 1], 3, start, weight)
-            torch.library.opcheck(torch.ops.sinfusion.patch_match.default, args)
+            args = PatchMatch(query, key, [1, 5, 5], 1, seed=3, start=start, weight=weight, strides=[2, 1])
+            torch.library.opcheck(torch.ops.sinfusion.patch_match.default, tuple(args))
 
 
 def video(*shape, dtype=torch.float32, device="cpu"):
@@ -310,7 +311,9 @@ WRONG = {
     "each side is below": {"query": torch.ones(1).expand(1, 8, 2**15, 3)},
     "patch is three sizes above 0, not \\(3, 3\\)": {"patch": (3, 3)},
     "patch is three sizes above 0, not \\(1, 0, 3\\)": {"patch": (1, 0, 3)},
-    "start is \\(1, 6, 6, 3\\) int16 .* not \\(1, 6, 6, 2\\)": {"start": torch.zeros(1, 6, 6, 2, dtype=torch.int16)},
+    "start is \\(1, 6, 6, 3\\) torch.int16 .* not \\(1, 6, 6, 2\\)": {
+        "start": torch.zeros(1, 6, 6, 2, dtype=torch.int16)
+    },
     "start is .* not .* torch.int32": {"start": torch.zeros(1, 6, 6, 3, dtype=torch.int32)},
     "start is .* on cpu, not .* on meta": {"start": torch.zeros(1, 6, 6, 3, dtype=torch.int16, device="meta")},
     "weight is \\(1, 6, 6\\) float32 .* not \\(1, 8, 8\\)": {"weight": video(1, 8, 8)},
@@ -334,7 +337,7 @@ def test_what_is_wrong_is_refused_in_words(sentence, backend):
 
 def test_strides_are_above_zero():
     with pytest.raises(RuntimeError, match="strides are above 0"):
-        torch.ops.sinfusion.patch_match(video(1, 4, 4, 3), video(1, 4, 4, 3), [1, 3, 3], [0], 0, None, None)
+        ops.patch_match(video(1, 4, 4, 3), video(1, 4, 4, 3), (1, 3, 3), strides=(1, 0))
 
 
 def test_forcing_native_where_there_is_no_library_says_why(monkeypatch):

@@ -10,7 +10,6 @@ import torch
 from sinfusion import ops
 
 
-
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_known_answer_of_philox_4x32_10(backend):
     with ops.backend(backend):
