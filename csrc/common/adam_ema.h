@@ -1,7 +1,8 @@
-// Adam, the moving average of the weights and their copy in bf16, in one pass.
+// Adam, the exponential moving average of the weights and their bf16 copy, in one pass. V is a float, or on the CPU a
+// vector of them.
 //
-// What CPU and device share: the arithmetic, of one number or of a vector of them. The results are the same everywhere
-// as long as no compiler makes one instruction, which rounds once, of its products and sums: CMakeLists.txt forbids it.
+// For host and device. Results are the same bits everywhere because CMakeLists.txt forbids the compilers to contract
+// a * b + c to a fused multiply-add, which rounds once.
 #pragma once
 #include <math.h>
 
@@ -14,16 +15,18 @@ struct AdamEma {
   float *value, *exp_avg, *exp_avg_sq, *average;
   bf16_t* copy;  // bf16, or null
   const float* gradient;
-  const float* coefficients;  // three, on the device
+  const float* coefficients;  // (3), see AdamEmaCoefficients; on the device
   int64_t count;
-  float one_minus_beta1;  // of the gradient in exp_avg
+  float one_minus_beta1;  // 1 - beta1
   float beta2;
-  float one_minus_beta2;  // of its square in exp_avg_sq
+  float one_minus_beta2;  // 1 - beta2
   float eps;
 };
 
 struct AdamEmaCoefficients {
-  float step_size, sqrt_factor, average_weight;
+  float step_size;       // rate / (1 - beta1^t)
+  float sqrt_factor;     // 1 / sqrt(1 - beta2^t)
+  float average_weight;  // 1 - decay of the average
 };
 SINFUSION_HD static inline AdamEmaCoefficients coefficients_of(const AdamEma& a) {
   return {a.coefficients[0], a.coefficients[1], a.coefficients[2]};
@@ -37,7 +40,7 @@ SINFUSION_HD static inline V lerp(V from, V to, float weight) {
   return to - difference * (1 - weight);
 }
 
-// In two halves: the root between them is the caller's, because vectors have an instruction of their own for it.
+// In two halves, with the square root between them: vectors have an instruction of their own for it.
 template <class V>
 SINFUSION_HD static inline void update_moments(const AdamEma& a, V gradient, V& exp_avg, V& exp_avg_sq) {
   exp_avg = lerp(exp_avg, gradient, a.one_minus_beta1);
@@ -50,8 +53,8 @@ SINFUSION_HD static inline void update_value(const AdamEma& a, const AdamEmaCoef
   average = lerp(average, value, c.average_weight);
 }
 
-// The device's part, which the tests compile for the host too: a thread for four numbers, in 16 bytes of every array,
-// where all lie so that a thread's are aligned, else a thread for each.
+// The device's part, which tests compile for the host, too. Where all arrays are aligned to 16 bytes (the bf16 copy to
+// 8) a thread updates four weights, else one.
 
 template <class T>
 struct alignas(4 * sizeof(T)) Vec4 {
@@ -110,7 +113,7 @@ SINFUSION_HD static inline void adam_ema_of_thread(const AdamEma& a, int64_t thr
   } else if (thread * 4 + 4 <= a.count) {
     update_vec4(a, c, thread * 4);
   } else {
-#pragma unroll 1  // unrolled, these three numbers are most of the code
+#pragma unroll 1  // unrolled, these three would be most of the code
     for (int64_t i = thread * 4; i < a.count; ++i) update_scalar(a, c, i);
   }
 }

@@ -1,8 +1,12 @@
-// One step of a reverse process, in place. Coefficients and noise are read from memory, so that a CUDA graph of the
-// step serves them all.
+// One step of a reverse process, in place. Coefficients and the step counter are read from memory, so that one CUDA
+// graph serves every step.
 //
-// For host and device; the same on both as long as no compiler makes one instruction, which rounds once, of products
-// and sums: CMakeLists.txt forbids it.
+//     clean = clamp([0] output + [1] x + [2] prior_mean), or the known image where it is known
+//     next  = [3] x + [4] previous + [5] clean + [6] noise
+//     input = [7] next + [8] prior_mean                                 what the network reads in the next step
+//
+// For host and device. Results are the same bits everywhere because CMakeLists.txt forbids the compilers to contract
+// a * b + c to a fused multiply-add, which rounds once.
 #pragma once
 #include "bf16.h"
 #include "normal_tile.h"
@@ -13,7 +17,7 @@ namespace sinfusion {
 struct DdpmStep {
   int64_t batch, pixels;
   float* x;
-  const void* output;  // or null
+  const void* output;  // of the network, or null: clean is 0
   bool output_bf16;
   const float* prior_mean;    // or null
   const float* coefficients;  // (9)
@@ -23,9 +27,9 @@ struct DdpmStep {
   void* inputs;  // (B, H, W, channels), or null: the last three channels are written
   bool inputs_bf16;
   int64_t channels;
-  float* previous;           // or null
+  float* previous;           // x of the step before, or null
   const bool* known_mask;    // (B or 1, H, W), or null
-  bool known_mask_shared;    // 1: the same for all samples
+  bool known_mask_shared;    // one for all samples
   const float* known_image;  // with `known_mask`
   bool known_image_shared;
 };
@@ -38,7 +42,7 @@ SINFUSION_HD static inline RandomStream noise_random(const DdpmStep& a, const Ti
   return {uint64_t(a.seeds[tile.sample]), a.stream, uint64_t(*a.counter)};
 }
 
-// The arithmetic of one number. What is null is left out, whatever stands for it.
+// The arithmetic of one value. Terms of null tensors are left out.
 
 // The clean image that the network predicts, clamped to [-1, 1]; NaN stays NaN.
 SINFUSION_HD static inline float predicted_clean(const DdpmStep& a, float output, float x, float prior_mean) {
@@ -63,7 +67,7 @@ SINFUSION_HD static inline float network_input(const DdpmStep& a, float next, fl
   return input;
 }
 
-// Number `index` of the tile, in the order of memory: the device's part, which the tests compile for the host too.
+// The device's part, which tests compile for the host, too: value `index` of a tile, as it lies in memory.
 SINFUSION_HD static inline void step_value(const DdpmStep& a, const Tile& tile, const float* normals, int index) {
   const int pixel = index / 3, channel = index % 3;
   const int64_t within = tile.first + pixel, row = tile.sample * a.pixels + within, at = 3 * row + channel;

@@ -1,7 +1,7 @@
-// A training batch: crops of uint8 frames, noised, as the network takes them and as it should answer.
+// A training batch of crops of uint8 frames: noisy inputs of the network, and its targets.
 //
-// For host and device; the same on both as long as no compiler makes one instruction, which rounds once, of products
-// and sums: CMakeLists.txt forbids it.
+// For host and device. Results are the same bits everywhere because CMakeLists.txt forbids the compilers to contract
+// a * b + c to a fused multiply-add, which rounds once.
 #pragma once
 #include "bf16.h"
 #include "normal_tile.h"
@@ -14,7 +14,7 @@ struct SampleCrops {
   int64_t height, width;
   int64_t batch;
   const int64_t* crops;       // (B, 4): frame of the target, frame offset, top, left; inside the frames
-  const float* coefficients;  // (B, 8)
+  const float* coefficients;  // (B, 8): of input and target, 3 each; of white and of coarse noise
   const float* coarse_noise;  // (B, 3 conditions, coarse_height, coarse_width), or null
   int32_t coarse_height, coarse_width;
   const int64_t* seeds;  // (B)
@@ -22,12 +22,12 @@ struct SampleCrops {
   uint32_t noise_stream, white_noise_stream;
   int32_t conditions;  // 0, 1 or 2
   int32_t crop_height, crop_width;
-  void* input;    // (B, crop_height, crop_width, 3 conditions + 3)
-  bool bf16;      // input, else fp32
+  void* input;    // (B, crop_height, crop_width, 3 conditions + 3): the conditions, then the noisy image
+  bool bf16;      // of input, else fp32
   float* target;  // (B, crop_height, crop_width, 3)
 };
 
-constexpr int CROP_NORMALS = 9 * TILE_NORMALS;  // of the noise, then of the white_noise on two conditions
+constexpr int CROP_NORMALS = 9 * TILE_NORMALS;  // the noise, then the white noise on two conditions
 
 SINFUSION_HD static inline int64_t pixels_of(const SampleCrops& a) { return int64_t(a.crop_height) * a.crop_width; }
 
@@ -41,7 +41,7 @@ SINFUSION_HD static inline bool has_white_noise(const SampleCrops& a, const Tile
   return a.coefficients[8 * tile.sample + 6] != 0;
 }
 
-// Of thread `thread`, one of TILE. Where there is no white_noise none is drawn.
+// The part of one of TILE_PIXELS threads. White noise that is not used is not drawn.
 SINFUSION_HD static inline void draw_crop_normals(const SampleCrops& a, const Tile& tile, int thread, float* normals) {
   const int64_t pixels = pixels_of(a);
   draw_normals(noise_random(a, tile), tile, pixels, 3, thread, normals);
@@ -49,18 +49,18 @@ SINFUSION_HD static inline void draw_crop_normals(const SampleCrops& a, const Ti
     draw_normals(white_noise_random(a, tile), tile, pixels, 3 * a.conditions, thread, normals + 3 * TILE_NORMALS);
 }
 
-// Steps of coarse places that one of fine places is long, the ends on the ends.
+// Steps of a coarse grid for one of a fine one; corners lie on corners (align_corners=True).
 SINFUSION_HD static inline float interpolation_scale(int32_t fine, int32_t coarse) {
   return fine > 1 ? float(coarse - 1) / float(fine - 1) : 0;
 }
 
-// Between which two of `coarse` places that of `crop` steps lies; `weight` belongs to the second.
+// The two of `coarse` grid points around fine point `position`; `weight` belongs to the upper one.
 struct Interpolation {
   int32_t lower, upper;
   float weight;
 };
-SINFUSION_HD static inline Interpolation interpolation_at(int32_t crop, float stride, int32_t coarse) {
-  const float at = float(crop) * stride;
+SINFUSION_HD static inline Interpolation interpolation_at(int32_t position, float scale, int32_t coarse) {
+  const float at = float(position) * scale;
   const int32_t lower = int32_t(at) < coarse - 1 ? int32_t(at) : coarse - 1;
   return {lower, lower + 1 < coarse ? lower + 1 : lower, at - float(lower)};
 }
@@ -68,7 +68,7 @@ SINFUSION_HD static inline Interpolation interpolation_at(int32_t crop, float st
 SINFUSION_HD static inline const float* coarse_noise_plane(const SampleCrops& a, const Tile& tile, int plane) {
   return a.coarse_noise + (tile.sample * 3 * a.conditions + plane) * a.coarse_height * a.coarse_width;
 }
-// Of two rows of coarse_noise, `weight` of the second.
+// Between two rows; `weight` belongs to the one below.
 SINFUSION_HD static inline float bilinear(const float* above, const float* below, float weight,
                                           const Interpolation& columns) {
   const float top = above[columns.lower] + columns.weight * (above[columns.upper] - above[columns.lower]);
@@ -76,10 +76,10 @@ SINFUSION_HD static inline float bilinear(const float* above, const float* below
   return top + weight * (bottom - top);
 }
 
-// Of a byte, in [-1, 1].
+// A byte to [-1, 1].
 SINFUSION_HD static inline float normalize_byte(uint8_t byte) { return float(byte) / 127.5f - 1.0f; }
 
-// With the coefficients of its sample.
+// c: the sample's coefficients.
 SINFUSION_HD static inline float noisy_condition(const SampleCrops& a, const float* c, float value, float white_noise,
                                                  float coarse) {
   if (c[6] != 0) value += c[6] * white_noise;
@@ -93,19 +93,18 @@ SINFUSION_HD static inline float linear_combination(const float* c, float clean,
   return c[0] * clean + c[1] * noise + c[2] * prior_mean;
 }
 
-// Frame of condition i of a sample.
+// The frame of condition i: the previous one; or, of two, those on either side.
 SINFUSION_HD static inline int64_t condition_frame(const SampleCrops& a, const int64_t* crop, int i) {
   return crop[0] + (a.conditions == 1 ? -crop[1] : 2 * i - 1);
 }
 
-// Where the bytes of a pixel of a crop lie.
+// The three bytes of a pixel of a crop.
 SINFUSION_HD static inline const uint8_t* pixel_bytes(const SampleCrops& a, int64_t frame, const int64_t* crop,
                                                       int64_t y, int64_t x) {
   return a.frames + ((frame * a.height + crop[2] + y) * a.width + crop[3] + x) * 3;
 }
 
-// Number `index` of the tile, in the order of the target in memory: the device's part, which the tests compile for the
-// host too.
+// The device's part, which tests compile for the host, too: value `index` of a tile, as the target lies in memory.
 SINFUSION_HD static inline void crop_value(const SampleCrops& a, const Tile& tile, const float* normals, int index) {
   const int pixel = index / 3, channel = index % 3;
   const uint32_t within = uint32_t(tile.first + pixel);
@@ -138,8 +137,8 @@ SINFUSION_HD static inline void crop_value(const SampleCrops& a, const Tile& til
     store(plane, condition);
     sum += condition;
   }
-  const float clean = normalize_byte(pixel_bytes(a, crop[0], crop, y, x)[channel]),
-              prior_mean = mean_of_conditions(a, sum);
+  const float clean = normalize_byte(pixel_bytes(a, crop[0], crop, y, x)[channel]);
+  const float prior_mean = mean_of_conditions(a, sum);
   const float noise = normals[normal_index(tile, pixels, channel, pixel)];
   store(3 * a.conditions + channel, linear_combination(c, clean, noise, prior_mean));
   a.target[3 * row + channel] = linear_combination(c + 3, clean, noise, prior_mean);

@@ -1,9 +1,9 @@
-// Folding of matched patches: every pixel becomes the median, or the weighted mean, of what all patches over it
-// suggest.
+// Votes of matched patches: each output pixel is the median, or the weighted mean, of the pixels that the matches of
+// all patches over it have there.
 //
-// What CPU and device share, and the device's part, plain and scalar, which the tests compile for the host too. Static,
-// because this is compiled once for each instruction set. The mean is the same on all of them as long as no compiler
-// makes one instruction, which rounds once, of its products and sums: CMakeLists.txt forbids it.
+// For host and device; the device's part, plain and scalar, is compiled for the host by tests, too. Functions are
+// static, because this is compiled once for each instruction set. Results are the same bits everywhere because
+// CMakeLists.txt forbids the compilers to contract a * b + c to a fused multiply-add, which rounds once.
 #pragma once
 #include <string.h>
 
@@ -14,15 +14,15 @@ namespace sinfusion {
 
 // Arguments are checked in Python (sinfusion/ops/vote.py).
 struct Vote {
-  const void* value;  // (T, H, W, C): where the matches lie
+  const void* value;  // (T, H, W, C), in which the matches are
   int32_t height, width;
   bool bf16;  // value and out, else fp32
   int64_t channels;
   Position patch;       // frames, rows and columns of a patch
-  Position count;       // places in the field
-  const Offset* field;  // every match lies inside `value`
+  Position count;       // patches of the field, along each axis
+  const Offset* field;  // (count); every match is inside of `value`
   bool mean;            // else median
-  const float* weight;  // one for each place, or null: all alike; for the mean
+  const float* weight;  // (count), of the mean; null: all 1
   void* out;            // (count + patch - 1, C)
 };
 
@@ -30,7 +30,7 @@ SINFUSION_HD static inline Position output_size(const Vote& a) {
   return {a.count.t + a.patch.t - 1, a.count.y + a.patch.y - 1, a.count.x + a.patch.x - 1};
 }
 
-// Whole numbers in the order of the floats, and back.
+// Integers in the order of the floats, and back.
 SINFUSION_HD static inline int32_t to_ordered_int(float value) {
   int32_t bits;
   memcpy(&bits, &value, 4);
@@ -43,9 +43,9 @@ SINFUSION_HD static inline float from_ordered_int(int32_t value) {
   return result;
 }
 
-// The device's part: one thread a pixel and channel.
+// The device's part: a thread for each pixel and channel.
 
-// Calls visit(number of the patch, address of the suggested value) for all patches over a pixel of the output.
+// Calls visit(index of the patch, address of its vote) for all patches over an output pixel.
 template <class T, class Visit>
 SINFUSION_HD static inline void for_each_vote(const Vote& a, Position at, int64_t channel, const Visit& visit) {
   const Position first = {at.t < a.count.t ? 0 : at.t - a.count.t + 1, at.y < a.count.y ? 0 : at.y - a.count.y + 1,
@@ -62,8 +62,8 @@ SINFUSION_HD static inline void for_each_vote(const Vote& a, Position at, int64_
       }
 }
 
-// The lower median, by bisection on the order of floats as whole numbers: nothing is kept but the two ends, which every
-// look at the suggestions moves to two of their values.
+// The lower median, by bisection on ordered integers. Nothing is stored but the two ends, which each pass over the
+// votes moves to two of their values.
 template <class T>
 SINFUSION_HD static inline float vote_median(const Vote& a, Position at, int64_t channel) {
   int32_t low = 0x7fffffff, high = -0x7fffffff, count = 0;
@@ -105,7 +105,7 @@ SINFUSION_HD static inline float vote_mean(const Vote& a, Position at, int64_t c
   return total / weights;
 }
 
-// `index` in the order of the output.
+// index: of the output.
 template <class T>
 SINFUSION_HD static inline void vote_value(const Vote& a, int64_t index) {
   const Position at = position_at(index / a.channels, output_size(a));

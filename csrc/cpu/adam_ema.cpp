@@ -1,6 +1,6 @@
 // Compiled once for each instruction set; no C++ library here (see vector.h).
 //
-// Memory is the limit: 20 bytes are read and 18 written for every number, each once.
+// Memory-bound: it reads 20 bytes and writes 18 for each weight, once.
 #include "adam_ema.h"
 
 #include "threads.h"
@@ -10,9 +10,9 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-constexpr int64_t CHUNK = 8192;  // numbers that a thread updates at once
+constexpr int64_t WEIGHTS_PER_CHUNK = 8192;
 
-// Numbers `i` to `i + n`, at most L.
+// Weights i .. i + n, n <= LANES.
 inline void update(const AdamEma& a, const AdamEmaCoefficients& c, int64_t i, int n) {
   vec_f32 value = load(a.value + i, n), exp_avg = load(a.exp_avg + i, n), exp_avg_sq = load(a.exp_avg_sq + i, n);
   vec_f32 average = load(a.average + i, n);
@@ -30,7 +30,7 @@ inline void update(const AdamEma& a, const AdamEmaCoefficients& c, int64_t i, in
 void adam_ema(const AdamEma& a) {
   const AdamEmaCoefficients c = coefficients_of(a);
   const int64_t whole = a.count / LANES * LANES;
-  parallel_for(whole / LANES, CHUNK / LANES, [&](int64_t i) { update(a, c, i * LANES, LANES); });
+  parallel_for(whole / LANES, WEIGHTS_PER_CHUNK / LANES, [&](int64_t i) { update(a, c, i * LANES, LANES); });
   if (whole < a.count) update(a, c, whole, int(a.count - whole));
 }
 

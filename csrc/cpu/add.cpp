@@ -8,11 +8,11 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-constexpr int64_t CHUNK = 32768;  // numbers that a thread adds at once
+constexpr int64_t VALUES_PER_CHUNK = 32768;
 
 template <class T>
 void add_all(T* to, const T* value, int64_t count) {
-  parallel_for((count + LANES - 1) / LANES, CHUNK / LANES, [&](int64_t n) {
+  parallel_for((count + LANES - 1) / LANES, VALUES_PER_CHUNK / LANES, [&](int64_t n) {
     const int64_t i = n * LANES;
     const int lanes = count - i < LANES ? int(count - i) : LANES;
     store(to + i, load(to + i, lanes) + load(value + i, lanes), lanes);

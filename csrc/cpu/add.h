@@ -1,4 +1,4 @@
-// to += value, rounded as PyTorch does: gradients of what two calls of a recording have read.
+// to += value, rounded as PyTorch does. Adds up gradients of what several calls of a recording have read.
 #pragma once
 #include "../common/bf16.h"
 

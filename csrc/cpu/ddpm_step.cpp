@@ -1,5 +1,5 @@
-// A tile of pixels after the other, as the device has them, in loops that a compiler makes vectors of. Compiled once
-// for each instruction set; no C++ library here (see vector.h).
+// Tile by tile, in loops that the compiler vectorizes. Compiled once for each instruction set; no C++ library here (see
+// vector.h).
 #include "ddpm_step.h"
 
 #include "threads.h"

@@ -7,17 +7,17 @@ namespace sinfusion {
 
 struct DepthwiseNorm {
   int64_t batch, height, width;
-  int64_t channels, skip_channels;  // of x and of skip, which are one input; C is their sum
+  int64_t channels, skip_channels;  // of x and of skip, which are concatenated; C is their sum
   bool bf16;                        // activations are bf16, else fp32
   const void* x;                    // (B, H, W, channels)
   const void* skip;                 // (B, H, W, skip_channels) or null
-  const float* weight;              // (C, 49): taps row by row
+  const float* weight;              // (C, 49): taps in row-major order
   const float* gain;                // (C) or null: no norm
 };
 
 struct DepthwiseNormForward : DepthwiseNorm {
   const float* bias;   // (C)
-  const float* shift;  // (B, C), rows apart by shift_stride numbers, or null
+  const float* shift;  // (B, C), rows shift_stride floats apart; or null
   int64_t shift_stride;
   const float* offset;  // (C), with gain
   float eps;
@@ -36,7 +36,7 @@ struct DepthwiseNormBackward : DepthwiseNorm {
   void* grad_skip;     // (B, H, W, skip_channels), with grad_x and skip
   float* grad_weight;  // (C, 49) or null
   float* grad_bias;    // (C) or null
-  float* grad_shift;   // (B, C), rows apart by grad_shift_stride numbers, or null
+  float* grad_shift;   // (B, C), rows grad_shift_stride floats apart; or null
   int64_t grad_shift_stride;
   float* grad_gain;    // (C), with gain, or null
   float* grad_offset;  // (C), with gain, or null

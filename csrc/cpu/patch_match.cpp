@@ -8,18 +8,20 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-constexpr int64_t ROWS = 4;  // of patches, that a thread matches at once
+constexpr int64_t ROWS_PER_CHUNK = 4;  // of patches
 
-struct Frames {
-  Frames(const Volume& video, int64_t channels)
-      : data(video.data), pixel(channels), row(video.width * pixel), frame(video.height * row) {}
-  const int16_t* at(Position p) const { return data + p.t * frame + p.y * row + p.x * pixel; }
+struct StridedVolume {
+  StridedVolume(const Volume& video, int64_t channels)
+      : data(video.data),
+        pixel_stride(channels),
+        row_stride(video.width * pixel_stride),
+        frame_stride(video.height * row_stride) {}
+  const int16_t* at(Position p) const { return data + p.t * frame_stride + p.y * row_stride + p.x * pixel_stride; }
   const int16_t* data;
-  int64_t pixel, row, frame;
+  int64_t pixel_stride, row_stride, frame_stride;
 };
 
-// The sum of squared differences of two patches, times the weight; given up where it reaches what is to be beaten.
-// Rounding to float and the product with a weight keep order, so giving up changes nothing.
+// The weighted sum of squared differences of two patches, in vectors; as patch_distance in ../common/patch_match.h.
 class Distance {
  public:
   explicit Distance(const PatchMatch& a)
@@ -28,54 +30,55 @@ class Distance {
         patch_(a.patch),
         key_count_(patch_counts(a.key, a.patch)),
         weight_(a.weight),
-        whole_(a.patch.x * a.channels / (2 * LANES)),
-        worthwhile_(a.patch.y * (whole_ + 1) >= 14) {
+        full_vectors_(a.patch.x * a.channels / (2 * LANES)),
+        may_stop_early_(a.patch.y * (full_vectors_ + 1) >= 14) {
     const int rest = int(a.patch.x * a.channels % (2 * LANES));
     for (int i = 0; i < 2 * LANES; ++i) mask_[i] = i < rest ? -1 : 0;
   }
 
-  float operator()(Position q, Position k, float best_distance) const {
+  float operator()(Position q, Position k, float limit) const {
     const float weight = weight_ ? weight_[linear_index(k, key_count_)] : 1;
     if (weight == INFINITE_DISTANCE) return INFINITE_DISTANCE;
     const int16_t *from = query_.at(q), *to = key_.at(k);
-    return whole_ == 0   ? rows<0>(from, to, weight, best_distance)
-           : whole_ == 1 ? rows<1>(from, to, weight, best_distance)
-                         : rows<-1>(from, to, weight, best_distance);
+    return full_vectors_ == 0   ? sum<0>(from, to, weight, limit)
+           : full_vectors_ == 1 ? sum<1>(from, to, weight, limit)
+                                : sum<-1>(from, to, weight, limit);
   }
 
  private:
-  // `Whole` full vectors a row, or as many as there are, and one cut off by the mask.
-  template <int Whole>
-  float rows(const int16_t* from, const int16_t* to, float weight, float best_distance) const {
-    const int64_t whole = Whole < 0 ? whole_ : Whole;
+  // A row is FullVectors vectors (-1: not known at compile time) and a masked one.
+  template <int FullVectors>
+  float sum(const int16_t* from, const int16_t* to, float weight, float limit) const {
+    const int64_t full = FullVectors < 0 ? full_vectors_ : FullVectors;
     const vec_i16 mask = at(mask_);
     vec_i32 total{};
-    for (int32_t t = 0;; from += query_.frame, to += key_.frame) {
+    for (int32_t t = 0;; from += query_.frame_stride, to += key_.frame_stride) {
       const int16_t *a = from, *b = to;
-      for (int32_t y = 0; y < patch_.y; ++y, a += query_.row, b += key_.row) {
-        for (int64_t i = 0; i < whole; ++i) total += madd_squares(at(a + i * 2 * LANES) - at(b + i * 2 * LANES));
-        total += madd_squares((at(a + whole * 2 * LANES) - at(b + whole * 2 * LANES)) & mask);
+      for (int32_t y = 0; y < patch_.y; ++y, a += query_.row_stride, b += key_.row_stride) {
+        for (int64_t i = 0; i < full; ++i) total += madd_squares(at(a + i * 2 * LANES) - at(b + i * 2 * LANES));
+        total += madd_squares((at(a + full * 2 * LANES) - at(b + full * 2 * LANES)) & mask);
       }
-      if (++t < patch_.t && !worthwhile_) continue;
+      if (++t < patch_.t && !may_stop_early_) continue;
       const float found = float(reduce_add(total)) * weight;
-      if (t == patch_.t || found >= best_distance) return found;
+      if (t == patch_.t || found >= limit) return found;
     }
   }
 
   static vec_i16 at(const int16_t* p) { return *reinterpret_cast<const vec_i16*>(p); }
 
-  Frames query_, key_;
+  StridedVolume query_, key_;
   Position patch_, key_count_;
   const float* weight_;
-  int64_t whole_;
-  bool worthwhile_;  // to look at the sum so far after each frame: that takes as long as several vectors
+  int64_t full_vectors_;  // of a patch's row
+  bool
+      may_stop_early_;  // reducing the sum after each frame takes as long as several vectors: worth it for large frames
   int16_t mask_[2 * LANES];
 };
 
-// The random words of L places that follow each other, made together.
+// The random words of LANES consecutive patches.
 class RandomWords {
  public:
-  void make(uint64_t seed, uint64_t step, int64_t first) {
+  void draw(uint64_t seed, uint64_t step, int64_t first) {
     for (int part = 0; part < RANDOM_CANDIDATES / 4; ++part) {
       const auto blocks =
           philox_blocks<LANES>(seed, PATCH_MATCH_STREAM, random_words_step(step, part), uint32_t(first));
@@ -96,7 +99,7 @@ void patch_match(const PatchMatch& a) {
   const Position count = patch_counts(a.query, a.patch), key = patch_counts(a.key, a.patch);
   const SearchSpace start = search_space(a, 0);
   const int64_t rows = int64_t(count.t) * count.y;
-  parallel_for(rows, ROWS, [&](int64_t row) {
+  parallel_for(rows, ROWS_PER_CHUNK, [&](int64_t row) {
     for (int32_t x = 0; x < count.x; ++x) {
       const Position q = {int32_t(row / count.y), int32_t(row % count.y), x};
       const int64_t index = row * count.x + x;
@@ -108,13 +111,13 @@ void patch_match(const PatchMatch& a) {
   Offset *field_in = a.field, *field_out = a.scratch_field;
   for (int64_t step = 0; step < a.steps; ++step) {
     const SearchSpace space = search_space(a, uint64_t(step + 1));
-    parallel_for(rows, ROWS, [&](int64_t row) {
+    parallel_for(rows, ROWS_PER_CHUNK, [&](int64_t row) {
       RandomWords words;
       for (int32_t x = 0; x < count.x; ++x) {
         const Position q = {int32_t(row / count.y), int32_t(row % count.y), x};
         const int64_t index = row * count.x + x;
         const int lane = x % LANES;
-        if (lane == 0) words.make(a.seed, uint64_t(step + 1), index);
+        if (lane == 0) words.draw(a.seed, uint64_t(step + 1), index);
         Position best = match_position(q, field_in[index], key);
         float best_distance = a.distances[index];
         patch_match_step(space, field_in, q, a.strides[step], words.of(lane), distance, best, best_distance);

@@ -1,5 +1,5 @@
-// A tile of pixels after the other, as the device has them, in loops that a compiler makes vectors of. Compiled once
-// for each instruction set; no C++ library here (see vector.h).
+// Tile by tile, in loops that the compiler vectorizes. Compiled once for each instruction set; no C++ library here (see
+// vector.h).
 #include "sample_crops.h"
 
 #include "threads.h"
@@ -9,9 +9,9 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-// Calls visit(first pixel in the tile, how many, y, x of the first) for the parts of a tile that lie in one row.
+// Calls visit(pixel of the tile, count, y, x) for each run of pixels that lie in one row of the crop.
 template <class Visit>
-inline void each_row(const SampleCrops& a, const Tile& tile, const Visit& visit) {
+inline void for_each_row(const SampleCrops& a, const Tile& tile, const Visit& visit) {
   int32_t y = int32_t(tile.first / a.crop_width), x = int32_t(tile.first % a.crop_width);
   for (int pixel = 0, count; pixel < tile.count; pixel += count, ++y, x = 0) {
     count = a.crop_width - x < tile.count - pixel ? a.crop_width - x : tile.count - pixel;
@@ -22,28 +22,28 @@ inline void each_row(const SampleCrops& a, const Tile& tile, const Visit& visit)
 inline void load_values(const SampleCrops& a, const Tile& tile, int64_t frame, float* out) {
   const int64_t* crop = a.crops + 4 * tile.sample;
   uint8_t bytes[TILE_VALUES];
-  each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
+  for_each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
     memcpy(bytes + 3 * pixel, pixel_bytes(a, frame, crop, y, x), 3 * count);
   });
   for (int i = 0; i < 3 * tile.count; ++i) out[i] = normalize_byte(bytes[i]);
 }
 
-// Coarse noise of three channels.
-inline void spread(const SampleCrops& a, const Tile& tile, int channel, float* out) {
-  const float down = interpolation_scale(a.crop_height, a.coarse_height),
-              right = interpolation_scale(a.crop_width, a.coarse_width);
-  float spread[3][TILE_PIXELS];
-  each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
-    const Interpolation rows = interpolation_at(y, down, a.coarse_height);
+// Coarse noise of three channels at the pixels of a tile.
+inline void upsample_coarse_noise(const SampleCrops& a, const Tile& tile, int channel, float* out) {
+  const float y_scale = interpolation_scale(a.crop_height, a.coarse_height);
+  const float x_scale = interpolation_scale(a.crop_width, a.coarse_width);
+  float planes[3][TILE_PIXELS];
+  for_each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
+    const Interpolation rows = interpolation_at(y, y_scale, a.coarse_height);
     for (int c = 0; c < 3; ++c) {
       const float* values = coarse_noise_plane(a, tile, channel + c);
       const float *above = values + rows.lower * a.coarse_width, *below = values + rows.upper * a.coarse_width;
-      float* to = spread[c] + pixel;
+      float* to = planes[c] + pixel;
       for (int i = 0; i < count; ++i)
-        to[i] = bilinear(above, below, rows.weight, interpolation_at(x + i, right, a.coarse_width));
+        to[i] = bilinear(above, below, rows.weight, interpolation_at(x + i, x_scale, a.coarse_width));
     }
   });
-  interleave(spread[0], spread[1], spread[2], tile.count, out);
+  interleave(planes[0], planes[1], planes[2], tile.count, out);
 }
 
 template <class T>
@@ -59,7 +59,7 @@ inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
     load_values(a, tile, condition_frame(a, crop, i), values);
     if (has_white_noise(a, tile))
       draw_interleaved_normals(white_noise_random(a, tile), tile, pixels, 3 * i, white_noise);
-    if (a.coarse_noise) spread(a, tile, 3 * i, coarse_noise);
+    if (a.coarse_noise) upsample_coarse_noise(a, tile, 3 * i, coarse_noise);
     for (int k = 0; k < values_count; ++k) {
       values[k] = noisy_condition(a, c, values[k], white_noise[k], coarse_noise[k]);
       prior_mean[k] += values[k];

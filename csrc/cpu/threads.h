@@ -1,5 +1,7 @@
-// The threads of the CPU's operators. A call is cut into pieces, which its threads claim one by one; see threads.cpp.
-// For sources compiled once an instruction set: no C++ library here, templates in an unnamed namespace (see vector.h).
+// The threads of the CPU's operators. A call is cut into chunks, which threads claim one by one; see threads.cpp.
+//
+// For sources that are compiled once for each instruction set: no C++ library here, and templates in an unnamed
+// namespace; see vector.h.
 #pragma once
 #include <stdint.h>
 
@@ -7,13 +9,15 @@ namespace sinfusion {
 
 struct ChunkRange;
 
-// What a thread works on: for (int64_t piece; pieces.next(piece);) ...
-// Pieces that no other thread claims come in their order, so that what is kept from one serves the next.
+// The chunks that a thread works on: for (int64_t chunk; chunks.next(chunk);) ...
+// They come in order, but for those that other threads have claimed, so that data kept from one may serve the next.
 class Chunks {
  public:
   Chunks(ChunkRange* ranges, int count, int own) : ranges_(ranges), count_(count), own_(own) {}
   bool next(int64_t& chunk);
-  bool claim_ahead() { return claimed_ahead_ || (claimed_ahead_ = claim()); }  // then the next one is there
+  bool claim_ahead() {
+    return claimed_ahead_ || (claimed_ahead_ = claim());
+  }  // whether there is a next one; it is then this thread's
   int64_t claimed() const { return claimed_; }
 
  private:
@@ -24,15 +28,15 @@ class Chunks {
   int64_t chunk_ = 0, claimed_ = 0;
 };
 
-// How many threads the calls of this thread may use; 1 before it is said.
+// How many threads calls from this thread may use; 1 by default.
 void set_num_threads(int count);
 int num_threads();
 
-// Whether calls use fewer where they gain by that (as at first), or always as many as are allowed: for measurements.
+// Whether calls use fewer threads where that is faster (the default). Without, measurements are steadier.
 void adapt_threads(bool wanted);
 
-// Calls work(context, pieces of a thread) in each thread that comes, at least in this one, and returns when all pieces
-// are done. Pieces that are `count`. Throws std::bad_alloc if one of them did.
+// Calls work(context, chunks) in this thread and in workers, and returns when all `count` chunks are done. Throws
+// std::bad_alloc if `work` threw in any of them.
 void run_chunks(int64_t count, void (*work)(const void* context, Chunks& chunks), const void* context);
 
 namespace {
@@ -42,7 +46,7 @@ inline void parallel_chunks(int64_t count, const Work& work) {
   run_chunks(count, [](const void* w, Chunks& chunks) { (*static_cast<const Work*>(w))(chunks); }, &work);
 }
 
-// Calls work(n) for n from 0 to `count`, `size` of them in a piece, which should take some microseconds.
+// Calls work(n) for n in 0 .. count. `size` of them are a chunk, which should take some microseconds.
 template <class Work>
 inline void parallel_for(int64_t count, int64_t size, const Work& work) {
   parallel_chunks((count + size - 1) / size, [&](Chunks& chunks) {

@@ -1,5 +1,6 @@
-// Vectors of L lanes, for sources compiled once an instruction set (SINFUSION_ISA_NAMESPACE, SINFUSION_LANES). In an
-// unnamed namespace, so that no copy made for one instruction set serves another.
+// Vectors of LANES lanes, for sources that are compiled once for each instruction set (SINFUSION_ISA_NAMESPACE,
+// SINFUSION_LANES). In an unnamed namespace: else the linker may keep one instruction set's copy for all of them. That
+// is also why these sources leave the C++ library alone.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -15,14 +16,14 @@ namespace {
 
 constexpr int LANES = SINFUSION_LANES;
 
-// Unaligned: tensors are aligned to their elements only.
+// Unaligned: tensors are aligned to their elements alone.
 typedef float vec_f32 __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef uint32_t vec_u32 __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef uint16_t vec_u16 __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
 inline vec_f32 load(const float* p) { return *reinterpret_cast<const vec_f32*>(p); }
 inline void store(float* p, vec_f32 v) { *reinterpret_cast<vec_f32*>(p) = v; }
-// By hand: GCC converts vectors in halves.
+// By intrinsics: GCC converts vectors in two halves.
 inline vec_u32 load_u16(const uint16_t* p) {
 #if defined(__AVX512F__)
   return (vec_u32)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -43,7 +44,7 @@ inline void store_u16(uint16_t* p, vec_u32 v) {  // of numbers below 2^16
 #endif
 }
 inline vec_f32 load(const bf16_t* p) { return (vec_f32)(load_u16(p) << 16); }
-inline vec_u32 round_to_bf16(vec_f32 v) {  // to bf16, in the upper half: to nearest even; NaN stays NaN
+inline vec_u32 round_to_bf16(vec_f32 v) {  // to nearest even, in the upper 16 bits; NaN stays NaN
   const vec_u32 bits = (vec_u32)v;
   const vec_u32 r = (bits & 0x10000u) != 0 ? bits + 0x8000u : bits + 0x7fffu;
   return v == v ? r : vec_u32{} + 0x7fc00000u;
@@ -58,7 +59,7 @@ inline vec_f32 load_deinterleaved(const bf16_t* p) {
 inline void store_interleaved(bf16_t* p, vec_f32 even, vec_f32 odd) {
   *reinterpret_cast<vec_u32*>(p) = round_to_bf16(even) >> 16 | (round_to_bf16(odd) & 0xffff0000u);
 }
-// The first n of L lanes; the others are zero, or left alone in memory.
+// The first n lanes; the others are zero, or left alone in memory.
 template <class T>
 inline vec_f32 load(const T* p, int n) {
   if (n == LANES) return load(p);
@@ -84,7 +85,7 @@ inline vec_f32 sqrt(vec_f32 v) {
   return v;
 #endif
 }
-inline float reduce_add(vec_f32 v) {  // by halves
+inline float reduce_add(vec_f32 v) {  // pairwise
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);
 #elif defined(__AVX2__)
@@ -97,7 +98,7 @@ inline float reduce_add(vec_f32 v) {  // by halves
 }
 
 typedef int32_t vec_i32 __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int16_t vec_i16 __attribute__((vector_size(LANES * 4), aligned(2), may_alias));  // twice as many, half as wide
+typedef int16_t vec_i16 __attribute__((vector_size(LANES * 4), aligned(2), may_alias));  // 2 LANES of them
 
 inline vec_i32 madd_squares(vec_i16 v) {  // v[0] v[0] + v[1] v[1], v[2] v[2] + v[3] v[3], ...
 #if defined(__AVX512BW__)

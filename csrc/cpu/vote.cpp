@@ -1,7 +1,7 @@
 // Compiled once for each instruction set; no C++ library here (see vector.h).
 //
-// A task is one row of the output, L pixels at a time. What all patches over these pixels suggest is gathered; the
-// median is found by bisection on the order of floats as whole numbers, for L pixels at once.
+// A task is a row of the output. The votes for LANES pixels are gathered, and their medians found at once, by bisection
+// on ordered integers.
 #include "vote.h"
 
 #include "scratch.h"
@@ -12,16 +12,16 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-constexpr int32_t NO_VOTE = 0x7fffffff;  // of the whole numbers below, no float's
+constexpr int32_t NO_VOTE = 0x7fffffff;  // not the ordered integer of any number
 
 inline vec_i32& at(int32_t* p) { return *reinterpret_cast<vec_i32*>(p); }
 
-// The inverse of ordered().
+// The inverse of to_ordered_int.
 inline vec_f32 from_ordered_int(vec_i32 value) { return (vec_f32)(value ^ ((value >> 31) & 0x7fffffff)); }
 
-// Of each lane the lower median of those of `count` numbers that are not NOTHING; `counts` of them.
-vec_f32 median(int32_t* votes, int64_t count, vec_i32 counts) {
-  const vec_i32 needed = (counts + 1) >> 1;
+// The lower median, in each lane, of `count` votes, of which `present` are not NO_VOTE.
+vec_f32 median(int32_t* votes, int64_t count, vec_i32 present) {
+  const vec_i32 needed = (present + 1) >> 1;
   vec_i32 low = at(votes), high = vec_i32{} - NO_VOTE;
   for (int64_t i = 0; i < count; ++i) {
     const vec_i32 v = at(votes + i * LANES);
@@ -30,9 +30,9 @@ vec_f32 median(int32_t* votes, int64_t count, vec_i32 counts) {
   }
   for (;;) {
     const vec_i32 open = low < high;
-    int32_t claim_ahead = 0;
-    for (int lane = 0; lane < LANES; ++lane) claim_ahead |= open[lane];
-    if (!claim_ahead) return from_ordered_int(low);
+    int32_t any_open = 0;
+    for (int lane = 0; lane < LANES; ++lane) any_open |= open[lane];
+    if (!any_open) return from_ordered_int(low);
     const vec_i32 middle = (low & high) + ((low ^ high) >> 1);
     vec_i32 below{};
     for (int64_t i = 0; i < count; ++i) below -= at(votes + i * LANES) <= middle;
@@ -42,8 +42,8 @@ vec_f32 median(int32_t* votes, int64_t count, vec_i32 counts) {
   }
 }
 
-// The rows of patches that lie over row (t, y) of the output: their number, where each begins in the field, and by how
-// many pixels each of their matches is displaced.
+// The rows of patches over row (t, y) of the output. Returns how many; where each begins in the field, and by how many
+// pixels each of its matches is displaced.
 int64_t covering_rows(const Vote& a, int32_t t, int32_t y, int64_t* patch_row_starts, int32_t* pixel_shifts) {
   int64_t rows = 0;
   for (int32_t dt = 0; dt < a.patch.t; ++dt)
@@ -60,7 +60,7 @@ int64_t covering_rows(const Vote& a, int32_t t, int32_t y, int64_t* patch_row_st
 }
 
 template <class T, int Channels>
-class RowVoter {  // of the output; Channels is -1 where it is not known to the compiler
+class RowVoter {  // Channels: -1 where not known at compile time
  public:
   RowVoter(const Vote& a, int64_t row, const Position& size)
       : a_(a),
@@ -113,12 +113,12 @@ class RowVoter {  // of the output; Channels is -1 where it is not known to the 
   }
 
  private:
-  // What the patch at (row r of those over this row, px) suggests for pixel x.
+  // The vote for pixel x of the patch at px of covering row r.
   const T* voted_pixel(int64_t r, int32_t px, int32_t x) const {
     return static_cast<const T*>(a_.value) + (row_start_ + x + pixel_shifts_[r * a_.count.x + px]) * C_;
   }
 
-  // All suggestions for L pixels from x on, as (C, members, L) ordered numbers; how many there are for each.
+  // Votes for LANES pixels from x on, (C, votes_per_pixel, LANES) ordered integers; returns how many each pixel has.
   template <bool Inside>
   vec_i32 gather(int32_t x) {
     vec_i32 counts{};

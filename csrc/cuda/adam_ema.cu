@@ -1,6 +1,5 @@
-// Adam and the moving average of the weights on the device: the values of csrc/cpu/adam_ema.cpp, bit for bit; compiled
-// without fused multiply-adds for that. Roots and quotients are rounded correctly, as nvcc has them unless told
-// otherwise.
+// Adam and the moving average of the weights on the device. The same bits as csrc/cpu/adam_ema.cpp: compiled with
+// --fmad=false; roots and quotients are correctly rounded, nvcc's default.
 #include <cuda_runtime.h>
 
 #include "../common/adam_ema.h"

@@ -1,5 +1,4 @@
-// One step of a reverse process on the device: the numbers of csrc/cpu/ddpm_step.cpp; compiled without fused
-// multiply-adds for that.
+// One step of a reverse process on the device. The same bits as csrc/cpu/ddpm_step.cpp: compiled with --fmad=false.
 #include <cuda_runtime.h>
 
 #include "../common/ddpm_step.h"
@@ -7,7 +6,7 @@
 namespace sinfusion {
 namespace {
 
-// One block of threads a tile of pixels.
+// A block of threads for each tile of pixels.
 __global__ void __launch_bounds__(TILE_PIXELS) ddpm_step_kernel(DdpmStep a) {
   __shared__ float normals[DDPM_NORMALS];
   const Tile tile = tile_of(blockIdx.x, a.pixels);

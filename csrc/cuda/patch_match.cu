@@ -1,4 +1,4 @@
-// Nearest-neighbour field on the device: the field of csrc/cpu/patch_match.cpp, bit for bit.
+// Nearest-neighbour field on the device, the same bits as csrc/cpu/patch_match.cpp.
 #include <cuda_runtime.h>
 
 #include "../common/patch_match.h"
@@ -7,15 +7,15 @@ namespace sinfusion {
 namespace {
 
 constexpr int THREADS = 128;
-constexpr int BLOCKS = 6;  // at least, on a multiprocessor: with more, registers spill
+constexpr int MIN_BLOCKS = 6;  // on a multiprocessor: with more, registers spill
 
-// One thread a patch of the query, in both.
+// A thread for each query patch, in both kernels.
 __global__ void __launch_bounds__(THREADS) start_kernel(PatchMatch a, SearchSpace space, int64_t count) {
   const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;
   if (index < count) initialize_patch(a, space, index);
 }
 
-__global__ void __launch_bounds__(THREADS, BLOCKS)
+__global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     step_kernel(PatchMatch a, SearchSpace space, int64_t count, const Offset* field_in, Offset* field_out,
                 uint64_t step, int32_t stride) {
   const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;

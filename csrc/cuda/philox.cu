@@ -1,4 +1,4 @@
-// Uniform bits and standard normals on the device: the numbers of csrc/cpu/philox.cpp.
+// Uniform bits and standard normals on the device, the same bits as csrc/cpu/philox.cpp.
 #include <cuda_runtime.h>
 
 #include "../common/philox.h"
@@ -8,7 +8,7 @@ namespace {
 
 constexpr int THREADS = 256;
 
-// One thread a block of four numbers.
+// A thread for each Philox block, four numbers.
 template <class T>
 __global__ void __launch_bounds__(THREADS) draw_kernel(PhiloxRows a, T* out) {
   const int64_t i = int64_t(blockIdx.x) * THREADS + threadIdx.x;

@@ -1,5 +1,4 @@
-// A training batch on the device: the numbers of csrc/cpu/sample_crops.cpp; compiled without fused multiply-adds for
-// that.
+// A training batch on the device. The same bits as csrc/cpu/sample_crops.cpp: compiled with --fmad=false.
 #include <cuda_runtime.h>
 
 #include "../common/sample_crops.h"
@@ -7,7 +6,7 @@
 namespace sinfusion {
 namespace {
 
-// One block of threads a tile of pixels.
+// A block of threads for each tile of pixels.
 __global__ void __launch_bounds__(TILE_PIXELS) sample_crops_kernel(SampleCrops a) {
   __shared__ float normals[CROP_NORMALS];
   const Tile tile = tile_of(blockIdx.x, pixels_of(a));

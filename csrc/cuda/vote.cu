@@ -1,5 +1,4 @@
-// Folding of matched patches on the device: the values of csrc/cpu/vote.cpp, bit for bit; compiled without fused
-// multiply-adds for that.
+// Votes of matched patches on the device. The same bits as csrc/cpu/vote.cpp: compiled with --fmad=false.
 #include <cuda_runtime.h>
 
 #include "../common/vote.h"
@@ -9,7 +8,7 @@ namespace {
 
 constexpr int THREADS = 256;
 
-// One thread a pixel and channel.
+// A thread for each pixel and channel.
 template <class T>
 __global__ void __launch_bounds__(THREADS) vote_kernel(Vote a, int64_t count) {
   const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;

@@ -1,5 +1,5 @@
 // The device's ddpm_step on the host, for tests: the threads of a tile one after the other, from the last to the first.
-// Signature and arguments of csrc/cpu/bindings.cpp.
+// Signature as in csrc/cpu/bindings.cpp.
 #include <algorithm>
 #include <cmath>
 
@@ -33,7 +33,7 @@ extern "C" void ddpm_step(int64_t batch, int64_t pixels, float* x, const void* o
   for (int64_t i = batch * tile_count(pixels); i-- > 0;) {
     const Tile tile = tile_of(i, pixels);
     float normals[DDPM_NORMALS];
-    std::fill_n(normals, DDPM_NORMALS, NAN);  // shows where a number that was not drawn is used
+    std::fill_n(normals, DDPM_NORMALS, NAN);  // shows where a normal is used that was not drawn
     if (adds_noise(a))
       for (int thread = TILE_PIXELS; thread-- > 0;)
         draw_normals(noise_random(a, tile), tile, pixels, 3, thread, normals);

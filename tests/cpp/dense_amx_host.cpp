@@ -1,5 +1,5 @@
-// dense in AMX tiles by itself, for machines that emulate their instructions: the library that ships takes only what a
-// machine has. Signatures and arguments of csrc/cpu/bindings.cpp.
+// dense in AMX tiles alone, for machines that emulate the instructions: the shipped library uses only what a machine
+// has. Signatures as in csrc/cpu/bindings.cpp.
 #include "../../csrc/cpu/dense.h"
 #include "../../csrc/cpu/threads.h"
 

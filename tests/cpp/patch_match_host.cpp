@@ -1,5 +1,5 @@
 // The device's patch_match on the host, for tests: one 'thread' after the other, in an order that no device would take,
-// because nothing may depend on it. Signature and arguments of csrc/cpu/bindings.cpp.
+// since nothing may depend on it. Signature as in csrc/cpu/bindings.cpp.
 #include <cstring>
 #include <numeric>
 #include <utility>

@@ -1,5 +1,5 @@
-// The device's random numbers on the host, for tests: one 'thread' after the other, with signatures and arguments of
-// csrc/cpu/bindings.cpp; and the functions that normals are made of.
+// The device's random numbers on the host, for tests: one 'thread' after the other, with signatures as in
+// csrc/cpu/bindings.cpp; and the functions that Box-Muller uses.
 #include "../../csrc/common/philox.h"
 
 using namespace sinfusion;

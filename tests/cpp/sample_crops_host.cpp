@@ -1,5 +1,5 @@
 // The device's sample_crops on the host, for tests: the threads of a tile one after the other, from the last to the
-// first. Signature and arguments of csrc/cpu/bindings.cpp.
+// first. Signature as in csrc/cpu/bindings.cpp.
 #include <algorithm>
 #include <cmath>
 
@@ -35,7 +35,7 @@ extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t widt
   for (int64_t i = batch * tile_count(pixels); i-- > 0;) {
     const Tile tile = tile_of(i, pixels);
     float normals[CROP_NORMALS];
-    std::fill_n(normals, CROP_NORMALS, NAN);  // shows where a number that was not drawn is used
+    std::fill_n(normals, CROP_NORMALS, NAN);  // shows where a normal is used that was not drawn
     for (int thread = TILE_PIXELS; thread-- > 0;) draw_crop_normals(a, tile, thread, normals);
     for (int thread = TILE_PIXELS; thread-- > 0;)
       for (int index = thread; index < 3 * tile.count; index += TILE_PIXELS) crop_value(a, tile, normals, index);

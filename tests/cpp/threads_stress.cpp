@@ -1,5 +1,5 @@
-// The threads of the CPU's operators by themselves, for a sanitizer: many small calls by several threads at once, with
-// numbers of threads that change, pieces that throw, and forks. Prints `sound`, or ends with what was wrong.
+// The thread pool alone, for a sanitizer: many small calls by several threads at once, with changing numbers of
+// threads, chunks that throw, and forks. Prints `sound`, or ends with what was wrong.
 #include <stdio.h>
 #include <stdlib.h>
 #if !defined(NO_FORK)
@@ -24,7 +24,7 @@ void check(bool holds, const char* what) {
   _Exit(1);
 }
 
-// One call: every piece is done once, by writes that nothing else orders.
+// Every chunk is done once, by writes that nothing else orders.
 void call(int64_t chunks, int64_t size) {
   std::vector<int> done(chunks * size, 0);
   parallel_for(chunks * size, size, [&](int64_t n) { ++done[n]; });
@@ -49,7 +49,7 @@ void calls(unsigned seed, int count) {
     set_num_threads(1 + (n / 100 + seed % 3) % 5);
     if (n % 50 == 7) failing_call();
     call(1 + (seed >> 8) % 40, 1 + (seed >> 16) % 3);
-    if (n % 200 == 9) std::this_thread::sleep_for(std::chrono::microseconds(300));  // helpers lie down
+    if (n % 200 == 9) std::this_thread::sleep_for(std::chrono::microseconds(300));  // workers go to sleep
   }
 }
 

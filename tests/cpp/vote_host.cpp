@@ -1,5 +1,4 @@
-// The device's vote on the host, for tests: one 'thread' after the other. Signature and arguments of
-// csrc/cpu/bindings.cpp.
+// The device's vote on the host, for tests: one 'thread' after the other. Signature as in csrc/cpu/bindings.cpp.
 #include "../../csrc/common/vote.h"
 
 using namespace sinfusion;

@@ -3,7 +3,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define ALWAYS_INLINE inline __attribute__((always_inline))
+#include "../always_inline.h"
 
 namespace sinfusion {
 namespace {
