@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .checks import require, require_tensor
-from .dispatch import use_native
-from .native import run, why_no_library
+from .dispatch import native_or_reference
+from .native import mark_written, run, why_no_library, wrong_dtype
 from .registration import register, takes
 
 
@@ -76,30 +76,23 @@ def _lerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight < 0.5, start + difference * weight, end - difference * (1 - weight))
 
 
-def unsupported(value: Tensor) -> list[str]:
+def unsupported(a: AdamEma) -> list[str]:
     """Why the native kernels cannot run."""
-    reasons = why_no_library(value.device)
-    if value.dtype != torch.float32:
-        reasons.append(f"value is {value.dtype}, not float32")
-    return reasons
+    return why_no_library(a.value.device) + wrong_dtype("value", a.value.dtype, torch.float32)
 
 
 def _native(a: AdamEma) -> None:
-    if not use_native("adam_ema", unsupported(a.value)):
-        return _reference(a)
-    _check(a)
     beta1, beta2 = a.betas
     run(
         "adam_ema", a.value, value=a.value, exp_avg=a.exp_avg, exp_avg_sq=a.exp_avg_sq, average=a.average, copy=a.copy,
         gradient=a.gradient, coefficients=a.coefficients, count=a.value.numel(), one_minus_beta1=1 - beta1, beta2=beta2,
         one_minus_beta2=1 - beta2, eps=a.eps,
     )  # fmt: skip
-    written = (a.value, a.exp_avg, a.exp_avg_sq, a.average, a.copy)
-    torch.autograd.graph.increment_version([tensor for tensor in written if tensor is not None])  # not done for us
-    return None
+    mark_written(a.value, a.exp_avg, a.exp_avg_sq, a.average, a.copy)
 
 
+_on_device = native_or_reference("adam_ema", _native, _reference, unsupported, _check)
 register(
     "adam_ema", AdamEma, "()", written=("value", "exp_avg", "exp_avg_sq", "average", "copy"),
-    reference=_reference, cpu=_native, cuda=_native, fake=_check,
+    reference=_reference, cpu=_on_device, cuda=_on_device, fake=_check,
 )  # fmt: skip

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .checks import require, require_channels_last, require_tensor
 from .cpu_graph import capturing
-from .dispatch import use_native
+from .dispatch import native_or_reference
 from .layout import channels_last
-from .native import run, why_no_library
+from .native import mark_written, run, why_no_library, wrong_dtype
 from .philox import normal
 from .registration import register, takes
 
@@ -90,22 +90,14 @@ def _reference(a: DdpmStep) -> None:
         a.inputs[:, -3:] = c[7] * new if prior_mean is None else c[7] * new + c[8] * prior_mean
 
 
-def unsupported(x: Tensor) -> list[str]:
+def unsupported(a: DdpmStep) -> list[str]:
     """Why the native kernels cannot run."""
-    reasons = why_no_library(x.device)
-    if x.dtype != torch.float32:
-        reasons.append(f"x is {x.dtype}, not float32")
-    return reasons
+    return why_no_library(a.x.device) + wrong_dtype("x", a.x.dtype, torch.float32)
 
 
 def _native(a: DdpmStep) -> None:
-    if not use_native("ddpm_step", unsupported(a.x)):
-        return _reference(a)
-    _check(a)
     run("ddpm_step", a.x, **_native_fields(a))
-    written = (value for value in (a.x, a.inputs, a.previous) if value is not None and not value.is_inference())
-    torch.autograd.graph.increment_version(written)  # the dispatcher leaves that to the operator
-    return None
+    mark_written(a.x, a.inputs, a.previous)
 
 
 def _native_fields(a: DdpmStep) -> dict[str, Any]:
@@ -132,7 +124,8 @@ def _native_fields(a: DdpmStep) -> dict[str, Any]:
     }
 
 
+_on_device = native_or_reference("ddpm_step", _native, _reference, unsupported, _check)
 register(
     "ddpm_step", DdpmStep, "()", written=("x", "inputs", "previous"),
-    reference=_reference, cpu=_native, cuda=_native, fake=_check,
+    reference=_reference, cpu=_on_device, cuda=_on_device, fake=_check,
 )  # fmt: skip

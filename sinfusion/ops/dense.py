@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .checks import require, require_tensor
 from .cpu_graph import CpuGraph, capturing
-from .dispatch import backend, chosen_backend, use_native
-from .layout import channels_last, concatenate, empty_like, fp32, split, total_channels
-from .native import run, why_no_library
+from .dispatch import backend, chosen_backend, native_or_reference
+from .layout import channels_last, concatenate, empty_like, fp32, input_fields, split, total_channels
+from .native import run, why_no_library, wrong_dtype
 from .registration import register, register_backward, takes
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -123,11 +123,8 @@ def reference_backward(a: DenseBackward) -> DenseGrads:
 
 def _wrong_arguments(a: Dense | DenseBackward) -> list[str]:
     """What no native implementation takes."""
-    reasons = []
-    if a.x.dtype not in (torch.float32, torch.bfloat16):
-        reasons.append(f"x is {a.x.dtype}, not float32 or bfloat16")
-    if a.weight.dtype != torch.float32:
-        reasons.append(f"the weight is {a.weight.dtype}, not float32")
+    reasons = wrong_dtype("x", a.x.dtype, torch.float32, torch.bfloat16)
+    reasons += wrong_dtype("the weight", a.weight.dtype, torch.float32)
     if a.weight.shape[2] not in (1, 3):
         reasons.append(f"the kernel is {a.weight.shape[2]} wide, not 1 or 3")
     if not a.x.numel():
@@ -140,19 +137,14 @@ def unsupported_on_cpu(a: Dense | DenseBackward) -> list[str]:
     return why_no_library(a.x.device) + _wrong_arguments(a)
 
 
-def on_cpu(a: Dense, save: bool) -> tuple[Tensor, Tensor]:
-    _check(a)
-    if not use_native("dense", unsupported_on_cpu(a)):
-        return reference(a, save)
+def _cpu(a: Dense, save: bool) -> tuple[Tensor, Tensor]:
     out = empty_like(a.x, len(a.weight))
     z = empty_like(a.x, len(a.weight)) if a.gelu and save else None
     run("dense_forward", a.x, **_forward_fields(a, out, z))
     return out, a.x.new_empty(0) if z is None else z
 
 
-def on_cpu_backward(a: DenseBackward) -> DenseGrads:
-    if not use_native("dense", unsupported_on_cpu(a)):
-        return reference_backward(a)
+def _cpu_backward(a: DenseBackward) -> DenseGrads:
     grads = _fake_backward(a)
     grad_z = empty_like(a.x, len(a.weight)) if a.gelu else None
     wanted = {f"grad_{name}": grad if grad.numel() else None for name, grad in grads._asdict().items()}
@@ -161,28 +153,14 @@ def on_cpu_backward(a: DenseBackward) -> DenseGrads:
 
 
 def _common_fields(a: Dense | DenseBackward) -> dict[str, Any]:
-    """What dense_forward and dense_backward of csrc/cpu begin with."""
-    batch, channels, height, width = a.x.shape
-    return {
-        "batch": batch,
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "skip_channels": 0 if a.skip is None else a.skip.shape[1],
-        "out_channels": len(a.weight),
-        "kernel_size": a.weight.shape[2],
-        "bf16": a.x.dtype == torch.bfloat16,
-        "x": channels_last(a.x),
-        "skip": channels_last(a.skip),
-        "weight": channels_last(a.weight),
-    }
+    """What dense_forward and dense_backward of csrc/cpu have in common."""
+    weight = channels_last(a.weight)
+    return {**input_fields(a.x, a.skip), "weight": weight, "out_channels": len(weight), "kernel_size": weight.shape[2]}
 
 
 def _forward_fields(a: Dense, out: Tensor, z: Tensor | None) -> dict[str, Any]:
     residual = None if a.residual is None else channels_last(a.residual.to(a.x.dtype))
-    return {
-        **_common_fields(a), "bias": fp32(a.bias), "residual": residual, "gelu": a.gelu, "out": out, "z": z,
-    }  # fmt: skip
+    return {**_common_fields(a), "bias": fp32(a.bias), "residual": residual, "gelu": a.gelu, "out": out, "z": z}
 
 
 def _backward_fields(a: DenseBackward) -> dict[str, Any]:
@@ -238,10 +216,7 @@ def unsupported_on_gpu(a: Dense | DenseBackward) -> list[str]:
     return reasons + _wrong_arguments(a)
 
 
-def on_gpu(a: Dense, save: bool) -> tuple[Tensor, Tensor]:
-    _check(a)
-    if not use_native("dense", unsupported_on_gpu(a)):
-        return reference(a, save)
+def _gpu(a: Dense, save: bool) -> tuple[Tensor, Tensor]:
     from ..kernels import dense as implicit
     from ..kernels import gelu as epilogue
 
@@ -261,10 +236,8 @@ def on_gpu(a: Dense, save: bool) -> tuple[Tensor, Tensor]:
     return out, z if a.gelu and save and z is not None else x.new_empty(0)
 
 
-def on_gpu_backward(a: DenseBackward) -> DenseGrads:
+def _gpu_backward(a: DenseBackward) -> DenseGrads:
     """Unlike the reference's, z comes without the bias."""
-    if not use_native("dense", unsupported_on_gpu(a)):
-        return reference_backward(a)
     from ..kernels import dense as implicit
     from ..kernels import gelu as epilogue
 
@@ -371,9 +344,11 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Tensor | None,
     return tuple(grad if needs[name] else None for name, grad in grads.items())
 
 
-register(
-    "dense", Dense, "(Tensor, Tensor)", flags=("save",), reference=reference, cpu=on_cpu, cuda=on_gpu, fake=_fake
-)  # fmt: skip
+on_cpu = native_or_reference("dense", _cpu, reference, unsupported_on_cpu, _check)
+on_gpu = native_or_reference("dense", _gpu, reference, unsupported_on_gpu, _check)
+on_cpu_backward = native_or_reference("dense", _cpu_backward, reference_backward, unsupported_on_cpu)
+on_gpu_backward = native_or_reference("dense", _gpu_backward, reference_backward, unsupported_on_gpu)
+register("dense", Dense, "(Tensor, Tensor)", flags=("save",), reference=reference, cpu=on_cpu, cuda=on_gpu, fake=_fake)
 register(
     "dense_backward", DenseBackward, "(Tensor, Tensor, Tensor, Tensor)",
     reference=reference_backward, cpu=on_cpu_backward, cuda=on_gpu_backward, fake=_fake_backward,

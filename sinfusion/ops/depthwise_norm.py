@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .checks import require, require_tensor
 from .cpu_graph import CpuGraph, capturing
-from .dispatch import backend, chosen_backend, use_native
-from .layout import channels_last, concatenate, empty_like, fp32, split, total_channels
-from .native import run, why_no_library
+from .dispatch import backend, chosen_backend, native_or_reference
+from .layout import channels_last, concatenate, empty_like, fp32, input_fields, split, total_channels
+from .native import run, why_no_library, wrong_dtype
 from .registration import register, register_backward, takes
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -151,12 +151,8 @@ def _empty_where_none(like: Tensor, grads: dict[str, Tensor | None]) -> Depthwis
 
 
 def _wrong_dtypes(a: DepthwiseNorm | DepthwiseNormBackward) -> list[str]:
-    reasons = []
-    if a.x.dtype not in (torch.float32, torch.bfloat16):
-        reasons.append(f"x is {a.x.dtype}, not float32 or bfloat16")
-    if a.weight.dtype != torch.float32:
-        reasons.append(f"the weight is {a.weight.dtype}, not float32")
-    return reasons
+    reasons = wrong_dtype("x", a.x.dtype, torch.float32, torch.bfloat16)
+    return reasons + wrong_dtype("the weight", a.weight.dtype, torch.float32)
 
 
 def unsupported_on_cpu(a: DepthwiseNorm | DepthwiseNormBackward) -> list[str]:
@@ -164,17 +160,13 @@ def unsupported_on_cpu(a: DepthwiseNorm | DepthwiseNormBackward) -> list[str]:
     return why_no_library(a.x.device) + _wrong_dtypes(a)
 
 
-def on_cpu(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
-    if not use_native("depthwise_norm", unsupported_on_cpu(a)):
-        return reference(a, save)
+def _cpu(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
     output = _fake(a, save)
     run("depthwise_norm_forward", a.x, **_forward_fields(a, output))
     return output
 
 
-def on_cpu_backward(a: DepthwiseNormBackward) -> DepthwiseNormGrads:
-    if not use_native("depthwise_norm", unsupported_on_cpu(a)):
-        return reference_backward(a)
+def _cpu_backward(a: DepthwiseNormBackward) -> DepthwiseNormGrads:
     grads = _fake_backward(a)
     wanted = {name: grad if grad.numel() else None for name, grad in grads._asdict().items()}
     run("depthwise_norm_backward", a.x, **_backward_fields(a, wanted))
@@ -182,20 +174,8 @@ def on_cpu_backward(a: DepthwiseNormBackward) -> DepthwiseNormGrads:
 
 
 def _common_fields(a: DepthwiseNorm | DepthwiseNormBackward) -> dict[str, Any]:
-    """What depthwise_norm_forward and depthwise_norm_backward of csrc/cpu begin with."""
-    batch, channels, height, width = a.x.shape
-    return {
-        "batch": batch,
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "skip_channels": 0 if a.skip is None else a.skip.shape[1],
-        "bf16": a.x.dtype == torch.bfloat16,
-        "x": channels_last(a.x),
-        "skip": channels_last(a.skip),
-        "weight": fp32(a.weight),
-        "gain": fp32(a.gain),
-    }
+    """What depthwise_norm_forward and depthwise_norm_backward of csrc/cpu have in common."""
+    return {**input_fields(a.x, a.skip), "weight": fp32(a.weight), "gain": fp32(a.gain)}
 
 
 def _forward_fields(a: DepthwiseNorm, output: DepthwiseNormOutput) -> dict[str, Any]:
@@ -285,10 +265,7 @@ def unsupported_on_gpu(a: DepthwiseNorm | DepthwiseNormBackward) -> list[str]:
     return reasons + _wrong_dtypes(a)
 
 
-def on_gpu(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
-    _check(a)
-    if not use_native("depthwise_norm", unsupported_on_gpu(a)):
-        return reference(a, save)
+def _gpu(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
     from ..kernels import depthwise_norm as triton_kernels
 
     x = channels_last(concatenate(a.x, a.skip))
@@ -297,9 +274,7 @@ def on_gpu(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
     return DepthwiseNormOutput(out, *(saved if save and a.gain is not None else _nothing_saved(x)))
 
 
-def on_gpu_backward(a: DepthwiseNormBackward) -> DepthwiseNormGrads:
-    if not use_native("depthwise_norm", unsupported_on_gpu(a)):
-        return reference_backward(a)
+def _gpu_backward(a: DepthwiseNormBackward) -> DepthwiseNormGrads:
     from ..kernels import depthwise_norm as triton_kernels
 
     grad_out = channels_last(a.grad_out.to(a.x.dtype))
@@ -378,6 +353,10 @@ def _backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None
     return tuple(grad if needs[name] else None for name, grad in grads.items())
 
 
+on_cpu = native_or_reference("depthwise_norm", _cpu, reference, unsupported_on_cpu, _check)
+on_gpu = native_or_reference("depthwise_norm", _gpu, reference, unsupported_on_gpu, _check)
+on_cpu_backward = native_or_reference("depthwise_norm", _cpu_backward, reference_backward, unsupported_on_cpu)
+on_gpu_backward = native_or_reference("depthwise_norm", _gpu_backward, reference_backward, unsupported_on_gpu)
 register(
     "depthwise_norm", DepthwiseNorm, "(Tensor, Tensor, Tensor, Tensor)", flags=("save",),
     reference=reference, cpu=on_cpu, cuda=on_gpu, fake=_fake,

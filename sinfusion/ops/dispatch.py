@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from ..errors import SinfusionError
 
 BACKENDS = ("auto", "native", "reference")
+
+Implementation = Callable[..., Any]  # of an operator's NamedTuple and flags
 
 _forced: ContextVar[str | None] = ContextVar("sinfusion_backend", default=None)
 
@@ -40,3 +43,20 @@ def use_native(operator: str, reasons: list[str]) -> bool:
     if chosen == "native" and reasons:
         raise SinfusionError(f"the native {operator} cannot run here: {'; '.join(reasons)}.")
     return chosen != "reference" and not reasons
+
+
+def native_or_reference(
+    operator: str,
+    native: Implementation,
+    reference: Implementation,
+    unsupported: Callable[[Any], list[str]],  # why the native implementation cannot run; empty where it can
+    check: Callable[[Any], None] | None = None,  # of the arguments, before anything else looks at them
+) -> Implementation:
+    """The implementation of an operator on a device."""
+
+    def implementation(a: Any, *flags: bool) -> Any:
+        if check is not None:
+            check(a)
+        return (native if use_native(operator, unsupported(a)) else reference)(a, *flags)
+
+    return implementation

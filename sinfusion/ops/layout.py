@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -49,6 +49,21 @@ def fp32(value: Tensor | None) -> Tensor | None:
     if value is None or (value.dtype == torch.float32 and value.is_contiguous()):
         return value
     return value.float().contiguous()
+
+
+def input_fields(x: Tensor, skip: Tensor | None) -> dict[str, Any]:
+    """The fields of csrc/cpu that describe an input of x and skip."""
+    batch, channels, height, width = x.shape
+    return {
+        "batch": batch,
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "skip_channels": 0 if skip is None else skip.shape[1],
+        "bf16": x.dtype == torch.bfloat16,
+        "x": channels_last(x),
+        "skip": channels_last(skip),
+    }
 
 
 def concatenate(x: Tensor, skip: Tensor | None) -> Tensor:

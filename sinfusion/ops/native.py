@@ -85,6 +85,19 @@ def run(function: str, on: Tensor, /, **fields: Any) -> None:
         raise RuntimeError(f"CUDA error {error} in {function}")
 
 
+def mark_written(*tensors: Tensor | None) -> None:
+    """Tells autograd that a native call changed these in place, which the dispatcher leaves to the operator."""
+    written = (value for value in tensors if value is not None and not value.is_inference())
+    torch.autograd.graph.increment_version(written)
+
+
+def wrong_dtype(name: str, dtype: torch.dtype, *supported: torch.dtype) -> list[str]:
+    """Why native code cannot run on a tensor of this dtype; empty where it can."""
+    if dtype in supported:
+        return []
+    return [f"{name} is {dtype}, not {' or '.join(str(one).removeprefix('torch.') for one in supported)}"]
+
+
 def status() -> dict[str, str]:
     """What native code is active, and why not, in words."""
     from .. import kernels

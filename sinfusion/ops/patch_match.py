@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .checks import require, require_patch, require_tensor
-from .dispatch import use_native
+from .dispatch import native_or_reference
 from .native import run, why_no_library
 from .philox import uniform_bits
 from .registration import register, takes
@@ -173,15 +173,12 @@ def _reference(a: PatchMatch) -> tuple[Tensor, Tensor]:
     return (best - own).to(torch.int16), least * unit**2
 
 
-def unsupported(query: Tensor) -> list[str]:
+def unsupported(a: PatchMatch) -> list[str]:
     """Why the native kernels cannot run."""
-    return why_no_library(query.device)
+    return why_no_library(a.query.device)
 
 
 def _native(a: PatchMatch) -> tuple[Tensor, Tensor]:
-    if not use_native("patch_match", unsupported(a.query)):
-        return _reference(a)
-    _check(a)
     query, key, unit = _quantize(a)
     field, distances = _fake(a)
     if a.start is not None:
@@ -207,4 +204,7 @@ def _fake(a: PatchMatch) -> tuple[Tensor, Tensor]:
     return a.query.new_empty((*shape, 3), dtype=torch.int16), a.query.new_empty(shape, dtype=torch.float32)
 
 
-register("patch_match", PatchMatch, "(Tensor, Tensor)", reference=_reference, cpu=_native, cuda=_native, fake=_fake)
+_on_device = native_or_reference("patch_match", _native, _reference, unsupported, _check)
+register(
+    "patch_match", PatchMatch, "(Tensor, Tensor)", reference=_reference, cpu=_on_device, cuda=_on_device, fake=_fake
+)

@@ -20,10 +20,11 @@ from typing import Any, ParamSpec, TypeVar, cast, get_type_hints
 import torch
 from torch import Tensor
 
+from .dispatch import Implementation
+
 P = ParamSpec("P")
 A = TypeVar("A")
 R = TypeVar("R")
-Implementation = Callable[..., Any]  # of the NamedTuple and of the flags
 
 # How a schema calls a field's type.
 _SCHEMA_TYPES: dict[Any, str] = {

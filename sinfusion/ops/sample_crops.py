@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .checks import require, require_tensor
-from .dispatch import use_native
+from .dispatch import native_or_reference
 from .native import run, why_no_library
 from .philox import normal
 from .registration import register, takes
@@ -137,15 +137,12 @@ def _reference(a: SampleCrops) -> tuple[Tensor, Tensor]:
     return input, target
 
 
-def unsupported(frames: Tensor) -> list[str]:
+def unsupported(a: SampleCrops) -> list[str]:
     """Why the native kernels cannot run."""
-    return why_no_library(frames.device)
+    return why_no_library(a.frames.device)
 
 
 def _native(a: SampleCrops) -> tuple[Tensor, Tensor]:
-    if not use_native("sample_crops", unsupported(a.frames)):
-        return _reference(a)
-    _check(a)
     _check_places(a)
     input, target = _empty_results(a)
     coarse_noise = None if a.coarse_noise is None else a.coarse_noise.contiguous()
@@ -166,4 +163,7 @@ def _fake(a: SampleCrops) -> tuple[Tensor, Tensor]:
     return _empty_results(a)
 
 
-register("sample_crops", SampleCrops, "(Tensor, Tensor)", reference=_reference, cpu=_native, cuda=_native, fake=_fake)
+_on_device = native_or_reference("sample_crops", _native, _reference, unsupported, _check)
+register(
+    "sample_crops", SampleCrops, "(Tensor, Tensor)", reference=_reference, cpu=_on_device, cuda=_on_device, fake=_fake
+)

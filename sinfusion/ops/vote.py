@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .checks import require, require_patch, require_tensor
-from .dispatch import use_native
-from .native import run, why_no_library
+from .dispatch import native_or_reference
+from .native import run, why_no_library, wrong_dtype
 from .registration import register, takes
 
 
@@ -100,18 +100,12 @@ def _reference(a: Vote) -> Tensor:
     return torch.stack(frames).to(value.dtype)
 
 
-def unsupported(value: Tensor) -> list[str]:
+def unsupported(a: Vote) -> list[str]:
     """Why the native kernels cannot run."""
-    reasons = why_no_library(value.device)
-    if value.dtype not in (torch.float32, torch.bfloat16):
-        reasons.append(f"value is {value.dtype}, not float32 or bfloat16")
-    return reasons
+    return why_no_library(a.value.device) + wrong_dtype("value", a.value.dtype, torch.float32, torch.bfloat16)
 
 
 def _native(a: Vote) -> Tensor:
-    if not use_native("vote", unsupported(a.value)):
-        return _reference(a)
-    _check(a)
     _check_values(a)
     _, height, width, channels = a.value.shape
     out = a.value.new_empty(*_output_size(a), channels)
@@ -128,4 +122,5 @@ def _fake(a: Vote) -> Tensor:
     return a.value.new_empty([*_output_size(a), a.value.shape[3]])
 
 
-register("vote", Vote, "Tensor", reference=_reference, cpu=_native, cuda=_native, fake=_fake)
+_on_device = native_or_reference("vote", _native, _reference, unsupported, _check)
+register("vote", Vote, "Tensor", reference=_reference, cpu=_on_device, cuda=_on_device, fake=_fake)

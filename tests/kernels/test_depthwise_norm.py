@@ -18,6 +18,7 @@ import torch
 
 from sinfusion import kernels, ops
 from sinfusion.errors import SinfusionError
+from sinfusion.ops import dispatch
 
 operator = importlib.import_module("sinfusion.ops.depthwise_norm")  # sinfusion.ops names the function so
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -172,7 +173,7 @@ def test_the_backward_runs_on_the_backend_of_its_forward(monkeypatch):
         out = ops.depthwise_norm(
             **{name: value if value is None else value.requires_grad_() for name, value in operands.items()}
         )
-    monkeypatch.setattr(operator, "use_native", lambda *_: choices.append(operator.chosen_backend()))
+    monkeypatch.setattr(dispatch, "use_native", lambda *_: choices.append(dispatch.chosen_backend()))
     choices = []
     out.backward(grad)
     assert choices == ["reference"]
