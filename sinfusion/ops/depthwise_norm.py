@@ -344,8 +344,8 @@ def _backward(ctx: Any, grad_out: Tensor | None, *_: Any) -> tuple[Tensor | None
     u, mean, rstd, x, weight, gain, skip = ctx.saved_tensors
     needs = dict(zip(grads, ctx.needs_input_grad, strict=True))
     a = DepthwiseNormBackward(
-        grad_out, u, mean, rstd, x, weight, gain, skip, wants_input=needs["x"] or needs["skip"], wants_shift=needs["shift"],
-        wants_parameters=any(needs[name] for name in ("weight", "bias", "gain", "offset")),
+        grad_out, u, mean, rstd, x, weight, gain, skip, wants_input=needs["x"] or needs["skip"],
+        wants_shift=needs["shift"], wants_parameters=any(needs[name] for name in ("weight", "bias", "gain", "offset")),
     )  # fmt: skip
     with backend(ctx.backend):  # on a GPU this is another thread, which does not know the caller's choice
         computed = DepthwiseNormGrads(*torch.ops.sinfusion.depthwise_norm_backward(*a))

@@ -7,7 +7,6 @@ chosen when triton is imported, so it needs a process of its own.
 import importlib
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
@@ -130,15 +129,8 @@ def test_importing_the_package_of_kernels_imports_no_triton():
 
 @needs_triton
 @pytest.mark.parametrize("cases", CASES)
-def test_interpreted_kernels_are_as_close_to_float64_as_the_reference(cases):
-    result = subprocess.run(
-        [sys.executable, __file__, cases],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    for case, (ours, theirs) in zip(CASES[cases], json.loads(result.stdout), strict=True):
+def test_interpreted_kernels_are_as_close_to_float64_as_the_reference(cases, interpreted):
+    for case, (ours, theirs) in zip(CASES[cases], interpreted(__file__, cases), strict=True):
         assert_close(ours, theirs, case[1])
 
 

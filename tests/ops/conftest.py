@@ -9,10 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+
+from sinfusion.ops import native
 
 ROOT = Path(__file__).parents[2]
 DIGESTED = (
@@ -73,6 +76,34 @@ def device_code(tmp_path_factory):
         return HostLibrary(file, source)
 
     return build
+
+
+@pytest.fixture
+def use_device_code(device_code, monkeypatch):
+    """use_device_code("vote") puts that in place of the CPU library until the test ends."""
+    return lambda page: monkeypatch.setattr(native, "cpu", device_code(page))
+
+
+@pytest.fixture
+def set_threads():
+    """torch.set_num_threads, undone when the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def at_once():
+    """at_once(work): runs work(0), work(1) and work(2) in threads, and waits for them."""
+
+    def run(work):
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """adam_ema: native code is the reference bit for bit, and both make the steps of torch.optim.Adam."""
 
 import hashlib
-import importlib
 import math
 
 import pytest
@@ -205,14 +204,11 @@ def test_other_dtypes_are_served_by_the_reference(dtype):
         evaluate("native", 7, dtype=dtype)
 
 
-def test_results_do_not_depend_on_threads_and_repeat():
-    first, threads = digest(), torch.get_num_threads()
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            assert digest() == first
-    finally:
-        torch.set_num_threads(threads)
+def test_results_do_not_depend_on_threads_and_repeat(set_threads):
+    first = digest()
+    for count in (1, 2, 3):
+        set_threads(count)
+        assert digest() == first
 
 
 @pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
@@ -220,10 +216,9 @@ def test_each_instruction_set_gives_the_same_numbers_when_forced(isa, digest_whe
     assert digest_when_forced(isa, __file__) == digest()
 
 
-def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(device_code, monkeypatch):
+def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(use_device_code):
     expected = digest()
-    host = device_code("adam_ema")
-    monkeypatch.setattr(importlib.import_module("sinfusion.ops.native"), "cpu", host)
+    use_device_code("adam_ema")
     assert digest() == expected
 
 

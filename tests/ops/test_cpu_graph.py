@@ -1,7 +1,6 @@
 """Replayed functions give the bits of eager ones: with other arguments and weights, without and with gradients."""
 
 import gc
-import threading
 import weakref
 
 import pytest
@@ -234,7 +233,7 @@ def test_the_reference_is_never_captured(network, replays):
     assert not replays
 
 
-def test_threads_do_not_write_to_each_others_memory(network):
+def test_threads_do_not_write_to_each_others_memory(network, at_once):
     function = ops.cpu_graphed(network.evaluate)
     wrong = []
 
@@ -247,9 +246,5 @@ def test_threads_do_not_write_to_each_others_memory(network):
                     wrong.append(seed)
 
     inputs = [batch_of(network, seed=seed) for seed in range(3)]
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work)
     assert not wrong

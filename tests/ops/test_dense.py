@@ -218,16 +218,12 @@ def test_on_the_cpu_every_instruction_set_is_close_to_float64(isa):
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("case", LARGE, ids=str)
-def test_results_do_not_depend_on_threads_and_repeat(case, dtype):
-    threads = torch.get_num_threads()
-    try:
-        with ops.backend("native"):
-            first = evaluate(case, dtype)
-            for count in (1, 2, 3):
-                torch.set_num_threads(count)
-                assert all(torch.equal(first[name], value) for name, value in evaluate(case, dtype).items())
-    finally:
-        torch.set_num_threads(threads)
+def test_results_do_not_depend_on_threads_and_repeat(case, dtype, set_threads):
+    with ops.backend("native"):
+        first = evaluate(case, dtype)
+        for count in (1, 2, 3):
+            set_threads(count)
+            assert all(torch.equal(first[name], value) for name, value in evaluate(case, dtype).items())
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])

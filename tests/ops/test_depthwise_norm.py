@@ -100,18 +100,15 @@ def test_native_takes_strided_input():
 
 
 @pytest.mark.parametrize("skip", [0, 32, 5])
-def test_results_do_not_depend_on_threads_and_repeat(skip):
+def test_results_do_not_depend_on_threads_and_repeat(skip, set_threads):
     def run():
         return evaluate(torch.bfloat16, "native", (2, 64, 37, 53), skip, True)
 
-    first, threads = run(), torch.get_num_threads()
-    try:
-        for count in (1, 2, 3, 40):
-            torch.set_num_threads(count)
-            again = run()
-            assert all(torch.equal(first[name], again[name]) for name in first)
-    finally:
-        torch.set_num_threads(threads)
+    first = run()
+    for count in (1, 2, 3, 40):
+        set_threads(count)
+        again = run()
+        assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 @pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])

@@ -134,14 +134,11 @@ def test_layout_in_memory_does_not_matter(backend):
             assert torch.equal(given, start), "the start is left as it was"
 
 
-def test_results_do_not_depend_on_threads_and_repeat():
-    first, threads = digest(), torch.get_num_threads()
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            assert digest() == first
-    finally:
-        torch.set_num_threads(threads)
+def test_results_do_not_depend_on_threads_and_repeat(set_threads):
+    first = digest()
+    for count in (1, 2):
+        set_threads(count)
+        assert digest() == first
 
 
 @pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
@@ -149,11 +146,10 @@ def test_each_instruction_set_gives_the_same_field_when_forced(isa, digest_when_
     assert digest_when_forced(isa, __file__) == digest()
 
 
-def test_the_code_of_the_device_gives_the_same_field_on_the_host(device_code, monkeypatch):
+def test_the_code_of_the_device_gives_the_same_field_on_the_host(use_device_code):
     """In an order that no device would take: nothing depends on it."""
     expected = digest()
-    host = device_code("patch_match")
-    monkeypatch.setattr(importlib.import_module("sinfusion.ops.native"), "cpu", host)
+    use_device_code("patch_match")
     assert digest() == expected
 
 
@@ -170,9 +166,9 @@ def test_the_gpu_finds_the_field_of_the_cpu(row, dtype):
 def test_the_gpu_finds_the_field_of_the_cpu_in_many_blocks_and_strides(texture):
     query, key = (torch.from_numpy(texture(9, (53, 71), seed=seed)).float() for seed in (1, 2))
     for strides in ([8, 4, 2, 1] * 3, [5, 1, 3]):
-        arguments = ([3, 7, 7], strides, 11, None, None)
-        expected = torch.ops.sinfusion.patch_match(query, key, *arguments)
-        found = torch.ops.sinfusion.patch_match(query.cuda(), key.cuda(), *arguments)
+        options = {"rounds": 1, "seed": 11, "strides": strides}
+        expected = ops.patch_match(query, key, **options)
+        found = ops.patch_match(query.cuda(), key.cuda(), **options)
         assert same([tensor.cpu() for tensor in found], expected)
 
 

@@ -1,7 +1,6 @@
 """The counter-based generator: known answers, the same numbers on every backend."""
 
 import hashlib
-import importlib
 import math
 
 import pytest
@@ -35,7 +34,7 @@ def test_a_step_may_be_read_from_memory(backend):
 
 @pytest.mark.parametrize("name", ["uniform_bits", "normal"])
 @pytest.mark.parametrize("count", [0, 1, 4, 1003])
-def test_the_code_of_the_device_draws_the_same_numbers_on_the_host(name, count, device_code, monkeypatch):
+def test_the_code_of_the_device_draws_the_same_numbers_on_the_host(name, count, use_device_code):
     def draws():
         steps = (0, 2**33 + 5, torch.tensor(2**33 + 6))
         shape = (lambda n: n) if name == "uniform_bits" else (lambda n: (n,))
@@ -43,7 +42,7 @@ def test_the_code_of_the_device_draws_the_same_numbers_on_the_host(name, count, 
             return [getattr(ops, name)([0, 1, 2**40 + 7, 2**62], 2**32 - 1, step, shape(count)) for step in steps]
 
     expected = draws()
-    monkeypatch.setattr(importlib.import_module("sinfusion.ops.native"), "cpu", device_code("philox"))
+    use_device_code("philox")
     for found, wanted in zip(draws(), expected, strict=True):
         assert found.shape == (4, count) and torch.equal(found, wanted)
 
@@ -87,14 +86,11 @@ def test_each_instruction_set_draws_the_same_numbers_when_forced(isa, digest_whe
     assert digest_when_forced(isa, __file__) == digest()
 
 
-def test_numbers_do_not_depend_on_threads():
-    first, threads = digest(), torch.get_num_threads()
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            assert digest() == first
-    finally:
-        torch.set_num_threads(threads)
+def test_numbers_do_not_depend_on_threads(set_threads):
+    first = digest()
+    for count in (1, 2):
+        set_threads(count)
+        assert digest() == first
 
 
 def test_a_sample_is_the_same_alone_and_in_a_batch():

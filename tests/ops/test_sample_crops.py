@@ -1,7 +1,6 @@
 """sample_crops: native code against the reference, and both against crops and noise made one by one."""
 
 import hashlib
-import importlib
 
 import pytest
 import torch
@@ -93,7 +92,7 @@ def test_each_instruction_set_gives_the_same_numbers_when_forced(isa, digest_whe
     assert digest_when_forced(isa, __file__) == digest()
 
 
-def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(device_code, monkeypatch):
+def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(use_device_code):
     cases = [
         arguments(case, conditions, dtype)
         for case in CASES
@@ -102,8 +101,7 @@ def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(device_code, 
     ]
     cases += [arguments(CASES[3], coarse_noise=None), arguments(CASES[3], 2, coefficients=no_white_noise(2))]
     expected = [sampled(given, "native") for given in cases]
-    host = device_code("sample_crops")
-    monkeypatch.setattr(importlib.import_module("sinfusion.ops.native"), "cpu", host)
+    use_device_code("sample_crops")
     for given, result in zip(cases, expected, strict=True):
         assert_same(sampled(given, "native"), result)
 
@@ -184,15 +182,12 @@ def test_layout_in_memory_does_not_matter():
     assert_same(sampled(given, "native"), expected)
 
 
-def test_results_do_not_depend_on_threads():
-    given, threads = arguments(CASES[6], 2), torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = sampled(given, "native")
-        torch.set_num_threads(2)
-        assert_same(sampled(given, "native"), one)
-    finally:
-        torch.set_num_threads(threads)
+def test_results_do_not_depend_on_threads(set_threads):
+    given = arguments(CASES[6], 2)
+    set_threads(1)
+    one = sampled(given, "native")
+    set_threads(2)
+    assert_same(sampled(given, "native"), one)
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -92,7 +91,7 @@ def test_a_child_of_a_child_computes_too():
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
 
 
-def test_python_threads_that_compute_at_once_get_the_same_bits():
+def test_python_threads_that_compute_at_once_get_the_same_bits(at_once):
     given = [operands(seed) for seed in range(3)]
     with ops.torch_alone():
         expected = [computed(one) for one in given]
@@ -102,11 +101,7 @@ def test_python_threads_that_compute_at_once_get_the_same_bits():
         torch.set_num_threads(2 + seed)
         wrong.extend(seed for _ in range(10) if computed(given[seed]) != expected[seed])
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work)
     assert not wrong
 
 

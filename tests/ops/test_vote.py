@@ -1,7 +1,6 @@
 """vote: native code against the reference, and both against what every pixel's suggestions say one by one."""
 
 import hashlib
-import importlib
 from itertools import product
 
 import pytest
@@ -161,14 +160,11 @@ def test_layout_in_memory_does_not_matter():
         assert torch.equal(ops.vote(*scattered[:2], row[2], mean, scattered[2] if mean else None), expected)
 
 
-def test_results_do_not_depend_on_threads_and_repeat():
-    first, threads = digest(), torch.get_num_threads()
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            assert digest() == first
-    finally:
-        torch.set_num_threads(threads)
+def test_results_do_not_depend_on_threads_and_repeat(set_threads):
+    first = digest()
+    for count in (1, 2):
+        set_threads(count)
+        assert digest() == first
 
 
 @pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
@@ -176,10 +172,9 @@ def test_each_instruction_set_gives_the_same_video_when_forced(isa, digest_when_
     assert digest_when_forced(isa, __file__) == digest()
 
 
-def test_the_code_of_the_device_gives_the_same_video_on_the_host(device_code, monkeypatch):
+def test_the_code_of_the_device_gives_the_same_video_on_the_host(use_device_code):
     expected = digest()
-    host = device_code("vote")
-    monkeypatch.setattr(importlib.import_module("sinfusion.ops.native"), "cpu", host)
+    use_device_code("vote")
     assert digest() == expected
 
 
