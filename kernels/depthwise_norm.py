@@ -48,22 +48,39 @@ def _load_tap(taps, dy: tl.constexpr, dx, channel, C: tl.constexpr, FLIP: tl.con
 
 
 @triton.jit
-def _store_row(value, row, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C: tl.constexpr):
-    """Normalise one row if there is a gain, and write it."""
-    pixel = row * width + column
-    inside = column < tl.where(row < height, width, 0)
-    mask = inside & (channel < C)
-    place = pixel * C + channel
+def _pixels(row, column, height, width):
+    """Indices of the pixels of a row in their image; those outside have a column past its end."""
+    return row * width + column, column < tl.where(row < height, width, 0)
+
+
+@triton.jit
+def _store_pixels(image, value, pixel, inside, channel, C: tl.constexpr):
+    tl.store(image + (pixel * C + channel), value.to(image.dtype.element_ty), mask=inside & (channel < C))
+
+
+@triton.jit
+def _statistics(value, channel, eps, C: tl.constexpr):
+    """Of each pixel: the mean over channels, and 1 / the standard deviation. Padded channels of value are zero."""
+    average = tl.sum(value, 1, keep_dims=True) / C
+    centred = tl.where(channel < C, value - average, 0.0)
+    return average, tl.rsqrt(tl.sum(centred * centred, 1, keep_dims=True) / C + eps)
+
+
+@triton.jit
+def _normalize(value, channel, gain, offset, eps, C: tl.constexpr):
+    """LayerNorm of a row's pixels if there is a gain."""
     if gain is not None:
-        average = tl.sum(value, 1, keep_dims=True) / C  # padded channels are zero
+        average, scale = _statistics(value, channel, eps, C)
         centred = tl.where(channel < C, value - average, 0.0)
-        scale = tl.rsqrt(tl.sum(centred * centred, 1, keep_dims=True) / C + eps)
-        if u is not None:
-            tl.store(u + place, value.to(u.dtype.element_ty), mask=mask)
-            tl.store(mean + pixel, average, mask=inside)
-            tl.store(rstd + pixel, scale, mask=inside)
         value = centred * scale * _load_channels(gain, channel, C) + _load_channels(offset, channel, C)
-    tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
+    return value
+
+
+@triton.jit
+def _store_statistics(value, pixel, inside, channel, mean, rstd, eps, C: tl.constexpr):
+    average, scale = _statistics(value, channel, eps, C)
+    tl.store(mean + pixel, average, mask=inside)
+    tl.store(rstd + pixel, scale, mask=inside)
 
 
 @triton.jit
@@ -121,10 +138,13 @@ def convolve(
         u += start * C
         mean += start
         rstd += start
-    _store_row(a0 + constant, row, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
-    _store_row(a1 + constant, row + 1, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
-    _store_row(a2 + constant, row + 2, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
-    _store_row(a3 + constant, row + 3, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
+    for i in tl.static_range(4):
+        value = constant + (a0 if i == 0 else a1 if i == 1 else a2 if i == 2 else a3)
+        pixel, inside = _pixels(row + i, column, height, width)
+        if u is not None:
+            _store_pixels(u, value, pixel, inside, channel, C)
+            _store_statistics(value, pixel, inside, channel, mean, rstd, eps, C)
+        _store_pixels(out, _normalize(value, channel, gain, offset, eps, C), pixel, inside, channel, C)
 
 
 @triton.jit(do_not_specialize=["pixels"])
