@@ -19,7 +19,7 @@
 // The loops around them are in ../dense.cpp:
 //
 //     for each mc tiles                                    (threads)
-//       transform their input: V                           stays in L2
+//       transform their input: V                           stays in L2; of a 1x1 kernel in L1
 //       for each NR outputs
 //         for each point f
 //           for each MR of the mc tiles                    microkernel: MR x K times K x NR
