@@ -39,20 +39,19 @@ inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / t
 // The forward, and the input's gradient.
 template <class Algorithm, class T>
 struct Convolution {
-  static constexpr int POINTS = Algorithm::POINTS, MC = Algorithm::MC;
-  static int64_t point_stride(int64_t vectors) { return MC * vectors * LANES + POINT_PADDING; }
-  static int64_t thread_floats(int64_t in_vectors) { return POINTS * (point_stride(in_vectors) + point_stride(2)); }
+  static constexpr int POINTS = Algorithm::POINTS;
 
   // write(vector, pixel, value) takes the results.
   template <class Out, class Write>
   static void run(const Dense& a, const ConcatTensor<const T>& in, const float* packed, const Out& out, Write&& write) {
     const typename Algorithm::Tiles tiles(a);
-    const int64_t K = in.vectors() * LANES, v_stride = point_stride(in.vectors()), m_stride = point_stride(2);
+    const int64_t K = in.vectors() * LANES, mc = Algorithm::mc(K);
+    const int64_t v_stride = mc * K + POINT_PADDING, m_stride = mc * NR + POINT_PADDING;  // from point to point
     constexpr bool unpacked = POINTS == 1 && sizeof(T) == sizeof(float);  // rows of V are the pixels in the tensors
-    parallel_for((tiles.count + MC - 1) / MC, 1, [&](int64_t block) {
-      const int64_t first = block * MC;
-      float *v = thread_scratch(thread_floats(in.vectors())), *m = v + POINTS * v_stride;
-      const int64_t count = tiles.count - first < MC ? tiles.count - first : MC;
+    parallel_for((tiles.count + mc - 1) / mc, 1, [&](int64_t block) {
+      const int64_t first = block * mc;
+      float *v = thread_scratch(POINTS * (v_stride + m_stride)), *m = v + POINTS * v_stride;
+      const int64_t count = tiles.count - first < mc ? tiles.count - first : mc;
       const int64_t unpacked_count = unpacked ? count / MR * MR : 0;  // MR rows that begin in the tensor end there, too
       for (int64_t t = unpacked_count; t < count; ++t) {
         const auto tile = tiles.tile(first + t);

@@ -5,24 +5,24 @@
 //
 //     M[f] (tiles x outputs)  =  V[f] (tiles x inputs)  times  U[f] (inputs x outputs)
 //
-//     V   transformed input of MC tiles      (POINTS, MC, K)            K: inputs, rounded up to whole vectors
+//     V   transformed input of mc tiles      (POINTS, mc, K)            K: inputs, rounded up to whole vectors
 //     U   transformed weights, packed        (NR panels, POINTS, K, NR)     NR: 2 vectors of outputs; 1 in a last
-//     M   what the microkernel computes      (POINTS, MC, NR)               panel without a second
+//     M   what the microkernel computes      (POINTS, mc, NR)               panel without a second
 //
 //              K -->                       panel 0                 panel 1
 //        tile 0 | v v v v ... |            | NR |  input 0         | NR |
 //        tile 1 | v v v v ... |  MR rows   | NR |  input 1         | NR |
 //          ...                   at once   | .. |    ...           | .. |
-//        tile MC - 1                       | NR |  input K - 1     | NR |
+//        tile mc - 1                       | NR |  input K - 1     | NR |
 //                                            one such for each point before the next panel's
 //
 // The loops around them are in ../dense.cpp:
 //
-//     for each MC tiles                                    (threads)
-//       transform their input: V                           stays in L2
+//     for each mc tiles                                    (threads)
+//       transform their input: V                           stays in L2; of a 1x1 kernel in L1
 //       for each NR outputs
 //         for each point f
-//           for each MR of the MC tiles                    microkernel: MR x K times K x NR
+//           for each MR of the mc tiles                    microkernel: MR x K times K x NR
 //         transform M to pixels; + bias, GELU, + residual; store
 #pragma once
 #include "../dense.h"

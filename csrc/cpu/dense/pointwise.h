@@ -9,9 +9,15 @@ namespace {
 
 struct Pointwise {
   static constexpr int POINTS = 1, TAPS = 1;
-  static constexpr int MC = 8 * MR;  // pixels of a block
+  static constexpr int64_t L1_INPUT_BYTES = 14 << 10;  // of a block; the panel of weights and the next need as much
   static constexpr int GRADIENT_KC = 128,
                        SPLIT_K = 16;  // pixels that a weight gradient packs at once; parts of its sum
+
+  // Pixels of a block: so many that their inputs stay in L1 from panel to panel.
+  static int64_t mc(int64_t K) {
+    const int64_t fit = L1_INPUT_BYTES / (K * int64_t(sizeof(float))) / MR * MR;
+    return fit < 2 * MR ? 2 * MR : fit > 8 * MR ? 8 * MR : fit;
+  }
 
   struct Tiles {
     int64_t count;

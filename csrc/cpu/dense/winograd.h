@@ -22,8 +22,8 @@ constexpr float NP = 0.5f / (P2 * (P2 - Q2)), NQ = 0.5f / (Q2 * (Q2 - P2));
 
 struct Winograd {
   static constexpr int POINTS = 36, TAPS = 9;
-  static constexpr int MC = 2 * MR;                    // tiles of a block
   static constexpr int GRADIENT_KC = 64, SPLIT_K = 4;  // tiles that a weight gradient packs at once; parts of its sum
+  static int64_t mc(int64_t) { return 2 * MR; }        // tiles of a block: V, and a panel of U, stay in L2
 
   struct Tiles {
     int64_t height, width, rows, columns, count;

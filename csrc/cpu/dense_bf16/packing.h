@@ -2,8 +2,8 @@
 //
 // A convolution is a sum of matrix products, one for each tap (i, j) of the kernel:
 //
-//     C (pixels x outputs) = sum over taps of  A shifted by the tap (pixels x inputs)  times  B of the tap (inputs x
-//     outputs)
+//     C  =  sum over taps of  A, shifted by the tap,  times  B of the tap
+//     pixels x outputs        pixels x inputs                inputs x outputs
 //
 // A: the zero-padded image as a sequence of pixels, row after row. Each row begins with `pad` zero pixels, which also
 // end the row above, so a tap is one offset, i * pitch + j pixels, and MR pixels may run across the end of a row. What

@@ -31,14 +31,15 @@ struct BlockRange {  // of blocks of 32 channels
   int64_t count() const { return end - begin; }
 };
 
-// How the work is cut.
+// How the work is cut. Threads beyond the parts of the sum share the channels of x or of the gradient, of which there
+// are more.
 struct WeightGradientBlocking {
   int64_t x_blocks, grad_blocks;           // of 32 channels
-  int64_t panel_rows;                      // at most, that are packed at once
-  int64_t panels_per_image, panels;        // of the batch
-  int64_t k_parts;                         // at most SPLIT_K
-  bool split_x;                            // threads beyond these share the channels of x, or of the gradient if it has
-  int64_t channel_parts;                   // more: so many
+  int64_t panel_rows;                      // of an image, packed at once; at most
+  int64_t panels_per_image, panels;        // panels: of the batch
+  int64_t k_parts;                         // of the sum over pixels; at most SPLIT_K
+  bool split_x;                            // the channels of x are shared, else those of the gradient
+  int64_t channel_parts;                   // so many ways
   int64_t floats_per_k_part, bias_floats;  // of sums
 
   WeightGradientBlocking(const PaddedImage& image, int64_t batch, const InputTensor& x, const InputTensor& grad)
