@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import tracemalloc
 
+# Beside another busy process, threads that wait for each other by spinning take most of the time of a test.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import torch
