@@ -1,9 +1,9 @@
 """What pyproject.toml cannot say: kernels/ installs as sinfusion.kernels, and CMake builds the native libraries."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
-    packages=["sinfusion"] + [f"sinfusion.{name}" for name in ("cli", "kernels", "media", "ops", "patches")],
+    packages=[*find_packages(include=["sinfusion*"]), "sinfusion.kernels"],
     package_dir={"sinfusion": "sinfusion", "sinfusion.kernels": "kernels"},
     package_data={"sinfusion": ["py.typed"]},
     exclude_package_data={"sinfusion": ["*.so"]},

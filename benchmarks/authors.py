@@ -59,9 +59,9 @@ def _diffusion(module: str, kind: str, network: Network, device: torch.device) -
         frame_conditioned=network.in_channels == 6,
     )  # fmt: skip
     create = getattr(importlib.import_module(f"diffusion.{module}"), kind)
-    made: nn.Module = create(model, training_target="noise", noise_schedule="cosine", timesteps=50)
-    made.log = lambda *_, **__: None  # type: ignore[assignment]  # there is no logger
-    return made.to(device)
+    outputs: nn.Module = create(model, training_target="noise", noise_schedule="cosine", timesteps=50)
+    outputs.log = lambda *_, **__: None  # type: ignore[assignment]  # there is no logger
+    return outputs.to(device)
 
 
 def training_step(network: Network, crop: tuple[int, int], device: torch.device) -> Callable[[], None]:
@@ -127,11 +127,11 @@ def next_frame(network: Network, size: tuple[int, int], batch: int, device: torc
     """A frame of their generate_video: 50 evaluations of the Predictor, 3 of the Projector."""
     predictor = _predictor(network, device).eval()
     projector = _projector(network, device).eval()
-    picture = 2 * torch.rand(batch, 3, *size, device=device) - 1
+    image = 2 * torch.rand(batch, 3, *size, device=device) - 1
 
     def frame() -> Tensor:
-        made = projector.q_sample(predictor.sample(condition=picture, frame_diff=1), 3)
-        corrected: Tensor = projector.sample(custom_initial_img=made, custom_timesteps=3)
+        outputs = projector.q_sample(predictor.sample(condition=image, frame_diff=1), 3)
+        corrected: Tensor = projector.sample(custom_initial_img=outputs, custom_timesteps=3)
         return corrected
 
     return frame

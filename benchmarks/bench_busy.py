@@ -38,11 +38,11 @@ def burn() -> None:
 def functions(folder: Path) -> dict[str, object]:
     """A training step and a frame of a rollout, of an untrained Predictor."""
     import sinfusion
+    from sinfusion.generation.video import stream
     from sinfusion.recipe import TINY
     from sinfusion.roles import PREDICTOR
-    from sinfusion.rollout import stream
     from sinfusion.scene import render
-    from sinfusion.trainer import Trainer
+    from sinfusion.training.trainer import Trainer
 
     recipe = TINY.replace(predictor_steps=1, projector_steps=1)
     runs = {

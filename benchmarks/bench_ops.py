@@ -63,13 +63,13 @@ def test_depthwise_norm_against_pytorch(benchmark, quick, crop_size, channels, w
 
 
 class Shapes:
-    """Random tensors of one batch of pictures on a device."""
+    """Random tensors of one batch of images on a device."""
 
     def __init__(self, device, batch, size, network):
         self.device, self.batch, self.size, self.network = device, batch, size, network
         self.dtype, self.pixels = choose_dtype("auto", device), batch * size[0] * size[1]
 
-    def picture(self, channels, dtype=None):
+    def image(self, channels, dtype=None):
         value = torch.randn(self.batch, channels, *self.size, device=self.device).to(dtype or self.dtype)
         return value.contiguous(memory_format=torch.channels_last)
 
@@ -90,7 +90,7 @@ def native_and_reference(operator, function, device):
 
 
 def depthwise_norm(shapes, channels, backward):
-    x = shapes.picture(channels)
+    x = shapes.image(channels)
     leaves = (shapes.vector(channels, 1, 7, 7), shapes.vector(channels), shapes.vector(shapes.batch, channels),
               shapes.vector(channels), shapes.vector(channels))  # fmt: skip
     forward = functools.partial(torch.ops.sinfusion.depthwise_norm, x, *leaves, None, 1e-5, True)
@@ -100,7 +100,7 @@ def depthwise_norm(shapes, channels, backward):
         return functions, floors.depthwise_norm_forward(shapes.pixels, channels, save=True)
     _, *kept = forward()
     gradients = functools.partial(
-        torch.ops.sinfusion.depthwise_norm_backward, shapes.picture(channels), x, None, *kept, leaves[0], leaves[3],
+        torch.ops.sinfusion.depthwise_norm_backward, shapes.image(channels), x, None, *kept, leaves[0], leaves[3],
         True, True,
     )  # fmt: skip
     functions = native_and_reference("depthwise_norm_backward", gradients, shapes.device)
@@ -108,9 +108,9 @@ def depthwise_norm(shapes, channels, backward):
 
 
 def dense_forward(shapes, channels, outputs, kernel, gelu):
-    x, weight, bias = shapes.picture(channels), _weight(shapes, channels, outputs, kernel), shapes.vector(outputs)
+    x, weight, bias = shapes.image(channels), _weight(shapes, channels, outputs, kernel), shapes.vector(outputs)
     rounded = weight.to(shapes.dtype)
-    residual = None if gelu else shapes.picture(outputs)
+    residual = None if gelu else shapes.image(outputs)
     operator = functools.partial(torch.ops.sinfusion.dense, x, weight, bias, residual, None, rounded, gelu, gelu)
     functions = native_and_reference("dense", operator, x.device)
     if shapes.device.type == "cuda":
@@ -130,8 +130,8 @@ def dense_forward(shapes, channels, outputs, kernel, gelu):
 def dense_backward(shapes, channels, outputs, kernel, gelu):
     if shapes.device.type == "cuda":
         pytest.skip("a GPU makes the two gradients apart: dense input gradient, dense weight gradient")
-    x, weight, bias = shapes.picture(channels), _weight(shapes, channels, outputs, kernel), shapes.vector(outputs)
-    rounded, grad = weight.to(shapes.dtype), shapes.picture(outputs)
+    x, weight, bias = shapes.image(channels), _weight(shapes, channels, outputs, kernel), shapes.vector(outputs)
+    rounded, grad = weight.to(shapes.dtype), shapes.image(outputs)
     _, z = torch.ops.sinfusion.dense(x, weight, bias, None, None, rounded, gelu, gelu)
     operator = functools.partial(
         torch.ops.sinfusion.dense_backward, grad, x, None, z, weight, bias, rounded, gelu, True
@@ -147,7 +147,7 @@ def dense_gradient(shapes, channels, outputs, kernel, of_input):
         pytest.skip("a CPU makes both gradients at once: dense backward")
     from sinfusion.kernels import dense as implicit
 
-    x, grad, weight = shapes.picture(channels), shapes.picture(outputs), _weight(shapes, channels, outputs, kernel)
+    x, grad, weight = shapes.image(channels), shapes.image(outputs), _weight(shapes, channels, outputs, kernel)
     rounded = weight.to(shapes.dtype)
 
     def cudnn():
@@ -174,7 +174,7 @@ def _each_config(function, *arguments):
 
 
 def gelu_forward(shapes, channels):
-    z, bias = shapes.picture(channels), shapes.vector(channels)
+    z, bias = shapes.image(channels), shapes.vector(channels)
     rounded = bias.to(shapes.dtype)[:, None, None]
     functions = {"pytorch": lambda: F.gelu(z + rounded)}
     if shapes.device.type == "cuda":
@@ -185,7 +185,7 @@ def gelu_forward(shapes, channels):
 
 
 def gelu_backward(shapes, channels):
-    z, grad, bias = shapes.picture(channels), shapes.picture(channels), shapes.vector(channels)
+    z, grad, bias = shapes.image(channels), shapes.image(channels), shapes.vector(channels)
     rounded = bias.to(shapes.dtype)[:, None, None]
     functions = {"pytorch": lambda: torch.ops.aten.gelu_backward(grad, z + rounded).sum((0, 2, 3))}
     if shapes.device.type == "cuda":
@@ -199,18 +199,18 @@ def sample_crops(shapes):
     seeds, step = shapes.seeds()
     frames = torch.randint(256, (12, *(side + 8 for side in shapes.size), 3), dtype=torch.uint8, device=shapes.device)
     places = torch.tensor([[4, 1, 2, 3]] * shapes.batch, device=shapes.device)
-    blotches = shapes.vector(shapes.batch, 3, *(side // 8 + 2 for side in shapes.size))
-    operator = functools.partial(ops.sample_crops, frames, places, shapes.vector(shapes.batch, 8), blotches, seeds,
+    coarse_noise = shapes.vector(shapes.batch, 3, *(side // 8 + 2 for side in shapes.size))
+    operator = functools.partial(ops.sample_crops, frames, places, shapes.vector(shapes.batch, 8), coarse_noise, seeds,
                                  step, (0, 1), 1, shapes.size, shapes.dtype)  # fmt: skip
     return native_and_reference("sample_crops", operator, shapes.device), floors.sample_crops(shapes.pixels, 1)
 
 
 def ddpm_step(shapes):
     seeds, counter = shapes.seeds()
-    # A picture that stays finite, however often the step is taken.
+    # An image that stays finite, however often the step is taken.
     row = torch.tensor([0.1, 0.1, 0.0, 0.1, 0.0, 0.5, 0.1, 1.0, 0.0], device=shapes.device)
-    operator = functools.partial(ops.ddpm_step, shapes.picture(3, torch.float32), shapes.picture(3), None, row, seeds,
-                                 0, counter, shapes.picture(6))  # fmt: skip
+    operator = functools.partial(ops.ddpm_step, shapes.image(3, torch.float32), shapes.image(3), None, row, seeds,
+                                 0, counter, shapes.image(6))  # fmt: skip
     return native_and_reference("ddpm_step", operator, shapes.device), floors.ddpm_step(shapes.pixels)
 
 
@@ -225,7 +225,7 @@ def adam_ema(shapes):
 def network_forward(shapes):
     network = NextNet(*shapes.network[:1], 3, *shapes.network[1:], frame_offset=True, dtype=shapes.dtype)
     network = network.to(shapes.device)
-    x, shifts = shapes.picture(6), shapes.vector(shapes.batch, sum(shapes.network.widths))
+    x, shifts = shapes.image(6), shapes.vector(shapes.batch, sum(shapes.network.widths))
     operator = functools.partial(network.evaluate, x, shifts)
     functions = {"native": clock.shipped(operator), "reference": clock.by_reference(operator)}
     return functions, floors.network_forward(shapes.pixels, shapes.network)

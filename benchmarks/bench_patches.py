@@ -51,7 +51,7 @@ def frames(request):
     def at(count, size, first=0):
         if path is None:
             return render(first + count, size)[first:]
-        return read_media(path, start=first, stop=first + count, size=size, say=lambda _: None).frames
+        return read_media(path, start=first, stop=first + count, size=size, log=lambda _: None).frames
 
     return at
 

@@ -19,10 +19,10 @@ import floors
 import pytest
 import torch
 
-from sinfusion.graph import replayed
+from sinfusion.generation.video import next_frame, stream
+from sinfusion.ops.cuda_graph import cuda_graphed
 from sinfusion.recipe import FAST, PAPER, TINY
 from sinfusion.roles import PREDICTOR, PROJECTOR
-from sinfusion.rollout import next_frame, stream
 
 BOTH = [PREDICTOR, PROJECTOR]
 
@@ -37,10 +37,10 @@ def frame_floor(recipe, network, pixels, limits):
 def one_frame(run, batch):
     """A function that makes a frame, replayed as `stream` does it."""
     device = run.device
-    seeds, moment = torch.arange(batch, device=device), torch.ones((), dtype=torch.int64, device=device)
-    picture = torch.zeros(batch, 3, *run.size, device=device)
-    advance = replayed(lambda picture, moment: next_frame(run, picture, seeds, moment), device, run.graph)
-    return lambda: advance(picture, moment)
+    seeds, frame_index = torch.arange(batch, device=device), torch.ones((), dtype=torch.int64, device=device)
+    image = torch.zeros(batch, 3, *run.size, device=device)
+    advance = cuda_graphed(lambda image, frame_index: next_frame(run, image, seeds, frame_index), device, run.graph)
+    return lambda: advance(image, frame_index)
 
 
 def seconds_of_a_video(run, batch, frames):

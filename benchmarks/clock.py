@@ -136,10 +136,10 @@ def last_recorded(name: str, function: Function) -> Function:
     real, calls = cpu.prepared, []
 
     def prepared(called: str, *arguments: Any) -> Any:
-        made = real(called, *arguments)
+        outputs = real(called, *arguments)
         if called == name:
-            calls.append(made)
-        return made
+            calls.append(outputs)
+        return outputs
 
     with mock.patch.object(cpu, "prepared", prepared):
         function()
@@ -187,9 +187,9 @@ def _products(device: torch.device, side: int, dtype: torch.dtype) -> float:
     operations = {"product": 2 * side**3}
     functions: dict[str, Function] = {"product": lambda: torch.mm(a, b, out=out)}
     if device.type == "cpu":  # PyTorch asks one library for products and another for convolutions: which one is faster?
-        picture = torch.randn(1, side // 4, 64, 64).to(dtype, memory_format=torch.channels_last)
+        image = torch.randn(1, side // 4, 64, 64).to(dtype, memory_format=torch.channels_last)
         weight = torch.randn(side // 4, side // 4, 3, 3).to(dtype, memory_format=torch.channels_last)
-        functions["convolution"] = lambda: F.conv2d(picture, weight, padding=1)
+        functions["convolution"] = lambda: F.conv2d(image, weight, padding=1)
         operations["convolution"] = 2 * 64**2 * weight.numel()
     samples = _samples(functions, device, LIMIT_ROUNDS)
     return max(operations[name] / min(samples[name]) for name in functions)

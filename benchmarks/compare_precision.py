@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from sinfusion import ops
 from sinfusion.cli.options import parse_size
 from sinfusion.media import Clip, read_video
-from sinfusion.planning import new_run
 from sinfusion.recipe import RECIPES, Recipe
 from sinfusion.roles import PREDICTOR
-from sinfusion.trainer import Trainer
+from sinfusion.training.request import new_run
+from sinfusion.training.trainer import Trainer
 
 MEAN = 50  # steps to a mean
 
@@ -67,7 +67,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
 def main(settings: Settings) -> None:
     ops.keep_memory()  # as the command line does
     height, width = parse_size(settings.size)
-    frames = read_video(settings.clip, size=(height, width), say=lambda _: None).frames[: settings.stop]
+    frames = read_video(settings.clip, size=(height, width), log=lambda _: None).frames[: settings.stop]
     recipe = RECIPES[settings.recipe].replace(dense_kernel=settings.dense_kernel)
     runs = {"fp32": ("fp32", 0), "bf16": ("bf16", 0), "fp32, another seed": ("fp32", 1)}
     found = {name: losses(frames, recipe, settings.steps, *how) for name, how in runs.items()}

@@ -23,24 +23,24 @@ from machine import machine
 
 from sinfusion import ops
 from sinfusion.cli.options import parse_size
-from sinfusion.evaluation import change, conditional_mean, high_frequency, mean_psnr
+from sinfusion.generation.video import generate
 from sinfusion.media import Clip, contact_sheet, read_video, write_image
-from sinfusion.planning import new_run
+from sinfusion.metrics.evaluation import change, conditional_mean, high_frequency, mean_psnr
 from sinfusion.recipe import TINY, Recipe
 from sinfusion.roles import PREDICTOR, PROJECTOR
-from sinfusion.rollout import generate
 from sinfusion.run import Run, load
-from sinfusion.trainer import Trainer
+from sinfusion.training.request import new_run
+from sinfusion.training.trainer import Trainer
 
 # Name of a variant -> what it changes in `tiny` (projector: steps for a Projector, which then corrects each frame).
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {},
-    "levels around the spread alone": {"level_mean": 0.0, "level_top_share": 0.0},
-    "no top level": {"level_top_share": 0.0},
-    "level mean 0": {"level_mean": 0.0},
-    "clean condition": {"condition_noise": 0.0, "condition_drift": 0.0},
-    "no drift on the condition": {"condition_drift": 0.0},
-    "drift 2 on the condition": {"condition_drift": 2.0},
+    "levels around sigma_data alone": {"log_sigma_mean": 0.0, "sigma_max_share": 0.0},
+    "no top level": {"sigma_max_share": 0.0},
+    "level mean 0": {"log_sigma_mean": 0.0},
+    "clean condition": {"white_condition_noise": 0.0, "coarse_condition_noise": 0.0},
+    "no drift on the condition": {"coarse_condition_noise": 0.0},
+    "drift 2 on the condition": {"coarse_condition_noise": 2.0},
     "Projector correction": {"projector": 0.5, "correction_timesteps": 3},
     "Euler sampler": {"sampler": "euler"},
     "dense 3x3, depth 8": {"dense_kernel": 3, "depth": 8},
@@ -84,16 +84,16 @@ def train(
 
 def measure(run: Run, known: np.ndarray, held: np.ndarray, seed: int, sheet: Path | None) -> dict[str, float]:
     """Every figure of one trained run."""
-    made = generate(run, 60, count=4, start=0, seed=seed)
+    outputs = generate(run, 60, count=4, start=0, seed=seed)
     if sheet is not None:
-        write_image(sheet, contact_sheet(made[0], columns=6), overwrite=True)
+        write_image(sheet, contact_sheet(outputs[0], columns=6), overwrite=True)
     figures = {
         "mean_trained_db": mean_psnr(conditional_mean(run, known), known[1:]),
         "repeat_trained_db": mean_psnr(known[:-1], known[1:]),
-        "change": float(np.mean([change(video) for video in made])) / change(known),
-        "change_last": float(np.mean([change(video[-15:]) for video in made])) / change(known),
-        "high_frequency": high_frequency(made) / high_frequency(known),
-        "high_frequency_last": high_frequency(made[:, -15:]) / high_frequency(known),
+        "change": float(np.mean([change(video) for video in outputs])) / change(known),
+        "change_last": float(np.mean([change(video[-15:]) for video in outputs])) / change(known),
+        "high_frequency": high_frequency(outputs) / high_frequency(known),
+        "high_frequency_last": high_frequency(outputs[:, -15:]) / high_frequency(known),
     }
     if len(held) > 1:
         figures["mean_unseen_db"] = mean_psnr(conditional_mean(run, held), held[1:])
@@ -125,7 +125,7 @@ def main(settings: Settings) -> None:
     trained = load(settings.run) if settings.run else None
     height, width = trained.size if trained else parse_size(settings.size)
     stop = len(trained.frames) if trained else settings.stop
-    frames = read_video(settings.clip, size=(height, width), say=lambda _: None).frames
+    frames = read_video(settings.clip, size=(height, width), log=lambda _: None).frames
     known, held = frames[:stop], frames[stop - 1 :]
     report: dict[str, Any] = {
         "clip": settings.clip.name, "size": f"{width}x{height}", "frames": stop, "seed": settings.seed, **machine(),

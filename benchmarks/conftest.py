@@ -14,10 +14,10 @@ from machine import machine
 from sinfusion import ops
 from sinfusion.media import Clip, read_media
 from sinfusion.ops._choice import chosen_backend
-from sinfusion.planning import new_run
 from sinfusion.precision import choose_device
 from sinfusion.scene import render
-from sinfusion.trainer import Trainer
+from sinfusion.training.request import new_run
+from sinfusion.training.trainer import Trainer
 
 PATHS = {
     "--released": "checkout of the authors' sinfusion-code to compare with",
@@ -31,7 +31,7 @@ def pytest_addoption(parser):
     for option, what in PATHS.items():
         parser.addoption(option, type=Path, default=None, help=what)
     parser.addoption("--device", default="auto", help="auto, cpu or cuda: where to measure")
-    parser.addoption("--quick", action="store_true", help="small pictures and networks, few rounds: a rehearsal")
+    parser.addoption("--quick", action="store_true", help="small images and networks, few rounds: a rehearsal")
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def quick(request):
 @pytest.fixture
 def not_for_hours(device, quick):
     if device.type == "cpu" and not quick:
-        pytest.skip("takes a CPU hours: pass --quick for small pictures and networks")
+        pytest.skip("takes a CPU hours: pass --quick for small images and networks")
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +107,7 @@ def untrained(request, tmp_path, device, frame_size, network):
     path = request.config.getoption("--clip")
 
     def make(recipe, roles, graph=True, size=frame_size, network=network):
-        frames = render(12, size) if path is None else read_media(path, size=size, say=lambda _: None).frames
+        frames = render(12, size) if path is None else read_media(path, size=size, log=lambda _: None).frames
         clip = Clip(frames, 20.0, "video", size)
         recipe = recipe.replace(filters=network.filters, depth=network.depth, dense_kernel=network.kernel)
         run = new_run("clip", clip, tmp_path / f"{recipe.name}-{graph}", recipe, roles, None, 0, True, 0)

@@ -111,14 +111,14 @@ def gelu_backward(pixels: int, channels: int) -> Work:
 
 
 def sample_crops(pixels: int, conditions: int) -> Work:
-    """Frames in as uint8, input, target in fp32; noise, and grain on the conditions, without blotches."""
+    """Frames in as uint8, input, target in fp32; noise, and white noise on the conditions, without coarse_noise."""
     operations = (conditions + 1) * 2 + conditions * (NORMAL + 3) + NORMAL + 10
     return Work(pixels * 3 * ((conditions + 1) * (1 + 2) + 4), elementwise=pixels * 3 * operations)
 
 
-def ddpm_step(pixels: int, centre: bool = False) -> Work:
-    """x in fp32 in and out, the network's output in, its next input; a centre in fp32 in."""
-    return Work(pixels * 3 * (8 + 2 + 2 + 4 * centre), elementwise=pixels * 3 * (NORMAL + 11 + 4 * centre))
+def ddpm_step(pixels: int, prior_mean: bool = False) -> Work:
+    """x in fp32 in and out, the network's output in, its next input; a prior mean in fp32 in."""
+    return Work(pixels * 3 * (8 + 2 + 2 + 4 * prior_mean), elementwise=pixels * 3 * (NORMAL + 11 + 4 * prior_mean))
 
 
 def adam_ema(parameters: int) -> Work:

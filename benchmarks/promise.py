@@ -29,9 +29,9 @@ import numpy as np
 import tyro
 from machine import machine
 
-from sinfusion.evaluation import change, conditional_mean, high_frequency, mean_psnr
+from sinfusion.generation.video import generate
 from sinfusion.media import contact_sheet, read_video, write_image
-from sinfusion.rollout import generate
+from sinfusion.metrics.evaluation import change, conditional_mean, high_frequency, mean_psnr
 from sinfusion.run import load
 
 BUSY = "while True: pass"
@@ -89,16 +89,16 @@ def measure(path: Path, frames: np.ndarray, stop: int, sheet: Path | None) -> di
     """The figures of a run."""
     run = load(path)
     known, held = frames[:stop], frames[stop - 1 :]
-    made = generate(run, 60, count=2, start=0)
+    outputs = generate(run, 60, count=2, start=0)
     if sheet is not None:
         own = generate(run, 10, seed=1)[0]
-        write_image(sheet, contact_sheet(np.concatenate((made[0], own)), columns=10), overwrite=True)
+        write_image(sheet, contact_sheet(np.concatenate((outputs[0], own)), columns=10), overwrite=True)
     figures: dict[str, Any] = {
         "size": f"{run.size[1]}x{run.size[0]}",
         "steps": {name: model["steps"] for name, model in run.models.items()},
         "trained_db": mean_psnr(conditional_mean(run, known), known[1:]) - mean_psnr(known[:-1], known[1:]),
-        "change": float(np.mean([change(video) for video in made])) / change(known),
-        "high_frequency": high_frequency(made) / high_frequency(known),
+        "change": float(np.mean([change(video) for video in outputs])) / change(known),
+        "high_frequency": high_frequency(outputs) / high_frequency(known),
     }
     if len(held) > 1:
         figures["unseen_db"] = mean_psnr(conditional_mean(run, held), held[1:]) - mean_psnr(held[:-1], held[1:])
@@ -126,7 +126,7 @@ def main(settings: Settings) -> None:
                 sheet = settings.sheets / f"{what}-{scenario.replace(' ', '-')}.png" if settings.sheets else None
                 if what == "train":
                     side = load(run).size
-                    frames = read_video(settings.clip, size=side, say=lambda _: None).frames
+                    frames = read_video(settings.clip, size=side, log=lambda _: None).frames
                 else:
                     frames = load(run).frames
                 stop = settings.stop if what == "train" else len(frames)

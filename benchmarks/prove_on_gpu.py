@@ -113,7 +113,7 @@ def paper(place: Place) -> Iterator[Command]:
 
 def _recipe(place: Place, recipe: str) -> Iterator[Command]:
     """Train, make a video, measure both."""
-    clip, out, made = place.asked.clip, place.details / f"{recipe}.mp4", str(place.scratch / recipe)
+    clip, out, outputs = place.asked.clip, place.details / f"{recipe}.mp4", str(place.scratch / recipe)
     sinfusion, device = [PYTHON, "-m", "sinfusion"], ["--device", place.asked.device]
     sampling = device + ["--steps", "4"] * place.asked.quick
     if clip is None:
@@ -123,13 +123,13 @@ def _recipe(place: Place, recipe: str) -> Iterator[Command]:
                "write_video(sys.argv[1], render(24, (int(sys.argv[3]), int(sys.argv[2]))), fps=20, overwrite=True)",
                str(clip), *size]  # fmt: skip
     yield [*sinfusion, "train", str(clip), "--recipe", recipe, "--minutes", str(place.asked.minutes), "--size",
-           place.size, "--out", made, *device]  # fmt: skip
-    yield [*sinfusion, "generate", made, "--frames", "4" if place.asked.quick else "60", "--out", str(out),
+           place.size, "--out", outputs, *device]  # fmt: skip
+    yield [*sinfusion, "generate", outputs, "--frames", "4" if place.asked.quick else "60", "--out", str(out),
            *sampling]  # fmt: skip
-    yield [*sinfusion, "evaluate", made, "--count", "1", "--json", str(place.details / f"{recipe}-evaluate.json"),
+    yield [*sinfusion, "evaluate", outputs, "--count", "1", "--json", str(place.details / f"{recipe}-evaluate.json"),
            *sampling]  # fmt: skip
     if not place.asked.quick:
-        yield [PYTHON, "benchmarks/compare_recipes.py", str(clip), "--run", made, "--out",
+        yield [PYTHON, "benchmarks/compare_recipes.py", str(clip), "--run", outputs, "--out",
                str(place.details / f"{recipe}-quality.json")]  # fmt: skip
 
 
@@ -307,7 +307,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--released", type=Path, help="checkout of the authors' sinfusion-code, to compare with")
     parser.add_argument("--minutes", type=float, help="training of each recipe; left out: 3 (--quick: a few seconds)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quick", action="store_true", help="small pictures and networks: a rehearsal")
+    parser.add_argument("--quick", action="store_true", help="small images and networks: a rehearsal")
     parser.add_argument("--steps", default=",".join(STEPS), help=f"any of {', '.join(STEPS)}; left out: all")
     asked = parser.parse_args(arguments)
     asked.steps = asked.steps.split(",")

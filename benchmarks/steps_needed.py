@@ -6,7 +6,7 @@ Each row is a training of `tiny` of its own, to the end of its schedule. A Predi
 (PSNR above repeating the last frame, on the transitions it was trained on and on those after them) and by rollouts of
 60 frames from frame 0: change between frames and high-frequency RMS relative to the clip's, patch distance to the clip
 (NNFDIST) in three windows of time. An Interpolator by its conditional mean (PSNR above the mean of its two frames). A
-Projector and an image model by four pictures of their own: sliced Wasserstein distance beside that between the clip's
+Projector and an image model by four images of their own: sliced Wasserstein distance beside that between the clip's
 halves, high-frequency RMS relative to the clip's, patch distance. And all by their contact sheets.
 """
 
@@ -24,20 +24,20 @@ import torch
 import tyro
 from machine import machine
 
-from sinfusion.crops import to_uint8
-from sinfusion.evaluation import change, conditional_mean, halves, high_frequency, mean_psnr, targets
+from sinfusion.generation.reverse_process import reverse, sampling_levels
+from sinfusion.generation.video import generate
 from sinfusion.media import Clip, contact_sheet, read_media, write_image
-from sinfusion.metrics import nnf, nnfdist, sliced_wasserstein
-from sinfusion.planning import new_run
+from sinfusion.metrics.evaluation import change, conditional_mean, halves, high_frequency, mean_psnr, targets
+from sinfusion.metrics.similarity import nnf, nnfdist, sliced_wasserstein
+from sinfusion.pixels import to_uint8
 from sinfusion.recipe import TINY
-from sinfusion.reverse import reverse, sampling_levels
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
-from sinfusion.rollout import generate
 from sinfusion.run import Run
-from sinfusion.trainer import Trainer
+from sinfusion.training.request import new_run
+from sinfusion.training.trainer import Trainer
 
 WINDOWS = ((0, 20), (20, 40), (40, 60))
-PICTURE_PATCH = (1, 7, 7)
+IMAGE_PATCH = (1, 7, 7)
 
 
 @dataclass
@@ -71,41 +71,41 @@ def trained(clip: np.ndarray, role: Role, steps: int, settings: Settings, folder
 
 
 def of_predictor(run: Run, known: np.ndarray, held: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
-    made = generate(run, 60, count=2, start=0, seed=seed)
+    outputs = generate(run, 60, count=2, start=0, seed=seed)
     figures = {
         "trained_db": mean_psnr(conditional_mean(run, known), known[1:]) - mean_psnr(known[:-1], known[1:]),
         "unseen_db": mean_psnr(conditional_mean(run, held), held[1:]) - mean_psnr(held[:-1], held[1:]),
-        "change": float(np.mean([change(video) for video in made])) / change(known),
-        "change_last": float(np.mean([change(video[-15:]) for video in made])) / change(known),
-        "high_frequency": high_frequency(made) / high_frequency(known),
-        "high_frequency_last": high_frequency(made[:, -15:]) / high_frequency(known),
-        "nnfdist": [float(np.mean([nnfdist(nnf(v[a:b], known)[1]) for v in made])) for a, b in WINDOWS],
+        "change": float(np.mean([change(video) for video in outputs])) / change(known),
+        "change_last": float(np.mean([change(video[-15:]) for video in outputs])) / change(known),
+        "high_frequency": high_frequency(outputs) / high_frequency(known),
+        "high_frequency_last": high_frequency(outputs[:, -15:]) / high_frequency(known),
+        "nnfdist": [float(np.mean([nnfdist(nnf(v[a:b], known)[1]) for v in outputs])) for a, b in WINDOWS],
     }
-    return figures, made[0]
+    return figures, outputs[0]
 
 
 def of_interpolator(run: Run, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
-    made, wanted = conditional_mean(run, known, INTERPOLATOR), targets(known, INTERPOLATOR)
+    outputs, wanted = conditional_mean(run, known, INTERPOLATOR), targets(known, INTERPOLATOR)
     average = (known[:-2].astype(np.float64) + known[2:]) / 2
-    return {"trained_db": mean_psnr(made, wanted) - mean_psnr(average, wanted)}, made.round().astype(np.uint8)
+    return {"trained_db": mean_psnr(outputs, wanted) - mean_psnr(average, wanted)}, outputs.round().astype(np.uint8)
 
 
-def of_pictures(run: Run, role: Role, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
+def of_images(run: Run, role: Role, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
     seeds = torch.arange(seed, seed + 4, dtype=torch.int64)
-    made = to_uint8(reverse(run, role, seeds, 0, sampling_levels(run, role), size=run.size)).numpy()
+    outputs = to_uint8(reverse(run, role, seeds, 0, sampling_levels(run, role), size=run.size)).numpy()
     _, one, other = halves(known)
     figures = {
-        "swd": sliced_wasserstein(made, known, PICTURE_PATCH, scales=2),
-        "swd_of_halves": sliced_wasserstein(one, other, PICTURE_PATCH, scales=2),
-        "high_frequency": high_frequency(made) / high_frequency(known),
-        "nnfdist": float(np.mean([nnfdist(nnf(picture, known[0], PICTURE_PATCH)[1]) for picture in made])),
+        "swd": sliced_wasserstein(outputs, known, IMAGE_PATCH, scales=2),
+        "swd_of_halves": sliced_wasserstein(one, other, IMAGE_PATCH, scales=2),
+        "high_frequency": high_frequency(outputs) / high_frequency(known),
+        "nnfdist": float(np.mean([nnfdist(nnf(image, known[0], IMAGE_PATCH)[1]) for image in outputs])),
     }
-    return figures, made
+    return figures, outputs
 
 
 def row(clip: Path, side: int, steps: int, settings: Settings) -> dict[str, Any]:
     role = ROLES[settings.role]
-    frames = read_media(clip, max_side=side, say=lambda _: None).frames[: settings.frames]
+    frames = read_media(clip, max_side=side, log=lambda _: None).frames[: settings.frames]
     stop = len(frames) - (max(1, len(frames) // 5) if role is PREDICTOR else 0)
     known, held = frames[:stop], frames[stop - 1 :]
     name = clip.parent.name if clip.stem == "input" else clip.stem
@@ -116,7 +116,7 @@ def row(clip: Path, side: int, steps: int, settings: Settings) -> dict[str, Any]
         elif role is INTERPOLATOR:
             figures, shown = of_interpolator(run, known, settings.seed)
         else:
-            figures, shown = of_pictures(run, role, known, settings.seed)
+            figures, shown = of_images(run, role, known, settings.seed)
     if settings.sheets:
         sheet = settings.sheets / f"{role.name}-{name}-{side}-{steps}-{settings.depth}-{settings.filters}.png"
         write_image(sheet, contact_sheet(shown, columns=10), overwrite=True)

@@ -28,11 +28,12 @@ import tyro
 from machine import machine
 
 import sinfusion
-from sinfusion import trainer
-from sinfusion.plan import read_journal
-from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights
+from sinfusion.checkpoint import last_checkpoint, load_optimizer, load_weights
+from sinfusion.run import load
+from sinfusion.training import trainer
+from sinfusion.training.plan import read_journal
 
-SETTINGS = {"filters": 4, "depth": 2, "batch_size": 1, "sampling_steps": 1, "free_sampling_steps": 1}
+SETTINGS = {"filters": 4, "depth": 2, "batch_size": 1, "sampling_steps": 1, "unconditional_sampling_steps": 1}
 MODELS = ("predictor", "projector", "interpolator")
 
 

@@ -9,7 +9,7 @@ and (taps x channels, outputs), whose left side is never made: each step loads t
 image. The gradient of the input is the same with taps in reverse; that of the weights sums over pixels, split among
 programs and added up in a fixed order.
 
-What an H200 needs at least for a picture of 136x243 in bf16 (790 TFLOP/s; memory 4 TB/s; from L2 some 5.5 TB/s):
+What an H200 needs at least for an image of 136x243 in bf16 (790 TFLOP/s; memory 4 TB/s; from L2 some 5.5 TB/s):
 
                           arithmetic   memory                 L2, default configuration
     64 -> 192, 3x3            9.3 us   4 us, with z 7 us      13 to 17 us

@@ -20,7 +20,7 @@ from torch import Tensor
 
 NUMBERS = 1024  # of one program of forward: 8 a thread
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
-PIXELS, STEPS = 32, 4  # of one program of backward: 64 channels of 128 pixels, 775 programs for the picture above
+PIXELS, STEPS = 32, 4  # of one program of backward: 64 channels of 128 pixels, 775 programs for the image above
 
 
 @triton.jit

@@ -138,8 +138,8 @@ def _write(machine: str) -> None:
     stored = _read()
     stored[machine] = stored.get(machine, {}) | _choices[machine]
     file = _file()
-    beside = file.with_suffix(f".{os.getpid()}")
+    temporary = file.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(stored, indent=1, sort_keys=True), encoding="utf-8")
-        beside.replace(file)
+        temporary.write_text(json.dumps(stored, indent=1, sort_keys=True), encoding="utf-8")
+        temporary.replace(file)

@@ -18,24 +18,24 @@ if (Path(__file__).parent.parent / "kernels" / "__init__.py").exists():
     __path__.append(str(Path(__file__).parent.parent))
 
 if TYPE_CHECKING:
-    from .evaluation import evaluate
-    from .image_tasks import edit
+    from .generation.image import edit
+    from .generation.video import extrapolate, generate, retarget, upsample
     from .media import read_image, read_video, write_video
+    from .metrics.evaluation import evaluate
     from .ops import keep_memory
     from .released import import_released
-    from .rollout import extrapolate, generate, retarget, upsample
     from .run import load
-    from .training import train
+    from .training.session import train
 
 _HOMES = {
-    "train": "training",
+    "train": "training.session",
     "load": "run",
-    "generate": "rollout",
-    "extrapolate": "rollout",
-    "upsample": "rollout",
-    "retarget": "rollout",
-    "edit": "image_tasks",
-    "evaluate": "evaluation",
+    "generate": "generation.video",
+    "extrapolate": "generation.video",
+    "upsample": "generation.video",
+    "retarget": "generation.video",
+    "edit": "generation.image",
+    "evaluate": "metrics.evaluation",
     "import_released": "released",
     "keep_memory": "ops",
     "read_image": "media",

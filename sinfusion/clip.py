@@ -1,8 +1,8 @@
-"""Frames in memory: `Clip`, and what else is taken for pictures and videos.
+"""Frames in memory: `Clip`, and what else is taken for images and videos.
 
-as_pixels(anything)         # (T, H, W, 3) uint8 of a video, (H, W, 3) of a picture
-as_frames(anything)         # (T, H, W, 3), of a picture too
-as_picture(anything)        # (H, W, 3)
+as_pixels(anything)         # (T, H, W, 3) uint8 of a video, (H, W, 3) of an image
+as_frames(anything)         # (T, H, W, 3), of an image too
+as_image(anything)        # (H, W, 3)
 as_mask(anything)           # (H, W) or (T, H, W) bool
 """
 
@@ -25,7 +25,7 @@ CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
 
 @dataclass(frozen=True, repr=False)
 class Clip:
-    """Frames in memory. A picture is a clip of one frame and kind `image`."""
+    """Frames in memory. An image is a clip of one frame and kind `image`."""
 
     frames: np.ndarray  # (T, H, W, 3) uint8, sRGB
     fps: float
@@ -56,12 +56,12 @@ def check_fps(fps: float) -> None:
 
 
 def as_pixels(value: Any, what: str = "the frames") -> np.ndarray:
-    """(T, H, W, 3) uint8 of a video, (H, W, 3) of a picture; without a copy where it is that already.
+    """(T, H, W, 3) uint8 of a video, (H, W, 3) of an image; without a copy where it is that already.
 
     value: an array or tensor (T, H, W, C) or (H, W, C), C being 1 (grey), 3 or 4 (transparency is laid over white), or
     grey (T, H, W) or (H, W); channels may come before rows and columns where that is plain, as (T, 3, H, W) is, and of
     tensors (3, H, W). Values: uint8, or other whole numbers from 0 to 255; floats from 0 to 1; bool, black and white. A
-    Pillow image. A Clip. A list or tuple of pictures of one size, a video. `what` names it in errors.
+    Pillow image. A Clip. A list or tuple of images of one size, a video. `what` names it in errors.
 
     Raises SinfusionError for everything else.
     """
@@ -80,16 +80,16 @@ def as_pixels(value: Any, what: str = "the frames") -> np.ndarray:
 
 
 def as_frames(value: Any, what: str = "the frames") -> np.ndarray:
-    """(T, H, W, 3) uint8 of what `as_pixels` takes; a picture is one frame."""
+    """(T, H, W, 3) uint8 of what `as_pixels` takes; an image is one frame."""
     pixels = as_pixels(value, what)
     return pixels[None] if pixels.ndim == 3 else pixels
 
 
-def as_picture(value: Any, what: str = "the picture") -> np.ndarray:
-    """(H, W, 3) uint8 of what `as_pixels` takes for a picture, or for a video of one frame."""
+def as_image(value: Any, what: str = "the image") -> np.ndarray:
+    """(H, W, 3) uint8 of what `as_pixels` takes for an image, or for a video of one frame."""
     frames = as_frames(value, what)
     if len(frames) > 1:
-        raise SinfusionError(f"{what} must be one picture, (H, W, 3) uint8, not {len(frames)} frames.")
+        raise SinfusionError(f"{what} must be one image, (H, W, 3) uint8, not {len(frames)} frames.")
     return frames[0]
 
 
@@ -107,35 +107,35 @@ def as_mask(value: Any, what: str = "the mask") -> np.ndarray:
     return as_pixels(value, what).mean(-1) > 127.5
 
 
-def from_pillow(picture: Image.Image) -> np.ndarray:
+def from_pillow(image: Image.Image) -> np.ndarray:
     """(H, W, 3) uint8 of a Pillow image of any mode."""
-    if picture.mode == "F" or picture.mode.startswith("I"):  # floats have no agreed white: 1, 255 or 65535
-        values = np.nan_to_num(np.asarray(picture, dtype=np.float64))
+    if image.mode == "F" or image.mode.startswith("I"):  # floats have no agreed white: 1, 255 or 65535
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         peak = values.max(initial=0)
-        white = 65535 if picture.mode != "F" or peak > 255 else 255 if peak > 1 else 1
+        white = 65535 if image.mode != "F" or peak > 255 else 255 if peak > 1 else 1
         grey = np.clip(np.round(values * (255 / white)), 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, 2)
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
         white_layer = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return np.asarray(Image.alpha_composite(white_layer, layer).convert("RGB"))
-    return np.asarray(picture.convert("RGB"))
+    return np.asarray(image.convert("RGB"))
 
 
 def _stacked(values: Sequence[Any], what: str) -> np.ndarray:
-    """(T, H, W, 3) of a list of pictures."""
+    """(T, H, W, 3) of a list of images."""
     if not values:
-        raise SinfusionError(f"{what} are an empty list; give at least one picture.")
-    if all(isinstance(value, int | float) for value in values):  # a row of numbers is no list of pictures
+        raise SinfusionError(f"{what} are an empty list; give at least one image.")
+    if all(isinstance(value, int | float) for value in values):  # a row of numbers is no list of images
         raise _not_pixels(values, what)
-    pictures = [as_picture(value, f"number {i} of {what}") for i, value in enumerate(values)]
-    for i, picture in enumerate(pictures):
-        if picture.shape != pictures[0].shape:
+    images = [as_image(value, f"number {i} of {what}") for i, value in enumerate(values)]
+    for i, image in enumerate(images):
+        if image.shape != images[0].shape:
             raise SinfusionError(
-                f"{what} have different sizes: number 0 is {size_words(pictures[0].shape)}, number {i} "
-                f"{size_words(picture.shape)}."
+                f"{what} have different sizes: number 0 is {size_words(images[0].shape)}, number {i} "
+                f"{size_words(image.shape)}."
             )
-    return np.stack(pictures)
+    return np.stack(images)
 
 
 def _is_tensor(value: Any) -> bool:
@@ -177,7 +177,7 @@ def _uint8(array: np.ndarray, what: str) -> np.ndarray:
     if kind not in "iuf":
         raise SinfusionError(f"{what} must be numbers from 0 to 255, uint8, not {array.dtype}.")
     low, high = array.min(), array.max()
-    if array.dtype == np.uint16:  # a dark picture of 16 bits looks like one of 8
+    if array.dtype == np.uint16:  # a dark image of 16 bits looks like one of 8
         raise SinfusionError(f"{what} are uint16, of which white is not plain; divide by 257 and give uint8.")
     most = 1 if kind == "f" else 255
     if not (low >= 0 and high <= most):  # not a number is neither
@@ -187,10 +187,10 @@ def _uint8(array: np.ndarray, what: str) -> np.ndarray:
         )
     if kind != "f":
         return array.astype(np.uint8)
-    made = np.empty(array.shape, np.uint8)
-    for one, values in zip(made, array, strict=True):  # a frame at a time, for the memory
+    outputs = np.empty(array.shape, np.uint8)
+    for one, values in zip(outputs, array, strict=True):  # a frame at a time, for the memory
         one[...] = np.round(np.float32(values) * 255)
-    return made
+    return outputs
 
 
 def _rgb(array: np.ndarray) -> np.ndarray:
@@ -200,11 +200,11 @@ def _rgb(array: np.ndarray) -> np.ndarray:
         return array
     if channels == 1:
         return np.repeat(array, 3, -1)
-    made = np.empty((*array.shape[:-1], 3), np.uint8)
-    for one, values in zip(made, array, strict=True):
+    outputs = np.empty((*array.shape[:-1], 3), np.uint8)
+    for one, values in zip(outputs, array, strict=True):
         share = np.float32(values[..., 3:]) / 255
         one[...] = np.round(values[..., :3] * share + 255 * (1 - share))
-    return made
+    return outputs
 
 
 def _described(value: Any) -> tuple[tuple[int, ...], str]:
@@ -217,4 +217,4 @@ def _described(value: Any) -> tuple[tuple[int, ...], str]:
 def _not_pixels(value: Any, what: str) -> SinfusionError:
     shape, kind = _described(value)
     found = f"{shape} {kind}" if shape else kind
-    return SinfusionError(f"{what} must be (T, H, W, 3) uint8, or (H, W, 3) for a picture, not {found:.80}.")
+    return SinfusionError(f"{what} must be (T, H, W, 3) uint8, or (H, W, 3) for an image, not {found:.80}.")

@@ -17,7 +17,7 @@ LINE_SECONDS, MOST_SECONDS = 10.0, 300.0  # between two lines of progress where 
 LINE_SHARE = 0.25  # of the time so far: between two lines, in between
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print a line to standard error, above the bars that a terminal shows there."""
     if sys.stderr is None:  # which would mean standard output to `print`
         return
@@ -38,7 +38,7 @@ def print_result(*lines: object) -> None:
             raise BrokenPipeError
         print(text, flush=True)
     except (OSError, ValueError) as error:
-        say(text)
+        log(text)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise  # they were to be kept in a file
 
@@ -121,7 +121,7 @@ class Bar:
         made = self.done - self.first
         if 0 < made and self.done < self.total:
             parts.append(f"{_clock(spent / made * (self.total - self.done))} to go")
-        say((f"{self.name.strip()}: " if self.name else "") + ", ".join(filter(None, parts)))
+        log((f"{self.name.strip()}: " if self.name else "") + ", ".join(filter(None, parts)))
         self.lines += 1
 
     def close(self) -> None:

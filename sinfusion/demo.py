@@ -10,13 +10,13 @@ import numpy as np
 
 from . import patches
 from .errors import SinfusionError
+from .generation.video import generate
 from .media import contact_sheet, side_by_side, write_image, write_video
 from .precision import choose_device
-from .rollout import generate
 from .run import Run
 from .scene import render
 from .seeds import check_seed
-from .training import train
+from .training.session import train
 
 FPS = 16.0
 
@@ -26,7 +26,7 @@ def demo(
     minutes: float = 3.5,
     seed: int = 0,
     overwrite: bool = False,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Run:
     """Write, under `out`: original.mp4, a rendered scene; patches.mp4, made of its patches in seconds; and, after
     training for `minutes`, or for as long as a slow machine needs, generated.mp4 (from a real first frame), diverse.mp4
@@ -43,23 +43,23 @@ def demo(
     seed = check_seed(seed, 2)  # the second video is made from seed + 1
     original = render(seed=seed)
     write_video(out / names[0], original, fps=FPS, overwrite=overwrite)
-    say(f"rendered {out / names[0]}: {len(original)} frames of {original.shape[2]}x{original.shape[1]}")
+    log(f"rendered {out / names[0]}: {len(original)} frames of {original.shape[2]}x{original.shape[1]}")
     before = time.monotonic()
     shuffled = patches.generate(original, seed=seed, device=choose_device())[0]
     write_video(out / names[1], shuffled, fps=FPS, overwrite=overwrite)
-    say(f"made {out / names[1]} of its patches, without training, in {time.monotonic() - before:.0f} s; now training")
+    log(f"made {out / names[1]} of its patches, without training, in {time.monotonic() - before:.0f} s; now training")
     run = train(original, out / "run", minutes=minutes, fps=FPS, seed=seed, overwrite=overwrite, patient=True)
-    say(f"generating two videos of {len(original)} frames")
-    made = generate(run, len(original), start=0, seed=seed)[0]
+    log(f"generating two videos of {len(original)} frames")
+    outputs = generate(run, len(original), start=0, seed=seed)[0]
     diverse = generate(run, len(original), seed=seed + 1)[0]
-    write_video(out / names[2], made, fps=FPS, overwrite=overwrite)
+    write_video(out / names[2], outputs, fps=FPS, overwrite=overwrite)
     write_video(out / names[3], diverse, fps=FPS, overwrite=overwrite)
-    both = side_by_side(original, made, ("original", "generated"))
+    both = side_by_side(original, outputs, ("original", "generated"))
     write_video(out / names[4], both, fps=FPS, overwrite=overwrite)
-    shown = {"original": original, "patches": shuffled, "generated": made, "diverse": diverse}
+    shown = {"original": original, "patches": shuffled, "generated": outputs, "diverse": diverse}
     rows = [video[np.linspace(0, len(video) - 1, 5).round().astype(int)] for video in shown.values()]
     labels = [f"{name} {i}" for name in shown for i in range(5)]
     write_image(out / names[5], contact_sheet(np.concatenate(rows), 5, 20, labels), overwrite)
-    say(f"look at {out / names[4]} and {out / names[5]}")
-    say(f"make more of it: sinfusion generate {out / 'run'} --frames 200 --count 2")
+    log(f"look at {out / names[4]} and {out / names[5]}")
+    log(f"make more of it: sinfusion generate {out / 'run'} --frames 200 --count 2")
     return run

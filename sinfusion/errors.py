@@ -13,7 +13,7 @@ class SinfusionError(Exception):
 
 
 class SettingError(SinfusionError):
-    """One about settings: `{level_top}` in its text is level_top in Python and --level-top on the command line."""
+    """One about settings: `{sigma_max}` in its text is sigma_max in Python and --sigma-max on the command line."""
 
     def __init__(self, text: str):
         self.text = text

@@ -34,7 +34,7 @@ _CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # what a file system says
 
 
 @contextmanager
-def beside(final: Path, overwrite: bool = True) -> Iterator[Path]:
+def atomic_write(final: Path, overwrite: bool = True) -> Iterator[Path]:
     """Another name to write a file or a folder under: renamed when whole and on the disk, removed after an error.
 
     overwrite: whether to replace what has the name by then; otherwise that is a SinfusionError.

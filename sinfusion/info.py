@@ -8,9 +8,9 @@ import av
 import torch
 
 from . import __version__, ops
-from .capacity import shortfall
 from .precision import choose_device, choose_dtype
 from .run import Run
+from .training.capacity import shortfall
 
 
 def describe() -> list[str]:
@@ -42,7 +42,7 @@ def _threads() -> str:
 def describe_run(run: Run) -> list[str]:
     """What a run is and how far it is, in three lines; and whether that is too little."""
     height, width = run.size
-    what = "a picture" if run.kind == "image" else f"{len(run.frames)} frames, {run.fps:g} a second,"
+    what = "an image" if run.kind == "image" else f"{len(run.frames)} frames, {run.fps:g} a second,"
     models = []
     for name, model in run.models.items():
         models.append(f"{name} {run.steps_done(name)} of {model['steps'] or '?'} steps")

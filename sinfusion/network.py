@@ -1,6 +1,6 @@
 """The network: a chain of ConvNeXt blocks at full resolution, with skips from its first half to its second.
 
-It knows nothing of diffusion: pictures and a time value go in, a picture comes out (SinFusion, section 4 and figure 3).
+It knows nothing of diffusion: images and a time value go in, an image comes out (SinFusion, section 4 and figure 3).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Sinusoid(nn.Module):
 class NextNet(nn.Module):
     """The denoising network of SinFusion.
 
-    in_channels: 3 (noisy picture) plus 3 for each conditioning frame, conditions first.
+    in_channels: 3 (noisy image) plus 3 for each conditioning frame, conditions first.
     filters: channels of every block; even, at least 4. depth: number of blocks, at least 2.
     dense_kernel: 3 as released, 1 as in ConvNeXt (9 times fewer operations in the dense convolutions).
     frame_offset: takes a second number, the distance in frames between condition and target.
@@ -123,7 +123,9 @@ class NextNet(nn.Module):
         self.final = Dense(filters, out_channels, 1)
         self.time = _Sinusoid(filters)
         self.frame_offset = _Sinusoid(filters) if frame_offset else None
-        self.recorded: Callable[[Tensor, Tensor], Tensor] | None = None  # `evaluate`, as whoever trains has it recorded
+        self.graphed_evaluate: Callable[[Tensor, Tensor], Tensor] | None = (
+            None  # `evaluate`, as whoever trains has it recorded
+        )
 
     def forward(
         self,
@@ -131,7 +133,7 @@ class NextNet(nn.Module):
         time: Tensor,  # (B or 1,)
         frame_offset: Tensor | None = None,  # (B or 1,) integer
     ) -> Tensor:  # (B, out_channels, H, W) fp32
-        evaluate = self.recorded or self.evaluate
+        evaluate = self.graphed_evaluate or self.evaluate
         x = x.to(self.dtype, memory_format=torch.channels_last)
         return evaluate(x, self.shifts(time, frame_offset)).float()
 

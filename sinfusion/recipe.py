@@ -37,33 +37,33 @@ class Recipe:
     schedule: Literal["linear", "cosine"] = "cosine"
     # Number of timesteps of that schedule.
     timesteps: int = 50
-    # preconditioned: training noise levels are log-normal around exp(mean) spreads, for models with a condition ...
-    level_mean: float = 0.0
+    # preconditioned: training noise levels are log-normal around exp(mean) sigma_data, for models with a condition ...
+    log_sigma_mean: float = 0.0
     # ... with this deviation of the logarithm.
-    level_std: float = 1.2
+    log_sigma_std: float = 1.2
     # The same for models without a condition.
-    free_level_mean: float = 0.0
+    unconditional_log_sigma_mean: float = 0.0
     # The same for models without a condition.
-    free_level_std: float = 1.4
+    unconditional_log_sigma_std: float = 1.4
     # Share of the batch at the highest level of sampling, where models with a condition learn the conditional mean.
-    level_top_share: float = 0.0
-    # preconditioned: highest and lowest noise level of sampling, in spreads, for models with a condition.
-    level_top: float = 20.0
-    # The lowest level, in spreads.
-    level_bottom: float = 0.05
+    sigma_max_share: float = 0.0
+    # preconditioned: highest and lowest noise level of sampling, in units of sigma_data, for models with a condition.
+    sigma_max: float = 20.0
+    # The lowest level, in units of sigma_data.
+    sigma_min: float = 0.05
     # The highest level for models without a condition.
-    free_level_top: float = 30.0
+    unconditional_sigma_max: float = 30.0
     # The lowest level for models without a condition.
-    free_level_bottom: float = 0.02
+    unconditional_sigma_min: float = 0.02
 
     # Sampler; ddpm and ancestral are the same method, so are ddim and euler.
     sampler: Literal["ddpm", "ddim", "euler", "heun", "ancestral"] = "ddpm"
     # Network evaluations for a frame (heun: twice as many less one), for models with a condition.
     sampling_steps: int = 50
-    # Network evaluations for a picture (heun: likewise), for models without a condition.
-    free_sampling_steps: int = 50
+    # Network evaluations for an image (heun: likewise), for models without a condition.
+    unconditional_sampling_steps: int = 50
     # Frames made and not shown after a first frame of the Projector's: the Predictor mends it in a few.
-    hidden_frames: int = 0
+    burn_in_frames: int = 0
     # Timesteps of Projector correction after each predicted frame (preconditioned: of 50); 0 turns it off.
     correction_timesteps: int = 3
     # preconditioned: network evaluations of that correction; others take one a timestep.
@@ -79,11 +79,11 @@ class Recipe:
     decay: Literal["cosine", "step"] = "step"
     # Length of the weight average used for sampling: larger is shorter; 0 samples from the raw weights.
     ema_gamma: float = 0.0
-    # Deviation of noise on the condition in training, in spreads, drawn uniformly from 0 up to this.
-    condition_noise: float = 0.0
-    # The same for blotches of colour, a few pixels wide, which teach a rollout not to drift.
-    condition_drift: float = 0.0
-    # Crop size as a fraction of the picture.
+    # Deviation of noise on the condition in training, in units of sigma_data, drawn uniformly from 0 up to this.
+    white_condition_noise: float = 0.0
+    # The same for coarse noise, a few pixels wide, which teach a rollout not to drift.
+    coarse_condition_noise: float = 0.0
+    # Crop size as a fraction of the image.
     crop: float = 0.95
     # Crop squares of the shorter side for all models but the Predictor, as published.
     square_crops: bool = True
@@ -121,16 +121,16 @@ class Recipe:
             raise SettingError(f"{{filters}} must be even, not {self.filters}.")
         if not 0 < self.crop <= 1:
             raise SettingError(f"{{crop}} must be above 0 and at most 1, not {self.crop}.")
-        self._check_levels()
+        self._check_sigmas()
         self._check_offsets()
 
-    def _check_levels(self) -> None:
+    def _check_sigmas(self) -> None:
         """SettingError for noise levels and timesteps that do not fit together."""
-        for kind in ("", "free_"):
-            bottom, top = getattr(self, f"{kind}level_bottom"), getattr(self, f"{kind}level_top")
+        for kind in ("", "unconditional_"):
+            bottom, top = getattr(self, f"{kind}sigma_min"), getattr(self, f"{kind}sigma_max")
             if bottom >= top:
                 raise SettingError(
-                    f"{{{kind}level_bottom}} ({bottom:g}) must be below {{{kind}level_top}} ({top:g}): sampling goes "
+                    f"{{{kind}sigma_min}} ({bottom:g}) must be below {{{kind}sigma_max}} ({top:g}): sampling goes "
                     "from the top down."
                 )
         if self.parameterization != "preconditioned" and self.correction_timesteps > self.timesteps:
@@ -187,26 +187,26 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "filters": (4, 4096),
     "depth": (2, 256),
     "timesteps": (2, 100_000),
-    "level_std": (0, 20),
-    "free_level_std": (0, 20),
-    "level_mean": (-20, 20),
-    "free_level_mean": (-20, 20),
-    "level_top_share": (0, 1),
-    "level_top": (1e-6, 1e6),
-    "level_bottom": (1e-6, 1e6),
-    "free_level_top": (1e-6, 1e6),
-    "free_level_bottom": (1e-6, 1e6),
+    "log_sigma_std": (0, 20),
+    "unconditional_log_sigma_std": (0, 20),
+    "log_sigma_mean": (-20, 20),
+    "unconditional_log_sigma_mean": (-20, 20),
+    "sigma_max_share": (0, 1),
+    "sigma_max": (1e-6, 1e6),
+    "sigma_min": (1e-6, 1e6),
+    "unconditional_sigma_max": (1e-6, 1e6),
+    "unconditional_sigma_min": (1e-6, 1e6),
     "sampling_steps": (1, 4000),
-    "free_sampling_steps": (1, 4000),
-    "hidden_frames": (0, 1000),
+    "unconditional_sampling_steps": (1, 4000),
+    "burn_in_frames": (0, 1000),
     "correction_timesteps": (0, 50),
     "correction_steps": (1, 4000),
     "batch_size": (1, 1_000_000),
     "learning_rate": (0, 1e9),
     "warmup": (0, 1),
     "ema_gamma": (0, 1e6),
-    "condition_noise": (0, 1000),
-    "condition_drift": (0, 1000),
+    "white_condition_noise": (0, 1000),
+    "coarse_condition_noise": (0, 1000),
     "crop": (0, 1),
     "max_frame_offset": (1, 1000),
     "image_steps": (1, 99_999_999),
@@ -235,14 +235,14 @@ FAST = Recipe(
     parameterization="preconditioned",
     sampler="ancestral",
     sampling_steps=10,
-    free_sampling_steps=25,
+    unconditional_sampling_steps=25,
     batch_size=4,
     learning_rate=1e-3,
-    level_mean=-0.75,
-    level_top_share=0.25,
-    condition_noise=1.0,
-    condition_drift=1.0,
-    hidden_frames=4,
+    log_sigma_mean=-0.75,
+    sigma_max_share=0.25,
+    white_condition_noise=1.0,
+    coarse_condition_noise=1.0,
+    burn_in_frames=4,
     correction_timesteps=0,
     warmup=0.02,
     decay="cosine",
@@ -273,9 +273,28 @@ def from_dict(settings: dict[str, Any]) -> Recipe:
     A setting that we do not have is left out. One that it lacks gets the default of `Recipe`: that of a new setting is
     what was done before there was one.
     """
+    settings = {RENAMED.get(name, name): value for name, value in settings.items()}
     known = {name: value for name, value in settings.items() if name in SETTINGS}
     known = {**dataclasses.asdict(Recipe()), **known}
     return Recipe(**{**known, **_as_they_worked(known)})
+
+
+# Settings that had other names in earlier versions.
+RENAMED = {
+    "free_level_mean": "unconditional_log_sigma_mean",
+    "free_level_std": "unconditional_log_sigma_std",
+    "free_level_top": "unconditional_sigma_max",
+    "free_level_bottom": "unconditional_sigma_min",
+    "level_mean": "log_sigma_mean",
+    "level_std": "log_sigma_std",
+    "level_top_share": "sigma_max_share",
+    "level_top": "sigma_max",
+    "level_bottom": "sigma_min",
+    "free_sampling_steps": "unconditional_sampling_steps",
+    "hidden_frames": "burn_in_frames",
+    "condition_noise": "white_condition_noise",
+    "condition_drift": "coarse_condition_noise",
+}
 
 
 def _as_they_worked(settings: dict[str, Any]) -> dict[str, Any]:
@@ -292,7 +311,8 @@ def _as_they_worked(settings: dict[str, Any]) -> dict[str, Any]:
 
 def differences(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Of a recipe's JSON form: the settings that are gone, as we have none of this name; and the new ones it lacks."""
-    return sorted(set(settings) - SETTINGS), sorted(SETTINGS - set(settings))
+    names = {RENAMED.get(name, name) for name in settings}
+    return sorted(names - SETTINGS), sorted(SETTINGS - names)
 
 
 SETTINGS = frozenset(field.name for field in dataclasses.fields(Recipe))

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .diffusion.denoiser import rms_change
+from .diffusion.schedule import SCHEDULES
 from .errors import SinfusionError
 from .media import Source
 from .network import NextNet
-from .parameterization import rms_change
 from .recipe import PAPER, Recipe
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES, Role
-from .run import Run, load, save_checkpoint, writing
-from .schedule import SCHEDULES
+from .run import Run, load, writing
 
 # What the released code trains each model to predict; for the Projector it departs from the paper.
 PARAMETERIZATIONS = {"image": "x0", "predictor": "noise", "projector": "noise", "interpolator": "x0"}
@@ -50,7 +50,7 @@ def import_released(
     """Make a released checkpoint a run of its own, or add it to the run folder `out`.
 
     frames: what it was trained on, whatever `Source` takes, such as a file; None: what the run `out` holds.
-    role: image, predictor, projector or interpolator; None: told by the weights and by whether `frames` is a picture.
+    role: image, predictor, projector or interpolator; None: told by the weights and by whether `frames` is an image.
 
     The run has the paper's recipe with the network and schedule of the checkpoint; it cannot be trained further.
     Raises SinfusionError for a file that is not such a checkpoint, or that does not fit the run.
@@ -70,7 +70,7 @@ def import_released(
         schedule=schedule,
         timesteps=timesteps,
         sampling_steps=timesteps,
-        free_sampling_steps=timesteps,
+        unconditional_sampling_steps=timesteps,
         # The paper's numbers, for 50 and for 500 timesteps.
         correction_timesteps=min(3 if timesteps < 500 else 10, timesteps),
         correction_steps=3 if timesteps < 500 else 10,
@@ -79,9 +79,14 @@ def import_released(
     _check_network(weights, recipe, chosen, path)
     steps = content.get("global_step")
     steps = min(max(steps, 1), 99_999_999) if isinstance(steps, int) else 1
-    # Only the Predictor's spreads are asked for: x0 and noise models know none, but retargeting enters by them.
-    spreads = [rms_change(clip, k) for k in range(1, recipe.max_frame_offset + 1)] if chosen is PREDICTOR else [1.0]
-    model = {"steps": steps, "minutes": None, "spreads": spreads, "parameterization": PARAMETERIZATIONS[chosen.name]}
+    # Only the Predictor's sigma_data is asked for: x0 and noise models know none, but retargeting enters by them.
+    sigma_data = [rms_change(clip, k) for k in range(1, recipe.max_frame_offset + 1)] if chosen is PREDICTOR else [1.0]
+    model = {
+        "steps": steps,
+        "minutes": None,
+        "sigma_data": sigma_data,
+        "parameterization": PARAMETERIZATIONS[chosen.name],
+    }
     average = {name: value.clone() for name, value in weights.items()}
     with writing(folder):
         run = Run(folder, kind, recipe, clip, fps, 0, {}, str(path))
@@ -90,7 +95,7 @@ def import_released(
             _check_fits(run, recipe, chosen)
         run.models[chosen.name] = model
         run.save()
-        save_checkpoint(run, chosen, steps, weights, average, {name: {} for name in weights})
+        run.save_checkpoint(chosen, steps, weights, average, {name: {} for name in weights})
     return load(folder)
 
 
@@ -192,7 +197,7 @@ def _clip(frames: Any, joined: Run | None) -> tuple[np.ndarray, str, float]:
     """(T, H, W, 3) uint8, image or video, and frames per second."""
     if frames is None:
         if joined is None:
-            raise SinfusionError("a new run needs the video or picture that the checkpoint was trained on: --frames.")
+            raise SinfusionError("a new run needs the video or image that the checkpoint was trained on: --frames.")
         return joined.frames, joined.kind, joined.fps
     clip = Source(frames, max_side=0).read()
     if joined is not None and not np.array_equal(clip.frames, joined.frames):
@@ -213,7 +218,7 @@ def _role(name: str | None, channels: int, frame_offset: bool, kind: str, path: 
             f"which is no {role.name if role else 'model that is known'}."
         )
     if (role is IMAGE) != (kind == "image"):
-        raise SinfusionError(f"the {role.name} model belongs to {'a picture' if role is IMAGE else 'a video'}.")
+        raise SinfusionError(f"the {role.name} model belongs to {'an image' if role is IMAGE else 'a video'}.")
     return role
 
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pickle
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,19 +22,20 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, safe_open, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import __version__, console
 from . import recipe as recipes
+from .checkpoint import checkpoints, last_checkpoint, load_into, newest_weights, save_checkpoint, seconds_used
+from .diffusion.denoiser import PARAMETERIZATIONS, Denoiser
+from .diffusion.schedule import SCHEDULES
 from .errors import SinfusionError
-from .files import beside, discard, discard_leftovers, make_folders, remove, sole_writer
+from .files import atomic_write, discard, discard_leftovers, make_folders, remove, sole_writer
 from .network import NextNet
-from .parameterization import PARAMETERIZATIONS, Denoiser
 from .precision import choose_device, choose_dtype
 from .recipe import Recipe
 from .roles import ROLES, TASKS, Role
-from .schedule import SCHEDULES
 
 FORMAT = 1  # raised when older code could not read what newer code writes
 
@@ -51,7 +50,7 @@ class Run:
     frames: np.ndarray  # (T, H, W, 3) uint8, what it was trained on
     fps: float
     seed: int
-    # role name -> planned "steps" (0: not yet known), "minutes", "spreads"; "parameterization" if not the recipe's
+    # role name -> planned "steps" (0: not yet known), "minutes", "sigma_data"; "parameterization" if not the recipe's
     models: dict[str, dict[str, Any]]
     source: str = ""
     device: torch.device = field(default_factory=lambda: choose_device("auto"))
@@ -77,6 +76,10 @@ class Run:
         checkpoint = last_checkpoint(self.path / name)
         return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
 
+    def seconds_used(self) -> float:
+        """Time that its training has taken, as the newest checkpoint has it."""
+        return seconds_used(self.path / name for name in ROLES)
+
     def finished(self, name: str) -> bool:
         """Whether a model has been trained to its planned end."""
         return 0 < self.models[name]["steps"] <= self.steps_done(name)
@@ -100,7 +103,7 @@ class Run:
                 dtype=self.dtype or choose_dtype("auto", self.device),
             )
         parameterization = self.models[role.name].get("parameterization") or self.recipe.parameterization_of(role)
-        if parameterization == "preconditioned":  # start from 'the centre is right'
+        if parameterization == "preconditioned":  # start from 'the prior mean is right'
             torch.nn.init.zeros_(network.final.weight)
             torch.nn.init.zeros_(network.final.bias)  # type: ignore[arg-type]  # this convolution has a bias
         return Denoiser(
@@ -108,7 +111,7 @@ class Run:
             parameterization,
             SCHEDULES[self.recipe.schedule](self.recipe.timesteps),
             role.continuous,
-            tuple(self.models[role.name]["spreads"]),
+            tuple(self.models[role.name]["sigma_data"]),
             role.frame_offset,
         )
 
@@ -120,7 +123,7 @@ class Run:
         if role.name not in self._denoisers:
             if role.name not in self.models or not self.has(role):
                 raise self._missing(role, otherwise)
-            checkpoint, weights = _newest_weights(self.path / role.name)
+            checkpoint, weights = newest_weights(self.path / role.name)
             denoiser = self.build(role)
             prefix = "average." if self.recipe.ema_gamma > 0 else "raw."
             load_into(denoiser.network, weights, prefix, checkpoint)
@@ -137,7 +140,7 @@ class Run:
             return SinfusionError(what)
         trained = ", ".join(name for name in self.models if self.has(ROLES[name])) or "nothing"
         task = next((task for task, roles in TASKS.items() if role in roles), None)
-        add = f"add it with: {go_on} --tasks {task}" if task else "it is for runs of a picture"
+        add = f"add it with: {go_on} --tasks {task}" if task else "it is for runs of an image"
         return SinfusionError(f"{self.path} has no trained {role.name} (it has: {trained}); {add}{rest}")
 
     def save(self, anew: bool = False) -> None:
@@ -146,12 +149,26 @@ class Run:
         frames = self.path / "input.safetensors"
         with ExitStack() as files:  # run.json gets its name first, and neither before both are written
             if anew or not frames.exists():
-                temporary = files.enter_context(beside(frames))
+                temporary = files.enter_context(atomic_write(frames))
                 save_file({"frames": torch.from_numpy(np.ascontiguousarray(self.frames))}, temporary)
-            temporary = files.enter_context(beside(self.path / "run.json"))
+            temporary = files.enter_context(atomic_write(self.path / "run.json"))
             temporary.write_text(json.dumps(self.description(), indent=1))
             if anew:
                 _remove_run(self.path)
+
+    def save_checkpoint(
+        self,
+        role: Role,
+        step: int,  # steps done
+        raw: dict[str, Tensor],
+        average: dict[str, Tensor],
+        optimizer: dict[str, Any],
+        plan: Sequence[Any] = (),  # as `Plan.parse` takes it
+        seconds: float = 0.0,  # that the run has used until now
+    ) -> Path:
+        """Write a checkpoint of a model; older ones are removed."""
+        about = {**self.description(), "role": role.name, "step": step, "plan": plan, "seconds": seconds}
+        return save_checkpoint(self.path / role.name, step, raw, average, optimizer, about)
 
     def description(self) -> dict[str, Any]:
         """What run.json holds, and what every weights file carries as metadata."""
@@ -171,7 +188,7 @@ class Run:
 def _remove_run(folder: Path) -> None:
     """Remove all of a run but run.json, which stays until another takes its place; the frames last."""
     for name in ROLES:
-        for checkpoint in _checkpoints(folder / name):
+        for checkpoint in checkpoints(folder / name):
             remove(checkpoint)
         for file in ("plan.jsonl", "log.jsonl", "loss.png", "preview.png"):
             discard(folder / name / file)
@@ -185,18 +202,9 @@ def writing(folder: Path) -> Iterator[None]:
         discard_leftovers(folder)
         for name in ROLES:
             discard_leftovers(folder / name)
-            for old in _checkpoints(folder / name)[:-1]:
+            for old in checkpoints(folder / name)[:-1]:
                 remove(old)
         yield
-
-
-def load_into(network: torch.nn.Module, weights: dict[str, Tensor], prefix: str, origin: Path) -> None:
-    """Copy the tensors named prefix + parameter into a network; all must be there, with the right shapes."""
-    picked = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    try:
-        network.load_state_dict(picked)
-    except RuntimeError:
-        raise SinfusionError(f"the weights in {origin} do not fit the network that run.json describes.") from None
 
 
 def load(
@@ -204,12 +212,12 @@ def load(
     device: torch.device | str = "auto",
     precision: str = "auto",
     graph: bool = True,
-    say: Callable[[str], None] = console.say,
+    log: Callable[[str], None] = console.log,
 ) -> Run:
     """Open a run folder.
 
     device: auto, cpu, cuda, or cuda:1 of several GPUs. precision: auto, bf16, fp32. graph: replay kernels instead of
-    calling each. say: told where the recipe is of a version with other settings than this one.
+    calling each. log: told where the recipe is of a version with other settings than this one.
     Raises SinfusionError for a folder that is not a run, is damaged, or was written by a newer version.
     """
     folder = Path(path)
@@ -250,11 +258,11 @@ def load(
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
             SafetensorError) as error:  # fmt: skip
         raise SinfusionError(f"{folder} is damaged: {type(error).__name__}: {error!s:.100}") from error
-    _say_differences(run, description, say)
+    _log_differences(run, description, log)
     return run.to(device, precision, graph)
 
 
-def _say_differences(run: Run, description: dict[str, Any], say: Callable[[str], None]) -> None:
+def _log_differences(run: Run, description: dict[str, Any], log: Callable[[str], None]) -> None:
     """One line where the recipe was written by a version with other settings."""
     gone, new = recipes.differences(description["recipe"])
     if not gone and not new:
@@ -262,7 +270,7 @@ def _say_differences(run: Run, description: dict[str, Any], say: Callable[[str],
     wrote = description.get("version")
     parts = [f"it had {name}, which is gone: left out" for name in gone]
     parts += [f"{name} is new: {getattr(run.recipe, name)}" for name in new]
-    say(
+    log(
         f"{run.path} was written by {f'sinfusion {wrote!s:.20}' if wrote else 'an earlier sinfusion'}, this is "
         f"{__version__}; of its recipe, {', '.join(parts)}"
     )
@@ -282,14 +290,15 @@ def _trained_with(stored: Any) -> dict[str, Any] | None:
 
 def _model(stored: dict[str, Any]) -> dict[str, Any]:
     """A model's entry in run.json, checked."""
-    model = {"steps": stored["steps"], "minutes": stored["minutes"], "spreads": [float(s) for s in stored["spreads"]]}
+    sigma_data = stored["sigma_data"] if "sigma_data" in stored else stored["spreads"]  # as it was called before
+    model = {"steps": stored["steps"], "minutes": stored["minutes"], "sigma_data": [float(s) for s in sigma_data]}
     steps, minutes = model["steps"], model["minutes"]
     if not isinstance(steps, int) or not 0 <= steps < 10**8:
         raise ValueError(f"steps {steps}")
     if not (steps > 0 if minutes is None else 0 < minutes < 1e9):
         raise ValueError(f"minutes {minutes}")
-    if not model["spreads"] or not all(0 < s < 1e3 for s in model["spreads"]):
-        raise ValueError(f"spreads {model['spreads']}")
+    if not model["sigma_data"] or not all(0 < s < 1e3 for s in model["sigma_data"]):
+        raise ValueError(f"sigma_data {model['sigma_data']}")
     if "parameterization" in stored:  # of a model that was not trained by the run's recipe
         if stored["parameterization"] not in PARAMETERIZATIONS:
             raise ValueError(f"parameterization {stored['parameterization']}")
@@ -301,108 +310,3 @@ def _model(stored: dict[str, Any]) -> dict[str, Any]:
     if "further" in stored:  # steps from which the model, once finished, is trained further
         model["further"] = int(stored["further"])
     return model
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a model, or None."""
-    found = _checkpoints(folder)
-    return found[-1] if found else None
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdigit())
-
-
-def _newest_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    """The newest checkpoint of a model and its weights, also while a training removes it for a newer one."""
-    while True:
-        checkpoint = last_checkpoint(folder)
-        assert checkpoint is not None
-        try:
-            return checkpoint, load_weights(checkpoint / "weights.safetensors")[0]
-        except SinfusionError:
-            if last_checkpoint(folder) in (checkpoint, None):
-                raise
-
-
-def seconds_used(folder: Path) -> float:
-    """Time that a run had used when one of its checkpoints was written, the newest; 0 where none tells."""
-    seconds = [0.0]
-    for name in ROLES:
-        checkpoint = last_checkpoint(folder / name)
-        if checkpoint is None:
-            continue
-        try:
-            with safe_open(checkpoint / "weights.safetensors", framework="pt") as file:
-                seconds.append(float(json.loads(file.metadata()["sinfusion"])["seconds"]))
-        except (OSError, SafetensorError, ValueError, LookupError, TypeError):
-            continue  # damaged, or of an older version
-    return max(seconds)
-
-
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file: every weight as raw.<name> and as average.<name>."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            weights, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise SinfusionError(f"{path} is damaged or missing: {error!s:.100}") from error
-    raw, average = (
-        {name.removeprefix(prefix): value.shape for name, value in weights.items() if name.startswith(prefix)}
-        for prefix in ("raw.", "average.")
-    )
-    if raw != average or len(weights) != 2 * len(raw):
-        raise SinfusionError(f"{path} is damaged: raw and average weights differ.")
-    return weights, metadata
-
-
-def save_checkpoint(
-    run: Run,
-    role: Role,
-    step: int,  # steps done
-    raw: dict[str, Tensor],
-    average: dict[str, Tensor],
-    optimizer: dict[str, Any],
-    plan: Sequence[Any] = (),  # as `Plan.parse` takes it
-    seconds: float = 0.0,  # that the run has used until now
-) -> Path:
-    """Write a checkpoint beside the last one, rename it into place, then remove older ones."""
-    folder = run.path / role.name
-    make_folders(folder)
-    final = folder / f"step-{step:08d}"
-    if not final.exists():  # the state after a step is always the same
-        tensors = {f"raw.{k}": v.detach().cpu().contiguous() for k, v in raw.items()}
-        tensors |= {f"average.{k}": v.detach().cpu().contiguous() for k, v in average.items()}
-        about = {**run.description(), "role": role.name, "step": step, "plan": plan, "seconds": seconds}
-        metadata = {"sinfusion": json.dumps(about)}
-        with beside(final) as temporary:
-            temporary.mkdir()
-            save_file(tensors, temporary / "weights.safetensors", metadata)
-            torch.save({"step": step, "optimizer": optimizer}, temporary / "optimizer.pt")
-    for old in _checkpoints(folder):
-        if old != final:
-            remove(old)
-    return final
-
-
-def load_optimizer(checkpoint: Path) -> dict[str, Any]:
-    """{"step": steps done, "optimizer": state}, read without running code from the file."""
-    weights, _ = load_weights(checkpoint / "weights.safetensors")
-    try:
-        state: dict[str, Any] = torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu")
-        if f"step-{state['step']:08d}" != checkpoint.name:
-            raise ValueError(f"step {state['step']}")
-        for name, moments in state["optimizer"].items():
-            shape = weights[f"raw.{name}"].shape
-            # An imported model has none.
-            expected = {"step": (), "exp_avg": shape, "exp_avg_sq": shape} if moments else {}
-            if expected != {key: value.shape for key, value in moments.items() if value.dtype == torch.float32}:
-                raise ValueError(name)
-        if len(state["optimizer"]) * 2 != len(weights):
-            raise ValueError("weights without state")
-    except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError,
-            pickle.UnpicklingError, zipfile.BadZipFile) as error:  # fmt: skip
-        raise SinfusionError(
-            f"{checkpoint / 'optimizer.pt'} is damaged or missing: the run can be used, but not trained further."
-        ) from error
-    return state

@@ -19,33 +19,33 @@ def render(frames: int = 48, size: tuple[int, int] = (40, 64), seed: int = 0) ->
     cloud = _noise(rng, height, 2 * width, 5)
     ground = _noise(rng, height, width, 6)
     hill = 0.68 + 0.05 * np.sin(2.3 * x + 1) + 0.03 * np.sin(7 * x)
-    pictures = []
+    images = []
     for t in range(frames):
         sky = _mix((0.30, 0.36, 0.62), (0.98, 0.72, 0.48), np.clip(y / 0.7, 0, 1)[..., None])
         drift = np.roll(cloud, -2 * t, axis=1)[:, :width]
         thickness = np.clip(drift * 2.4 - 0.9, 0, 0.8) * np.clip((0.8 - y) / 0.3, 0, 1)
-        picture = _mix(sky, (1.0, 0.93, 0.88), thickness[..., None])
+        image = _mix(sky, (1.0, 0.93, 0.88), thickness[..., None])
         for n, (speed, top, size_, colours) in enumerate(_BALLOONS):
             cx = (0.25 + 0.55 * n + speed * t) % (wide + 0.5) - 0.25
             cy = top + 0.03 * np.sin(0.23 * t + 2 * n)
-            picture = _balloon(picture, x, y, cx, cy, size_, colours)
+            image = _balloon(image, x, y, cx, cy, size_, colours)
         for n in range(4):
             bx = (0.2 + 0.37 * n + 0.016 * t) % (wide + 0.2) - 0.1
             by = 0.14 + 0.09 * np.sin(1.7 * n) + 0.02 * np.sin(0.2 * t + n)
             flap = 0.035 * np.sin(0.9 * t + 1.3 * n)
             wing = np.abs(x - bx)
             bird = (wing < 0.05) & (np.abs(y - by + flap * wing / 0.05) < 0.009)
-            picture = np.where(bird[..., None], (0.12, 0.1, 0.16), picture)
+            image = np.where(bird[..., None], (0.12, 0.1, 0.16), image)
         wind = 0.5 + 0.5 * np.sin(9 * x - 7 * y + 6 * ground - 0.35 * t)
         land = _mix((0.16, 0.30, 0.17), (0.50, 0.56, 0.24), (0.65 * ground + 0.35 * wind)[..., None])
-        picture = np.where((y > hill)[..., None], land, picture)
-        picture = _windmill(picture, x, y, wide * 0.74, 0.60, 0.11 * t)
+        image = np.where((y > hill)[..., None], land, image)
+        image = _windmill(image, x, y, wide * 0.74, 0.60, 0.11 * t)
         ripple = np.sin(70 * y + 9 * x - 0.55 * t) * np.sin(23 * x + 31 * y + 0.41 * t)
         water = _mix((0.16, 0.26, 0.42), (0.95, 0.76, 0.60), np.clip(ripple * 0.75 + 0.22, 0, 1)[..., None])
-        picture = np.where((y > 0.84 + 0.02 * np.sin(4 * x))[..., None], water, picture)
-        small = picture.reshape(size[0], 3, size[1], 3, 3).mean((1, 3))
-        pictures.append(np.clip(np.round(small * 255), 0, 255).astype(np.uint8))
-    return np.stack(pictures)
+        image = np.where((y > 0.84 + 0.02 * np.sin(4 * x))[..., None], water, image)
+        small = image.reshape(size[0], 3, size[1], 3, 3).mean((1, 3))
+        images.append(np.clip(np.round(small * 255), 0, 255).astype(np.uint8))
+    return np.stack(images)
 
 
 # Speed (heights a frame), height above, radius, two colours.
@@ -57,7 +57,7 @@ _BALLOONS = (
 
 
 def _balloon(
-    picture: np.ndarray,
+    image: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
     cx: float,
@@ -73,25 +73,23 @@ def _balloon(
     body = np.where(stripe[..., None], colours[0], colours[1]) * light[..., None]
     basket = (np.abs(dx) < 0.18) & (np.abs(dy - 1.45) < 0.14)
     ropes = (np.abs(np.abs(dx) - 0.14) < 0.03) & (dy > 0.9) & (dy < 1.35)
-    picture = np.where((basket | ropes)[..., None], (0.30, 0.19, 0.12), picture)
-    return np.where(inside[..., None], body, picture)
+    image = np.where((basket | ropes)[..., None], (0.30, 0.19, 0.12), image)
+    return np.where(inside[..., None], body, image)
 
 
-def _windmill(picture: np.ndarray, x: np.ndarray, y: np.ndarray, cx: float, cy: float, angle: float) -> np.ndarray:
+def _windmill(image: np.ndarray, x: np.ndarray, y: np.ndarray, cx: float, cy: float, angle: float) -> np.ndarray:
     tower = (np.abs(x - cx) < 0.022 + 0.06 * (y - cy)) & (y > cy) & (y < cy + 0.2)
-    picture = np.where(tower[..., None], (0.86, 0.80, 0.72), picture)
+    image = np.where(tower[..., None], (0.86, 0.80, 0.72), image)
     for blade in range(4):
         a = angle + blade * np.pi / 2
         along = (x - cx) * np.cos(a) + (y - cy) * np.sin(a)
         across = -(x - cx) * np.sin(a) + (y - cy) * np.cos(a)
-        picture = np.where(
-            ((along > 0) & (along < 0.16) & (np.abs(across) < 0.014))[..., None], (0.35, 0.2, 0.16), picture
-        )
-    return picture
+        image = np.where(((along > 0) & (along < 0.16) & (np.abs(across) < 0.014))[..., None], (0.35, 0.2, 0.16), image)
+    return image
 
 
 def _mix(a: ArrayLike, b: ArrayLike, share: np.ndarray) -> np.ndarray:
-    """Of two colours or pictures."""
+    """Of two colours or images."""
     return np.asarray(a) * (1 - share) + np.asarray(b) * share
 
 

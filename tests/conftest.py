@@ -35,7 +35,7 @@ def _random_state_is_restored():
 
 @pytest.fixture(autouse=True)
 def _speed_is_measured_in_a_few_steps(monkeypatch):
-    monkeypatch.setattr("sinfusion.capacity.MEASURING_SECONDS", 0.0)
+    monkeypatch.setattr("sinfusion.training.capacity.MEASURING_SECONDS", 0.0)
 
 
 def moving_texture(frames=12, size=(16, 24), step=1, seed=0):
@@ -49,7 +49,7 @@ def moving_texture(frames=12, size=(16, 24), step=1, seed=0):
     return np.stack([(np.roll(smooth, t * step, 2).transpose(1, 2, 0) * 255).astype(np.uint8) for t in range(frames)])
 
 
-SETTINGS = {"filters": 8, "depth": 2, "sampling_steps": 3, "free_sampling_steps": 3}
+SETTINGS = {"filters": 8, "depth": 2, "sampling_steps": 3, "unconditional_sampling_steps": 3}
 SMALL = TINY.replace(**SETTINGS, predictor_steps=20, projector_steps=20, interpolator_steps=20, image_steps=20)
 
 

@@ -1,4 +1,4 @@
-"""What is taken for pictures, videos and masks: everything whose meaning is plain; the rest in one sentence."""
+"""What is taken for images, videos and masks: everything whose meaning is plain; the rest in one sentence."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import torch
 from PIL import Image
 
 import sinfusion
-from sinfusion.clip import Clip, as_frames, as_mask, as_picture, as_pixels
+from sinfusion.clip import Clip, as_frames, as_image, as_mask, as_pixels
 from sinfusion.errors import SinfusionError
 
 
 def same(value, expected):
-    made = as_pixels(value)
-    return made.dtype == np.uint8 and np.array_equal(made, expected)
+    outputs = as_pixels(value)
+    return outputs.dtype == np.uint8 and np.array_equal(outputs, expected)
 
 
 def test_uint8_frames_are_taken_without_a_copy(clip):
@@ -20,7 +20,7 @@ def test_uint8_frames_are_taken_without_a_copy(clip):
     assert np.shares_memory(as_frames(clip[0]), clip) and as_frames(clip[0]).shape == (1, 16, 24, 3)
 
 
-def test_a_clip_is_its_frames_and_of_a_picture_the_one(clip):
+def test_a_clip_is_its_frames_and_of_an_image_the_one(clip):
     assert same(Clip(clip, 20, "video", (16, 24)), clip)
     assert same(Clip(clip[:1], 20, "image", (16, 24)), clip[0])
 
@@ -41,7 +41,7 @@ def test_bool_is_black_and_white():
     assert same(board, np.repeat(board[..., None] * 255, 3, 2))
 
 
-def test_grey_pictures_and_videos_are_taken_with_and_without_a_channel(clip):
+def test_grey_images_and_videos_are_taken_with_and_without_a_channel(clip):
     grey = clip[..., 0]
     expected = np.repeat(grey[..., None], 3, 3)
     assert same(grey, expected) and same(grey[..., None], expected) and same(grey[:, None], expected)
@@ -52,8 +52,8 @@ def test_grey_pictures_and_videos_are_taken_with_and_without_a_channel(clip):
 def test_transparency_is_laid_over_white(clip):
     alpha = np.full((*clip.shape[:3], 1), 255, np.uint8)
     alpha[:, :, :12] = 0
-    made = as_pixels(np.concatenate((clip, alpha), -1))
-    assert (made[:, :, :12] == 255).all() and np.array_equal(made[:, :, 12:], clip[:, :, 12:])
+    outputs = as_pixels(np.concatenate((clip, alpha), -1))
+    assert (outputs[:, :, :12] == 255).all() and np.array_equal(outputs[:, :, 12:], clip[:, :, 12:])
 
 
 def test_tensors_are_taken_with_channels_last_or_first(clip):
@@ -66,19 +66,19 @@ def test_tensors_are_taken_with_channels_last_or_first(clip):
 
 
 def test_pillow_images_of_any_mode_are_taken(clip):
-    picture = Image.fromarray(clip[0])
-    assert same(picture, clip[0])
-    grey = picture.convert("L")
+    image = Image.fromarray(clip[0])
+    assert same(image, clip[0])
+    grey = image.convert("L")
     assert same(grey, np.repeat(np.asarray(grey)[..., None], 3, 2))
-    picture.getexif()[0x0112] = 6  # to be turned
-    assert as_pixels(picture).shape == (24, 16, 3)
+    image.getexif()[0x0112] = 6  # to be turned
+    assert as_pixels(image).shape == (24, 16, 3)
 
 
-def test_a_list_of_pictures_is_a_video(clip):
+def test_a_list_of_images_is_a_video(clip):
     assert same(list(clip), clip) and same(tuple(clip), clip)
     mixed = [clip[0], torch.from_numpy(clip[1]), Image.fromarray(clip[2]), clip[3] / 255]
     assert same(mixed, clip[:4])
-    assert as_picture([clip[0]]).shape == (16, 24, 3)
+    assert as_image([clip[0]]).shape == (16, 24, 3)
 
 
 FRAMES = np.zeros((3, 16, 24, 3), np.uint8)
@@ -106,9 +106,9 @@ def test_what_is_not_plain_is_refused_in_one_sentence(value, words):
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 200
 
 
-def test_one_picture_is_not_several():
-    with pytest.raises(SinfusionError, match=r"the start picture must be one picture.* not 3 frames"):
-        as_picture(FRAMES, "the start picture")
+def test_one_image_is_not_several():
+    with pytest.raises(SinfusionError, match=r"the start image must be one image.* not 3 frames"):
+        as_image(FRAMES, "the start image")
 
 
 def test_an_animated_pillow_image_is_refused(tmp_path, clip):
@@ -122,8 +122,8 @@ def test_masks_are_bool_or_0_and_1_or_where_it_is_light(clip):
     grey = np.where(mask, 200, 90).astype(np.uint8)
     for value in (mask, mask.astype(np.uint8), mask.astype(np.int64), torch.from_numpy(mask), mask.astype(float), grey,
                   np.repeat(grey[..., None], 3, 2), Image.fromarray(grey), Image.fromarray(mask)):  # fmt: skip
-        made = as_mask(value)
-        assert made.dtype == bool and np.array_equal(made, mask)
+        outputs = as_mask(value)
+        assert outputs.dtype == bool and np.array_equal(outputs, mask)
     assert np.array_equal(as_mask(np.stack([grey, grey])), np.stack([mask, mask]))
     assert np.array_equal(as_mask([mask, mask]), np.stack([mask, mask]))
     assert not as_mask(np.zeros((16, 24, 3), np.uint8)).any() and as_mask(np.zeros((16, 24, 3), np.uint8)).ndim == 2
@@ -134,11 +134,11 @@ def test_masks_are_bool_or_0_and_1_or_where_it_is_light(clip):
 # Every public function takes them -------------------------------------------------------------------------------------
 
 
-def test_generate_starts_from_any_kind_of_picture(video_run, clip):
+def test_generate_starts_from_any_kind_of_image(video_run, clip):
     expected = sinfusion.generate(video_run, 2, start=clip[3])
     for start in (Image.fromarray(clip[3]), torch.from_numpy(clip[3]).movedim(-1, 0), clip[3] / 255, [clip[3]]):
         assert np.array_equal(sinfusion.generate(video_run, 2, start=start), expected)
-    with pytest.raises(SinfusionError, match="start picture"):
+    with pytest.raises(SinfusionError, match="start image"):
         sinfusion.generate(video_run, 2, start="first.png")
 
 
@@ -149,32 +149,32 @@ def test_upsample_and_retarget_take_any_kind_of_frames(video_run, image_run, cli
     for frames in kinds:
         assert np.array_equal(sinfusion.upsample(video_run, 2, frames), expected[0])
         assert np.array_equal(sinfusion.retarget(video_run, (16, 30), frames), expected[1])
-    picture = sinfusion.retarget(image_run, (16, 30), Image.fromarray(clip[0]))
-    assert np.array_equal(picture, sinfusion.retarget(image_run, (16, 30), clip[0]))
-    with pytest.raises(SinfusionError, match="one picture"):
+    image = sinfusion.retarget(image_run, (16, 30), Image.fromarray(clip[0]))
+    assert np.array_equal(image, sinfusion.retarget(image_run, (16, 30), clip[0]))
+    with pytest.raises(SinfusionError, match="one image"):
         sinfusion.retarget(image_run, (16, 30), clip)
 
 
-def test_edit_takes_any_kind_of_picture_and_mask(image_run, clip):
+def test_edit_takes_any_kind_of_image_and_mask(image_run, clip):
     mask = np.zeros((16, 24), bool)
     mask[4:9, 5:12] = True
     expected = sinfusion.edit(image_run, clip[1], mask)
-    picture, light = Image.fromarray(clip[1]), Image.fromarray(mask.astype(np.uint8) * 255)
-    assert np.array_equal(sinfusion.edit(image_run, picture, light), expected)
+    image, light = Image.fromarray(clip[1]), Image.fromarray(mask.astype(np.uint8) * 255)
+    assert np.array_equal(sinfusion.edit(image_run, image, light), expected)
     assert np.array_equal(sinfusion.edit(image_run, torch.from_numpy(clip[1] / 255), torch.from_numpy(mask)), expected)
-    with pytest.raises(SinfusionError, match="edited picture"):
+    with pytest.raises(SinfusionError, match="edited image"):
         sinfusion.edit(image_run, "sketch.png")
 
 
 def test_the_patch_engine_takes_any_kind_of_frames_and_masks(clip):
     video = Clip(clip[:5], 20, "video", (16, 24))
     assert np.array_equal(sinfusion.patches.generate(video), sinfusion.patches.generate(clip[:5]))
-    picture = Image.fromarray(clip[0])
-    assert sinfusion.patches.retarget(picture, (16, 30)).shape == (16, 30, 3)
+    image = Image.fromarray(clip[0])
+    assert sinfusion.patches.retarget(image, (16, 30)).shape == (16, 30, 3)
     mask = np.zeros((16, 24), np.uint8)
     mask[5:9, 9:14] = 255
     expected = sinfusion.patches.inpaint(clip[0], mask > 0)
-    assert np.array_equal(sinfusion.patches.inpaint(picture, Image.fromarray(mask)), expected)
+    assert np.array_equal(sinfusion.patches.inpaint(image, Image.fromarray(mask)), expected)
     with pytest.raises(SinfusionError, match="the content"):
         sinfusion.patches.analogy("a.mp4", clip)
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sinfusion import console
-from sinfusion.console import Bar, print_result, say
+from sinfusion.console import Bar, log, print_result
 
 
 class Broken(io.StringIO):
@@ -40,7 +40,7 @@ SILENT = {"missing": lambda: None, "closed": closed, "pipe": lambda: Broken(errn
 @pytest.mark.parametrize("kind", SILENT)
 def test_where_nobody_reads_sentences_and_bars_are_silent(monkeypatch, capsys, kind):
     monkeypatch.setattr(sys, "stderr", SILENT[kind]())
-    say("hello")
+    log("hello")
     with Bar(2, lasting=True) as bar:
         bar.update()
     assert capsys.readouterr().out == ""

@@ -25,12 +25,12 @@ def test_the_demo_leaves_videos_a_sheet_and_a_usable_run(tmp_path, capsys, monke
     said = printed.err
     both = out / "original-beside-generated.mp4"
     assert str(both) in said and str(out / "contact-sheet.png") in said
-    original, made = read_media(out / "original.mp4").frames, read_media(out / "generated.mp4").frames
-    assert len(original) == len(made) == 6
+    original, outputs = read_media(out / "original.mp4").frames, read_media(out / "generated.mp4").frames
+    assert len(original) == len(outputs) == 6
     assert 0 < said.index("patches.mp4") < said.index("generating")  # what takes seconds comes first
     assert len(read_media(out / "patches.mp4").frames) == 3
     # The generated video starts from the first real frame; both went through H.264.
-    assert np.abs(original[0].astype(int) - made[0]).mean() < 4
+    assert np.abs(original[0].astype(int) - outputs[0]).mean() < 4
     assert len(read_media(both).frames) == 6 and read_image(out / "contact-sheet.png").size
     assert main(["demo", "--out", str(out)]) == 2
     assert "exists" in capsys.readouterr().err

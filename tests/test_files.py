@@ -12,7 +12,7 @@ import pytest
 
 from sinfusion import files
 from sinfusion.errors import SinfusionError
-from sinfusion.files import LOCK, Owner, acquire, append_row, beside, put, release, remove, rows, sole_writer
+from sinfusion.files import LOCK, Owner, acquire, append_row, atomic_write, put, release, remove, rows, sole_writer
 
 
 def names(folder):
@@ -22,7 +22,7 @@ def names(folder):
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
 def test_what_is_not_whole_leaves_what_was_there_before(tmp_path, error):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(type(error)), beside(tmp_path / "a") as temporary:
+    with pytest.raises(type(error)), atomic_write(tmp_path / "a") as temporary:
         temporary.write_text("ha")
         raise error
     assert names(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "old"
@@ -33,7 +33,7 @@ def test_a_folder_takes_the_place_of_a_folder(tmp_path, monkeypatch, exchanged):
     if not exchanged:  # as where there is no renameat2
         monkeypatch.setattr(files.sys, "platform", "darwin")
     for content in ("old", "new"):
-        with beside(tmp_path / "a") as temporary:
+        with atomic_write(tmp_path / "a") as temporary:
             temporary.mkdir()
             (temporary / content).write_text(content)
     assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["new"]
@@ -43,7 +43,10 @@ def test_a_folder_takes_the_place_of_a_folder(tmp_path, monkeypatch, exchanged):
 def test_what_came_to_be_meanwhile_is_not_written_over_unasked(tmp_path, monkeypatch, exchanged):
     if not exchanged:
         monkeypatch.setattr(files.sys, "platform", "darwin")
-    with pytest.raises(SinfusionError, match="a exists; pass --overwrite"), beside(tmp_path / "a", False) as temporary:
+    with (
+        pytest.raises(SinfusionError, match="a exists; pass --overwrite"),
+        atomic_write(tmp_path / "a", False) as temporary,
+    ):
         temporary.write_text("mine")
         (tmp_path / "a").write_text("theirs")
     assert names(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "theirs"

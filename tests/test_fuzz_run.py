@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 import sinfusion
+from sinfusion.checkpoint import last_checkpoint, load_optimizer, load_weights
 from sinfusion.errors import SinfusionError
 from sinfusion.roles import PREDICTOR
-from sinfusion.run import last_checkpoint, load, load_optimizer, load_weights
-from sinfusion.trainer import Trainer
+from sinfusion.run import load
+from sinfusion.training.trainer import Trainer
 
 ROUNDS = 40  # damaged versions of each file
 

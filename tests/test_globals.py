@@ -11,8 +11,8 @@ from sinfusion import ops
 from sinfusion.cli import main
 from sinfusion.cli.evaluate import draw
 from sinfusion.network import NextNet
-from sinfusion.progress import Progress
 from sinfusion.roles import PREDICTOR, ROLES
+from sinfusion.training.progress import Progress
 
 IMPORTS = """
 import sys
@@ -38,7 +38,7 @@ def test_an_import_of_everything_changes_neither_plots_nor_random_numbers():
     assert done.returncode == 0, done.stderr
 
 
-def test_pictures_of_figures_leave_the_programs_backend_as_it_is(tmp_path, monkeypatch):
+def test_images_of_figures_leave_the_programs_backend_as_it_is(tmp_path, monkeypatch):
     import matplotlib
 
     monkeypatch.setattr(matplotlib, "use", lambda *_: pytest.fail("matplotlib.use"))
@@ -48,7 +48,7 @@ def test_pictures_of_figures_leave_the_programs_backend_as_it_is(tmp_path, monke
     progress.close(True)
     row = {"kind": "result", "name": "a", "nnfdiv": 0.4, "nnfdist": 1.0}
     for ending in ("png", "pdf", "svg"):
-        draw([row, {**row, "kind": "yardstick", "nnfdist": 2.0}], tmp_path / f"plot.{ending}")
+        draw([row, {**row, "kind": "self_baseline", "nnfdist": 2.0}], tmp_path / f"plot.{ending}")
         assert (tmp_path / f"plot.{ending}").stat().st_size > 1000
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
@@ -56,7 +56,7 @@ def test_pictures_of_figures_leave_the_programs_backend_as_it_is(tmp_path, monke
 @pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
 def test_untrained_weights_are_those_of_the_seed_and_no_generator_is_left_changed(role, video_run, monkeypatch):
     run = video_run.to("cpu", "fp32")
-    run.models = {role.name: {"steps": 1, "minutes": None, "spreads": [0.1]}}
+    run.models = {role.name: {"steps": 1, "minutes": None, "sigma_data": [0.1]}}
     torch.manual_seed(run.seed)
     settings = {"filters": run.recipe.filters, "depth": run.recipe.depth, "dense_kernel": run.recipe.dense_kernel}
     wanted = NextNet(role.in_channels, **settings, frame_offset=role.frame_offset).state_dict()
@@ -65,9 +65,9 @@ def test_untrained_weights_are_those_of_the_seed_and_no_generator_is_left_change
         if kind != "mps":
             monkeypatch.setattr(f"torch.{kind}.manual_seed_all", lambda *_: pytest.fail("generators of all devices"))
     before = torch.random.get_rng_state()
-    made = run.build(role).network.state_dict()
+    outputs = run.build(role).network.state_dict()
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert all(torch.equal(made[name], value) for name, value in wanted.items() if not name.startswith("final."))
+    assert all(torch.equal(outputs[name], value) for name, value in wanted.items() if not name.startswith("final."))
 
 
 @pytest.fixture

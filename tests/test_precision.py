@@ -84,13 +84,13 @@ def test_a_gpu_that_is_not_there_is_refused_in_a_sentence(two_gpus, word, video_
 
 
 def test_the_command_line_refuses_a_gpu_that_is_not_there_before_any_work(two_gpus, video_run, tmp_path, capsys):
-    picture = tmp_path / "picture.png"
-    write_image(picture, video_run.frames[0])
-    train = ["train", picture, "--out", tmp_path / "run"]
-    for words in (["generate", video_run.path], ["evaluate", video_run.path], train, ["patches", "generate", picture]):
+    image = tmp_path / "image.png"
+    write_image(image, video_run.frames[0])
+    train = ["train", image, "--out", tmp_path / "run"]
+    for words in (["generate", video_run.path], ["evaluate", video_run.path], train, ["patches", "generate", image]):
         assert main([*map(str, words), "--device", "cuda:7"]) == 2
         assert "error: --device cuda:7 does not exist: PyTorch sees 2 GPU(s)" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == [picture]
+    assert list(tmp_path.iterdir()) == [image]
 
 
 def test_of_several_processes_none_is_told_a_gpu(two_gpus, monkeypatch, clip, tmp_path):

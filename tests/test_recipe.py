@@ -26,7 +26,7 @@ def test_paper_has_the_numbers_of_the_paper():
     assert {name: PAPER.parameterization_of(role) for name, role in ROLES.items()} == {
         "image": "x0", "predictor": "noise", "projector": "x0", "interpolator": "x0",
     }  # fmt: skip
-    assert PAPER.ema_gamma == 0 and PAPER.condition_noise == 0 and PAPER.warmup == 0
+    assert PAPER.ema_gamma == 0 and PAPER.white_condition_noise == 0 and PAPER.warmup == 0
 
 
 @pytest.mark.parametrize("total", [200_000, 5_000])  # as published, and as a time budget may scale it
@@ -48,7 +48,7 @@ def test_a_short_clip_bounds_the_offsets():
     assert PAPER.replace(max_frame_offset=1, offset_milestones=()).offsets() == (-1, 1)
 
 
-def test_crops_are_squares_as_published_or_follow_the_picture():
+def test_crops_are_squares_as_published_or_follow_the_image():
     assert PAPER.crop_size(PREDICTOR, 100, 200) == (95, 190)
     for role in (IMAGE, PROJECTOR, INTERPOLATOR):
         assert PAPER.crop_size(role, 100, 200) == (95, 95)
@@ -68,9 +68,9 @@ def test_a_recipe_comes_back_from_json(recipe):
 
 def test_settings_that_are_gone_are_left_out_and_new_ones_are_as_before_there_were_any():
     settings = {**dataclasses.asdict(TINY), "momentum": 1}
-    del settings["level_top_share"]
-    assert from_dict(settings) == TINY.replace(level_top_share=PAPER.level_top_share)
-    assert differences(settings) == (["momentum"], ["level_top_share"])
+    del settings["sigma_max_share"]
+    assert from_dict(settings) == TINY.replace(sigma_max_share=PAPER.sigma_max_share)
+    assert differences(settings) == (["momentum"], ["sigma_max_share"])
     assert differences(dataclasses.asdict(PAPER)) == ([], [])
 
 
@@ -98,9 +98,9 @@ def test_the_presets_are_named_and_only_paper_is_as_published():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"level_bottom": 20.0}, r"level_bottom \(20\) must be below level_top \(20\)"),
-        ({"level_top": 0.01}, r"level_bottom \(0.05\) must be below level_top \(0.01\)"),
-        ({"free_level_bottom": 31.0}, r"free_level_bottom \(31\) must be below free_level_top \(30\)"),
+        ({"sigma_min": 20.0}, r"sigma_min \(20\) must be below sigma_max \(20\)"),
+        ({"sigma_max": 0.01}, r"sigma_min \(0.05\) must be below sigma_max \(0.01\)"),
+        ({"unconditional_sigma_min": 31.0}, r"unconditional_sigma_min \(31\) must be below unconditional_sigma_max \(30\)"),
         ({"offset_milestones": (0.6, 0.4)}, "offset_milestones must rise, from 0 on and below 1, not 0.6 0.4"),
         ({"offset_milestones": (-0.1, 0.4)}, "offset_milestones must rise"),
         ({"offset_milestones": (0.4, 1.0)}, "offset_milestones must rise"),  # the last offset would never be trained
@@ -116,7 +116,7 @@ def test_settings_that_do_not_fit_together_are_refused_in_a_sentence_with_their_
 
 
 def test_settings_that_fit_together_at_their_limits_are_taken():
-    TINY.replace(level_bottom=1.0, level_top=1.001, offset_milestones=(0.0, 0.0), max_frame_offset=3)
+    TINY.replace(sigma_min=1.0, sigma_max=1.001, offset_milestones=(0.0, 0.0), max_frame_offset=3)
     TINY.replace(correction_timesteps=50, timesteps=2)  # preconditioned: of 50, whatever the schedule
     PAPER.replace(correction_timesteps=2, timesteps=2, max_frame_offset=1)
 

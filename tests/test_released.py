@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 
 import sinfusion
+from sinfusion.diffusion.schedule import cosine_schedule, linear_schedule
 from sinfusion.errors import SinfusionError
 from sinfusion.released import import_released, read_checkpoint
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from sinfusion.run import load
-from sinfusion.schedule import cosine_schedule, linear_schedule
 
 FILTERS, DEPTH = 8, 5
 
@@ -152,8 +152,8 @@ def test_an_imported_model_denoises_by_the_released_equations(write, clip, tmp_p
     expected = (x_t - (1 - abar) ** 0.5 * output) / abar**0.5 if predicts_noise else output
     sigma = torch.full((2,), ((1 - abar) / abar) ** 0.5)
     with torch.no_grad():
-        made = run.denoiser(role)(x_t / abar**0.5, sigma, condition, offset)
-    assert relative_error(made, expected) < 1e-4  # sigma in fp32 tells the timestep to five digits
+        outputs = run.denoiser(role)(x_t / abar**0.5, sigma, condition, offset)
+    assert relative_error(outputs, expected) < 1e-4  # sigma in fp32 tells the timestep to five digits
 
 
 def test_models_join_one_run_and_make_a_video(write, clip, tmp_path):
@@ -232,8 +232,8 @@ GOOD = released_weights(6, True)
         (released_weights(6), {}, "no frame encoder"),
         (GOOD, {"role": "projector"}, "6 input channels"),
         (GOOD, {"role": "dreamer"}, "role must be one of"),
-        (released_weights(3), {"role": "image"}, "belongs to a picture"),
-        (GOOD, {"frames": None}, "needs the video or picture"),
+        (released_weights(3), {"role": "image"}, "belongs to an image"),
+        (GOOD, {"frames": None}, "needs the video or image"),
     ],
 )
 def test_what_is_no_released_model_is_refused_and_nothing_written(write, clip, tmp_path, weights, arguments, message):
@@ -283,8 +283,8 @@ def test_a_model_that_does_not_fit_the_run_is_refused_and_the_run_kept(
 
 def test_interpolated_frames_come_from_an_imported_interpolator(write, clip, tmp_path):
     run = import_released(write("x.ckpt", released_weights(INTERPOLATOR.in_channels)), tmp_path / "run", clip)
-    made = sinfusion.upsample(run, 2, clip[:3], steps=2)
-    assert np.array_equal(made[::2], clip[:3])
+    outputs = sinfusion.upsample(run, 2, clip[:3], steps=2)
+    assert np.array_equal(outputs[::2], clip[:3])
 
 
 def test_an_imported_run_can_be_given_another_task_but_not_trained_further(write, clip, tmp_path):

@@ -9,18 +9,19 @@ import pytest
 import torch
 
 import sinfusion
-from sinfusion import run as run_module
+from sinfusion import checkpoint as checkpoint_module
+from sinfusion.checkpoint import last_checkpoint, load_optimizer, load_weights
 from sinfusion.errors import SinfusionError
 from sinfusion.recipe import TINY
 from sinfusion.roles import INTERPOLATOR, PREDICTOR, PROJECTOR
-from sinfusion.run import Run, last_checkpoint, load, load_optimizer, load_weights, save_checkpoint, writing
+from sinfusion.run import Run, load, writing
 
 RECIPE = TINY.replace(filters=4, depth=2, predictor_steps=3)
 
 
 @pytest.fixture
 def run(clip, tmp_path):
-    models = {"predictor": {"steps": 3, "minutes": None, "spreads": [0.1, 0.2, 0.3]}}
+    models = {"predictor": {"steps": 3, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
     run = Run(tmp_path / "run", "video", RECIPE, clip, 12.5, 7, models, "clip.mp4").to("cpu", "fp32")
     run.save()
     return run
@@ -33,7 +34,7 @@ def weights(run, value=0.0):
 def write(run, step, value=0.0):
     raw = weights(run, value)
     state = {name: {"step": torch.tensor(1.0), "exp_avg": p, "exp_avg_sq": p} for name, p in raw.items()}
-    return save_checkpoint(run, PREDICTOR, step, raw, weights(run, value + 1), state)
+    return run.save_checkpoint(PREDICTOR, step, raw, weights(run, value + 1), state)
 
 
 def test_a_run_comes_back_as_it_was_saved(run):
@@ -56,7 +57,7 @@ def test_a_checkpoint_holds_raw_and_averaged_weights_and_sampling_takes_the_aver
 
 
 def test_a_recipe_without_an_average_samples_from_the_raw_weights(clip, tmp_path):
-    models = {"predictor": {"steps": 3, "minutes": None, "spreads": [0.1]}}
+    models = {"predictor": {"steps": 3, "minutes": None, "sigma_data": [0.1]}}
     run = Run(tmp_path / "run", "video", RECIPE.replace(ema_gamma=0.0), clip, 20, 0, models).to("cpu")
     run.save()
     write(run, 2, 0.5)
@@ -82,7 +83,7 @@ def test_an_interrupted_save_leaves_the_last_checkpoint_and_nothing_else(run, mo
     def fail(*_):
         raise interruption
 
-    monkeypatch.setattr(run_module.torch, "save", fail)
+    monkeypatch.setattr(checkpoint_module.torch, "save", fail)
     with pytest.raises(type(interruption)):
         write(run, 2)
     assert [p.name for p in (run.path / "predictor").iterdir()] == ["step-00000001"]
@@ -91,15 +92,15 @@ def test_an_interrupted_save_leaves_the_last_checkpoint_and_nothing_else(run, mo
 
 def test_a_reader_that_loses_a_checkpoint_to_a_newer_one_takes_that(run, monkeypatch):
     write(run, 1, 0.5)
-    real = run_module.load_weights
+    real = checkpoint_module.load_weights
 
     def while_training(path):
         if path.parent.name == "step-00000001":  # the training is faster
-            monkeypatch.setattr(run_module, "load_weights", real)
+            monkeypatch.setattr(checkpoint_module, "load_weights", real)
             write(run, 2, 2.5)
         return real(path)
 
-    monkeypatch.setattr(run_module, "load_weights", while_training)
+    monkeypatch.setattr(checkpoint_module, "load_weights", while_training)
     assert all((p == 3.5).all() for p in run.denoiser(PREDICTOR).network.parameters())
 
 
@@ -111,9 +112,9 @@ def test_a_run_that_was_stopped_before_it_began_says_so(run):
 
 def test_a_checkpoint_is_on_the_disk_before_older_ones_are_removed(run, monkeypatch):
     write(run, 1)
-    said, fsync, remove = [], os.fsync, run_module.remove
+    said, fsync, remove = [], os.fsync, checkpoint_module.remove
     monkeypatch.setattr(os, "fsync", lambda d: said.append(Path(os.readlink(f"/proc/self/fd/{d}")).name) or fsync(d))
-    monkeypatch.setattr(run_module, "remove", lambda path: said.append("removed") or remove(path))
+    monkeypatch.setattr(checkpoint_module, "remove", lambda path: said.append("removed") or remove(path))
     write(run, 2)
     assert set(said[:2]) == {"weights.safetensors", "optimizer.pt"} and said[2].endswith("step-00000002")
     assert said[3:] == ["predictor", "removed"]
@@ -165,22 +166,22 @@ def rewritten(run, change):
 
 def test_a_run_of_a_version_with_other_settings_loads_and_both_versions_are_named(run):
     said = []
-    load(run.path, say=said.append)
+    load(run.path, log=said.append)
     assert said == []
 
     def change(description):
         description["version"] = "7.6.5"
         description["recipe"]["momentum"] = 0.9
-        del description["recipe"]["level_top_share"]
+        del description["recipe"]["sigma_max_share"]
 
     rewritten(run, change)
-    back = load(run.path, say=said.append)
-    assert back.recipe == RECIPE.replace(level_top_share=0.0) and len(said) == 1
+    back = load(run.path, log=said.append)
+    assert back.recipe == RECIPE.replace(sigma_max_share=0.0) and len(said) == 1
     assert "written by sinfusion 7.6.5, this is " + sinfusion.__version__ in said[0]
-    assert "momentum, which is gone" in said[0] and "level_top_share is new: 0.0" in said[0]
+    assert "momentum, which is gone" in said[0] and "sigma_max_share is new: 0.0" in said[0]
     back.save()
     assert json.loads((run.path / "run.json").read_text())["version"] == sinfusion.__version__
-    assert load(run.path, say=said.append).recipe == back.recipe and len(said) == 1
+    assert load(run.path, log=said.append).recipe == back.recipe and len(said) == 1
 
 
 def test_a_run_of_before_versions_were_kept_loads(run, capsys):

@@ -24,8 +24,8 @@ def test_the_scene_is_the_same_every_time_and_another_with_another_seed(scene):
 
 @pytest.mark.parametrize("frames, size", [(48, (40, 64)), (2, (36, 64)), (1, (64, 48)), (3, (33, 33))])
 def test_the_scene_has_the_frames_and_the_size_asked_for(frames, size):
-    made = render(frames, size)
-    assert made.shape == (frames, *size, 3) and made.dtype == np.uint8
+    outputs = render(frames, size)
+    assert outputs.shape == (frames, *size, 3) and outputs.dtype == np.uint8
 
 
 @pytest.mark.parametrize(

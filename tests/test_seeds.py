@@ -8,12 +8,12 @@ import pytest
 import sinfusion
 from sinfusion import metrics, patches
 from sinfusion.cli import main
-from sinfusion.crops import sample_seeds
 from sinfusion.demo import demo
 from sinfusion.errors import SinfusionError
-from sinfusion.rollout import stream
+from sinfusion.generation.video import stream
 from sinfusion.scene import render
 from sinfusion.seeds import SEEDS, check_seed, part_key
+from sinfusion.training.crops import sample_seeds
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def calls(video_run, image_run, clip, tmp_path):
         "patches.retarget": lambda seed: patches.retarget(still, seed=seed),
         "patches.analogy": lambda seed: patches.analogy(clip[0], clip[1], seed=seed),
         "patches.inpaint": lambda seed: patches.inpaint(clip, mask, seed=seed),
-        "demo": lambda seed: demo(tmp_path / "demo", seed=seed, say=lambda _: None),
+        "demo": lambda seed: demo(tmp_path / "demo", seed=seed, log=lambda _: None),
         "render": lambda seed: render(1, seed=seed),
         "nnf": lambda seed: metrics.nnf(clip, clip, seed=seed),
         "sliced_wasserstein": lambda seed: metrics.sliced_wasserstein(clip, clip, scales=1, seed=seed),
@@ -53,10 +53,10 @@ def test_a_seed_that_is_none_is_refused_by_every_function_before_any_work(calls,
 
 def test_whole_numbers_of_numpy_are_seeds(video_run, clip, tmp_path, small):
     for kind in (np.int64, np.uint8):
-        made = sinfusion.generate(video_run, 2, start=0, seed=kind(7))
-        assert np.array_equal(made, sinfusion.generate(video_run, 2, start=0, seed=7))
-    made = patches.generate(clip[0], noise=0.1, seed=np.uint32(2**32 - 1))
-    assert np.array_equal(made, patches.generate(clip[0], noise=0.1, seed=2**32 - 1))
+        outputs = sinfusion.generate(video_run, 2, start=0, seed=kind(7))
+        assert np.array_equal(outputs, sinfusion.generate(video_run, 2, start=0, seed=7))
+    outputs = patches.generate(clip[0], noise=0.1, seed=np.uint32(2**32 - 1))
+    assert np.array_equal(outputs, patches.generate(clip[0], noise=0.1, seed=2**32 - 1))
     recipe = small.replace(predictor_steps=1, projector_steps=1)
     run = sinfusion.train(clip, tmp_path / "run", recipe, seed=np.int64(3), quiet=True)
     assert json.loads((run.path / "run.json").read_text())["seed"] == 3 and type(run.seed) is int
@@ -78,11 +78,11 @@ def test_the_last_of_several_samples_has_a_seed_too(video_run, image_run, clip, 
 
 
 def test_the_command_line_says_the_name_that_it_has_there(video_run, image_run, capsys, tmp_path):
-    picture = tmp_path / "picture.png"
-    sinfusion.media.write_image(picture, image_run.frames[0])
+    image = tmp_path / "image.png"
+    sinfusion.media.write_image(image, image_run.frames[0])
     for words in (
-        ("generate", video_run.path, "--count", "2"), ("edit", image_run.path, picture, "--count", "2"),
-        ("evaluate", video_run.path, "--count", "2"), ("patches", "generate", picture, "--count", "2"),
+        ("generate", video_run.path, "--count", "2"), ("edit", image_run.path, image, "--count", "2"),
+        ("evaluate", video_run.path, "--count", "2"), ("patches", "generate", image, "--count", "2"),
         ("demo", "--out", tmp_path / "demo"),
     ):  # fmt: skip
         assert main([*map(str, words), "--seed", "4294967295"]) == 2

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 import tyro
 
 from .. import __version__
-from ..console import open_streams, say, settle_streams
+from ..console import log, open_streams, settle_streams
 from ..errors import SettingError, SinfusionError
 from ..signals import Interrupted, raised
 from .command import Command, Group
 from .demo import Demo
 from .evaluate import Evaluate
+from .generation import Edit, Extrapolate, Generate, Retarget, Upsample
 from .importing import Import
 from .info import Info
-from .making import Edit, Extrapolate, Generate, Retarget, Upsample
 from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
 from .training import Train
 
@@ -37,7 +37,7 @@ COMMANDS: dict[str, type[Command] | Group] = {
     "edit": Edit,
     "evaluate": Evaluate,
     "patches": Group(
-        "New videos and pictures from one in seconds, without training.",
+        "New videos and images from one in seconds, without training.",
         {
             "generate": PatchesGenerate,
             "retarget": PatchesRetarget,
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt as stop:
-        say("interrupted.")
+        log("interrupted.")
         return stop.exit_code if isinstance(stop, Interrupted) else 130
     finally:
         settle_streams()
@@ -84,7 +84,7 @@ def _main(words: list[str]) -> int:
         sentence = _sentence(error, lower)
         if debug or sentence is None:
             raise
-        say(f"error: {sentence}")
+        log(f"error: {sentence}")
         return 2
     return 0
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..console import print_result, say
+from ..console import log, print_result
 from ..seeds import check_seed
 from .command import Command
 from .options import network_device
@@ -33,5 +33,5 @@ class Demo(Command):
         network_device("auto")
         from ..demo import demo
 
-        demo(self.out, self.minutes, self.seed, self.overwrite, say)
+        demo(self.out, self.minutes, self.seed, self.overwrite, log)
         print_result(self.out / "original-beside-generated.mp4", self.out / "contact-sheet.png", self.out / "run")

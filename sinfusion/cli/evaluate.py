@@ -15,13 +15,13 @@ import tyro
 from tyro.conf import Positional
 
 from .. import __version__
-from ..console import Bar, print_result, say
+from ..console import Bar, log, print_result
 from ..errors import SinfusionError, option_name
-from ..files import beside, make_folders
+from ..files import atomic_write, make_folders
 from ..seeds import check_seed
 from .command import Command
-from .made import SHEET_COLUMNS, Made, check_writable
-from .options import File, Format, Precision, Size, Whole, network_device, parse_size, spread
+from .options import File, Format, Precision, Size, Whole, evenly_spaced, network_device, parse_size
+from .outputs import SHEET_COLUMNS, Outputs, check_writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..run import Run
 
 Row = dict[str, Any]
-Result = tuple[str, "np.ndarray", "np.ndarray"]  # name, pictures, nearest-neighbour field
+Result = tuple[str, "np.ndarray", "np.ndarray"]  # name, images, nearest-neighbour field
 
 OF_A_RUN = ("held_out", "count", "steps", "out", "format", "device", "precision")  # options of what is made here
 OF_FILES = ("size", "max_side")
@@ -37,7 +37,7 @@ OF_VIDEOS = ("start", "stop", "stride")
 FIELD_FPS = 10.0  # slow enough to be followed
 LABEL_APART = 0.045  # of the height of a plot, between two names
 LEGEND = (
-    "The yardstick is the original alone: its halves, each measured against the other.",
+    "The self-baseline is the original alone: its halves, each measured against the other.",
     "NNFDIV is diversity; NNFDIST and SWD (for each scale) are errors; change and high freq. are 1 in the original.",
 )
 
@@ -52,7 +52,7 @@ class Evaluate(Command):
     example: ClassVar[str] = "sinfusion evaluate fish.mp4 a.mp4 b.mp4 --plot quality.png --fields fields"
     lower: ClassVar[str] = "--size, --stop or --count"
 
-    # A video, a folder of frames, a picture; or a run, for the frames it was trained on.
+    # A video, a folder of frames, an image; or a run, for the frames it was trained on.
     original: Annotated[Positional[Path], tyro.conf.arg(metavar="ORIGINAL")]
     # Results of the same kind; left out: ORIGINAL is a run, and makes them.
     generated: Annotated[
@@ -60,11 +60,11 @@ class Evaluate(Command):
     ] = ()
     # File for the figures.
     json: File = None
-    # Picture of error against diversity.
+    # Image of error against diversity.
     plot: File = None
     # Folder for the nearest-neighbour fields: where each patch comes from.
     fields: File = None
-    # Weights of Inception v3, for the SIFID of pictures.
+    # Weights of Inception v3, for the SIFID of images.
     inception: File = None
     # Weights of C3D, for the SVFID of videos.
     c3d: File = None
@@ -84,9 +84,9 @@ class Evaluate(Command):
     held_out: File = None
     # A run: how many to make; of a video run from a real frame and as many from noise.
     count: int = 3
-    # A run: network evaluations for a picture; left out: the recipe's.
+    # A run: network evaluations for an image; left out: the recipe's.
     steps: Whole = None
-    # A run: file to write; left out: made/evaluate-<number> in its folder.
+    # A run: file to write; left out: outputs/evaluate-<number> in its folder.
     out: File = None
     # A run: videos as mp4, gif or png; left out: by --out, else mp4.
     format: Format = None
@@ -116,45 +116,45 @@ class Evaluate(Command):
 
     def _run(self) -> None:
         """Measure what a run makes, and keep it."""
-        from ..evaluation import starts
+        from ..metrics.evaluation import starts
         from ..run import load
 
         if self.original.exists() and not (self.original / "run.json").is_file():
             raise SinfusionError(f"{self.original} is not a run; give results to compare with it.")
         run = load(self.original, network_device(self.device), self.precision)
         count = self.count * max(1, len(starts(run)))
-        with Made(self, run.kind, run.path / "made", {"run": run.path}, count) as made:
-            self._make(run, made)
+        with Outputs(self, run.kind, run.path / "outputs", {"run": run.path}, count) as outputs:
+            self._make(run, outputs)
 
-    def _make(self, run: Run, made: Made) -> None:
+    def _make(self, run: Run, outputs: Outputs) -> None:
         from ..media import refuse_existing, write_image, write_video
 
-        plot = self.plot or made.record.with_name(f"{made.record.stem}-plot.png")
+        plot = self.plot or outputs.record.with_name(f"{outputs.record.stem}-plot.png")
         refuse_existing(plot, self.overwrite)
         rows, results = self._measured(run)
-        made.files = made.files[: len(results)]  # none of a run that only interpolates
+        outputs.files = outputs.files[: len(results)]  # none of a run that only interpolates
         videos = [result for _, result, _ in results]
-        for path, result in zip(made.files, videos, strict=True):
+        for path, result in zip(outputs.files, videos, strict=True):
             if run.kind == "image":
                 write_image(path, result, self.overwrite)
             else:
                 write_video(path, result, fps=run.fps, overwrite=self.overwrite)
         self._write(rows, results, plot)
         if run.kind == "image":
-            made.finish([run.frames[0], *videos], **_facts(rows))
+            outputs.finish([run.frames[0], *videos], **_facts(rows))
             return
-        picked = spread(len(run.frames), SHEET_COLUMNS)
+        picked = evenly_spaced(len(run.frames), SHEET_COLUMNS)
         shown = [video[i] for video in (run.frames, *videos) for i in picked]
-        made.finish(shown, len(picked), fps=run.fps, **_facts(rows))
+        outputs.finish(shown, len(picked), fps=run.fps, **_facts(rows))
 
     def _measured(self, original: Path | Run) -> tuple[list[Row], list[Result]]:
-        from ..evaluation import evaluate
+        from ..metrics.evaluation import evaluate
 
         results: list[Result] = []
         rows = evaluate(
             original, list(self.generated) or None, inception=self.inception, c3d=self.c3d, size=parse_size(self.size),
             max_side=self.max_side, start=self.start, stop=self.stop, stride=self.stride, held_out=self.held_out,
-            count=self.count, seed=self.seed, steps=self.steps, say=say, bar=_bar,
+            count=self.count, seed=self.seed, steps=self.steps, log=log, bar=_bar,
             seen=lambda *seen: results.append(seen),
         )  # fmt: skip
         return rows, results
@@ -193,7 +193,7 @@ class Evaluate(Command):
                 "version": __version__,
             }
             make_folders(self.json.parent)
-            with beside(self.json, self.overwrite) as temporary:
+            with atomic_write(self.json, self.overwrite) as temporary:
                 temporary.write_text(json.dumps(report, indent=1) + "\n")
             written.append(self.json)
         if plot is not None:
@@ -214,20 +214,20 @@ def _bar(total: int) -> Iterator[Callable[[], object]]:
 
 
 def _write_field(path: Path, field: np.ndarray, overwrite: bool) -> None:
-    """The picture of a field; of a video's a sheet, and an mp4 beside it."""
+    """The image of a field; of a video's a sheet, and an mp4 beside it."""
     from ..media import contact_sheet, enlarged, write_image, write_video
-    from ..metrics import field_picture
+    from ..metrics.similarity import field_image
 
-    pictures = field_picture(field)
-    write_image(path, contact_sheet(pictures), overwrite)
-    if len(pictures) > 1:
-        larger = (enlarged(picture, 256) for picture in pictures)
+    images = field_image(field)
+    write_image(path, contact_sheet(images), overwrite)
+    if len(images) > 1:
+        larger = (enlarged(image, 256) for image in images)
         write_video(path.with_suffix(".mp4"), larger, fps=FIELD_FPS, overwrite=overwrite)
 
 
 def _facts(rows: list[Row]) -> Row:
     """What a record holds beside the request."""
-    from ..evaluation import SETTINGS
+    from ..metrics.evaluation import SETTINGS
 
     return {"settings": SETTINGS, "seeds": [row["seed"] for row in rows if "seed" in row], "rows": rows}
 
@@ -273,10 +273,10 @@ def _aligned(cells: list[list[str]], turned: bool = False) -> list[str]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Write a picture of error (NNFDIST) against diversity (NNFDIV), a point for each result and its name beside."""
+    """Write an image of error (NNFDIST) against diversity (NNFDIV), a point for each result and its name beside."""
     from matplotlib.figure import Figure
 
-    points = sorted((row for row in rows if row["kind"] in ("yardstick", "result")), key=lambda row: row["nnfdist"])
+    points = sorted((row for row in rows if row["kind"] in ("self_baseline", "result")), key=lambda row: row["nnfdist"])
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel="diversity (NNFDIV)", ylabel="error (NNFDIST), lower is closer to the original")
@@ -286,7 +286,7 @@ def draw(rows: list[Row], path: Path) -> None:
     low, high = axes.get_ylim()
     heights = _apart([(row["nnfdist"] - low) / (high - low) for row in points])
     for number, (row, height) in enumerate(zip(points, heights, strict=True)):
-        known = row["kind"] == "yardstick"
+        known = row["kind"] == "self_baseline"
         colour = "black" if known else f"C{number % 10}"
         place = (row["nnfdiv"], row["nnfdist"])
         axes.plot(*place, "*" if known else "o", color=colour, markersize=14 if known else 7)
@@ -295,7 +295,7 @@ def draw(rows: list[Row], path: Path) -> None:
             arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": colour, "alpha": 0.5, "relpos": (0, 0.5)},
         )  # fmt: skip
     make_folders(path.parent)
-    with beside(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
 
@@ -310,4 +310,4 @@ def _apart(heights: list[float]) -> list[float]:
 
 
 def _title(row: Row) -> str:
-    return f"yardstick: {row['name']}" if row["kind"] == "yardstick" else str(row["name"])
+    return f"self-baseline: {row['name']}" if row["kind"] == "self_baseline" else str(row["name"])

@@ -25,7 +25,7 @@ class Import(Command):
     checkpoint: Annotated[Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     # Folder of the run: a new one, or one to add the model to.
     out: Path
-    # The video or picture that the checkpoint was trained on; left out: what the run holds.
+    # The video or image that the checkpoint was trained on; left out: what the run holds.
     frames: File = None
     # Which model it is; left out: told by its weights and the frames.
     role: Annotated[Literal["image", "predictor", "projector", "interpolator"] | None, OPTIONAL] = None

@@ -36,8 +36,8 @@ def parse_size(word: str | None) -> tuple[int, int] | None:
     return int(match[2]), int(match[1])
 
 
-def spread(count: int, most: int) -> list[int]:
-    """At most `most` indices spread evenly over range(count), first and last among them."""
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most `most` indices evenly spaced over range(count), first and last among them."""
     if count <= most:
         return list(range(count))
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]

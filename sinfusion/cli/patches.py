@@ -1,4 +1,4 @@
-"""The commands of the patch engine: new videos and pictures from one, without training."""
+"""The commands of the patch engine: new videos and images from one, without training."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import tyro
 from tyro.conf import Positional
 
-from ..console import Bar, say
+from ..console import Bar, log
 from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
-from .made import SHEET_COLUMNS, SHEET_FRAMES, Made
-from .options import File, Format, Size, Whole, parse_size, spread
+from .options import File, Format, Size, Whole, evenly_spaced, parse_size
+from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,11 +31,11 @@ class Patches(Command):
 
     lower: ClassVar[str] = "--max-side, or use fewer frames (--stop)"
 
-    # A video, GIF, folder of frames or picture.
+    # A video, GIF, folder of frames or image.
     input: Input
-    # File to write; left out: made/<name of the input>/<command>-<number>.
+    # File to write; left out: outputs/<name of the input>/<command>-<number>.
     out: File = None
-    # Videos: mp4, gif or png (a folder of numbered pictures); pictures: png. Left out: by --out, else mp4.
+    # Videos: mp4, gif or png (a folder of numbered images); images: png. Left out: by --out, else mp4.
     format: Format = None
     # The longer side that a larger input is scaled down to; 0 keeps its size.
     max_side: int = 256
@@ -59,31 +59,31 @@ class Patches(Command):
         from ..precision import choose_device
 
         choose_device(self.device)
-        return Source(path or self.input, self.start, self.stop, self.stride, max_side=self.max_side).read(say=say)
+        return Source(path or self.input, self.start, self.stop, self.stride, max_side=self.max_side).read(log=log)
 
-    def made(self, kind: str, count: int = 1) -> Made:
+    def outputs(self, kind: str, count: int = 1) -> Outputs:
         """Where the results go."""
         name = Path(os.path.abspath(self.input)).stem  # "." and ".." too have one
-        return Made(self, kind, Path("made") / name, {"input": self.input}, count)
+        return Outputs(self, kind, Path("outputs") / name, {"input": self.input}, count)
 
-    def write(self, made: Made, results: np.ndarray, fps: float) -> None:
-        """Write (count, T, H, W, 3) videos, or (count, H, W, 3) pictures."""
+    def write(self, outputs: Outputs, results: np.ndarray, fps: float) -> None:
+        """Write (count, T, H, W, 3) videos, or (count, H, W, 3) images."""
         from ..media import write_video
 
         if results.ndim == 4:
-            made.pictures(results)
+            outputs.images(results)
         elif len(results) == 1:
-            made.video(results[0], fps)
+            outputs.video(results[0], fps)
         else:
-            for path, frames in zip(made.files, results, strict=True):
+            for path, frames in zip(outputs.files, results, strict=True):
                 write_video(path, frames, fps=fps, overwrite=self.overwrite)
-            picked = spread(results.shape[1], SHEET_COLUMNS)
+            picked = evenly_spaced(results.shape[1], SHEET_COLUMNS)
             rows = [frames[i] for frames in results[: SHEET_FRAMES // 3] for i in picked]
-            made.finish(rows, len(picked), fps=fps, frames=results.shape[1])
+            outputs.finish(rows, len(picked), fps=fps, frames=results.shape[1])
 
 
 def _frames(clip: Clip) -> np.ndarray:
-    """(T, H, W, 3), or (H, W, 3) of a picture."""
+    """(T, H, W, 3), or (H, W, 3) of an image."""
     return clip.frames[0] if clip.kind == "image" else clip.frames
 
 
@@ -94,7 +94,7 @@ def _bar() -> Bar:
 
 @dataclass(kw_only=True)
 class PatchesGenerate(Patches):
-    """Diverse new videos or pictures, in seconds."""
+    """Diverse new videos or images, in seconds."""
 
     example: ClassVar[str] = "sinfusion patches generate fish.mp4 --count 4"
     lower: ClassVar[str] = "--max-side, --scale or --frames"
@@ -116,18 +116,18 @@ class PatchesGenerate(Patches):
 
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
-        with self.made(clip.kind, self.count) as made:
+        with self.outputs(clip.kind, self.count) as outputs:
             with _bar() as shown:
                 results = generate(
                     _frames(clip), self.frames, size, self.scale, self.noise, self.count, self.seed,
                     self.device, shown.update,
                 )  # fmt: skip
-            self.write(made, results, clip.fps)
+            self.write(outputs, results, clip.fps)
 
 
 @dataclass(kw_only=True)
 class PatchesRetarget(Patches):
-    """A video or picture at another size, aspect ratio or length, its objects and motions at their own."""
+    """A video or image at another size, aspect ratio or length, its objects and motions at their own."""
 
     example: ClassVar[str] = "sinfusion patches retarget fish.mp4 --size 384x144"
 
@@ -142,19 +142,19 @@ class PatchesRetarget(Patches):
 
         if size is None and self.frames is None:
             raise SinfusionError("give what to bring it to: --size, --frames or both.")
-        with self.made(clip.kind) as made:
+        with self.outputs(clip.kind) as outputs:
             with _bar() as shown:
                 result = retarget(_frames(clip), size, self.frames, self.seed, self.device, shown.update)
-            self.write(made, result[None], clip.fps)
+            self.write(outputs, result[None], clip.fps)
 
 
 @dataclass(kw_only=True)
 class PatchesAnalogy(Patches):
-    """The layout of one video (or sketch) with the appearance and dynamics of another; or of pictures."""
+    """The layout of one video (or sketch) with the appearance and dynamics of another; or of images."""
 
     example: ClassVar[str] = "sinfusion patches analogy waterfall.mp4 lava.mp4"
 
-    # The video or picture that gives appearance and dynamics. --start, --stop and --stride are for both.
+    # The video or image that gives appearance and dynamics. --start, --stop and --stride are for both.
     style: Annotated[Positional[Path], tyro.conf.arg(metavar="STYLE")]
     # The input is a sketch video: bright where there should be motion.
     sketch: bool = False
@@ -165,22 +165,22 @@ class PatchesAnalogy(Patches):
         content, style = self.read(), self.read(self.style)
         from ..patches import analogy
 
-        with self.made(content.kind) as made:
+        with self.outputs(content.kind) as outputs:
             with _bar() as shown:
                 result = analogy(
                     _frames(content), _frames(style), self.sketch, self.raft, self.seed, self.device,
                     shown.update,
                 )  # fmt: skip
-            self.write(made, result[None], content.fps)
+            self.write(outputs, result[None], content.fps)
 
 
 @dataclass(kw_only=True)
 class PatchesInpaint(Patches):
-    """A masked part of a video or picture made anew from what is around it."""
+    """A masked part of a video or image made anew from what is around it."""
 
     example: ClassVar[str] = "sinfusion patches inpaint fish.mp4 --mask mask.png"
 
-    # A picture, or a video as long as the input, white where to fill. --start, --stop and --stride are for both.
+    # An image, or a video as long as the input, white where to fill. --start, --stop and --stride are for both.
     mask: Path
     # The colours of the input under the mask say roughly what should be there.
     hints: bool = False
@@ -192,8 +192,8 @@ class PatchesInpaint(Patches):
 
         which = slice(self.start, self.stop, self.stride)
         masks = read_masks(self.mask, clip.frames.shape[1:3], len(clip.frames), which)
-        with self.made(clip.kind) as made:
+        with self.outputs(clip.kind) as outputs:
             with _bar() as shown:
                 mask = masks[0] if clip.kind == "image" else masks
                 result = inpaint(_frames(clip), mask, self.hints, self.seed, self.device, shown.update)
-            self.write(made, result[None], clip.fps)
+            self.write(outputs, result[None], clip.fps)

@@ -54,7 +54,7 @@ class TrainOptions:
     Every setting of the recipe is an option too: sinfusion train --help-recipe
     """
 
-    # A video, GIF, folder of frames or picture; or the folder of a run, to go on with it, to add --tasks to it, or to
+    # A video, GIF, folder of frames or image; or the folder of a run, to go on with it, to add --tasks to it, or to
     # train it further by --minutes or --steps.
     input: Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
     # Folder of the run; left out: runs/ and the name of the input.
@@ -104,7 +104,7 @@ class Train(TrainOptions, Command):
     recipe_settings: OmitArgPrefixes[Overrides] = field(default_factory=Overrides)  # type: ignore[valid-type]
 
     def __call__(self) -> None:
-        from ..training import train
+        from ..training.session import train
 
         network_device(self.device)
         run = train(

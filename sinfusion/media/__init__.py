@@ -1,4 +1,4 @@
-"""Reading any video or picture into uint8 frames, and writing videos, pictures and contact sheets.
+"""Reading any video or image into uint8 frames, and writing videos, images and contact sheets.
 
 clip = read_media("fish.mp4")          # Clip: frames (T, H, W, 3) uint8, fps, kind
 write_video("out.mp4", frames, fps=20)
@@ -6,7 +6,7 @@ write_video("out.mp4", frames, fps=20)
 
 from ..clip import Clip
 from .sheets import contact_sheet, enlarged, mark_new, side_by_side
-from .source import LONGER_SIDE, Native, Source, fitting, read_image, read_mask, read_masks, read_media, read_video
+from .source import LONGER_SIDE, Native, Source, read_image, read_mask, read_masks, read_media, read_video
 from .writing import VideoWriter, refuse_existing, write_image, write_video
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "VideoWriter",
     "contact_sheet",
     "enlarged",
-    "fitting",
     "mark_new",
     "read_image",
     "read_mask",

@@ -1,4 +1,4 @@
-"""Opening any video or picture: its frames as uint8, one by one."""
+"""Opening any video or image: its frames as uint8, one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..clip import FRAME_ENDINGS, from_pillow, size_words
 from ..errors import SinfusionError
 
 # Named, because Pillow would hand other kinds to programs outside (EPS to Ghostscript), and FFmpeg open playlists.
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 ANIMATED_FORMATS = ("PNG", "WEBP", "GIF")
 VIDEO_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,yuv4mpegpipe"
 GUESSED_FPS = 20.0  # of videos that do not say
@@ -31,7 +31,7 @@ class Opened:
     probe: Callable[[], tuple[tuple[int, int], int]]  # (height, width) and the number of all frames
     fps: Callable[[], float] | None  # of all frames, asked after reading; None: it has none of its own
     still: bool  # a kind of source in which one frame is an image
-    alone: bool  # a picture: there is one frame only
+    alone: bool  # an image: there is one frame only
     source_size: tuple[int, int] | None = None  # where the frames have been scaled before
 
 
@@ -41,7 +41,7 @@ def open_file(path: Path, wanted: range) -> Opened:
         if path.is_dir():
             return _folder(path, wanted)
         if not path.exists():
-            raise SinfusionError(f"{path} does not exist; give a video, a picture or a folder of frames.")
+            raise SinfusionError(f"{path} does not exist; give a video, an image or a folder of frames.")
         if not path.is_file():  # a pipe would block
             raise SinfusionError(f"{path} is neither a file nor a folder.")
         if path.stat().st_size == 0:
@@ -50,12 +50,12 @@ def open_file(path: Path, wanted: range) -> Opened:
     except OSError as error:
         raise SinfusionError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
-        picture = Image.open(path, formats=PICTURE_FORMATS)
+        image = Image.open(path, formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
-        raise SinfusionError(f"{path} is too large a picture ({_short(error)}).") from error
+        raise SinfusionError(f"{path} is too large an image ({_short(error)}).") from error
     except Exception:  # Pillow's plugins let out anything at all
         return _video(path, wanted)
-    return _picture(path, picture, wanted)
+    return _image(path, image, wanted)
 
 
 def explained(name: str, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -74,7 +74,7 @@ def explained(name: str, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 def _folder(path: Path, wanted: range) -> Opened:
     files = [p for p in path.iterdir() if p.suffix.lower() in FRAME_ENDINGS and not p.name.startswith(".")]
     if not files:
-        raise SinfusionError(f"{path} holds no pictures (PNG, JPG, WebP, BMP, TIFF).")
+        raise SinfusionError(f"{path} holds no images (PNG, JPG, WebP, BMP, TIFF).")
     files.sort(key=lambda p: (_natural(p.name), p.name))
 
     def frames() -> Iterator[np.ndarray]:
@@ -83,10 +83,10 @@ def _folder(path: Path, wanted: range) -> Opened:
             if not file.is_file():  # a pipe would block
                 raise SinfusionError(f"{file} is not a file.")
             try:
-                with Image.open(file, formats=PICTURE_FORMATS) as picture:
-                    frame = from_pillow(ImageOps.exif_transpose(picture))
+                with Image.open(file, formats=IMAGE_FORMATS) as image:
+                    frame = from_pillow(ImageOps.exif_transpose(image))
             except Exception as error:  # see `explained`
-                raise SinfusionError(f"{file} is damaged or not a picture ({_short(error)}).") from error
+                raise SinfusionError(f"{file} is damaged or not an image ({_short(error)}).") from error
             first = first or (file, frame.shape)
             if frame.shape != first[1]:
                 raise SinfusionError(
@@ -96,7 +96,7 @@ def _folder(path: Path, wanted: range) -> Opened:
             yield frame
 
     def probe() -> tuple[tuple[int, int], int]:
-        return _upright_size(Image.open(files[0], formats=PICTURE_FORMATS)), len(files)
+        return _upright_size(Image.open(files[0], formats=IMAGE_FORMATS)), len(files)
 
     return Opened(frames(), _explained_probe(path, probe), fps=None, still=True, alone=len(files) == 1)
 
@@ -106,27 +106,27 @@ def _natural(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
-def _picture(path: Path, picture: Image.Image, wanted: range) -> Opened:
+def _image(path: Path, image: Image.Image, wanted: range) -> Opened:
     seconds: list[float] = []
     try:
-        count = getattr(picture, "n_frames", 1) if picture.format in ANIMATED_FORMATS else 1
+        count = getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
     except Exception as error:  # see `explained`
         raise SinfusionError(f"{path} is damaged or truncated: 0 frame(s) read ({_short(error)}).") from error
     # An APNG may begin with a still, for programs that do not animate.
-    before = 1 if count > 1 and picture.info.get("default_image") else 0
+    before = 1 if count > 1 and image.info.get("default_image") else 0
     moves = count - before > 1
 
     def frames() -> Iterator[np.ndarray]:
-        with picture:
+        with image:
             for index in range(min(count - before, wanted.stop)):
-                picture.seek(before + index)
-                picture.load()
-                seconds.append((picture.info.get("duration") or 100) / 1000)
+                image.seek(before + index)
+                image.load()
+                seconds.append((image.info.get("duration") or 100) / 1000)
                 if index in wanted:
-                    yield from_pillow(picture if count > 1 else ImageOps.exif_transpose(picture))
+                    yield from_pillow(image if count > 1 else ImageOps.exif_transpose(image))
 
     def probe() -> tuple[tuple[int, int], int]:
-        size = (picture.height, picture.width) if count > 1 else _upright_size(picture)
+        size = (image.height, image.width) if count > 1 else _upright_size(image)
         return size, count - before
 
     def fps() -> float:
@@ -135,11 +135,11 @@ def _picture(path: Path, picture: Image.Image, wanted: range) -> Opened:
     return Opened(frames(), _explained_probe(path, probe), fps if moves else None, still=True, alone=not moves)
 
 
-def _upright_size(picture: Image.Image) -> tuple[int, int]:
+def _upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) once turned as the EXIF says."""
-    with picture:
-        sideways = picture.getexif().get(0x0112, 1) > 4  # orientations 5 to 8
-        return (picture.width, picture.height) if sideways else (picture.height, picture.width)
+    with image:
+        sideways = image.getexif().get(0x0112, 1) > 4  # orientations 5 to 8
+        return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def _explained_probe(
@@ -164,7 +164,7 @@ def _video(path: Path, wanted: range) -> Opened:
     try:
         container = av.open(str(path.absolute()), options=options, metadata_errors="ignore")
     except Exception as error:  # FFmpegError, and what PyAV raises on headers that make no sense
-        raise SinfusionError(f"{path} is not a video or picture that can be read ({_short(error)}).") from error
+        raise SinfusionError(f"{path} is not a video or image that can be read ({_short(error)}).") from error
     stream = next(iter(container.streams.video), None)
     if stream is None or stream.codec_context is None:
         container.close()
@@ -226,9 +226,9 @@ def _promised_seconds(container: Any, stream: Any, rate: float) -> float:
     return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
-def _turned(picture: np.ndarray, degrees: float) -> np.ndarray:
+def _turned(image: np.ndarray, degrees: float) -> np.ndarray:
     """Turned counter-clockwise to the nearest quarter."""
-    return np.ascontiguousarray(np.rot90(picture, round(degrees / 90) % 4))
+    return np.ascontiguousarray(np.rot90(image, round(degrees / 90) % 4))
 
 
 def _short(error: BaseException) -> str:

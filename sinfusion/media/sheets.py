@@ -34,12 +34,12 @@ def enlarged(frame: np.ndarray, least: int = 144) -> np.ndarray:
 
 
 def _labelled(frame: np.ndarray, text: str) -> np.ndarray:
-    picture = Image.fromarray(frame)
-    draw = ImageDraw.Draw(picture)
+    image = Image.fromarray(frame)
+    draw = ImageDraw.Draw(image)
     box = draw.textbbox((3, 2), text)
     draw.rectangle((box[0] - 2, box[1] - 1, box[2] + 2, box[3] + 1), fill=(0, 0, 0))
     draw.text((3, 2), text, fill=(255, 255, 255))
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, labels: tuple[str, str] | None = None) -> np.ndarray:

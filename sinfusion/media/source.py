@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..clip import Clip, as_frames, check_fps, size_words
 from ..errors import SinfusionError
+from ..pixels import fitting, resize
 from .reading import Opened, explained, open_file
 
 LONGER_SIDE = 256  # that larger sources are scaled down to where nobody says otherwise
@@ -45,9 +45,9 @@ class Source:
     Raises SinfusionError for what cannot apply; what only the source itself can tell, when it is opened.
     """
 
-    # A video, an animation, a folder of frames or a picture; a Clip; or whatever `clip.as_pixels` takes.
+    # A video, an animation, a folder of frames or an image; a Clip; or whatever `clip.as_pixels` takes.
     value: Any
-    # Frames to keep, counted from 0 as in a slice; the clip plays as fast as before. Not for a picture.
+    # Frames to keep, counted from 0 as in a slice; the clip plays as fast as before. Not for an image.
     start: int | None = None
     stop: int | None = None
     stride: int | None = None
@@ -89,18 +89,18 @@ class Source:
             return self.size[0], self.size[1]
         return None if self.max_side is None else fitting(native, self.max_side)
 
-    def read(self, longest: int = LONGER_SIDE, say: Callable[[str], None] = print) -> Clip:
+    def read(self, longest: int = LONGER_SIDE, log: Callable[[str], None] = print) -> Clip:
         """The frames.
 
-        longest: as `max_side`, where the source says neither that nor size. say: told about scaling.
+        longest: as `max_side`, where the source says neither that nor size. log: told about scaling.
 
-        Frames are scaled antialiased. Transparency is laid over white; 16-bit, grey, palette and CMYK pictures become
+        Frames are scaled antialiased. Transparency is laid over white; 16-bit, grey, palette and CMYK images become
         8-bit RGB (colour profiles are not applied); EXIF and video rotation are applied. fps is the mean where frames
         last differently. Raises SinfusionError, with what is wrong, for anything that cannot be read whole.
         """
         opened, wanted = self._open(), self._range()
         side = longest if self.max_side is None else self.max_side
-        frames, original = _read(opened, wanted, self.name, self.size, side, say)
+        frames, original = _read(opened, wanted, self.name, self.size, side, log)
         rate = self.fps or (opened.fps() if opened.fps else None) or DEFAULT_FPS
         kind = "image" if opened.still and len(frames) == 1 else "video"
         return Clip(frames, rate / wanted.step, kind, opened.source_size or original)
@@ -128,7 +128,7 @@ class Source:
         if opened.alone:
             for name in ("start", "stop", "stride", "fps"):
                 if getattr(self, name) is not None:
-                    raise SinfusionError(f"{self.name}: {name} is for videos, this is a picture; leave out {name}.")
+                    raise SinfusionError(f"{self.name}: {name} is for videos, this is an image; leave out {name}.")
         if self.fps is not None and opened.fps is not None:
             raise SinfusionError(f"{self.name}: there are frames per second of its own; leave out fps.")
         return opened
@@ -156,7 +156,7 @@ def _read(
     name: str,
     size: tuple[int, int] | None,
     longest: int,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """(T, H, W, 3) uint8, scaled; and (height, width) before that."""
     kept: list[np.ndarray] = []
@@ -169,7 +169,7 @@ def _read(
                 original, target = shape, tuple(size) if size else fitting(shape, longest)
                 if target != original:
                     hint = "" if size else f" (longer side {longest}; use --size or --max-side for another)"
-                    say(f"scaled {size_words(original)} to {size_words(target)}{hint}")
+                    log(f"scaled {size_words(original)} to {size_words(target)}{hint}")
             if shape != original:
                 raise SinfusionError(
                     f"{name} has frames of different sizes: {size_words(original)} and {size_words(shape)}."
@@ -179,7 +179,7 @@ def _read(
                     f"{name} does not fit in memory: {len(kept)} frames of {size_words(target)} fill "
                     f"{MOST_BYTES / 2**30:g} GB; use --stop, --stride or a smaller --size."
                 )
-            kept.append(_resize(frame, target))
+            kept.append(resize(frame, target))
     if original is None:
         raise SinfusionError(f"{name} has no frames from {wanted.start} on.")
     return np.stack(kept), original
@@ -193,13 +193,13 @@ def read_media(
     stride: int | None = None,
     size: tuple[int, int] | None = None,
     max_side: int | None = LONGER_SIDE,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Clip:
-    """Read a video, an animation, a folder of frames or a picture: `Source`, read.
+    """Read a video, an animation, a folder of frames or an image: `Source`, read.
 
     max_side counts where no size is given; 0 or None keeps the size of the file.
     """
-    return Source(path, start, stop, stride, size, None if size else max_side or 0).read(say=say)
+    return Source(path, start, stop, stride, size, None if size else max_side or 0).read(log=log)
 
 
 def read_video(path: str | Path, **options: Any) -> Clip:
@@ -215,29 +215,29 @@ def read_image(
     *,
     size: tuple[int, int] | None = None,
     max_side: int | None = LONGER_SIDE,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> np.ndarray:
-    """(H, W, 3) uint8: a picture, or the first frame of something animated. See `read_media`."""
+    """(H, W, 3) uint8: an image, or the first frame of something animated. See `read_media`."""
     source = Source(path, size=size, max_side=None if size else max_side or 0)
     side = source.max_side or 0
     frames, original = _read(open_file(Path(path), range(1)), range(1), source.name, size, side, lambda _: None)
     if original != frames.shape[1:3]:
-        say(f"scaled {Path(path).name} from {size_words(original)} to {size_words(frames.shape[1:3])}")
+        log(f"scaled {Path(path).name} from {size_words(original)} to {size_words(frames.shape[1:3])}")
     return frames[0]
 
 
 def read_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool, True where the picture is light: there an edit may change. Scaled to `size` if of its shape."""
+    """(H, W) bool, True where the image is light: there an edit may change. Scaled to `size` if of its shape."""
     return _light(read_image(path, max_side=None)[None], path, size)[0]
 
 
 def read_masks(path: str | Path, size: tuple[int, int], count: int, which: slice = slice(None)) -> np.ndarray:
-    """(count, H, W) bool as `read_mask`: of a picture for all, or of those frames of a video, `count` of them."""
+    """(count, H, W) bool as `read_mask`: of an image for all, or of those frames of a video, `count` of them."""
     light = _light(read_media(path, max_side=None).frames, path, size)
     if len(light) > 1:
         light = light[which]
         if len(light) != count:
-            raise SinfusionError(f"the mask {path} has {len(light)} frame(s); it needs {count}, or is a picture.")
+            raise SinfusionError(f"the mask {path} has {len(light)} frame(s); it needs {count}, or is an image.")
     return np.broadcast_to(light, (count, *size))
 
 
@@ -249,18 +249,4 @@ def _light(frames: np.ndarray, path: str | Path, size: tuple[int, int]) -> np.nd
         raise SinfusionError(
             f"the mask {path} is {size_words((height, width))}, which has not the shape of {size_words(size)}."
         )
-    return np.stack([_resize(frame, size).mean(2) > 127.5 for frame in frames])
-
-
-def fitting(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """(height, width) scaled down so that the longer side is at most `longest`; 0 keeps it."""
-    longer = max(size)
-    if not longest or longer <= longest:
-        return size
-    return max(1, round(size[0] * longest / longer)), max(1, round(size[1] * longest / longer))
-
-
-def _resize(frame: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    if frame.shape[:2] == tuple(size):
-        return frame
-    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+    return np.stack([resize(frame, size).mean(2) > 127.5 for frame in frames])

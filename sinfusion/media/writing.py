@@ -1,4 +1,4 @@
-"""Writing videos and pictures: under another name first, so that a result is whole or not there."""
+"""Writing videos and images: under another name first, so that a result is whole or not there."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from ..clip import FRAME_ENDINGS, Clip, as_frames, as_picture, check_fps, size_words
+from ..clip import FRAME_ENDINGS, Clip, as_frames, as_image, check_fps, size_words
 from ..errors import SinfusionError
-from ..files import beside, discard, make_folders, put, temporary_name
+from ..files import atomic_write, discard, make_folders, put, temporary_name
 
 H264 = "libx264"
 
@@ -46,8 +46,8 @@ class VideoWriter:
         self._shape: tuple[int, ...] = ()
 
     def write(self, frame: np.ndarray) -> None:
-        """Add one frame: (H, W, 3) uint8, or what `as_picture` takes for that."""
-        frame = as_picture(frame, "a frame")
+        """Add one frame: (H, W, 3) uint8, or what `as_image` takes for that."""
+        frame = as_image(frame, "a frame")
         with _writing(self.path):
             if self._encoder is None:
                 make_folders(self.path.parent)
@@ -94,8 +94,8 @@ class _Mp4:
 
     def write(self, frame: np.ndarray) -> None:
         padded = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(padded, format="rgb24")
-        self.container.mux(self.stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
+        image = av.VideoFrame.from_ndarray(padded, format="rgb24")
+        self.container.mux(self.stream.encode(image.reformat(format="yuv420p", dst_colorspace="ITU709")))
 
     def close(self) -> None:
         try:
@@ -107,17 +107,15 @@ class _Mp4:
 class _Gif:
     def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
         self.path, self.fps = path, fps
-        self.pictures: list[Image.Image] = []
+        self.images: list[Image.Image] = []
 
     def write(self, frame: np.ndarray) -> None:
-        self.pictures.append(Image.fromarray(frame).quantize(256, kmeans=1))
+        self.images.append(Image.fromarray(frame).quantize(256, kmeans=1))
 
     def close(self) -> None:
-        moments = [10 * round(100 * i / self.fps) for i in range(len(self.pictures) + 1)]  # ms; GIF counts 10 ms
+        moments = [10 * round(100 * i / self.fps) for i in range(len(self.images) + 1)]  # ms; GIF counts 10 ms
         durations = [max(20, b - a) for a, b in pairwise(moments)]  # browsers slow below 20
-        self.pictures[0].save(
-            self.path, "GIF", save_all=True, append_images=self.pictures[1:], loop=0, duration=durations
-        )
+        self.images[0].save(self.path, "GIF", save_all=True, append_images=self.images[1:], loop=0, duration=durations)
 
 
 class _Folder:
@@ -141,15 +139,15 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float, o
 
 
 def write_image(path: str | Path, image: np.ndarray, overwrite: bool = False) -> None:
-    """Write one (H, W, 3) uint8 picture in the format of the suffix: .png, .jpg, .webp, .bmp or .tiff."""
+    """Write one (H, W, 3) uint8 image in the format of the suffix: .png, .jpg, .webp, .bmp or .tiff."""
     path = Path(path)
     if path.suffix.lower() not in FRAME_ENDINGS:
         raise SinfusionError(f"{path}: write .png, .jpg, .webp, .bmp or .tiff.")
-    image = as_picture(image)
+    image = as_image(image)
     refuse_existing(path, overwrite)
     with _writing(path):
         make_folders(path.parent)
-        with beside(path, overwrite) as temporary:
+        with atomic_write(path, overwrite) as temporary:
             Image.fromarray(image).save(temporary, quality=95)
 
 

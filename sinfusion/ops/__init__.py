@@ -8,9 +8,9 @@ with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: 
 
 from ._choice import backend
 from ._native import status
-from ._recording import recorded
 from ._threads import torch_alone
 from .adam_ema import adam_ema
+from .cpu_graph import cpu_graphed
 from .ddpm_step import ddpm_step
 from .dense import dense
 from .depthwise_norm import depthwise_norm
@@ -42,6 +42,7 @@ def keep_memory() -> None:
 __all__ = [
     "adam_ema",
     "backend",
+    "cpu_graphed",
     "cpu_has_bf16",
     "ddpm_step",
     "dense",
@@ -50,7 +51,6 @@ __all__ = [
     "normal",
     "patch_match",
     "places",
-    "recorded",
     "sample_crops",
     "status",
     "torch_alone",

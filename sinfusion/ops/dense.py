@@ -18,8 +18,8 @@ from torch import Tensor
 from ._choice import backend, chosen_backend, use_native
 from ._layout import both, channels_of, fp32, last, like, parts
 from ._native import run, why_no_library
-from ._recording import Recording, recording
 from ._require import require, require_shape
+from .cpu_graph import CpuGraph, capturing
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
 TOLERANCE = 2.0
@@ -47,8 +47,8 @@ def dense(
     copy: Tensor | None = None,  # the weight in the dtype of x, channels-last; None: made here
 ) -> Tensor:  # (B, O, H, W) as x
     """z = convolution of x (and skip behind it), padded with zeros, + bias; GELU(z) (exact), or z + residual, or z."""
-    if (made := recording()) is not None:
-        return _record(made, x, weight, bias, residual, skip, gelu)
+    if (graph := capturing()) is not None:
+        return _record(graph, x, weight, bias, residual, skip, gelu)
     values = (x, weight, bias, residual, skip)
     save = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in values)
     result: Tensor = torch.ops.sinfusion.dense(*values, copy, gelu, save)[0]
@@ -190,14 +190,14 @@ def _cpu_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not use_native("dense", unsupported_on_cpu(x, weight)):
         return _reference_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
-    made = _fake_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
+    graph = _fake_backward(grad_out, x, skip, z, weight, bias, copy, gelu, input)
     grads = [
         grad if wanted else None
-        for grad, wanted in zip(made, (input, input and skip is not None, True, bias is not None), strict=True)
+        for grad, wanted in zip(graph, (input, input and skip is not None, True, bias is not None), strict=True)
     ]
     grad_z = like(x, len(weight)) if gelu else None
     run("dense_backward", x, *_backward_of(x, skip, weight, grad_out, z if gelu else None, grad_z, *grads))
-    return made
+    return graph
 
 
 def _backward_of(
@@ -217,7 +217,7 @@ def _backward_of(
 
 
 def _record(
-    made: Recording,
+    graph: CpuGraph,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -229,25 +229,25 @@ def _record(
     _check(x, weight, bias, residual, skip, gelu)
     cannot = unsupported_on_cpu(x, weight)
     require(not cannot, lambda: f"dense cannot be recorded: {'; '.join(cannot)}")
-    out = made.like(x, len(weight))
-    z = made.like(x, len(weight)) if gelu and made.saves else None
-    made.add("dense_forward", *_forward(x, weight, bias, residual, skip, gelu, out, z))
+    out = graph.like(x, len(weight))
+    z = graph.like(x, len(weight)) if gelu and graph.saves else None
+    graph.add("dense_forward", *_forward(x, weight, bias, residual, skip, gelu, out, z))
 
     def derivative() -> None:
-        grad = made.arrived(out)
+        grad = graph.pop_grad(out)
         if grad is None:
             return
-        grad_x, grad_skip = made.gradients_for(x, skip)
-        grad_z = made.like(x, len(weight)) if gelu else None
-        of_bias = None if bias is None else made.gradient_at(bias)
-        grads = grad_x, grad_skip, made.gradient_at(weight), of_bias
-        made.add_back("dense_backward", *_backward_of(x, skip, weight, grad, z, grad_z, *grads))
-        made.arrives(x, grad_x)
-        made.arrives(skip, grad_skip)
-        made.arrives(residual, grad)
+        grad_x, grad_skip = graph.grads_like(x, skip)
+        grad_z = graph.like(x, len(weight)) if gelu else None
+        of_bias = None if bias is None else graph.grad_buffer(bias)
+        grads = grad_x, grad_skip, graph.grad_buffer(weight), of_bias
+        graph.add_backward("dense_backward", *_backward_of(x, skip, weight, grad, z, grad_z, *grads))
+        graph.accumulate_grad(x, grad_x)
+        graph.accumulate_grad(skip, grad_skip)
+        graph.accumulate_grad(residual, grad)
 
-    if made.saves:
-        made.then(derivative)
+    if graph.saves:
+        graph.on_backward(derivative)
     return out
 
 
@@ -332,10 +332,10 @@ def _cuda_backward(
         mask = [which == 0, which == 1, False]
         sizes = [[kernel // 2] * 2, [1, 1]]
         with _cudnn():
-            made: Tensor = torch.ops.aten.convolution_backward(
+            graph: Tensor = torch.ops.aten.convolution_backward(
                 grad, x, rounded, None, [1, 1], *sizes, False, [0, 0], 1, mask
             )[which]
-        return made.to(weight.dtype if which else x.dtype, memory_format=torch.channels_last)
+        return graph.to(weight.dtype if which else x.dtype, memory_format=torch.channels_last)
 
     of_weight = _fastest(
         "dense weight gradient", x, weight, (), functools.partial(cudnn, 1),

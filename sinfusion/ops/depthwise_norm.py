@@ -16,8 +16,8 @@ from torch import Tensor
 from ._choice import backend, chosen_backend, use_native
 from ._layout import both, channels_of, fp32, last, like, parts
 from ._native import cpu
-from ._recording import Recording, recording
 from ._require import require, require_shape
+from .cpu_graph import CpuGraph, capturing
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
 TOLERANCE = 2.0
@@ -48,8 +48,8 @@ def depthwise_norm(
     eps: float = 1e-5,
 ) -> Tensor:  # as x and skip behind it
     """u = depthwise(x) + bias + shift; LayerNorm over the channels of u if there is a gain, else u itself."""
-    if (made := recording()) is not None:
-        return _record(made, x, weight, bias, shift, gain, offset, skip, eps)
+    if (graph := capturing()) is not None:
+        return _record(graph, x, weight, bias, shift, gain, offset, skip, eps)
     inputs = (x, weight, bias, shift, gain, offset, skip)
     save = torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs)
     result: Tensor = torch.ops.sinfusion.depthwise_norm(*inputs, eps, save)[0]
@@ -223,15 +223,15 @@ def _cpu_backward(
 ) -> Seven:
     if not use_native("depthwise_norm", unsupported(x, weight)):
         return _reference_backward(grad_out, x, skip, u, mean, rstd, weight, gain, shift, input)
-    made = _fake_backward(grad_out, x, skip, u, mean, rstd, weight, gain, shift, input)
-    grad_x, grad_skip, grad_weight, grad_bias, grad_shift, grad_gain, grad_offset = made
+    graph = _fake_backward(grad_out, x, skip, u, mean, rstd, weight, gain, shift, input)
+    grad_x, grad_skip, grad_weight, grad_bias, grad_shift, grad_gain, grad_offset = graph
     norm = gain is not None
     cpu.call("depthwise_norm_backward", *_backward_of(
         x, skip, weight, gain, grad_out, (u, mean, rstd) if norm else None,
         grad_x if input else None, grad_skip if input and skip is not None else None, grad_weight, grad_bias,
         grad_shift if shift else None, grad_gain if norm else None, grad_offset if norm else None,
     ))  # fmt: skip
-    return made
+    return graph
 
 
 def _backward_of(
@@ -259,7 +259,7 @@ def _backward_of(
 
 
 def _record(
-    made: Recording,
+    graph: CpuGraph,
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -273,28 +273,28 @@ def _record(
     _check(x, weight, bias, shift, gain, offset, skip)
     cannot = unsupported(x, weight)
     require(not cannot, lambda: f"depthwise_norm cannot be recorded: {'; '.join(cannot)}")
-    out, kept = made.like(x, len(weight)), None
-    if made.saves and gain is not None:
+    out, kept = graph.like(x, len(weight)), None
+    if graph.saves and gain is not None:
         places = (len(x), *x.shape[2:])
-        kept = made.like(x, len(weight)), made.empty(places, torch.float32), made.empty(places, torch.float32)
-    made.add("depthwise_norm_forward", *_forward(x, weight, bias, shift, gain, offset, skip, eps, out, kept))
+        kept = graph.like(x, len(weight)), graph.empty(places, torch.float32), graph.empty(places, torch.float32)
+    graph.add("depthwise_norm_forward", *_forward(x, weight, bias, shift, gain, offset, skip, eps, out, kept))
 
     def derivative() -> None:
-        grad = made.arrived(out)
+        grad = graph.pop_grad(out)
         if grad is None:
             return
-        grad_x, grad_skip = made.gradients_for(x, skip)
+        grad_x, grad_skip = graph.grads_like(x, skip)
         require(shift is None or len(x) == 1 or shift.stride(0) > 0, lambda: "each sample needs a shift of its own")
-        of_others = [None if value is None else made.gradient_at(value) for value in (shift, gain, offset)]
-        made.add_back("depthwise_norm_backward", *_backward_of(
-            x, skip, weight, gain, grad, kept, grad_x, grad_skip, made.gradient_at(weight), made.gradient_at(bias),
+        of_others = [None if value is None else graph.grad_buffer(value) for value in (shift, gain, offset)]
+        graph.add_backward("depthwise_norm_backward", *_backward_of(
+            x, skip, weight, gain, grad, kept, grad_x, grad_skip, graph.grad_buffer(weight), graph.grad_buffer(bias),
             *of_others,
         ))  # fmt: skip
-        made.arrives(x, grad_x)
-        made.arrives(skip, grad_skip)
+        graph.accumulate_grad(x, grad_x)
+        graph.accumulate_grad(skip, grad_skip)
 
-    if made.saves:
-        made.then(derivative)
+    if graph.saves:
+        graph.on_backward(derivative)
     return out
 
 

@@ -41,7 +41,7 @@ def patch_match(
     """Offsets (T - pt + 1, H - ph + 1, W - pw + 1, 3) int16 in frames, rows and columns: place of the match minus that
     of the query's patch; and the (weighted) sums of squared differences there, as fp32 without the last dimension.
 
-    A place is that of a patch's first pixel; patches lie wholly inside. A picture is a video of one frame. Both videos
+    A place is that of a patch's first pixel; patches lie wholly inside. An image is a video of one frame. Both videos
     are rounded to steps of their common range, as fine as lets a sum of squares stay below 2^31: for 3x7x7 patches in
     RGB 1/2206 of it.
     """

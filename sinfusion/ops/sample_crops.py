@@ -17,7 +17,7 @@ Index = TypeVar("Index", int, Tensor)  # of frames
 
 _library = torch.library.Library("sinfusion", "FRAGMENT")
 _library.define(
-    "sample_crops(Tensor frames, Tensor places, Tensor coefficients, Tensor? blotches, Tensor seeds, Tensor step, "
+    "sample_crops(Tensor frames, Tensor places, Tensor coefficients, Tensor? coarse_noise, Tensor seeds, Tensor step, "
     "int[] streams, int conditions, int[] size, ScalarType dtype) -> (Tensor, Tensor)"
 )
 
@@ -26,23 +26,23 @@ def sample_crops(
     frames: Tensor,  # (T, H, W, 3) uint8, contiguous
     places: Tensor,  # (B, 4) int64, inside the frames: frame of the target, frame offset, top, left
     coefficients: Tensor,  # (B, 8) fp32: numbers [0] to [7] below
-    blotches: Tensor | None,  # (B, 3 n, h', w') fp32, finite: spread over the crop, corners on corners
+    coarse_noise: Tensor | None,  # (B, 3 n, h', w') fp32, finite: spread over the crop, corners on corners
     seeds: Tensor,  # (B,) int64: keys of the random numbers
     step: Tensor,  # () int64: when
-    streams: Sequence[int],  # below 2^32: of the noise on the picture, of the grain on the conditions
+    streams: Sequence[int],  # below 2^32: of the noise on the image, of the white noise on the conditions
     conditions: int,  # n = 0, 1 (frame target - offset) or 2 (frames target - 1 and target + 1)
     size: Sequence[int],  # h, w of the crops
     dtype: torch.dtype,  # of the input: fp32 or bf16
-) -> tuple[Tensor, Tensor]:  # input (B, 3 n + 3, h, w): conditions, then the picture; target (B, 3, h, w) fp32
+) -> tuple[Tensor, Tensor]:  # input (B, 3 n + 3, h, w): conditions, then the image; target (B, 3, h, w) fp32
     """A pixel's value is u8 / 127.5 - 1; results are channels-last in memory. In this order, in fp32:
 
-    conditions = values + [6] normal(seeds, streams[1], step, (3 n, h, w)) + [7] blotches
-    centre = their mean, or 0 without any; noise = normal(seeds, streams[0], step, (3, h, w))
-    picture = [0] clean + [1] noise + [2] centre
-    target = [3] clean + [4] noise + [5] centre
+    conditions = values + [6] normal(seeds, streams[1], step, (3 n, h, w)) + [7] coarse_noise
+    prior_mean = their mean, or 0 without any; noise = normal(seeds, streams[0], step, (3, h, w))
+    image = [0] clean + [1] noise + [2] prior_mean
+    target = [3] clean + [4] noise + [5] prior_mean
     """
     out: tuple[Tensor, Tensor] = torch.ops.sinfusion.sample_crops(
-        frames, places, coefficients, blotches, seeds, step, list(streams), conditions, list(size), dtype
+        frames, places, coefficients, coarse_noise, seeds, step, list(streams), conditions, list(size), dtype
     )
     return out
 
@@ -51,7 +51,7 @@ def _check(
     frames: Tensor,
     places: Tensor,
     coefficients: Tensor,
-    blotches: Tensor | None,
+    coarse_noise: Tensor | None,
     seeds: Tensor,
     step: Tensor,
     streams: Sequence[int],
@@ -84,22 +84,22 @@ def _check(
             raise RuntimeError(
                 f"{name} is {shape} {kind} on {device}, not {tuple(value.shape)} {value.dtype} on {value.device}"
             )
-    if blotches is not None:
-        require(conditions > 0, lambda: "blotches are for conditions")
+    if coarse_noise is not None:
+        require(conditions > 0, lambda: "coarse_noise is for conditions")
         require(
-            blotches.ndim == 4
-            and blotches.shape[:2] == (batch, 3 * conditions)
-            and min(blotches.shape[2:]) > 0
-            and blotches.dtype == torch.float32
-            and blotches.device == frames.device,
+            coarse_noise.ndim == 4
+            and coarse_noise.shape[:2] == (batch, 3 * conditions)
+            and min(coarse_noise.shape[2:]) > 0
+            and coarse_noise.dtype == torch.float32
+            and coarse_noise.device == frames.device,
             lambda: (
-                f"blotches are ({batch}, {3 * conditions}, h, w) float32 on {frames.device}, not "
-                f"{tuple(blotches.shape)} {blotches.dtype} on {blotches.device}"
+                f"coarse_noise is ({batch}, {3 * conditions}, h, w) float32 on {frames.device}, not "
+                f"{tuple(coarse_noise.shape)} {coarse_noise.dtype} on {coarse_noise.device}"
             ),
         )
 
 
-def _pictures(target: Index, offset: Index, conditions: int) -> list[Index]:
+def _images(target: Index, offset: Index, conditions: int) -> list[Index]:
     """The frames of the conditions, then that of the target."""
     return {0: [], 1: [target - offset], 2: [target - 1, target + 1]}[conditions] + [target]
 
@@ -109,8 +109,8 @@ def _check_places(frames: Tensor, places: Tensor, conditions: int, size: Sequenc
         return
     last, lowest, rightmost = len(frames) - 1, frames.shape[1] - size[0], frames.shape[2] - size[1]
     for target, offset, top, left in places.tolist():
-        pictures = _pictures(target, offset, conditions)
-        inside = min(pictures) >= 0 and max(pictures) <= last and 0 <= top <= lowest and 0 <= left <= rightmost
+        images = _images(target, offset, conditions)
+        inside = min(images) >= 0 and max(images) <= last and 0 <= top <= lowest and 0 <= left <= rightmost
         require(inside, lambda: f"places lead outside of frames {tuple(frames.shape)}")
 
 
@@ -129,11 +129,11 @@ def _between(coarse: int, fine: int, device: torch.device) -> tuple[Tensor, Tens
     return low, (low + 1).clamp(max=coarse - 1), at - low
 
 
-def _spread(blotches: Tensor, size: Sequence[int]) -> Tensor:
+def _upsample(coarse_noise: Tensor, size: Sequence[int]) -> Tensor:
     """(B, C, h', w') -> (B, C, h, w), bilinearly."""
-    above, below, of_below = _between(blotches.shape[2], size[0], blotches.device)
-    left, right, of_right = _between(blotches.shape[3], size[1], blotches.device)
-    wide = blotches[..., left] + of_right * (blotches[..., right] - blotches[..., left])
+    above, below, of_below = _between(coarse_noise.shape[2], size[0], coarse_noise.device)
+    left, right, of_right = _between(coarse_noise.shape[3], size[1], coarse_noise.device)
+    wide = coarse_noise[..., left] + of_right * (coarse_noise[..., right] - coarse_noise[..., left])
     return wide[:, :, above] + of_below[:, None] * (wide[:, :, below] - wide[:, :, above])
 
 
@@ -141,7 +141,7 @@ def _reference(
     frames: Tensor,
     places: Tensor,
     coefficients: Tensor,
-    blotches: Tensor | None,
+    coarse_noise: Tensor | None,
     seeds: Tensor,
     step: Tensor,
     streams: Sequence[int],
@@ -149,7 +149,7 @@ def _reference(
     size: Sequence[int],
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    _check(frames, places, coefficients, blotches, seeds, step, streams, conditions, size, dtype)
+    _check(frames, places, coefficients, coarse_noise, seeds, step, streams, conditions, size, dtype)
     _check_places(frames, places, conditions, size)
     batch, device = len(places), frames.device
     c = coefficients.t()[:, :, None, None, None]
@@ -158,20 +158,20 @@ def _reference(
     scale = torch.full((), 127.5, device=device)  # by a number of Python's a GPU would not divide, but multiply
     *around, clean = (
         (frames[at[:, None, None], rows, columns].float() / scale - 1).movedim(3, 1)
-        for at in _pictures(places[:, 0], places[:, 1], conditions)
+        for at in _images(places[:, 0], places[:, 1], conditions)
     )
-    condition, centre = clean.new_empty(batch, 0, *size), torch.zeros_like(clean)
+    condition, prior_mean = clean.new_empty(batch, 0, *size), torch.zeros_like(clean)
     if conditions:
         grain = normal(seeds, streams[1], step, (3 * conditions, *size), device)
         condition = torch.cat(around, 1) + c[6] * grain
-        if blotches is not None:
-            condition = condition + c[7] * _spread(blotches, size)
-        centre = condition.unflatten(1, (conditions, 3)).mean(1)
+        if coarse_noise is not None:
+            condition = condition + c[7] * _upsample(coarse_noise, size)
+        prior_mean = condition.unflatten(1, (conditions, 3)).mean(1)
     noise = normal(seeds, streams[0], step, (3, *size), device)
-    picture = c[0] * clean + c[1] * noise + c[2] * centre
+    image = c[0] * clean + c[1] * noise + c[2] * prior_mean
     given, target = _results(places, conditions, size, dtype)
-    given.copy_(torch.cat((condition, picture), 1))
-    target.copy_(c[3] * clean + c[4] * noise + c[5] * centre)
+    given.copy_(torch.cat((condition, image), 1))
+    target.copy_(c[3] * clean + c[4] * noise + c[5] * prior_mean)
     return given, target
 
 
@@ -184,7 +184,7 @@ def _native(
     frames: Tensor,
     places: Tensor,
     coefficients: Tensor,
-    blotches: Tensor | None,
+    coarse_noise: Tensor | None,
     seeds: Tensor,
     step: Tensor,
     streams: Sequence[int],
@@ -193,14 +193,14 @@ def _native(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     if not use_native("sample_crops", unsupported(frames)):
-        return _reference(frames, places, coefficients, blotches, seeds, step, streams, conditions, size, dtype)
-    _check(frames, places, coefficients, blotches, seeds, step, streams, conditions, size, dtype)
+        return _reference(frames, places, coefficients, coarse_noise, seeds, step, streams, conditions, size, dtype)
+    _check(frames, places, coefficients, coarse_noise, seeds, step, streams, conditions, size, dtype)
     _check_places(frames, places, conditions, size)
     given, target = _results(places, conditions, size, dtype)
-    coarse = (0, 0) if blotches is None else blotches.shape[2:]
+    coarse = (0, 0) if coarse_noise is None else coarse_noise.shape[2:]
     run(
         "sample_crops", frames, frames, *frames.shape[1:3], len(places), places.contiguous(), coefficients.contiguous(),
-        None if blotches is None else blotches.contiguous(), *coarse, seeds.contiguous(), step, *streams, conditions,
+        None if coarse_noise is None else coarse_noise.contiguous(), *coarse, seeds.contiguous(), step, *streams, conditions,
         *size, given, dtype == torch.bfloat16, target,
     )  # fmt: skip
     return given, target
@@ -210,7 +210,7 @@ def _fake(
     frames: Tensor,
     places: Tensor,
     coefficients: Tensor,
-    blotches: Tensor | None,
+    coarse_noise: Tensor | None,
     seeds: Tensor,
     step: Tensor,
     streams: Sequence[int],
@@ -218,7 +218,7 @@ def _fake(
     size: Sequence[int],
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    _check(frames, places, coefficients, blotches, seeds, step, streams, conditions, size, dtype)
+    _check(frames, places, coefficients, coarse_noise, seeds, step, streams, conditions, size, dtype)
     return _results(places, conditions, size, dtype)
 
 

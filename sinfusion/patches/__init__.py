@@ -1,4 +1,4 @@
-"""New videos and pictures from one by nearest patches, without training (VGPNN; Haim et al., ECCV 2022).
+"""New videos and images from one by nearest patches, without training (VGPNN; Haim et al., ECCV 2022).
 
 videos = patches.generate(frames, count=4)        # diverse new ones
 wide = patches.retarget(frames, size=(144, 384))

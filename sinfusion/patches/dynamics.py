@@ -1,4 +1,4 @@
-"""The dynamic structure of a video: how fast everything moves, in a few steps; or how bright a picture is."""
+"""The dynamic structure of a video: how fast everything moves, in a few steps; or how bright an image is."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SinfusionError
+from ..pixels import to_unit
 
 LUMA = (0.299, 0.587, 0.114)
 DIS_LEAST = 16  # pixels each way: at half size a patch of DIS; below, OpenCV crashes
@@ -60,7 +61,7 @@ def _raft(frames: np.ndarray, weights: Path, device: torch.device | str) -> np.n
         raise SinfusionError(f"{weights} does not hold the weights of torchvision's raft_large.") from error
     network.to(device).eval()
     padded = torch.from_numpy(_padded(frames, RAFT_LEAST, RAFT_MULTIPLE))
-    video = padded.movedim(-1, 1).float() / 127.5 - 1
+    video = to_unit(padded)
     flows = []
     with torch.inference_mode():
         for a, b in pairwise(video):

@@ -14,7 +14,7 @@ from .. import ops
 from ..seeds import part_key
 from .pyramid import Shape, resized
 
-Told = Callable[[float], object]  # called after each pass with its share of the whole work
+OnProgress = Callable[[float], object]  # called after each pass with its share of the whole work
 
 LARGE, HUGE = 3_000_000, 7_500_000  # pixels of a level that gets one pass; that gets smaller patches
 
@@ -56,7 +56,7 @@ def coarse_to_fine(
     first: Tensor | None,
     effort: Effort,
     seed: int = 0,  # as `seeds.check_seed` gives it
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Tensor:
     """(T, H, W, 3) fp32 of the last shape.
 
@@ -65,20 +65,20 @@ def coarse_to_fine(
     """
     plan = [effort.of(shape, n == 0) for n, shape in enumerate(shapes)]
     work = [passes * math.prod(shape) for shape, (_, passes) in zip(shapes, plan, strict=True)]
-    made, before = first, None
+    outputs, before = first, None
     # Each search has a key of its own: what searches of other levels, passes and seeds draw, this one does not.
     keys = (part_key(seed, part) for part in itertools.count())
     field: tuple[Tensor, Shape] | None = None
     for n, (shape, (patch, passes)) in enumerate(zip(shapes, plan, strict=True)):
         level = level_at(n)
-        if made is not None:
-            made = _composed(resized(made, shape), level)
+        if outputs is not None:
+            outputs = _composed(resized(outputs, shape), level)
         key = level.value if before is None else resized(before, _shape(level.value))
         allowed = _patch_weight(level.weight, patch)
         for number in range(passes):
             if number == 1:
                 key = level.value  # from now on what is made is as sharp as the original
-            query, compared = _joined(made, key, level.guides)
+            query, compared = _joined(outputs, key, level.guides)
             weight = allowed
             if effort.completeness is not None:
                 _, nearest = ops.patch_match(compared, query, patch, effort.rounds, next(keys))
@@ -87,23 +87,23 @@ def coarse_to_fine(
             start = None if field is None else _carried(field, query, compared, patch)
             rounds = effort.first_rounds if start is None else effort.rounds
             offsets, _ = ops.patch_match(query, compared, patch, rounds, next(keys), start, weight)
-            made = _composed(ops.vote(level.value, offsets, patch), level)
+            outputs = _composed(ops.vote(level.value, offsets, patch), level)
             field = offsets, ops.places(compared, patch)
-            told(work[n] / passes / sum(work))
+            on_progress(work[n] / passes / sum(work))
         before = level.value
-    assert made is not None
-    return made
+    assert outputs is not None
+    return outputs
 
 
 def _shape(video: Tensor) -> Shape:
     return video.shape[0], video.shape[1], video.shape[2]
 
 
-def _composed(made: Tensor, level: Level) -> Tensor:
+def _composed(outputs: Tensor, level: Level) -> Tensor:
     if level.known is None:
-        return made
+        return outputs
     new, elsewhere = level.known
-    return torch.where(new[..., None], made, elsewhere)
+    return torch.where(new[..., None], outputs, elsewhere)
 
 
 def _joined(query: Tensor | None, key: Tensor, guides: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What can be made of one video or picture without training: new ones, other sizes, analogies, fillings (VGPNN)."""
+"""What can be made of one video or image without training: new ones, other sizes, analogies, fillings (VGPNN)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import Tensor
 from .. import ops
 from ..clip import as_mask, as_pixels
 from ..errors import SinfusionError
+from ..pixels import to_uint8, to_unit
 from ..precision import choose_device
 from ..seeds import check_seed
 from . import dynamics
-from .engine import Effort, Level, Told, coarse_to_fine
+from .engine import Effort, Level, OnProgress, coarse_to_fine
 from .pyramid import Scale, Shape, level_scales, resized, scaled_shape
 
-Frames = np.ndarray  # (T, H, W, 3) uint8, or (H, W, 3) for a picture; as input also what `as_pixels` takes
+Frames = np.ndarray  # (T, H, W, 3) uint8, or (H, W, 3) for an image; as input also what `as_pixels` takes
 
 FACTORS = (0.85, 0.85)  # of a level to the next finer one, in time and in space
 COARSEST = (3, 15)  # frames and shorter side
@@ -52,9 +53,9 @@ def generate(
     count: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Frames:
-    """Diverse new videos (count, frames, H, W, 3) uint8, or pictures (count, H, W, 3).
+    """Diverse new videos (count, frames, H, W, 3) uint8, or images (count, H, W, 3).
 
     frames: length; None: half of the video's. size: (height, width); None: `scale` times the video's. noise: amplitude
     on the coarsest level, where black and white are 2 apart; the same in all frames. Sample i is made from seed + i.
@@ -73,13 +74,15 @@ def generate(
     original, effort = _tensor(source, device), Effort(_patch(source))
     scales = level_scales(_shape(source), FACTORS, COARSEST)
     shapes, level_at = _levels(original, shape, scales, effort.patch)
-    made = []
+    outputs = []
     for number in range(count):
         first = resized(original, shapes[0])
         first = first + noise * ops.normal([seed + number], NOISE_STREAM, 0, first.shape[1:], device)
-        sample = coarse_to_fine(shapes, level_at, first, effort, seed + number, lambda share: told(share / count))
-        made.append(_pictures(sample))
-    return _like(video, np.stack(made))
+        sample = coarse_to_fine(
+            shapes, level_at, first, effort, seed + number, lambda share: on_progress(share / count)
+        )
+        outputs.append(_images(sample))
+    return _like(video, np.stack(outputs))
 
 
 def retarget(
@@ -88,9 +91,9 @@ def retarget(
     frames: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Frames:
-    """The video or picture at another size or length, its objects and motions at their own: (frames, *size, 3) uint8,
+    """The video or image at another size or length, its objects and motions at their own: (frames, *size, 3) uint8,
     or (*size, 3). size: (height, width). None: as it is.
     """
     seed, device = check_seed(seed), choose_device(device)
@@ -101,8 +104,8 @@ def retarget(
     side = max(COARSEST[1], min(RETARGET_SIDE, round(RETARGET_SHARE * min(source.shape[1:3]))))
     scales = level_scales(_shape(source), RETARGET_FACTORS, (COARSEST[0], side))
     shapes, level_at = _levels(original, shape, scales, effort.patch)
-    made = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort, seed, told)
-    return _like(video, _pictures(made)[None])[0]
+    outputs = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort, seed, on_progress)
+    return _like(video, _images(outputs)[None])[0]
 
 
 def analogy(
@@ -112,19 +115,19 @@ def analogy(
     raft: str | Path | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Frames:
     """The layout of `content` in space and time with the appearance and dynamics of `style`; shape of `content`.
 
     Two videos are compared by how fast everything moves: optical flow by OpenCV's DIS, or by RAFT with the weights in
-    the file `raft`. sketch: the brightness of `content` says where there should be motion. Pictures are compared by
+    the file `raft`. sketch: the brightness of `content` says where there should be motion. Images are compared by
     brightness.
     """
     seed, device = check_seed(seed), choose_device(device)
     content, style = as_pixels(content, "the content"), as_pixels(style, "the style")
     laid, source = _source(content), _source(style)
     if (len(laid) == 1) != (len(source) == 1):
-        raise SinfusionError("an analogy is between two videos or between two pictures, not one of each.")
+        raise SinfusionError("an analogy is between two videos or between two images, not one of each.")
     moving = len(source) > 1
     of_content = dynamics.motion(laid, raft, device) if moving and not sketch else dynamics.brightness(laid)
     of_style = dynamics.motion(source, raft, device) if moving else dynamics.brightness(source)
@@ -143,7 +146,7 @@ def analogy(
         pair = resized(guides[0], level.shape), resized(guides[1], _shape(level.value))
         return Level(level.value, level.shape, pair)
 
-    return _like(content, _pictures(coarse_to_fine(shapes, level_at, None, effort, seed, told))[None])[0]
+    return _like(content, _images(coarse_to_fine(shapes, level_at, None, effort, seed, on_progress))[None])[0]
 
 
 def inpaint(
@@ -152,9 +155,9 @@ def inpaint(
     hints: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    told: Told = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Frames:
-    """The video or picture with the masked places made anew from what is around them; the rest stays as it is.
+    """The video or image with the masked places made anew from what is around them; the rest stays as it is.
 
     mask: (T, H, W), or (H, W) for all frames, bool or what `as_mask` takes, True where to fill.
     hints: the colours under the mask say roughly what should be there.
@@ -196,22 +199,22 @@ def inpaint(
         return Level(level.value, level.shape, None, weight, (here, level.value))
 
     first = resized(given if hints else filled, shapes[0])
-    made = _mended(coarse_to_fine(shapes, level_at, first, effort, seed, told), hole, given)
-    return _like(video, np.where(hole.cpu().numpy()[..., None], _pictures(made), source)[None])[0]
+    outputs = _mended(coarse_to_fine(shapes, level_at, first, effort, seed, on_progress), hole, given)
+    return _like(video, np.where(hole.cpu().numpy()[..., None], _images(outputs), source)[None])[0]
 
 
-def _mended(made: Tensor, hole: Tensor, known: Tensor) -> Tensor:
+def _mended(outputs: Tensor, hole: Tensor, known: Tensor) -> Tensor:
     """What was made for the hole, without steps at its border: how far its outermost pixels are from their neighbours
     outside is spread smoothly inwards, but for true edges, where they are very far.
     """
     outside = (~hole)[..., None].float()
     count = _sum_of_neighbours(outside)
-    step = torch.where(count > 0, _sum_of_neighbours(known * outside) / count.clamp(min=1) - made, 0.0)
+    step = torch.where(count > 0, _sum_of_neighbours(known * outside) / count.clamp(min=1) - outputs, 0.0)
     small = hole[..., None] * (count > 0) / (1 + (step.norm(dim=-1, keepdim=True) / EDGE) ** 4)
     blocks = (len(step), -(-step.shape[1] // 4), -(-step.shape[2] // 4))
     total, share = _pooled(step * small, blocks), _pooled(small, blocks)
     smooth = _filled(total / (share + 0.02), (share == 0)[..., 0])
-    return made + resized(smooth, _shape(step))
+    return outputs + resized(smooth, _shape(step))
 
 
 def _sum_of_neighbours(video: Tensor) -> Tensor:
@@ -249,7 +252,7 @@ def _levels(
 
 
 def _source(video: Frames) -> Frames:
-    """(T, H, W, 3) uint8, of a size that serves; a picture as a video of one frame."""
+    """(T, H, W, 3) uint8, of a size that serves; an image as a video of one frame."""
     source = video[None] if video.ndim == 3 else video
     _check_size("the input is", _shape(source), _patch(source))
     return source
@@ -275,7 +278,7 @@ def _target(source: Frames, frames: int, size: tuple[int, int] | None, scale: fl
     if not 0 < scale <= MOST_SCALE:
         raise SinfusionError(f"scale must be above 0 and at most {MOST_SCALE:g}, not {scale}.")
     if len(source) == 1 and frames != 1:
-        raise SinfusionError("a picture has no length; leave frames out.")
+        raise SinfusionError("an image has no length; leave frames out.")
     height, width = size or (max(1, round(scale * side)) for side in source.shape[1:3])
     _check_size("what is asked for is", (frames, height, width), _patch(source))
     return frames, height, width
@@ -286,13 +289,13 @@ def _shape(video: Frames | Tensor) -> Shape:
 
 
 def _tensor(frames: Frames, device: torch.device | str) -> Tensor:
-    return torch.tensor(np.ascontiguousarray(frames), device=device).float() / 127.5 - 1
+    return to_unit(torch.tensor(np.ascontiguousarray(frames), device=device)).movedim(-3, -1)
 
 
-def _pictures(video: Tensor) -> Frames:
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+def _images(video: Tensor) -> Frames:
+    return to_uint8(video.movedim(-1, -3)).cpu().numpy()
 
 
-def _like(video: Frames, made: Frames) -> Frames:
-    """(count, T, H, W, 3) without T where the input is a picture."""
-    return made[:, 0] if video.ndim == 3 else made
+def _like(video: Frames, outputs: Frames) -> Frames:
+    """(count, T, H, W, 3) without T where the input is an image."""
+    return outputs[:, 0] if video.ndim == 3 else outputs

@@ -49,7 +49,7 @@ CASES = {
         Case((1, 32, 37, 53), 96, 3, BF16, "gelu"),
     ],
     "every configuration": [Case((1, 64, 5, 29), 192, 3, BF16, "gelu", config) for config in range(1, 6)],
-    "a whole picture": [Case((1, 32, 136, 243), 96, 3, BF16, "gelu", -1)],
+    "a whole image": [Case((1, 32, 136, 243), 96, 3, BF16, "gelu", -1)],
 }
 
 

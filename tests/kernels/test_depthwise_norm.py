@@ -47,7 +47,7 @@ CASES = {
         ((3, 128, 7, 7), FP32, True, True),
         ((2, 32, 5, 9), BF16, True, True, 32),
     ],
-    "a whole picture": [((1, 6, 136, 243), BF16, True, True)],  # in wider strips, as interpreting many takes long
+    "a whole image": [((1, 6, 136, 243), BF16, True, True)],  # in wider strips, as interpreting many takes long
 }
 
 
@@ -251,7 +251,7 @@ if __name__ == "__main__":
     from sinfusion.kernels import depthwise_norm as module
 
     prepare()
-    if sys.argv[1] == "a whole picture":
+    if sys.argv[1] == "a whole image":
         options = module.launch_options
         module.launch_options = lambda channels: options(channels) | {"PIXELS": 256}
     print(json.dumps([errors(case, by_interpreter) for case in CASES[sys.argv[1]]]))

@@ -24,19 +24,19 @@ def arguments(size, dtype=torch.float32, of_network=torch.float32, device="cpu",
     batch, height, width = size
     generator = torch.Generator().manual_seed(height)
     random = lambda *shape: channels_last(torch.randn(*shape, generator=generator, dtype=torch.float32))  # noqa: E731
-    pictures = 1 if once else batch
+    images = 1 if once else batch
     given = {
         "x": random(batch, 3, height, width).to(dtype),
         "output": random(batch, 3, height, width).to(of_network),
-        "centre": random(batch, 3, height, width).to(dtype),
+        "prior_mean": random(batch, 3, height, width).to(dtype),
         "coefficients": torch.tensor([0.7, 0.3, 0.2, 0.6, -0.1, 0.5, 0.4, 0.9, -0.3]).to(dtype),
         "seeds": torch.tensor([2**40 + 7, 5, 2**61])[:batch],
         "stream": 2**32 - 3,
         "counter": torch.tensor(2**33 + 5),
         "inputs": random(batch, 7, height, width).to(of_network),
         "previous": random(batch, 3, height, width).to(dtype),
-        "known": random(pictures, 1, height, width) > 0.5,
-        "picture": random(pictures, 3, height, width).to(dtype),
+        "known_mask": random(images, 1, height, width) > 0.5,
+        "known_image": random(images, 3, height, width).to(dtype),
     }
     given.update(replaced)
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in given.items()}
@@ -59,12 +59,12 @@ def assert_same(found, expected):
 
 OPTIONAL = {
     "everything": {},
-    "nothing": dict.fromkeys(("output", "centre", "inputs", "previous", "known", "picture")),
+    "nothing": dict.fromkeys(("output", "prior_mean", "inputs", "previous", "known_mask", "known_image")),
     "no output": {"output": None},
-    "no centre": {"centre": None},
+    "no prior_mean": {"prior_mean": None},
     "no inputs": {"inputs": None},
     "no previous": {"previous": None},
-    "nothing known": {"known": None, "picture": None},
+    "nothing known": {"known_mask": None, "known_image": None},
     "no noise": {"coefficients": torch.tensor([0.7, 0.3, 0.2, 0.6, -0.1, 0.5, 0.0, 0.9, -0.3])},
 }
 
@@ -76,7 +76,7 @@ def test_native_is_the_reference_bit_for_bit(size, of_network):
     assert_same(stepped(given, "native"), stepped(given, "reference"))
 
 
-@pytest.mark.parametrize("once", [True, False], ids=["one picture", "a picture each"])
+@pytest.mark.parametrize("once", [True, False], ids=["one image", "an image each"])
 @pytest.mark.parametrize("left_out", OPTIONAL)
 def test_native_is_the_reference_whatever_is_left_out(left_out, once):
     given = arguments((2, 5, 7), once=once, **OPTIONAL[left_out])
@@ -112,15 +112,18 @@ def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(device_code, 
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_each_line_of_the_definition_holds_in_float64(backend):
     given = arguments((2, 5, 7))
-    c, x, output, centre = given["coefficients"].double(), *(given[name].double() for name in ("x", "output", "centre"))
-    clean = (c[0] * output + c[1] * x + c[2] * centre).clamp(-1, 1)
-    clean = torch.where(given["known"], given["picture"].double(), clean)
+    c, x, output, prior_mean = (
+        given["coefficients"].double(),
+        *(given[name].double() for name in ("x", "output", "prior_mean")),
+    )
+    clean = (c[0] * output + c[1] * x + c[2] * prior_mean).clamp(-1, 1)
+    clean = torch.where(given["known_mask"], given["known_image"].double(), clean)
     noise = ops.normal(given["seeds"], given["stream"], given["counter"], (3, 5, 7)).double()
     new = c[3] * x + c[4] * given["previous"].double() + c[5] * clean + c[6] * noise
     found = stepped(given, backend)
     torch.testing.assert_close(found["x"].double(), new, rtol=1e-6, atol=1e-6)
     assert torch.equal(found["previous"], given["x"])
-    written = c[7] * new + c[8] * centre
+    written = c[7] * new + c[8] * prior_mean
     torch.testing.assert_close(found["inputs"][:, -3:].double(), written, rtol=1e-6, atol=1e-6)
     assert torch.equal(found["inputs"][:, :-3], given["inputs"][:, :-3])
 
@@ -130,7 +133,7 @@ def test_it_makes_the_posterior_step_of_the_textbook(backend):
     alphas = 1 - torch.linspace(0.002, 0.4, 50, dtype=torch.float64)
     before, now = alphas.cumprod(0)[9:11]
     alpha = now / before
-    given = arguments((2, 5, 7), previous=None, known=None, picture=None, centre=None)
+    given = arguments((2, 5, 7), previous=None, known_mask=None, known_image=None, prior_mean=None)
     # Mean and variance of q(x_{t-1} | x_t, clean): Ho et al. 2020, (6) and (7).
     of_clean, of_x = before.sqrt() * (1 - alpha) / (1 - now), alpha.sqrt() * (1 - before) / (1 - now)
     spread = ((1 - before) / (1 - now) * (1 - alpha)).sqrt()
@@ -172,18 +175,18 @@ def test_a_sample_alone_is_the_same_as_in_a_batch(backend):
 def test_what_is_not_a_number_stays_so_and_what_is_beyond_is_cut_off(backend):
     output = channels_last(torch.tensor([torch.nan, torch.inf, -torch.inf, 2.0, -2.0, 0.5]).expand(1, 3, 1, 6))
     only_clean = torch.tensor([1.0, 0, 0, 0, 0, 1, 0, 1, 0])
-    given = arguments((1, 1, 6), output=output, coefficients=only_clean, known=None, picture=None)
+    given = arguments((1, 1, 6), output=output, coefficients=only_clean, known_mask=None, known_image=None)
     assert_same({"x": stepped(given, backend)["x"][:, :1, 0]}, {"x": torch.tensor([[[torch.nan, 1, -1, 1, -1, 0.5]]])})
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
-def test_without_an_output_the_first_step_is_noise_around_the_centre(backend):
-    given = arguments((2, 5, 7), output=None, previous=None, known=None, picture=None)
+def test_without_an_output_the_first_step_is_noise_around_the_prior_mean(backend):
+    given = arguments((2, 5, 7), output=None, previous=None, known_mask=None, known_image=None)
     given["coefficients"] = torch.tensor([0, 0, 0, 0, 0, 1, 2.5, 0.5, 1])
     found = stepped(given, backend)
     noise = 2.5 * ops.normal(given["seeds"], given["stream"], given["counter"], (3, 5, 7))
     assert torch.equal(found["x"], noise)
-    assert torch.equal(found["inputs"][:, -3:], 0.5 * noise + given["centre"])
+    assert torch.equal(found["inputs"][:, -3:], 0.5 * noise + given["prior_mean"])
 
 
 def test_counter_and_coefficients_are_read_anew_each_time():
@@ -199,7 +202,7 @@ def test_counter_and_coefficients_are_read_anew_each_time():
 def test_layout_in_memory_of_what_is_read_does_not_matter():
     given = arguments((2, 5, 7))
     expected = stepped(given, "native")
-    for name in ("output", "centre", "picture", "known"):
+    for name in ("output", "prior_mean", "known_image", "known_mask"):
         given[name] = given[name].permute(3, 1, 2, 0).contiguous().permute(3, 1, 2, 0)
         assert not given[name].is_contiguous(memory_format=torch.channels_last)
     given["coefficients"] = given["coefficients"].repeat_interleave(2)[::2]
@@ -253,7 +256,7 @@ def test_the_gpu_gives_the_numbers_of_the_cpu(size, of_network):
 
 @pytest.mark.gpu
 def test_the_noise_of_the_gpu_is_that_of_normal_bit_for_bit():
-    given = arguments((2, 37, 53), device="cuda", output=None, previous=None, known=None, picture=None)
+    given = arguments((2, 37, 53), device="cuda", output=None, previous=None, known_mask=None, known_image=None)
     given["coefficients"] = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1, 0], device="cuda")
     noise = ops.normal(given["seeds"], given["stream"], given["counter"], (3, 37, 53), "cuda")
     assert torch.equal(stepped(given, "native")["x"], noise.cpu())
@@ -289,7 +292,7 @@ WRONG = {
     "inputs is written, so": {"inputs": torch.zeros(2, 7, 4, 5)},
     "previous is written, so": {"previous": torch.zeros(SHAPE)},
     "stream is from 0 and below 2\\^32, not 4294967296": {"stream": 2**32},
-    "known and picture come together": {"known": None},
+    "known_mask and known_image come together": {"known_mask": None},
     "coefficients is \\(9,\\) torch.float32 on cpu, not \\(8,\\)": {"coefficients": torch.zeros(8)},
     "coefficients is .* torch.float64": {"coefficients": torch.zeros(9).double()},
     "coefficients is .* on meta": {"coefficients": torch.zeros(9, device="meta")},
@@ -298,14 +301,14 @@ WRONG = {
     "counter is \\(\\) torch.int64 on cpu, not \\(1,\\)": {"counter": torch.zeros(1, dtype=torch.int64)},
     "output is .* not \\(2, 3, 4, 6\\)": {"output": torch.zeros(2, 3, 4, 6)},
     "output is .* torch.float32 or torch.bfloat16 on cpu, not .* torch.float16": {"output": torch.zeros(SHAPE).half()},
-    "centre is .* not \\(1, 3, 4, 5\\)": {"centre": torch.zeros(1, 3, 4, 5)},
-    "centre is .* torch.bfloat16": {"centre": torch.zeros(SHAPE).bfloat16()},
+    "prior_mean is .* not \\(1, 3, 4, 5\\)": {"prior_mean": torch.zeros(1, 3, 4, 5)},
+    "prior_mean is .* torch.bfloat16": {"prior_mean": torch.zeros(SHAPE).bfloat16()},
     "inputs is \\(2, 3, 4, 5\\) .* not \\(2, 2, 4, 5\\)": {"inputs": torch.zeros(2, 2, 4, 5)},
     "inputs is .* not \\(1, 7, 4, 5\\)": {"inputs": channels_last(torch.zeros(1, 7, 4, 5))},
     "previous is .* not \\(1, 3, 4, 5\\)": {"previous": channels_last(torch.zeros(1, 3, 4, 5))},
-    "known is .* torch.uint8": {"known": torch.zeros(2, 1, 4, 5).byte()},
-    "known is \\(2, 1, 4, 5\\) or \\(1, 1, 4, 5\\)": {"known": torch.zeros(2, 3, 4, 5).bool()},
-    "picture is .* not \\(3, 3, 4, 5\\)": {"picture": torch.zeros(3, 3, 4, 5)},
+    "known_mask is .* torch.uint8": {"known_mask": torch.zeros(2, 1, 4, 5).byte()},
+    "known_mask is \\(2, 1, 4, 5\\) or \\(1, 1, 4, 5\\)": {"known_mask": torch.zeros(2, 3, 4, 5).bool()},
+    "image is .* not \\(3, 3, 4, 5\\)": {"known_image": torch.zeros(3, 3, 4, 5)},
 }
 
 

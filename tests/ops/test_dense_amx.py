@@ -131,16 +131,16 @@ def tiles(emulator):
     for rows, pairs, columns in TILES:
         a, b, c = torch.randn(16, 32).bfloat16(), torch.randn(16, 32).bfloat16(), torch.randn(16, 16)
         b[0, 0] = a[0, 0] = 1e-39  # a denormal is zero
-        made = []
+        outputs = []
         for function in (emulator.product, emulator.product_by_instructions):
             value = c.clone()
             function(*(ctypes.c_void_p(v.data_ptr()) for v in (value, a, b)), rows, pairs, columns)
-            made.append(value)
+            outputs.append(value)
         left = a[:rows, : 2 * pairs].double()
         right = b[:pairs, : 2 * columns].reshape(pairs, columns, 2).transpose(1, 2).reshape(2 * pairs, columns).double()
         truth = c.double()
         truth[:rows, :columns] += left @ right
-        yield torch.equal(*made), float((made[0] - truth).abs().max() / truth.abs().max())
+        yield torch.equal(*outputs), float((outputs[0] - truth).abs().max() / truth.abs().max())
 
 
 def gelu_errors():
@@ -180,12 +180,12 @@ def main(library, tiles_library):
         with ops.backend("reference"):
             reference = dense.distances(dense.evaluate(case, torch.bfloat16), truth)
         with ops.backend("native"):
-            made = []
+            outputs = []
             for count in (1, 2, 5):
                 torch.set_num_threads(count)
-                made.append(dense.evaluate(case, torch.bfloat16))
-        same = all(torch.equal(made[0][name], other[name]) for other in made[1:] for name in other)
-        found["cases"].append((case, dense.distances(made[0], truth), reference, same))
+                outputs.append(dense.evaluate(case, torch.bfloat16))
+        same = all(torch.equal(outputs[0][name], other[name]) for other in outputs[1:] for name in other)
+        found["cases"].append((case, dense.distances(outputs[0], truth), reference, same))
     with ops.backend("native"):
         found["gelu"] = gelu_errors()
         found["alone"] = all(map(torch.equal, gradients(dense, True), gradients(dense, False)))

@@ -29,15 +29,15 @@ def sample_crops(device):
     frames = torch.randint(0, 255, (5, 12, 14, 3), dtype=torch.uint8, device=device)
     places = torch.tensor([[2, 1, 1, 2], [3, -1, 0, 4]], device=device)
     seeds, step = torch.tensor([1, 2], device=device), torch.tensor(5, device=device)
-    blotches = last(2, 3, 3, 4, device=device, channels_last=False)
-    return frames, places, last(2, 8, device=device), blotches, seeds, step, [1, 2], 1, [9, 8], torch.bfloat16
+    coarse_noise = last(2, 3, 3, 4, device=device, channels_last=False)
+    return frames, places, last(2, 8, device=device), coarse_noise, seeds, step, [1, 2], 1, [9, 8], torch.bfloat16
 
 
 def ddpm_step(device):
-    x, output, centre = (last(2, 3, 5, 7, device=device) for _ in range(3))
+    x, output, prior_mean = (last(2, 3, 5, 7, device=device) for _ in range(3))
     seeds, counter = torch.tensor([1, 2], device=device), torch.tensor(5, device=device)
     inputs = last(2, 6, 5, 7, device=device, dtype=torch.bfloat16)
-    return x, output, centre, last(9, device=device), seeds, 3, counter, inputs, None, None, None
+    return x, output, prior_mean, last(9, device=device), seeds, 3, counter, inputs, None, None, None
 
 
 def adam_ema(device):

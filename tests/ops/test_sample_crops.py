@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from sinfusion import ops
-from sinfusion.crops import to_unit
+from sinfusion.pixels import to_unit
 
 FRAMES = (6, 41, 57)
-# Batch, size of the crops, size of the blotches: odd, single rows, columns and pixels, whole frames, blotches finer
+# Batch, size of the crops, size of the coarse_noise: odd, single rows, columns and pixels, whole frames, coarse_noise finer
 # than the crop.
 CASES = [
     (3, (1, 1), (1, 1)),
@@ -40,7 +40,7 @@ def arguments(case, conditions=1, dtype=torch.float32, **replaced):
         "frames": frames,
         "places": places,
         "coefficients": torch.randn(batch, 8, generator=generator),
-        "blotches": torch.randn(batch, 3 * conditions, *coarse, generator=generator) if conditions else None,
+        "coarse_noise": torch.randn(batch, 3 * conditions, *coarse, generator=generator) if conditions else None,
         "seeds": torch.tensor([2**40 + 7, 5, 2**61])[:batch],
         "step": torch.tensor(2**33 + 5),
         "streams": (3, 2**32 - 2),
@@ -62,7 +62,7 @@ def assert_same(found, expected):
         assert torch.equal(one, other)
 
 
-def no_grain(batch):
+def no_white_noise(batch):
     coefficients = torch.randn(batch, 8, generator=torch.Generator().manual_seed(1))
     coefficients[0, 6] = 0  # of the first sample alone
     return coefficients
@@ -72,7 +72,7 @@ def no_grain(batch):
 @pytest.mark.parametrize("conditions", [0, 1, 2])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_native_is_the_reference_bit_for_bit(case, conditions, dtype):
-    for replaced in ({}, {"blotches": None}, {"coefficients": no_grain(case[0])}):
+    for replaced in ({}, {"coarse_noise": None}, {"coefficients": no_white_noise(case[0])}):
         given = arguments(case, conditions, dtype, **replaced)
         assert_same(sampled(given, "native"), sampled(given, "reference"))
 
@@ -83,7 +83,7 @@ def digest():
     for case in CASES:
         for conditions in (0, 1, 2):
             for dtype in (torch.float32, torch.bfloat16):
-                for replaced in ({}, {"blotches": None}, {"coefficients": no_grain(case[0])}):
+                for replaced in ({}, {"coarse_noise": None}, {"coefficients": no_white_noise(case[0])}):
                     for value in sampled(arguments(case, conditions, dtype, **replaced), "native"):
                         total.update(value.float().numpy().tobytes())
     return total.hexdigest()
@@ -101,7 +101,7 @@ def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(device_code, 
         for conditions in (0, 1, 2)
         for dtype in (torch.float32, torch.bfloat16)
     ]
-    cases += [arguments(CASES[3], blotches=None), arguments(CASES[3], 2, coefficients=no_grain(2))]
+    cases += [arguments(CASES[3], coarse_noise=None), arguments(CASES[3], 2, coefficients=no_white_noise(2))]
     expected = [sampled(given, "native") for given in cases]
     host = device_code("sample_crops", ARGUMENTS)
     monkeypatch.setattr(importlib.import_module("sinfusion.ops._native"), "cpu", host)
@@ -112,32 +112,32 @@ def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(device_code, 
 def one_by_one(given):
     """Input and target in float64, of slices and F.interpolate."""
     height, width = given["size"]
-    n, step, (noise_stream, grain_stream) = given["conditions"], given["step"], given["streams"]
+    n, step, (noise_stream, white_noise_stream) = given["conditions"], given["step"], given["streams"]
     inputs, targets = [], []
     for b, (target, offset, top, left) in enumerate(given["places"].tolist()):
         c, seed = given["coefficients"][b].double(), given["seeds"][b : b + 1]
         cut = to_unit(given["frames"][:, top : top + height, left : left + width]).double()
         noise = ops.normal(seed, noise_stream, step, (3, height, width))[0].double()
-        centre, condition = 0, cut.new_empty(0, height, width)
+        prior_mean, condition = 0, cut.new_empty(0, height, width)
         if n:
             around = [target - offset] if n == 1 else [target - 1, target + 1]
-            grain = ops.normal(seed, grain_stream, step, (3 * n, height, width))[0].double()
+            grain = ops.normal(seed, white_noise_stream, step, (3 * n, height, width))[0].double()
             condition = torch.cat([cut[i] for i in around]) + c[6] * grain
-            if given["blotches"] is not None:
-                blotches = given["blotches"][b : b + 1].double()
-                smooth = F.interpolate(blotches, given["size"], mode="bilinear", align_corners=True)[0]
+            if given["coarse_noise"] is not None:
+                coarse_noise = given["coarse_noise"][b : b + 1].double()
+                smooth = F.interpolate(coarse_noise, given["size"], mode="bilinear", align_corners=True)[0]
                 condition = condition + c[7] * smooth
-            centre = sum(condition.split(3)) / n
-        inputs.append(torch.cat((condition, c[0] * cut[target] + c[1] * noise + c[2] * centre)))
-        targets.append(c[3] * cut[target] + c[4] * noise + c[5] * centre)
+            prior_mean = sum(condition.split(3)) / n
+        inputs.append(torch.cat((condition, c[0] * cut[target] + c[1] * noise + c[2] * prior_mean)))
+        targets.append(c[3] * cut[target] + c[4] * noise + c[5] * prior_mean)
     return torch.stack(inputs), torch.stack(targets)
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("conditions", [0, 1, 2])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_it_is_the_crops_with_noise_grain_and_blotches(case, conditions, backend):
-    for replaced in ({}, {"blotches": None}):
+def test_it_is_the_crops_with_noise_white_noise_and_coarse_noise(case, conditions, backend):
+    for replaced in ({}, {"coarse_noise": None}):
         given = arguments(case, conditions, **replaced)
         for found, exact in zip(sampled(given, backend), one_by_one(given), strict=True):
             torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=2e-5)
@@ -158,7 +158,7 @@ def test_a_sample_alone_is_the_same_as_in_a_batch(backend):
     given = arguments(CASES[5], 2)
     together = sampled(given, backend)
     for b in range(3):
-        alone = {name: given[name][b : b + 1] for name in ("places", "coefficients", "blotches", "seeds")}
+        alone = {name: given[name][b : b + 1] for name in ("places", "coefficients", "coarse_noise", "seeds")}
         for one, all_of_them in zip(sampled({**given, **alone}, backend), together, strict=True):
             assert torch.equal(one, all_of_them[b : b + 1])
 
@@ -179,7 +179,7 @@ def test_results_are_channels_last_in_memory():
 def test_layout_in_memory_does_not_matter():
     given = arguments(CASES[3], 2)
     expected = sampled(given, "native")
-    for name in ("places", "coefficients", "blotches", "seeds"):
+    for name in ("places", "coefficients", "coarse_noise", "seeds"):
         given[name] = given[name].repeat_interleave(2, 0)[::2]
         assert not given[name].is_contiguous()
     assert_same(sampled(given, "native"), expected)
@@ -260,10 +260,10 @@ WRONG = {
     "coefficients is .* on meta": {"coefficients": torch.zeros(2, 8, device="meta")},
     "seeds is \\(2,\\) .* not \\(3,\\)": {"seeds": torch.zeros(3, dtype=torch.int64)},
     "step is \\(\\) .* not \\(1,\\)": {"step": torch.zeros(1, dtype=torch.int64)},
-    "blotches are \\(2, 3, h, w\\) .* not \\(2, 6, 3, 3\\)": {"blotches": torch.zeros(2, 6, 3, 3)},
-    "blotches are .* not \\(2, 3, 0, 3\\)": {"blotches": torch.zeros(2, 3, 0, 3)},
-    "blotches are .* torch.float64": {"blotches": torch.zeros(2, 3, 3, 3).double()},
-    "blotches are for conditions": {"conditions": 0},
+    "coarse_noise is \\(2, 3, h, w\\) .* not \\(2, 6, 3, 3\\)": {"coarse_noise": torch.zeros(2, 6, 3, 3)},
+    "coarse_noise is .* not \\(2, 3, 0, 3\\)": {"coarse_noise": torch.zeros(2, 3, 0, 3)},
+    "coarse_noise is .* torch.float64": {"coarse_noise": torch.zeros(2, 3, 3, 3).double()},
+    "coarse_noise is for conditions": {"conditions": 0},
     "conditions are 0, 1 or 2, not 3": {"conditions": 3},
     "size is two sides above 0 and within \\(41, 57\\), not \\(5, 58\\)": {"size": (5, 58)},
     "size is .* not \\(0, 7\\)": {"size": (0, 7)},
@@ -277,7 +277,7 @@ WRONG = {
     "lead outside of": {"places": places(1, 1, 37, 0)},
     "outside of": {"places": places(1, 1, 0, 51)},
     "outside": {"places": places(1, 1, -1, 0)},
-    "outside of frames": {"places": places(5, 1, 0, 0), "conditions": 2, "blotches": None},
+    "outside of frames": {"places": places(5, 1, 0, 0), "conditions": 2, "coarse_noise": None},
 }
 
 

@@ -113,12 +113,12 @@ def test_python_threads_that_compute_at_once_get_the_same_bits():
 @pytest.mark.parametrize("adapt", [True, False])
 def test_any_number_of_threads_gives_the_same_bits(adapt):
     cpu.adapt_threads(adapt)
-    given, made = operands(), set()
+    given, outputs = operands(), set()
     for count in (1, 2, 3, 8, 300):
         torch.set_num_threads(count)
         with ops.torch_alone():
-            made.update(computed(given) for _ in range(5))
-    assert len(made) == 1
+            outputs.update(computed(given) for _ in range(5))
+    assert len(outputs) == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc, which is Linux's")

@@ -168,24 +168,24 @@ VALUES = arrays.arrays(np.float32, st.tuples(*[st.integers(1, 5)] * 3), elements
 @settings(deadline=None)
 @given(VALUES, st.integers(1, 6))
 def test_steps_are_few_from_0_to_1_and_as_ordered_as_the_values(values, steps):
-    made = dynamics.stepped(values, steps)
-    assert made.shape == values.shape and made.dtype == torch.float32
-    assert made.min() >= 0 and made.max() <= 1 and len(made.unique()) <= steps
-    assert (made.flatten()[np.argsort(values.ravel(), kind="stable")].diff() >= 0).all()
+    outputs = dynamics.stepped(values, steps)
+    assert outputs.shape == values.shape and outputs.dtype == torch.float32
+    assert outputs.min() >= 0 and outputs.max() <= 1 and len(outputs.unique()) <= steps
+    assert (outputs.flatten()[np.argsort(values.ravel(), kind="stable")].diff() >= 0).all()
 
 
 def test_values_in_clusters_get_a_step_each_evenly_spread_from_0_to_1():
     clusters = np.repeat(np.float32([0, 1, 2, 10, 40]), 20)
     noisy = clusters + np.random.default_rng(0).uniform(-0.1, 0.1, 100).astype(np.float32)
-    made = dynamics.stepped(noisy.reshape(4, 5, 5), 5).flatten()
-    assert torch.equal(made, torch.arange(5).repeat_interleave(20) / 4)
+    outputs = dynamics.stepped(noisy.reshape(4, 5, 5), 5).flatten()
+    assert torch.equal(outputs, torch.arange(5).repeat_interleave(20) / 4)
 
 
 def test_clusters_of_unequal_sizes_get_a_step_each():
     clusters = np.repeat(np.float32([0, 8, 20]), [55, 25, 20])
     noisy = clusters + np.random.default_rng(0).uniform(-0.1, 0.1, 100).astype(np.float32)
-    made = dynamics.stepped(noisy.reshape(4, 5, 5), 3).flatten()
-    assert torch.equal(made, torch.tensor([0, 0.5, 1]).repeat_interleave(torch.tensor([55, 25, 20])))
+    outputs = dynamics.stepped(noisy.reshape(4, 5, 5), 3).flatten()
+    assert torch.equal(outputs, torch.tensor([0, 0.5, 1]).repeat_interleave(torch.tensor([55, 25, 20])))
 
 
 @pytest.mark.parametrize("share", [1, 3, 40])

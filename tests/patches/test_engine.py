@@ -54,9 +54,9 @@ def test_patches_that_are_small_already_stay_as_they_are_on_huge_levels():
 @pytest.fixture
 def searches(monkeypatch):
     """All arguments of every search that is made."""
-    made, search = [], ops.patch_match
-    monkeypatch.setattr(ops, "patch_match", lambda *arguments: made.append(arguments) or search(*arguments))
-    return made
+    outputs, search = [], ops.patch_match
+    monkeypatch.setattr(ops, "patch_match", lambda *arguments: outputs.append(arguments) or search(*arguments))
+    return outputs
 
 
 def test_as_many_searches_are_made_as_the_effort_says(original, searches):
@@ -124,19 +124,19 @@ def test_a_field_within_a_level_is_carried_as_it_is():
 
 def test_a_query_that_is_the_original_gives_the_original(original):
     shapes, level_at = two_levels(original)
-    made = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), Effort())
-    assert (made - original).abs().mean() < 0.01
+    outputs = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), Effort())
+    assert (outputs - original).abs().mean() < 0.01
 
 
 def test_what_is_made_has_the_last_shape_and_only_colours_of_the_original(original):
     shapes = [(5, 20, 15), (9, 26, 20)]
     noise = torch.randn(*shapes[0], 3)
-    made = coarse_to_fine(shapes, lambda n: Level(original, shapes[n]), noise, Effort(passes=2))
-    assert made.shape == (9, 26, 20, 3)
+    outputs = coarse_to_fine(shapes, lambda n: Level(original, shapes[n]), noise, Effort(passes=2))
+    assert outputs.shape == (9, 26, 20, 3)
     for channel in range(3):
-        assert torch.isin(made[..., channel], original[..., channel]).all()
+        assert torch.isin(outputs[..., channel], original[..., channel]).all()
     shuffled = original.flatten(0, 2)[torch.randperm(7 * 20 * 30)].view_as(original)
-    assert distance(made, original) < 0.2 * distance(shuffled, original)
+    assert distance(outputs, original) < 0.2 * distance(shuffled, original)
 
 
 def test_the_same_seed_gives_the_same_to_the_bit_and_another_one_does_not(original):
@@ -154,14 +154,18 @@ def test_the_original_and_the_query_are_left_as_they_are(original):
 
 
 def test_shares_are_told_after_each_pass_in_proportion_to_its_pixels(original):
-    told = []
+    on_progress = []
     shapes, level_at = two_levels(original)
     coarse_to_fine(
-        shapes, level_at, resized(original, shapes[0]), Effort(passes=3, coarsest_passes=2), told=told.append
+        shapes,
+        level_at,
+        resized(original, shapes[0]),
+        Effort(passes=3, coarsest_passes=2),
+        on_progress=on_progress.append,
     )
     coarse, fine = 5 * 14 * 21, 7 * 20 * 30
     whole = 2 * coarse + 3 * fine
-    assert told == pytest.approx([coarse / whole] * 2 + [fine / whole] * 3)
+    assert on_progress == pytest.approx([coarse / whole] * 2 + [fine / whole] * 3)
 
 
 # Guides --------------------------------------------------------------------------------------------------------------
@@ -177,8 +181,8 @@ def test_guides_say_which_part_of_the_original_goes_where(begun):
     wanted[:, 12:] = 1
     first = torch.zeros(1, 24, 24, 3) if begun else None
     level = Level(value, (1, 24, 24), (wanted, of_original))
-    made = coarse_to_fine([(1, 24, 24)], lambda _: level, first, Effort((1, 5, 5)))
-    assert made[:, :10, :, 0].max() < 0.2 and made[:, 14:, :, 0].min() > 0.5
+    outputs = coarse_to_fine([(1, 24, 24)], lambda _: level, first, Effort((1, 5, 5)))
+    assert outputs[:, :10, :, 0].max() < 0.2 and outputs[:, 14:, :, 0].min() > 0.5
 
 
 # Weights and what is known -------------------------------------------------------------------------------------------
@@ -201,10 +205,10 @@ def test_they_are_not_used_where_completeness_weighs_too(original):
     value[2:5, 5:12, 8:20] = 1.5
     shape = (7, 20, 30)
     weight = torch.where(value[..., 0] == 1.5, torch.inf, 1.0)
-    made = coarse_to_fine(
+    outputs = coarse_to_fine(
         [shape], lambda _: Level(value, shape, None, weight), value, Effort(passes=2, completeness=0.1)
     )
-    assert made.max() <= 1
+    assert outputs.max() <= 1
 
 
 def test_what_is_known_stays_on_every_level_and_in_every_search(original, searches):
@@ -216,10 +220,10 @@ def test_what_is_known_stays_on_every_level_and_in_every_search(original, search
         here = resized(new[..., None].float(), shapes[n])[..., 0] > 0.01
         return Level(level_at(n).value, shapes[n], None, None, (here, torch.full((*shapes[n], 3), 9.0 + n)))
 
-    made = coarse_to_fine(shapes, level, torch.zeros(*shapes[0], 3), Effort(passes=2))
+    outputs = coarse_to_fine(shapes, level, torch.zeros(*shapes[0], 3), Effort(passes=2))
     for n, (query, *_) in zip((0, 1, 1), searches, strict=True):
         assert (query[~level(n).known[0]] == 9 + n).all()
-    assert (made[~new] == 10).all() and made[new].max() <= 1
+    assert (outputs[~new] == 10).all() and outputs[new].max() <= 1
 
 
 def test_completeness_makes_all_of_the_original_appear():

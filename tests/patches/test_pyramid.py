@@ -45,9 +45,11 @@ def test_time_and_space_reach_their_coarsest_size_at_levels_of_their_own():
 @given(SHAPES, st.floats(0.01, 3), st.floats(0.01, 3))
 def test_a_shape_is_scaled_in_time_and_in_space_and_rounded_up(shape, time, space):
     frames, height, width = scaled_shape(shape, (time, space), (3, 7, 7))
-    for made, side, scale, least in zip((frames, height, width), shape, (time, space, space), (3, 7, 7), strict=True):
-        assert made == least or 0 <= made - side * scale + 1e-6 <= 1 + 1e-5
-        assert made >= least
+    for outputs, side, scale, least in zip(
+        (frames, height, width), shape, (time, space, space), (3, 7, 7), strict=True
+    ):
+        assert outputs == least or 0 <= outputs - side * scale + 1e-6 <= 1 + 1e-5
+        assert outputs >= least
 
 
 def test_a_scale_that_gives_a_whole_number_gives_that_number_whatever_the_rounding_of_floats():
@@ -59,9 +61,9 @@ def test_a_scale_that_gives_a_whole_number_gives_that_number_whatever_the_roundi
 @given(st.tuples(*[st.integers(1, 9)] * 3), st.tuples(*[st.integers(1, 9)] * 3), st.floats(-1, 1, width=32))
 def test_a_constant_stays_that_constant_at_every_size(shape, other, value):
     video = torch.full((*shape, 2), value)
-    made = resized(video, other)
-    assert made.shape == (*other, 2) and made.is_contiguous()
-    torch.testing.assert_close(made, torch.full_like(made, value), rtol=1e-5, atol=1e-6)
+    outputs = resized(video, other)
+    assert outputs.shape == (*other, 2) and outputs.is_contiguous()
+    torch.testing.assert_close(outputs, torch.full_like(outputs, value), rtol=1e-5, atol=1e-6)
 
 
 def test_a_video_at_its_own_size_is_itself():
@@ -81,14 +83,14 @@ def test_shrinking_is_antialiased_in_space_and_in_time():
 @pytest.mark.parametrize("shape", [(5, 12, 20), (1, 12, 20), (10, 9, 13), (3, 24, 14)])
 def test_a_slope_stays_a_slope_along_each_axis(shape):
     t, y, x = torch.meshgrid(*(torch.linspace(0.5 / n, 1 - 0.5 / n, n) for n in (5, 12, 20)), indexing="ij")
-    made = resized(torch.stack((t, y, x), -1), shape)
+    outputs = resized(torch.stack((t, y, x), -1), shape)
     axes = torch.meshgrid(*(torch.linspace(0.5 / n, 1 - 0.5 / n, n) for n in shape), indexing="ij")
-    assert (made - torch.stack(axes, -1)).abs().max() < 0.06  # of edge pixels; 0.5 would be another order
+    assert (outputs - torch.stack(axes, -1)).abs().max() < 0.06  # of edge pixels; 0.5 would be another order
 
 
 def test_one_frame_is_repeated_and_each_frame_is_resized_by_itself():
-    picture, video = torch.randn(1, 8, 8, 3), torch.randn(4, 8, 8, 3)
-    assert torch.allclose(resized(picture, (5, 8, 8)), picture.expand(5, -1, -1, -1), atol=1e-6)
-    made = resized(video, (4, 11, 6))
+    image, video = torch.randn(1, 8, 8, 3), torch.randn(4, 8, 8, 3)
+    assert torch.allclose(resized(image, (5, 8, 8)), image.expand(5, -1, -1, -1), atol=1e-6)
+    outputs = resized(video, (4, 11, 6))
     for t in range(4):
-        torch.testing.assert_close(made[t : t + 1], resized(video[t : t + 1], (1, 11, 6)))
+        torch.testing.assert_close(outputs[t : t + 1], resized(video[t : t + 1], (1, 11, 6)))

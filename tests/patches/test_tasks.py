@@ -12,7 +12,7 @@ from PIL import Image
 
 from sinfusion import patches
 from sinfusion.errors import SinfusionError
-from sinfusion.metrics import nnf, nnfdist, psnr
+from sinfusion.metrics.similarity import nnf, nnfdist, psnr
 from sinfusion.patches import dynamics, tasks
 
 RED, BLUE = np.array([1, 0.3, 0.1]), np.array([0.1, 0.3, 1])
@@ -34,7 +34,7 @@ def video(fine):
 
 
 @pytest.fixture(scope="module")
-def made(video):
+def outputs(video):
     """Two new videos."""
     return patches.generate(video, count=2, seed=3)
 
@@ -48,11 +48,11 @@ def error(a, b):
     return nnfdist(nnf(a, b)[1])
 
 
-def within(made, original):
+def within(outputs, original):
     """Whether each channel of `made` stays between the darkest and the brightest of the original."""
     axes = tuple(range(original.ndim - 1))
-    over = tuple(range(made.ndim - 1))
-    return (made.min(over) >= original.min(axes)).all() and (made.max(over) <= original.max(axes)).all()
+    over = tuple(range(outputs.ndim - 1))
+    return (outputs.min(over) >= original.min(axes)).all() and (outputs.max(over) <= original.max(axes)).all()
 
 
 def redness(part):
@@ -72,8 +72,8 @@ def sentence(call, *given, **named):
 # New ones ------------------------------------------------------------------------------------------------------------
 
 
-def test_new_videos_are_half_as_long_and_as_many_as_asked_for(made):
-    assert made.shape == (2, 7, 24, 40, 3) and made.dtype == np.uint8
+def test_new_videos_are_half_as_long_and_as_many_as_asked_for(outputs):
+    assert outputs.shape == (2, 7, 24, 40, 3) and outputs.dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_new_videos_are_half_as_long_and_as_many_as_asked_for(made):
     ],
 )
 def test_new_videos_have_the_length_and_size_that_is_asked_for(video, wanted, shape):
-    made = patches.generate(video, **wanted)
-    assert made.shape == (1, *shape, 3) and within(made, video)
+    outputs = patches.generate(video, **wanted)
+    assert outputs.shape == (1, *shape, 3) and within(outputs, video)
 
 
 @pytest.mark.parametrize("length, shortest", [(1, 1), (2, 2), (3, 3), (4, 3), (8, 4)])
@@ -96,9 +96,9 @@ def test_the_half_of_a_short_video_is_not_shorter_than_a_patch(video, length, sh
     assert patches.generate(video[:length]).shape == (1, shortest, 24, 40, 3)
 
 
-def test_a_sample_is_the_same_however_many_there_are_and_made_from_its_own_seed(video, made):
-    assert np.array_equal(patches.generate(video, seed=3)[0], made[0])
-    assert np.array_equal(patches.generate(video, seed=4)[0], made[1])
+def test_a_sample_is_the_same_however_many_there_are_and_made_from_its_own_seed(video, outputs):
+    assert np.array_equal(patches.generate(video, seed=3)[0], outputs[0])
+    assert np.array_equal(patches.generate(video, seed=4)[0], outputs[1])
 
 
 def test_samples_of_a_video_too_small_for_two_levels_have_seeds_of_their_own_too(fine):
@@ -108,18 +108,18 @@ def test_samples_of_a_video_too_small_for_two_levels_have_seeds_of_their_own_too
     assert within(both, tiny) and error(both[0], tiny) < 2
 
 
-def test_the_number_of_threads_does_not_matter(video, made):
+def test_the_number_of_threads_does_not_matter(video, outputs):
     threads = torch.get_num_threads()
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            assert np.array_equal(patches.generate(video, seed=3)[0], made[0])
+            assert np.array_equal(patches.generate(video, seed=3)[0], outputs[0])
     finally:
         torch.set_num_threads(threads)
 
 
-def test_other_seeds_give_visibly_other_videos(made):
-    assert difference(*made) > 15
+def test_other_seeds_give_visibly_other_videos(outputs):
+    assert difference(*outputs) > 15
 
 
 def test_without_noise_the_input_comes_back_and_with_it_something_else(video):
@@ -127,14 +127,14 @@ def test_without_noise_the_input_comes_back_and_with_it_something_else(video):
     assert psnr(still, video) > 40 and difference(moved, video) > 15
 
 
-def test_every_colour_comes_from_the_input(video, made):
+def test_every_colour_comes_from_the_input(video, outputs):
     for channel in range(3):
-        assert np.isin(made[..., channel], video[..., channel]).all()
+        assert np.isin(outputs[..., channel], video[..., channel]).all()
 
 
-def test_new_videos_look_like_the_input_and_move_as_fast(video, made, fine):
+def test_new_videos_look_like_the_input_and_move_as_fast(video, outputs, fine):
     other = fine(7, seed=1)
-    for sample in made:
+    for sample in outputs:
         assert error(sample, video) < 0.5 * error(other, video)
         assert np.median(dynamics.motion(sample)) == pytest.approx(1, abs=0.1)
 
@@ -161,15 +161,15 @@ def test_the_noise_is_as_strong_as_asked_for_and_the_same_in_all_frames(video, e
     assert (noise - noise[0]).abs().max() < 1e-5
 
 
-def test_new_pictures_are_made_of_a_picture(video):
-    picture = video[0]
-    made = patches.generate(picture, count=3)
-    assert made.shape == (3, 24, 40, 3) and made.dtype == np.uint8 and within(made, picture)
-    assert min(difference(made[a], made[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 10
-    assert patches.generate(picture, scale=0.5).shape == (1, 12, 20, 3)
+def test_new_images_are_made_of_an_image(video):
+    image = video[0]
+    outputs = patches.generate(image, count=3)
+    assert outputs.shape == (3, 24, 40, 3) and outputs.dtype == np.uint8 and within(outputs, image)
+    assert min(difference(outputs[a], outputs[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 10
+    assert patches.generate(image, scale=0.5).shape == (1, 12, 20, 3)
 
 
-def test_a_video_of_one_frame_is_no_picture_but_made_of_the_same(video):
+def test_a_video_of_one_frame_is_no_image_but_made_of_the_same(video):
     assert np.array_equal(patches.generate(video[:1])[:, 0], patches.generate(video[0]))
 
 
@@ -181,22 +181,22 @@ def test_a_video_of_one_frame_is_no_picture_but_made_of_the_same(video):
 )
 def test_a_texture_keeps_its_scale_at_another_size(fine, frames, old, new):
     video = fine(frames, old)
-    made = patches.retarget(video, new)
+    outputs = patches.retarget(video, new)
     stretched = np.stack([Image.fromarray(frame).resize(new[::-1], Image.Resampling.BICUBIC) for frame in video])
-    assert made.shape == stretched.shape == (frames, *new, 3) and made.dtype == np.uint8
-    assert within(made, video) and error(made, video) < 0.7 * error(stretched, video)
+    assert outputs.shape == stretched.shape == (frames, *new, 3) and outputs.dtype == np.uint8
+    assert within(outputs, video) and error(outputs, video) < 0.7 * error(stretched, video)
 
 
-def test_a_picture_is_retargeted_as_a_video_of_one_frame(video):
-    made = patches.retarget(video[0], (30, 60))
-    assert made.shape == (30, 60, 3) and np.array_equal(made, patches.retarget(video[:1], (30, 60))[0])
+def test_an_image_is_retargeted_as_a_video_of_one_frame(video):
+    outputs = patches.retarget(video[0], (30, 60))
+    assert outputs.shape == (30, 60, 3) and np.array_equal(outputs, patches.retarget(video[:1], (30, 60))[0])
 
 
 @pytest.mark.parametrize("frames", [7, 20])
 def test_motions_keep_their_speed_at_another_length(video, frames):
-    made = patches.retarget(video, frames=frames)
-    assert made.shape == (frames, 24, 40, 3)
-    assert np.median(dynamics.motion(made)) == pytest.approx(1, abs=0.1)
+    outputs = patches.retarget(video, frames=frames)
+    assert outputs.shape == (frames, 24, 40, 3)
+    assert np.median(dynamics.motion(outputs)) == pytest.approx(1, abs=0.1)
 
 
 def test_what_is_to_stay_as_it_is_stays(video):
@@ -205,9 +205,9 @@ def test_what_is_to_stay_as_it_is_stays(video):
 
 
 def test_things_stay_where_they_are_relative_to_the_frame(fine):
-    picture = (fine(1, (24, 48), seed=4)[0] * np.where(np.arange(48)[:, None] < 24, RED, BLUE)).astype(np.uint8)
-    made = patches.retarget(picture, (24, 80))
-    assert redness(made[:, :34]) > 0.95 and redness(made[:, 46:]) < 0.05
+    image = (fine(1, (24, 48), seed=4)[0] * np.where(np.arange(48)[:, None] < 24, RED, BLUE)).astype(np.uint8)
+    outputs = patches.retarget(image, (24, 80))
+    assert redness(outputs[:, :34]) > 0.95 and redness(outputs[:, 46:]) < 0.05
 
 
 def test_retargeting_is_a_function_of_its_seed(video):
@@ -238,41 +238,41 @@ def lava(halves):
 
 
 def test_an_analogy_has_the_shape_of_the_content_and_colours_of_the_style(video, lava):
-    made = patches.analogy(video, lava)
-    assert made.shape == video.shape and made.dtype == np.uint8
+    outputs = patches.analogy(video, lava)
+    assert outputs.shape == video.shape and outputs.dtype == np.uint8
     for channel in range(3):
-        assert np.isin(made[..., channel], lava[..., channel]).all()
-    assert error(made, lava) < 0.3 * error(video, lava)
+        assert np.isin(outputs[..., channel], lava[..., channel]).all()
+    assert error(outputs, lava) < 0.3 * error(video, lava)
 
 
 def test_what_moves_in_the_content_gets_what_moves_in_the_style(halves, lava):
-    made = patches.analogy(halves(np.ones(3), np.ones(3), upper=False), lava)
-    assert redness(made[:, :, :22]) > 0.65 and redness(made[:, :, 26:]) < 0.35
+    outputs = patches.analogy(halves(np.ones(3), np.ones(3), upper=False), lava)
+    assert redness(outputs[:, :, :22]) > 0.65 and redness(outputs[:, :, 26:]) < 0.35
 
 
 def test_a_sketch_is_bright_where_there_is_to_be_motion(lava):
     sketch = np.zeros((9, 32, 48, 3), np.uint8)
     sketch[:, :, 24:] = 255
-    made = patches.analogy(sketch, lava, sketch=True)
-    assert redness(made[:, :, :22]) < 0.35 and redness(made[:, :, 26:]) > 0.65
+    outputs = patches.analogy(sketch, lava, sketch=True)
+    assert redness(outputs[:, :, :22]) < 0.35 and redness(outputs[:, :, 26:]) > 0.65
 
 
-def test_pictures_are_compared_by_brightness(fine):
+def test_images_are_compared_by_brightness(fine):
     content, style = np.zeros((32, 48, 3), np.uint8), fine(1, (32, 48))[0] // 3
     content[:, :24] = 200
     style[:16] += 150
     style = (style * np.where(np.arange(32)[:, None, None] < 16, RED, BLUE)).astype(np.uint8)
-    made = patches.analogy(content, style)
-    assert made.shape == content.shape and within(made, style)
-    assert redness(made[:, :22]) > 0.8 and redness(made[:, 26:]) < 0.2
+    outputs = patches.analogy(content, style)
+    assert outputs.shape == content.shape and within(outputs, style)
+    assert redness(outputs[:, :22]) > 0.8 and redness(outputs[:, 26:]) < 0.2
 
 
 @pytest.mark.parametrize(
     "content, style", [((2, 24, 40), (9, 7, 7)), ((5, 7, 7), (2, 30, 20)), ((3, 9, 60), (4, 60, 9))]
 )
 def test_content_and_style_may_be_small_and_of_other_shapes(texture, content, style):
-    made = patches.analogy(texture(content[0], content[1:]), texture(style[0], style[1:]))
-    assert made.shape == (*content, 3)
+    outputs = patches.analogy(texture(content[0], content[1:]), texture(style[0], style[1:]))
+    assert outputs.shape == (*content, 3)
 
 
 def test_the_coarser_levels_of_an_analogy_are_guided(texture, engine):
@@ -287,13 +287,13 @@ def test_an_analogy_is_the_same_for_a_seed(video, lava):
     assert np.array_equal(one, again) and not np.array_equal(one, other)
 
 
-def test_an_analogy_of_a_video_and_a_picture_is_refused(video):
+def test_an_analogy_of_a_video_and_an_image_is_refused(video):
     for content, style in ((video, video[0]), (video[0], video), (video[:1], video), (video, video[:1])):
         for sketch in (False, True):
             assert "not one of each" in sentence(patches.analogy, content, style, sketch)
 
 
-def test_videos_need_opencv_and_pictures_do_not(video, monkeypatch):
+def test_videos_need_opencv_and_images_do_not(video, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert "pip install opencv-python-headless" in sentence(patches.analogy, video, video)
     assert patches.analogy(video[0], video[1]).shape == (24, 40, 3)
@@ -302,9 +302,9 @@ def test_videos_need_opencv_and_pictures_do_not(video, monkeypatch):
 def test_a_file_of_weights_that_is_none_is_refused_before_any_work(video, tmp_path):
     pytest.importorskip("torchvision.models.optical_flow", exc_type=(ImportError, RuntimeError))
     (tmp_path / "raft.pth").write_text("no weights")
-    told = []
-    said = sentence(patches.analogy, video, video, raft=tmp_path / "raft.pth", told=told.append)
-    assert "raft.pth does not hold the weights of torchvision's raft_large" in said and not told
+    on_progress = []
+    said = sentence(patches.analogy, video, video, raft=tmp_path / "raft.pth", on_progress=on_progress.append)
+    assert "raft.pth does not hold the weights of torchvision's raft_large" in said and not on_progress
 
 
 def test_raft_without_torchvision_is_refused(video, tmp_path, monkeypatch):
@@ -333,14 +333,14 @@ def waves():
 
 def smoothly_filled(video, mask):
     filled = tasks._filled(tasks._tensor(video, "cpu"), torch.from_numpy(np.broadcast_to(mask, video.shape[:3]).copy()))
-    return tasks._pictures(filled)
+    return tasks._images(filled)
 
 
 def test_what_is_not_masked_stays_to_the_bit(video, hole):
     before = video.copy()
-    made = patches.inpaint(video, hole)
-    assert made.shape == video.shape and made.dtype == np.uint8
-    assert np.array_equal(made[:, ~hole], video[:, ~hole]) and np.array_equal(video, before)
+    outputs = patches.inpaint(video, hole)
+    assert outputs.shape == video.shape and outputs.dtype == np.uint8
+    assert np.array_equal(outputs[:, ~hole], video[:, ~hole]) and np.array_equal(video, before)
 
 
 def test_what_is_under_the_mask_does_not_matter(video, hole):
@@ -352,13 +352,13 @@ def test_what_is_under_the_mask_does_not_matter(video, hole):
 @pytest.mark.parametrize("length", [1, 13])
 def test_a_hole_in_a_regular_texture_is_filled_as_it_was(waves, hole, length):
     part, bounds = waves[:length], (slice(None), slice(8, 16), slice(14, 26))
-    made = patches.inpaint(part, hole)
-    assert psnr(made[bounds], part[bounds]) > psnr(smoothly_filled(part, hole)[bounds], part[bounds]) + 10
+    outputs = patches.inpaint(part, hole)
+    assert psnr(outputs[bounds], part[bounds]) > psnr(smoothly_filled(part, hole)[bounds], part[bounds]) + 10
 
 
-def test_a_picture_is_filled_as_a_video_of_one_frame(waves, hole):
-    made = patches.inpaint(waves[0], hole)
-    assert made.shape == (24, 40, 3) and np.array_equal(made, patches.inpaint(waves[:1], hole[None])[0])
+def test_an_image_is_filled_as_a_video_of_one_frame(waves, hole):
+    outputs = patches.inpaint(waves[0], hole)
+    assert outputs.shape == (24, 40, 3) and np.array_equal(outputs, patches.inpaint(waves[:1], hole[None])[0])
 
 
 def test_a_mask_for_all_frames_is_that_mask_for_each(video, hole):
@@ -371,41 +371,41 @@ def test_a_still_background_is_found_in_the_frames_that_show_it(fine):
     for t in range(13):
         mask[t, 8:16, 2 * t : 2 * t + 8] = True
     video[mask] = (255, 0, 0)
-    made = patches.inpaint(video, mask)
-    assert difference(made[mask], background[mask]) < 0.6 * difference(
+    outputs = patches.inpaint(video, mask)
+    assert difference(outputs[mask], background[mask]) < 0.6 * difference(
         smoothly_filled(video, mask)[mask], background[mask]
     )
 
 
 def test_the_border_of_what_is_filled_is_no_step_in_brightness():
     grain = np.random.default_rng(0).integers(-8, 8, (32, 64, 1))
-    picture = (np.linspace(40, 200, 64)[:, None] + grain).repeat(3, 2).astype(np.uint8)
+    image = (np.linspace(40, 200, 64)[:, None] + grain).repeat(3, 2).astype(np.uint8)
     mask = np.zeros((32, 64), bool)
     mask[:, 24:40] = True  # as bright as nothing else, so that patches alone would leave steps of 7
-    made = patches.inpaint(picture, mask).astype(int)
+    outputs = patches.inpaint(image, mask).astype(int)
     for inside, outside in ((24, 23), (39, 40)):
-        assert abs((made[:, inside] - made[:, outside]).mean()) < 3
+        assert abs((outputs[:, inside] - outputs[:, outside]).mean()) < 3
 
 
 def test_hints_decide_which_of_two_textures_fills_the_hole():
     rng = np.random.default_rng(0)
     red, blue = (np.array(c) + rng.integers(-40, 40, (20, 24, 1)) for c in ((200, 60, 60), (60, 60, 200)))
-    picture, mask = np.concatenate((red, blue), 1).astype(np.uint8), np.zeros((20, 48), bool)
+    image, mask = np.concatenate((red, blue), 1).astype(np.uint8), np.zeros((20, 48), bool)
     mask[:, 16:32] = True
     for colour, least, most in (((200, 60, 60), 0.9, 1), ((60, 60, 200), 0, 0.1)):
-        picture[mask] = colour
-        made = patches.inpaint(picture, mask, hints=True)
-        assert least <= redness(made[mask]) <= most
-        assert made[mask][:, 1].std() > 15  # a texture, not the even colour of the hint
-    assert 0.3 < redness(patches.inpaint(picture, mask)[mask]) < 0.7
+        image[mask] = colour
+        outputs = patches.inpaint(image, mask, hints=True)
+        assert least <= redness(outputs[mask]) <= most
+        assert outputs[mask][:, 1].std() > 15  # a texture, not the even colour of the hint
+    assert 0.3 < redness(patches.inpaint(image, mask)[mask]) < 0.7
 
 
 def test_a_hole_may_reach_the_border_and_span_whole_frames(video):
     for where in ((slice(None), slice(0, 9), slice(0, 12)), (slice(4, 8),), (5, 23, 39)):
         mask = np.zeros((13, 24, 40), bool)
         mask[where] = True
-        made = patches.inpaint(video, mask)
-        assert np.array_equal(made[~mask], video[~mask]) and (made[mask] != 0).any()
+        outputs = patches.inpaint(video, mask)
+        assert np.array_equal(outputs[~mask], video[~mask]) and (outputs[mask] != 0).any()
 
 
 def test_masks_that_are_none_are_refused(video, hole):
@@ -432,10 +432,10 @@ def every_task(video, mask, **options):
 
 @pytest.mark.parametrize("length", [1, 5])
 def test_the_shares_that_are_told_are_positive_and_sum_to_one(video, hole, length):
-    told = []
-    for _ in every_task(video[:length], hole, told=told.append):
-        assert sum(told) == pytest.approx(1) and min(told) > 0
-        told.clear()
+    on_progress = []
+    for _ in every_task(video[:length], hole, on_progress=on_progress.append):
+        assert sum(on_progress) == pytest.approx(1) and min(on_progress) > 0
+        on_progress.clear()
 
 
 @pytest.mark.gpu
@@ -475,7 +475,7 @@ def test_small_videos_make_small_videos_or_are_refused_in_a_sentence(shape, brig
     ],
     ids=["float beyond 1", "uint16", "seven channels", "empty", "path", "none"],
 )
-def test_what_is_no_video_and_no_picture_is_refused(video, hole, bad):
+def test_what_is_no_video_and_no_image_is_refused(video, hole, bad):
     for call, inputs in (
         (patches.generate, (bad,)),
         (patches.retarget, (bad, (24, 40))),
@@ -483,16 +483,16 @@ def test_what_is_no_video_and_no_picture_is_refused(video, hole, bad):
         (patches.analogy, (video, bad)),
         (patches.inpaint, (bad, hole)),
     ):
-        told = sentence(call, *inputs)
-        assert re.match(r"the (input|content|style) (must be|are)", told)
-        assert re.search(r"\(T, H, W, 3\)|uint8|from 0 to 1", told)
+        on_progress = sentence(call, *inputs)
+        assert re.match(r"the (input|content|style) (must be|are)", on_progress)
+        assert re.search(r"\(T, H, W, 3\)|uint8|from 0 to 1", on_progress)
 
 
 def test_requests_that_cannot_be_met_are_refused_with_what_was_wrong(video):
-    generate, retarget, picture = patches.generate, patches.retarget, video[0]
+    generate, retarget, image = patches.generate, patches.retarget, video[0]
     for said, call, request in (
         ("the input is 13 frame(s) of 40x6; at least 3 frame(s) of 7x7", generate, {"video": video[:, :6]}),
-        ("the input is 1 frame(s) of 6x24; at least 1 frame(s) of 7x7", retarget, {"video": picture[:, :6]}),
+        ("the input is 1 frame(s) of 6x24; at least 1 frame(s) of 7x7", retarget, {"video": image[:, :6]}),
         (
             "the input is 3 frame(s) of 40000x7; at most 32767",
             generate,
@@ -514,7 +514,7 @@ def test_requests_that_cannot_be_met_are_refused_with_what_was_wrong(video):
         ("noise must be from 0 to 1000, not nan", generate, {"video": video, "noise": float("nan")}),
         ("noise must be from 0 to 1000, not 1e+39", generate, {"video": video, "noise": 1e39}),
         ("count must be at least 1, not 0", generate, {"video": video, "count": 0}),
-        ("a picture has no length", generate, {"video": picture, "frames": 5}),
-        ("a picture has no length", retarget, {"video": picture, "frames": 5}),
+        ("an image has no length", generate, {"video": image, "frames": 5}),
+        ("an image has no length", retarget, {"video": image, "frames": 5}),
     ):
         assert said in sentence(call, **request)

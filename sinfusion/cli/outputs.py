@@ -1,0 +1,177 @@
+"""The files of a command that makes images or videos: results, contact sheet, record.
+
+with Outputs(command, run.kind, run.path / "outputs", {"run": run.path}) as made:   # refuses what cannot be written
+    made.images(images)                                                   # or made.video(frames, fps)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .. import __version__
+from ..console import print_result
+from ..errors import SinfusionError
+from ..files import acquire, atomic_write, discard_leftovers, make_folders, release, remove_empty
+from .command import command_name
+from .options import File, Format, evenly_spaced
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHEET_FRAMES = 24  # frames of one video on its contact sheet
+SHEET_COLUMNS = 8  # frames a row where the sheet shows several videos, a row each
+
+
+def check_writable(path: Path, option: str) -> None:
+    """SinfusionError unless a file or folder can be made at `path`, which the option names."""
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise SinfusionError(f"{nearest} is not a folder that can be written to; choose another {option}.")
+
+
+class Request(Protocol):
+    """What Outputs reads of a command; all its other fields go into the record too."""
+
+    out: File
+    format: Format
+    seed: int
+    overwrite: bool
+
+
+class Outputs:
+    """The files of one making command: refused where they exist, before any work; written at its end.
+
+    In between, as a context, their names are for this process alone: of those that number their results in one folder
+    at once, each has a number of its own.
+    """
+
+    def __init__(
+        self,
+        command: Request,
+        kind: str,  # "image": the results are png images; "video": mp4, or what is asked for
+        folder: Path,  # of the results where --out is left out; they are numbered there
+        source: dict[str, Path],  # from what it is made, as in the record: {"run": run.path}, {"input": video}
+        count: int = 1,  # of results, a file each
+        variants: tuple[str, ...] = (),  # tails of further files, such as "marked"; `finish` expects them written
+    ):
+        self.command, self.kind, self.folder, self.source = command, kind, folder, source
+        self.started = time.monotonic()
+        self.name = command_name(type(command))
+        self.ending, self.count, self.tails = self._ending(), count, variants
+        self._take(self._numbered() if command.out is None else self._given(command.out))
+        self._refuse_existing()
+        check_writable(self.record, "--out")
+
+    def _take(self, base: Path) -> None:
+        """Name all files; `base` is the name without tail and ending."""
+        self.base = base
+        tails = [f"-{i + 1}" for i in range(self.count)] if self.count > 1 else [""]
+        self.files = [base.with_name(base.name + tail + self.ending) for tail in tails]
+        self.variants = [base.with_name(f"{base.name}-{variant}{self.ending}") for variant in self.tails]
+        # With the ending: p.mp4 and p.gif are two results.
+        self.sheet = base.with_name(f"{base.name}{self.ending}-sheet.png")
+        self.record = base.with_name(f"{base.name}{self.ending}.json")
+        self.lock = base.with_name(f".{base.name}{'' if self.command.out is None else self.ending}.lock")
+
+    def _refuse_existing(self) -> None:
+        from ..media import refuse_existing
+
+        for path in (*self.files, *self.variants, self.sheet, self.record):
+            refuse_existing(path, self.command.overwrite)
+
+    def _given(self, out: Path) -> Path:
+        """--out without its ending."""
+        if not out.name:
+            raise SinfusionError(f"--out must name a file, not {str(out)!r}.")
+        return out.with_suffix("") if out.suffix.lower() in (".mp4", ".gif", ".png") else out
+
+    def _numbered(self, beyond: int = 0) -> Path:
+        """The next number that no result has, and above `beyond`."""
+        stem = self.name.replace(" ", "-")
+        numbers = [re.match(rf"{stem}-(\d+)", path.name) for path in self.folder.glob(f"{stem}-*")]
+        self.number = 1 + max([beyond, *(int(match[1]) for match in numbers if match)])
+        return self.folder / f"{stem}-{self.number}"
+
+    def __enter__(self) -> Outputs:
+        self.new_folders = make_folders(self.record.parent)
+        owner = acquire(self.lock)
+        if self.command.out is None:
+            # Another process may have this number, or have used it since it was chosen.
+            while owner or self._numbered(self.number - 1) != self.base:
+                if not owner:
+                    release(self.lock)
+                self._take(self._numbered(self.number if owner else 0))
+                owner = acquire(self.lock)
+        if owner:
+            raise SinfusionError(f"{self.files[0]} is being written by {owner}; choose another --out.")
+        try:
+            self._refuse_existing()
+            for path in (*self.files, *self.variants, self.sheet, self.record):
+                discard_leftovers(path.parent, path.name)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        release(self.lock)
+        remove_empty(self.new_folders)
+
+    def _ending(self) -> str:
+        """.mp4, .gif or .png; none for a folder of images."""
+        out, wanted = self.command.out, self.command.format
+        given = out.suffix.lower().removeprefix(".") if out is not None else ""
+        if given and given not in ("mp4", "gif", "png"):
+            raise SinfusionError(f"--out must end in .mp4, .gif or .png, not .{given}.")
+        if given and wanted and given != wanted:
+            raise SinfusionError(f"--out {out} and --format {wanted} do not agree; leave one of them out.")
+        chosen = wanted or given or ("png" if self.kind == "image" else "mp4")
+        if self.kind == "image":
+            if chosen != "png":
+                word, path = next(iter(self.source.items()))
+                raise SinfusionError(f"{path} is an image {word}: it makes png images, not {chosen}.")
+            return ".png"
+        return "" if chosen == "png" else f".{chosen}"
+
+    def images(self, images: np.ndarray) -> None:
+        """Write (count, H, W, 3) uint8 as one image each, and all that goes with them."""
+        from ..media import write_image
+
+        for path, image in zip(self.files, images, strict=True):
+            write_image(path, image, overwrite=self.command.overwrite)
+        self.finish(images[:SHEET_FRAMES])
+
+    def video(self, frames: np.ndarray, fps: float) -> None:
+        """Write (T, H, W, 3) uint8 as a video, and all that goes with it."""
+        from ..media import write_video
+
+        write_video(self.files[0], frames, fps=fps, overwrite=self.command.overwrite)
+        self.finish(frames[evenly_spaced(len(frames), SHEET_FRAMES)], fps=fps, frames=len(frames))
+
+    def finish(self, shown: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, **facts: Any) -> None:
+        """Write the contact sheet and the record; say what there is."""
+        from ..media import contact_sheet, write_image
+
+        write_image(self.sheet, contact_sheet(shown, columns, len(shown)), overwrite=self.command.overwrite)
+        files = [*self.files, *self.variants]
+        height, width = shown[0].shape[:2]
+        record = {
+            "command": self.name,
+            "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.command).items()},
+            **{word: str(path.resolve()) for word, path in self.source.items()},
+            "files": [path.name for path in files],
+            "seed": self.command.seed,
+            "size": f"{width}x{height}",
+            **facts,
+            "version": __version__,
+            "seconds": round(time.monotonic() - self.started, 2),
+        }
+        with atomic_write(self.record, self.command.overwrite) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+        print_result(*files, self.sheet, self.record)

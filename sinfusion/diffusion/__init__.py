@@ -1,0 +1,1 @@
+"""The mathematics: noise schedules, what a network predicts, samplers. No files, no recipes."""

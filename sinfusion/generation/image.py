@@ -1,0 +1,74 @@
+"""Edits of the image an image run was trained on: sketches, moved parts, inpainting, outpainting."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..clip import as_image, as_mask
+from ..errors import SinfusionError
+from ..pixels import check_size, resize, to_uint8, to_unit
+from ..roles import IMAGE
+from ..run import Run
+from ..seeds import check_seed
+from .reverse_process import reverse, sampling_sigmas
+
+
+def edit(
+    run: Run,
+    image: np.ndarray,
+    mask: np.ndarray | None = None,
+    strength: float = 0.5,
+    canvas: tuple[int, int] | None = None,
+    count: int = 1,
+    seed: int = 0,
+    steps: int | None = None,
+) -> np.ndarray:
+    """Make an edited or sketched image look like the training image; (count, H, W, 3) uint8.
+
+    image: (H, W, 3) uint8 or what `as_image` takes, an edited image or a sketch of colour blobs.
+    mask: (H, W) bool or what `as_mask` takes, True where the image may change (inpainting); everything else is kept
+    to the bit. strength: in (0, 1], where in the reverse process the image enters: small keeps it, 1 makes it anew.
+    canvas: (height, width) at least as large as the image, which is put in its middle; what lies around it is made
+    (outpainting).
+    """
+    if run.kind != "image":
+        raise SinfusionError(f"{run.path} is a video run; edit needs a run trained on an image.")
+    image = as_image(image, "the edited image")
+    height, width = check_size(image.shape[:2])
+    if mask is not None:
+        mask = as_mask(mask)
+        if mask.shape != (height, width):
+            raise SinfusionError(f"the mask is {mask.shape}, the image {(height, width)}: rows and columns must agree.")
+    if count < 1:
+        raise SinfusionError(f"count must be at least 1, not {count}.")
+    seed = check_seed(seed, count)
+    change = mask if mask is not None else np.full((height, width), canvas is None)
+    if canvas is not None:
+        image, change = _on_canvas(image, change, canvas)
+    known_image = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(run.device))[None]
+    known_mask = ~torch.from_numpy(change).to(run.device)[None, None]
+    seeds = torch.arange(seed, seed + count, dtype=torch.int64)
+    sigmas = sampling_sigmas(run, IMAGE, 1, steps, strength=strength)
+    start = known_image.expand(count, -1, -1, -1)
+    outputs = (
+        to_uint8(reverse(run, IMAGE, seeds, 0, sigmas, start, known_mask=known_mask, known_image=known_image))
+        .cpu()
+        .numpy()
+    )
+    return np.where(change[..., None], outputs, image)
+
+
+def _on_canvas(image: np.ndarray, change: np.ndarray, canvas: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask in the middle of a larger canvas; around it the resized image, as colours to begin with."""
+    height, width = image.shape[:2]
+    if canvas[0] < height or canvas[1] < width:
+        raise SinfusionError(
+            f"the canvas {canvas[1]}x{canvas[0]} is smaller than the image {width}x{height}; it must hold it."
+        )
+    top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
+    inside = (slice(top, top + height), slice(left, left + width))
+    large = resize(image, canvas).copy()
+    may_change = np.ones(canvas, bool)
+    large[inside], may_change[inside] = image, change
+    return large, may_change

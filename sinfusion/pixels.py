@@ -1,0 +1,52 @@
+"""Pixels: uint8 to [-1, 1] and back, resizing, and the least size of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .errors import SinfusionError
+
+LEAST_SIDE = 8  # pixels; below this there is nothing a 7x7 kernel could learn
+
+
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """A usable (height, width), or SinfusionError."""
+    height, width = size
+    if min(height, width) < LEAST_SIDE:
+        raise SinfusionError(f"size {width}x{height} is too small: each side must be at least {LEAST_SIDE} pixels.")
+    return int(height), int(width)
+
+
+def to_unit(frames: Tensor) -> Tensor:
+    """(..., H, W, 3) uint8 -> (..., 3, H, W) fp32 in [-1, 1]."""
+    return frames.movedim(-1, -3).float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """(..., 3, H, W) in [-1, 1] -> (..., H, W, 3) uint8, rounded to the nearest."""
+    return to_pixel_values(images).round().to(torch.uint8)
+
+
+def to_pixel_values(images: Tensor) -> Tensor:
+    """(..., 3, H, W) in [-1, 1] -> (..., H, W, 3) of the same dtype in [0, 255], not rounded."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).movedim(-3, -1)
+
+
+def resize(frame: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """(H, W, 3) uint8 resized to (height, width) by a Lanczos filter; the frame itself where it has that size."""
+    if frame.shape[:2] == tuple(size):
+        return frame
+    return np.array(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+
+def fitting(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(height, width) scaled down so that the longer side is at most `longest`; 0 keeps it."""
+    longer = max(size)
+    if not longest or longer <= longest:
+        return size
+    return max(1, round(size[0] * longest / longer)), max(1, round(size[1] * longest / longer))

@@ -1,0 +1,138 @@
+"""What this machine can train in the time given: its speed, the largest frames that get there, and whether any do.
+
+How many steps a model needs before what it makes is worth watching, for several clips and sizes, was measured:
+benchmarks/results/steps-needed.json, made by benchmarks/steps_needed.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..pixels import fitting
+from ..recipe import Recipe
+from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
+from ..run import Run
+from .trainer import Trainer
+
+# Steps of `tiny` on frames of 64 and of 128 pixels after which what a model makes is clean and moves as the clip does.
+# Measured for Predictor and Projector; an image model is taken for a Projector, an Interpolator needs less.
+WATCHABLE = {
+    PREDICTOR.name: (1000, 1000),
+    PROJECTOR.name: (500, 1000),
+    INTERPOLATOR.name: (500, 500),
+    IMAGE.name: (500, 1000),
+}
+GOOD = 1.75  # times as many steps: objects keep their shapes for longer. Also what a machine that gets busy can lose
+
+SIDES = (48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # longer sides of frames to choose from
+MEASURED_SIZE = (36, 64)  # height and width of the frames of a step that is measured
+MEASURING_SECONDS = 1.0
+BUSY = 0.35  # share of the cores that is enough to plan with all of them: other work may be over soon
+
+
+def watchable_steps(recipe: Recipe, role: str, size: tuple[int, int]) -> int:
+    """Steps of a model on frames of `size` after which what it makes is worth watching; 0 where nobody measured it."""
+    if recipe.name != "tiny":
+        return 0
+    small, large = WATCHABLE[role]
+    return round(small + (large - small) * max(0.0, max(size) / 64 - 1))
+
+
+def shortfall(run: Run) -> str | None:
+    """Which models of a run were trained to their end, and are not worth watching; and what would do."""
+    short, times = [], [1.0]
+    for name in run.models:
+        done, least = run.steps_done(name), watchable_steps(run.recipe, name, run.size)
+        if run.finished(name) and done < least:
+            short.append(f"{name} {done} of about {least}")
+            times.append(least / done)
+    if not short:
+        return None
+    minutes = math.ceil((max(times) - 1) * run.seconds_used() / 60) or 1
+    return (
+        f"too few steps for results worth watching ({', '.join(short)}); go on with: "
+        f"sinfusion train {run.path} --minutes {minutes}"
+    )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast this machine trains one recipe, measured on small frames."""
+
+    recipe: Recipe
+    seconds: float  # of all threads together, that a step takes
+    share: float  # of the threads' time that the machine gave, in (0, 1]
+    threads: int
+
+    def step(self, size: tuple[int, int], share: float | None = None) -> float:
+        """Seconds that a step on frames of `size` will take; share: of the cores; None: as measured."""
+        pixels = size[0] * size[1] / (MEASURED_SIZE[0] * MEASURED_SIZE[1])
+        return self.seconds * pixels / self.threads / (self.share if share is None else share)
+
+    @property
+    def lasting_share(self) -> float:
+        """The share of the cores to plan with: a load that takes more than half of them may still be over soon."""
+        return min(1.0, self.share / BUSY)
+
+
+def measure_speed(recipe: Recipe, device: torch.device, dtype: torch.dtype, graph: bool) -> Speed:
+    """Train a few steps on small random frames, in about a second."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (4, *MEASURED_SIZE, 3), np.uint8)
+    sigma_data = [0.5] * recipe.max_frame_offset
+    models = {PREDICTOR.name: {"steps": 1, "minutes": None, "sigma_data": sigma_data}}
+    run = Run(Path(), "video", recipe, frames, 20.0, 0, models, device=device, dtype=dtype, graph=graph)
+    trainer = Trainer(run, PREDICTOR, 10_000)
+    walls: list[float] = []
+    works: list[float] = []
+    began = time.monotonic()
+    while len(walls) < 6 or (time.monotonic() - began < MEASURING_SECONDS and len(walls) < 1000):
+        wall, work = time.monotonic(), time.process_time()
+        trainer.step()
+        walls.append(time.monotonic() - wall)
+        works.append(time.process_time() - work)
+    threads = torch.get_num_threads()
+    # The first steps record; of the others a typical one's work, and what the machine gave for all of them.
+    work, share = float(np.median(works[2:])), sum(works[2:]) / (sum(walls[2:]) * threads)
+    return Speed(recipe, max(work, 1e-6), min(1.0, max(share, 0.01)), threads)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a training on frames of one size will come to."""
+
+    size: tuple[int, int]  # height and width
+    step: float  # seconds that a step takes on a machine as busy as this one is now
+    reached: float  # the least of all models' steps in the time given, in units of those worth watching
+    minutes: float  # after which all models are worth watching, on a machine as busy as now
+
+    def __str__(self) -> str:
+        height, width = self.size
+        return f"frames of {width}x{height}, about {1 / self.step:.2g} steps a second"
+
+
+def outlook(speed: Speed, size: tuple[int, int], minutes: Mapping[str, float]) -> Outlook:
+    """What models will come to on frames of `size`; minutes: of each, by the name of its role."""
+    now, lasting = speed.step(size), speed.step(size, speed.lasting_share)
+    parts = [60 * given / watchable_steps(speed.recipe, name, size) for name, given in minutes.items()]
+    return Outlook(size, now, min(parts) / lasting, sum(minutes.values()) * now / min(parts))
+
+
+def choose(speed: Speed, native: tuple[int, int], minutes: Mapping[str, float]) -> Outlook:
+    """The largest frames with which all models become good in the time given, of an input of size `native`.
+
+    Where none do: the largest worth watching; where none are even that: the smallest.
+    """
+    sizes = dict.fromkeys(fitting(native, side) for side in SIDES)
+    found = [outlook(speed, size, minutes) for size in sizes]
+    for least in (GOOD, 1):
+        if reached := [choice for choice in found if choice.reached >= least]:
+            return reached[-1]
+    return found[0]

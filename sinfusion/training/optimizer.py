@@ -1,0 +1,117 @@
+"""Adam with a moving average of the weights whose length grows with training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+
+
+class AdamEma:
+    """Adam on a network's fp32 weights, and their exponential moving average.
+
+    The average is Karras et al.'s power function (2024, eq. 123): after n steps its decay is (1 - 1/n)^(gamma + 1),
+    so it always spans the same fraction of the training so far, whatever the budget; gamma = 0 would be the plain mean.
+
+    All weights lie behind each other in one tensor (the network's parameters become views of it), and so do the
+    moments, the averages and, if a dtype is given for them, copies of the weights in that dtype: a step is one pass.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        gamma: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        copies: torch.dtype | None = None,
+    ):
+        self.gamma, self.betas = gamma, betas
+        named = dict(network.named_parameters())
+        self._value = torch.cat([_in_memory_order(p.detach()) for p in named.values()])
+        self._shapes = {name: p.shape for name, p in named.items()}
+        for name, view in self._views(self._value).items():
+            named[name].data = view
+        self._exp_avg, self._exp_avg_sq = torch.zeros_like(self._value), torch.zeros_like(self._value)
+        self._average = self._value.clone()
+        self._copies = None if copies is None else self._value.to(copies)
+        self.parameters = named
+        self.average = self._views(self._average)
+        # Each with a version of its own, as far as autograd asks: a layer may write its copy while others are in use.
+        copied = {} if self._copies is None else self._views(self._copies)
+        self.copies = {name: view.data for name, view in copied.items()}
+
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Tensors by parameter name in one that holds them all; convolutions channels-last."""
+        parts = flat.split([shape.numel() for shape in self._shapes.values()])
+        return {
+            name: part.view(shape) if len(shape) != 4 else part.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
+
+    def coefficients(self, rates: np.ndarray, first: int = 0) -> Tensor:
+        """(n, 3) fp32, what `ops.adam_ema` takes in the steps from `first` on, of learning rates (n,) float64."""
+        n = first + np.arange(1, len(rates) + 1)
+        size = rates / (1 - self.betas[0] ** n)
+        scale = (1 - self.betas[1] ** n) ** -0.5
+        weight = 1 - (1 - 1 / n) ** (self.gamma + 1)
+        return torch.from_numpy(np.stack((size, scale, weight), 1)).float()
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """(N + 1,) fp32: that of a loss () by all weights, behind each other; and then the loss."""
+        weights = list(self.parameters.values())
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        return torch.cat([*map(_in_memory_order, gradients), loss.detach().view(1)])
+
+    def step(self, gradient: Tensor, coefficients: Tensor) -> None:
+        """One update from a gradient (N,) in the order of `gradient` and a row of `coefficients` (3,)."""
+        ops.adam_ema(
+            self._value,
+            self._exp_avg,
+            self._exp_avg_sq,
+            self._average,
+            self._copies,
+            gradient,
+            coefficients,
+            self.betas,
+        )
+
+    def state(self, done: int) -> dict[str, dict[str, Tensor]]:
+        """Adam's state after `done` steps by parameter name, as torch.optim.Adam keeps it."""
+        moments = {"exp_avg": self._views(self._exp_avg), "exp_avg_sq": self._views(self._exp_avg_sq)}
+        return {
+            name: {"step": torch.tensor(float(done))}
+            | {key: views[name].clone(memory_format=torch.contiguous_format) for key, views in moments.items()}
+            for name in self.parameters
+        }
+
+    def load(self, state: dict[str, Any], average: dict[str, Tensor]) -> None:
+        """Continue from `state` and `average`; moments that are not there begin at 0."""
+        for key, flat in (("exp_avg", self._exp_avg), ("exp_avg_sq", self._exp_avg_sq)):
+            for name, view in self._views(flat).items():
+                view.copy_(state[name].get(key, torch.zeros(())))
+        for name, view in self.average.items():
+            view.copy_(average[name])
+        if self._copies is not None:
+            self._copies.copy_(self._value)
+
+
+def _in_memory_order(value: Tensor) -> Tensor:
+    """(N,): a convolution's weight channels-last, anything else as it is."""
+    return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).reshape(-1)
+
+
+def learning_rates(
+    progress: np.ndarray, after: np.ndarray, peak: float, decay: str, warmup: float, drop_at: float
+) -> np.ndarray:
+    """(n,) float64: the learning rate of steps that begin at `progress` (n,) and end at `after` (n,), in [0, 1].
+
+    warmup: the progress at which a linear warm-up ends. decay: `cosine` to zero at the end, or `step`: a tenth from
+    progress `drop_at` on.
+    """
+    ramp = np.minimum(1.0, after / warmup) if warmup > 0 else 1.0
+    if decay == "step":
+        return peak * ramp * np.where(progress >= drop_at, 0.1, 1.0)
+    return peak * ramp * 0.5 * (1 + np.cos(np.pi * progress))

@@ -1,0 +1,91 @@
+"""Edits: what may change changes, what may not stays to the bit."""
+
+import numpy as np
+import pytest
+
+from sinfusion.errors import SinfusionError
+from sinfusion.generation.image import edit
+
+
+@pytest.fixture
+def image(clip):
+    return clip[0][:, ::-1].copy()  # mirrored, so not the one that was trained on
+
+
+@pytest.fixture
+def mask():
+    mask = np.zeros((16, 24), bool)
+    mask[4:12, 5:20] = True
+    return mask
+
+
+def test_inpainting_changes_the_mask_and_keeps_the_rest_to_the_bit(image_run, image, mask):
+    outputs = edit(image_run, image, mask, strength=1.0, count=2)
+    assert outputs.shape == (2, 16, 24, 3) and outputs.dtype == np.uint8
+    assert np.array_equal(outputs[:, ~mask], np.stack([image[~mask]] * 2))
+    assert (outputs[0][mask] != image[mask]).mean() > 0.9
+    assert not np.array_equal(outputs[0], outputs[1])
+
+
+def test_a_mask_of_bytes_means_the_same(image_run, image, mask):
+    assert np.array_equal(edit(image_run, image, mask.astype(np.uint8) * 255), edit(image_run, image, mask))
+
+
+def test_an_empty_mask_keeps_everything(image_run, image, mask):
+    assert np.array_equal(edit(image_run, image, np.zeros_like(mask))[0], image)
+
+
+def test_edits_stay_nearer_to_the_image_the_smaller_the_strength(image_run, image):
+    errors = []
+    for strength in (0.05, 0.4, 1.0):
+        errors.append(np.sqrt(np.mean((edit(image_run, image, strength=strength)[0].astype(float) - image) ** 2)))
+    assert errors[0] < errors[1] < errors[2] and errors[0] < 15
+
+
+def test_outpainting_keeps_the_image_in_the_middle_and_makes_what_lies_around(image_run, image):
+    outputs = edit(image_run, image, strength=1.0, canvas=(21, 40))
+    assert outputs.shape == (1, 21, 40, 3)
+    assert np.array_equal(outputs[0, 2:18, 8:32], image)
+    assert outputs[0, :, :8].std() > 5
+
+
+def test_outpainting_and_inpainting_go_together(image_run, image, mask):
+    outputs = edit(image_run, image, mask, strength=1.0, canvas=(20, 30))[0, 2:18, 3:27]
+    assert np.array_equal(outputs[~mask], image[~mask])
+    assert (outputs[mask] != image[mask]).mean() > 0.9
+
+
+def test_a_sketch_of_another_size_is_welcome(image_run):
+    sketch = np.zeros((10, 33, 3), np.uint8)
+    sketch[:, 16:] = (200, 40, 40)
+    assert edit(image_run, sketch, strength=0.7).shape == (1, 10, 33, 3)
+
+
+def test_an_edit_is_repeatable_alone_and_in_a_batch(image_run, image):
+    together = edit(image_run, image, count=3, seed=5)
+    assert np.array_equal(edit(image_run, image, count=3, seed=5), together)
+    alone = edit(image_run, image, seed=7)[0]
+    assert np.abs(alone.astype(int) - together[2].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask": np.ones((3, 4), bool)}, r"the mask is \(3, 4\), the image \(16, 24\)"),
+        ({"image": np.zeros((2, 16, 24, 3), np.uint8)}, "one image"),
+        ({"image": np.full((16, 24, 3), 2.0)}, "float64"),
+        ({"image": np.zeros((5, 24, 3), np.uint8)}, "too small"),
+        ({"canvas": (10, 40)}, "canvas 40x10 is smaller"),
+        ({"count": 0}, "count"),
+        ({"strength": 0.0}, "strength"),
+        ({"steps": 0}, "at least 1 step"),
+    ],
+)
+def test_impossible_edits_are_refused(image_run, image, change, message):
+    with pytest.raises(SinfusionError, match=message):
+        edit(image_run, **{"image": image, **change})
+
+
+def test_a_video_run_cannot_edit(video_run, image):
+    with pytest.raises(SinfusionError, match="video run"):
+        edit(video_run, image)

@@ -1,0 +1,124 @@
+"""What a training step sees: a pure function of (seed, step), cut at one place, from the right frames."""
+
+from collections import namedtuple
+
+import pytest
+import torch
+
+from sinfusion import ops
+from sinfusion.pixels import to_uint8, to_unit
+from sinfusion.training.crops import draw as draw_places
+from sinfusion.training.crops import sample_seeds
+
+COUNT, HEIGHT, WIDTH = 6, 12, 16
+
+
+@pytest.fixture
+def coded():
+    """Every pixel tells its frame (red), row (green) and column (blue)."""
+    frame, row, column = torch.meshgrid(*(torch.arange(n) for n in (COUNT, HEIGHT, WIDTH)), indexing="ij")
+    return torch.stack((frame, row, column), -1).to(torch.uint8)
+
+
+def corners(images):
+    """Frame, row and column of the top left pixel of each image (B, 3, h, w)."""
+    return to_uint8(images)[:, 0, 0].tolist()
+
+
+def draw(frames, conditions, crop, seed, step, samples, largest_offset=1, every_triple=True):
+    """Target, condition and frame offset of each sample, cut without any noise."""
+    seeds, step = sample_seeds(seed, samples), torch.tensor(step)
+    places = draw_places(tuple(frames.shape[:3]), conditions, crop, seeds, step, largest_offset, every_triple)
+    only_clean = torch.tensor([[1.0, 0, 0, 1, 0, 0, 0, 0]]).expand(len(seeds), -1)
+    inputs, clean = ops.sample_crops(
+        frames, places, only_clean, None, seeds, step, (1, 2), conditions, crop, torch.float32
+    )
+    assert torch.equal(inputs[:, -3:], clean)
+    return Drawn(clean, inputs[:, :-3] if conditions else None, places[:, 1] if conditions == 1 else None)
+
+
+Drawn = namedtuple("Drawn", ("clean", "condition", "frame_offset"))
+
+
+def same(a, b):
+    return all((x is None and y is None) or torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize(("conditions", "largest"), [(0, 1), (1, 2), (2, 1)])
+def test_a_step_is_a_function_of_seed_and_step_alone(coded, conditions, largest):
+    def examples(seed, step):
+        return draw(coded, conditions, (7, 9), seed, step, range(16), largest)
+
+    first = examples(3, 50)
+    examples(4, 51)
+    torch.rand(5)  # the global generator plays no part
+    assert same(first, examples(3, 50))
+    assert not same(first, examples(3, 51))
+    assert not same(first, examples(4, 50))
+
+
+@pytest.mark.parametrize(("conditions", "largest"), [(0, 1), (1, 1), (2, 1)])
+def test_samples_split_over_processes_are_the_whole_batch(coded, conditions, largest):
+    whole = draw(coded, conditions, (7, 9), 0, 9, range(6), largest)
+    parts = [draw(coded, conditions, (7, 9), 0, 9, samples, largest) for samples in (range(0, 2), range(2, 6))]
+    for name in ("clean", "condition", "frame_offset"):
+        if getattr(whole, name) is not None:
+            assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
+
+
+def test_condition_and_target_are_cut_at_one_place_and_lie_the_frame_offset_apart(coded):
+    offsets = (-2, -1, 1, 2)
+    seen = set()
+    for step in range(40):
+        examples = draw(coded, 1, (7, 9), 0, step, range(8), 2)
+        assert examples.clean.shape == examples.condition.shape == (8, 3, 7, 9)
+        places = zip(corners(examples.clean), corners(examples.condition), examples.frame_offset.tolist(), strict=True)
+        for (target, *place), (condition, *condition_place), offset in places:
+            assert place == condition_place
+            assert target - condition == offset
+            assert 0 <= min(target, condition) and max(target, condition) < COUNT
+            seen.add((condition, offset))
+    possible = {(frame, k) for frame in range(COUNT) for k in offsets if 0 <= frame + k < COUNT}
+    assert seen == possible  # every pair the clip has is learned from
+
+
+def test_every_place_a_crop_fits_is_drawn_and_no_other(coded):
+    places = {
+        tuple(corner[1:])
+        for step in range(60)
+        for corner in corners(draw(coded, 0, (HEIGHT - 2, WIDTH - 3), 1, step, range(8)).clean)
+    }
+    assert places == {(row, column) for row in range(3) for column in range(4)}
+
+
+def test_a_crop_is_a_piece_of_the_frame(coded):
+    clean = draw(coded, 0, (7, 9), 0, 0, range(1)).clean
+    frame, row, column = corners(clean)[0]
+    assert torch.equal(clean[0], to_unit(coded[frame, row : row + 7, column : column + 9]))
+
+
+@pytest.mark.parametrize(
+    ("every_triple", "count", "middles"),
+    [(True, 6, {1, 2, 3, 4}), (False, 6, {1, 3}), (False, 5, {1, 3}), (False, 3, {1}), (True, 3, {1})],
+)
+def test_the_middle_frame_is_learned_from_those_around_it(coded, every_triple, count, middles):
+    seen = set()
+    for step in range(30):
+        examples = draw(coded[:count], 2, (7, 9), 0, step, range(4), every_triple=every_triple)
+        before, after = examples.condition[:, :3], examples.condition[:, 3:]
+        for (target, *place), first, last in zip(corners(examples.clean), corners(before), corners(after), strict=True):
+            assert (first, last) == ([target - 1, *place], [target + 1, *place])
+            seen.add(target)
+    assert seen == middles
+
+
+def test_an_unconditional_model_learns_from_all_frames(coded):
+    targets = {corner[0] for step in range(20) for corner in corners(draw(coded, 0, (7, 9), 0, step, range(4)).clean)}
+    assert targets == set(range(COUNT))
+
+
+def test_bytes_survive_the_unit_range_and_values_outside_it_are_clamped():
+    every = torch.arange(256, dtype=torch.uint8)[:, None, None].expand(256, 2, 3)
+    assert torch.equal(to_uint8(to_unit(every[None]))[0], every)
+    assert to_unit(every).min() == -1 and to_unit(every).max() == 1
+    assert to_uint8(torch.tensor([-3.0, 0.0, 3.0])[:, None, None]).flatten().tolist() == [0, 128, 255]
