@@ -59,13 +59,17 @@ def refused(tmp_path, capsys, monkeypatch):
 # Results -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_has_a_row_for_the_self-baseline_and_for_each_result(files, capsys):
+def test_the_table_has_a_row_for_the_self_baseline_and_for_each_result(files, capsys):
     do("evaluate", *files)
     title, self_baseline, a, b, *legend = capsys.readouterr().out.rstrip().split("\n")
     assert title.split() == "NNFDIV NNFDIST SWD 1/1 SWD 1/2 change high freq. frames size".split()
-    assert self_baseline.startswith("self-baseline: first and second half ") and a.startswith("a/outputs ") and "0.00" in a
+    assert (
+        self_baseline.startswith("self-baseline: first and second half ") and a.startswith("a/outputs ") and "0.00" in a
+    )
     assert b.split()[0] == "b/outputs" and b.split()[-2:] == ["8", "24x16"]
-    assert "self-baseline is the original" in legend[0] and len({len(line) for line in (title, self_baseline, a, b)}) == 1
+    assert (
+        "self-baseline is the original" in legend[0] and len({len(line) for line in (title, self_baseline, a, b)}) == 1
+    )
 
 
 def test_json_holds_the_rows_and_how_they_came_about(files, tmp_path):
@@ -98,12 +102,14 @@ def test_the_field_of_an_image_is_one_image(tmp_path, clip):
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
-def test_the_plot_names_every_result_and_the_self-baseline(files, tmp_path, ending):
+def test_the_plot_names_every_result_and_the_self_baseline(files, tmp_path, ending):
     do("evaluate", *files, "--plot", tmp_path / f"plot.{ending}")
     assert (tmp_path / f"plot.{ending}").stat().st_size > 2000
     if ending == "svg":
         text = (tmp_path / "plot.svg").read_text()
-        assert all(f"<!-- {name} -->" in text for name in ("a/outputs", "b/outputs", "self-baseline: first and second half"))
+        assert all(
+            f"<!-- {name} -->" in text for name in ("a/outputs", "b/outputs", "self-baseline: first and second half")
+        )
 
 
 def test_names_in_a_plot_do_not_overlap_however_many_there_are(monkeypatch, tmp_path):
@@ -118,7 +124,9 @@ def test_names_in_a_plot_do_not_overlap_however_many_there_are(monkeypatch, tmp_
 
 def test_a_figure_that_only_some_rows_have_is_a_dash_in_the_others():
     row = {"nnfdiv": 0.1, "nnfdist": 1.0, "swd": [], "frames": 3, "size": "8x8"}
-    text = table([{**row, "kind": "self_baseline", "name": "halves"}, {**row, "kind": "result", "name": "a", "change": 2}])
+    text = table(
+        [{**row, "kind": "self_baseline", "name": "halves"}, {**row, "kind": "result", "name": "a", "change": 2}]
+    )
     assert text.split("\n")[1].split() == ["self-baseline:", "halves", "0.100", "1.00", "-", "3", "8x8"]
 
 

@@ -70,7 +70,7 @@ def test_each_result_has_a_row_with_the_figures_of_metrics(clip, texture):
     assert [row["name"], same["name"]] == ["generated 1", "generated 2"]
 
 
-def test_the_self-baseline_is_the_mean_of_either_half_in_time_against_the_other(clip):
+def test_the_self_baseline_is_the_mean_of_either_half_in_time_against_the_other(clip):
     self_baseline, *_ = evaluate(clip, clip)
     one, other = (nnfdist(nnf(*pair)[1]) for pair in ((clip[6:], clip[:6]), (clip[:6], clip[6:])))
     assert self_baseline["kind"] == "self_baseline" and self_baseline["name"] == "first and second half"
