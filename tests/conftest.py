@@ -1,9 +1,10 @@
-"""Fixtures shared by all tests: the GPU gate, random state, a moving clip, tiny trained runs."""
+"""What all tests share: which run and in which order, random state, a moving clip, tiny trained runs."""
 
 from __future__ import annotations
 
 import os
 import tracemalloc
+from pathlib import Path
 
 # Beside another busy process, threads that wait for each other by spinning take most of the time of a test.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -16,13 +17,51 @@ import torch
 import sinfusion
 from sinfusion.recipe import TINY
 
+# Words in the paths of test files: what users do comes first, then all that is not named here, then the last ones.
+FIRST = (
+    "demo",
+    "test_cli.",
+    "cli/",
+    "session",
+    "request",
+    "generation/",
+    "patches/",
+    "media/",
+    "metrics/",
+    "training/",
+)
+LAST = ("ops/", "kernels/", "benchmarks/", "imports", "packaging", "fuzz", "kills")
 
-def pytest_collection_modifyitems(items):
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    items.sort(key=_place)
+    if not (config.option.full or config.option.markexpr):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     if torch.cuda.is_available():
         return
     for item in items:
         if item.get_closest_marker("gpu") and not os.environ.get("SINFUSION_FAIL_WITHOUT_CUDA"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and PyTorch sees none"))
+
+
+def _place(item):
+    path = item.path.relative_to(Path(__file__).parent).as_posix()
+    last, first = ([i for i, word in enumerate(words) if word in path] for words in (LAST, FIRST))
+    return (2, last[0]) if last else (0, first[0]) if first else (1, 0)
+
+
+def pytest_report_header(config):
+    return None if config.option.full else "slow tests are left out: pytest --full runs them, too"
+
+
+@pytest.fixture
+def words_of_the_order():
+    return FIRST + LAST
 
 
 @pytest.fixture(autouse=True)
