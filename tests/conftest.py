@@ -17,20 +17,9 @@ import torch
 import sinfusion
 from sinfusion.recipe import TINY
 
-# Words in the paths of test files: what users do comes first, then all that is not named here, then the last ones.
-FIRST = (
-    "demo",
-    "test_cli.",
-    "cli/",
-    "session",
-    "request",
-    "generation/",
-    "patches/",
-    "media/",
-    "metrics/",
-    "training/",
-)
-LAST = ("ops/", "kernels/", "benchmarks/", "imports", "packaging", "fuzz", "kills")
+# Words in the paths of test files: what users do comes first, then what is not named, then the last ones.
+FIRST = "demo test_cli. cli/ session request generation/ patches/ media/ metrics/ training/".split()
+LAST = "ops/ kernels/ benchmarks/ imports packaging fuzz kills".split()
 
 
 def pytest_addoption(parser):
