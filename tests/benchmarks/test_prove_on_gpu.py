@@ -31,6 +31,7 @@ def test_without_a_gpu_what_needs_one_is_skipped_and_the_summary_says_why(tmp_pa
     assert "| tests | skipped | 0 | needs a GPU |" in text and "prove nothing" in text
 
 
+@pytest.mark.slow
 def test_the_operators_are_measured_on_a_cpu_too(tmp_path):
     assert main(["--out", str(tmp_path), "--device", "cpu", "--quick", "--steps", "ops,dense"]) == 0
     measured = {row["what"].split(",")[0] for row in summary(tmp_path)["figures"]}

@@ -20,7 +20,7 @@ def prepare():
 
 
 def patch_the_language_once():
-    """The interpreter replaces all of triton.language at every call of a function by a kernel, which is already done."""
+    """The interpreter replaces all of triton.language at every call of a kernel or of a function by one."""
     patch, patched = interpreter._patch_lang, set()
 
     def patch_once(function):
