@@ -372,7 +372,7 @@ def test_steps_ask_the_system_for_no_more_memory():
         "from sinfusion.training.request import new_run\n"
         "from sinfusion.training.session import peak_memory\n"
         "frames = np.random.default_rng(0).integers(0, 255, (5, 72, 128, 3), dtype=np.uint8)\n"
-        "recipe = TINY.replace(dense_kernel=3, depth=4)\n"
+        "recipe = TINY.replace(dense_kernel=3, depth=2)\n"
         "sinfusion.keep_memory()\n"
         "folder = tempfile.mkdtemp() + '/run'\n"
         "clip = Clip(frames, 20.0, 'video', (72, 128))\n"
