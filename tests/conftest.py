@@ -10,12 +10,17 @@ from pathlib import Path
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 
 import sinfusion
 from sinfusion.recipe import TINY
+
+# No test depends on how fast or idle the machine is.
+hypothesis.settings.register_profile("any", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any")
 
 # Words in the paths of test files: what users do comes first, then what is not named, then the last ones.
 FIRST = "demo test_cli. cli/ session request generation/ patches/ media/ metrics/ training/".split()
