@@ -62,7 +62,7 @@ def test_network_against_released(benchmark, released, what, height, width, filt
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     which = ["step", "forward"].index(what)
     if what == "step" or height * width <= GRAPHED_PIXELS:  # as training and sampling do
-        ours.cpu_graphed = ops.cpu_graphed(ours.evaluate, ours.parameters())
+        ours.graphed_evaluate = ops.cpu_graphed(ours.evaluate, ours.parameters())
     our, their = clock.shipped(stepper(ours, height, width)[which]), stepper(theirs, height, width)[which]
     for run in (our, our, their):  # ours: the second call records
         run()
@@ -95,7 +95,7 @@ def _peak(path, answer):
     if path is None:
         network = NextNet(6, frame_offset=True, dtype=torch.bfloat16 if ops.cpu_has_bf16() else torch.float32)
         network.to(memory_format=torch.channels_last)  # as training has the weights
-        network.cpu_graphed = ops.cpu_graphed(network.evaluate, network.parameters())
+        network.graphed_evaluate = ops.cpu_graphed(network.evaluate, network.parameters())
     else:
         sys.path.insert(0, str(path))
         released = importlib.import_module("models.nextnet").NextNet

@@ -34,7 +34,7 @@ def cpu_graphed(function: Callable[..., Tensor], weights: Iterable[Tensor] = ())
     `depthwise_norm` and `ddpm_step` (else: RuntimeError), on the same weights each time. It may change its arguments:
     in the first call these themselves, later copies of them. What it returns is overwritten by the next call.
 
-    weights: those it reads that have gradients. Where gradients are wanted, of them or of an argument (not of a
+    weights: those it reads that have gradients. Where gradients are wanted, of them or of an argument (not of an
     image), these too are overwritten by the next call.
     """
     weights = list(weights)

@@ -82,7 +82,7 @@ class Trainer:
             if isinstance(layer, Dense) and name.endswith(".weight"):
                 layer.adopt(copy)
         if run.device.type == "cpu" and run.graph and isinstance(network, NextNet):
-            network.cpu_graphed = ops.cpu_graphed(network.evaluate, network.parameters())
+            network.graphed_evaluate = ops.cpu_graphed(network.evaluate, network.parameters())
         self.frames = torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device)
         self.crop = recipe.crop_size(role, *run.size)
         share = recipe.batch_size // ranks

@@ -47,13 +47,13 @@ def plays(monkeypatch):
     """How often recordings are played."""
     times = []
     replay = cpu_graph.CpuGraph.replay
-    monkeypatch.setattr(cpu_graph.CpuGraph, "play", lambda graph: (times.append(graph), replay(graph))[1])
+    monkeypatch.setattr(cpu_graph.CpuGraph, "replay", lambda graph: (times.append(graph), replay(graph))[1])
     return times
 
 
 def test_a_network_and_its_gradients_are_those_of_the_plain_one(network, plays):
     expected = [gradients(network, batch_of(network, seed=seed)) for seed in range(4)]
-    network.cpu_graphed = ops.cpu_graphed(network.evaluate, network.parameters())
+    network.graphed_evaluate = ops.cpu_graphed(network.evaluate, network.parameters())
     for seed in range(4):
         found = gradients(network, batch_of(network, seed=seed))
         assert all(torch.equal(a, b) for a, b in zip(found, expected[seed], strict=True))
@@ -61,7 +61,7 @@ def test_a_network_and_its_gradients_are_those_of_the_plain_one(network, plays):
 
 
 def test_weights_that_change_in_place_count(network, plays):
-    network.cpu_graphed = ops.cpu_graphed(network.evaluate, network.parameters())
+    network.graphed_evaluate = ops.cpu_graphed(network.evaluate, network.parameters())
     for _ in range(2):
         gradients(network, batch_of(network))
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_weights_that_change_in_place_count(network, plays):
             weight.mul_(1.1)
             weight.grad = None
     found = gradients(network, batch_of(network))
-    network.cpu_graphed = None
+    network.graphed_evaluate = None
     expected = gradients(network, batch_of(network))
     assert len(plays) == 2 and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 

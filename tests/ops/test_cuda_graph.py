@@ -184,7 +184,7 @@ def test_every_shape_layout_and_dtype_has_a_graph_of_its_own(graphs):
         for x in inputs:
             outputs = function(x)
             assert torch.equal(outputs, x + 1) and outputs.dtype == x.dtype
-    assert len(function._recordings) == 4
+    assert len(function._captured) == 4
     assert function.memory == 4 * 1000
 
 
@@ -266,7 +266,7 @@ def test_replayed_training_steps_are_the_plain_ones_to_the_bit(role, recipe, pre
             trained.step()
         state = {"losses": trained.losses, "step": trained.counter, **trained.optimizer.parameters}
         states.append(state | {f"average of {name}": value for name, value in trained.optimizer.average.items()})
-    assert len(graphs.outputs[0]._recordings) == 1
+    assert len(graphs.outputs[0]._captured) == 1
     assert int(states[0]["step"]) == TOTAL and len(set(states[0]["losses"][:TOTAL].tolist())) == TOTAL
     for name in states[1]:
         assert torch.equal(states[0][name], states[1][name]), name
@@ -284,7 +284,7 @@ def test_steps_of_several_processes_are_two_graphs_with_the_message_between_them
             trained.step()
         losses.append(trained.losses)
     assert torch.equal(*losses)
-    assert [len(outputs._recordings) for outputs in graphs.outputs] == [0, 1, 1]
+    assert [len(outputs._captured) for outputs in graphs.outputs] == [0, 1, 1]
     assert all(torch.equal(a, b) for a, b in zip(sent[:TOTAL], sent[TOTAL:], strict=True))
 
 
@@ -312,7 +312,7 @@ def test_replayed_frames_are_the_plain_ones_to_the_bit(runs, change, graphs):
         ])  # fmt: skip
     for replays, plain in zip(*outputs, strict=True):
         assert np.array_equal(replays, plain)
-    assert [len(function._recordings) for function in graphs.outputs] == [1, 1, 1, 1]
+    assert [len(function._captured) for function in graphs.outputs] == [1, 1, 1, 1]
 
 
 def test_frames_are_delivered_in_order_and_none_is_lost():
