@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _place(item):
-    path = item.path.relative_to(Path(__file__).parent).as_posix()
+    path = item.path.as_posix().removeprefix(Path(__file__).parent.as_posix())
     last, first = ([i for i, word in enumerate(words) if word in path] for words in (LAST, FIRST))
     return (2, last[0]) if last else (0, first[0]) if first else (1, 0)
 

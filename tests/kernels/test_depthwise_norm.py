@@ -141,7 +141,7 @@ def test_interpreted_kernels_are_as_close_to_float64_as_the_reference(cases):
 
 
 @pytest.mark.skipif(bool(ahead_of_time.why_not()), reason=ahead_of_time.why_not())
-@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90, 100])
+@pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 @pytest.mark.parametrize("channels", [3, 64, pytest.param(128, marks=pytest.mark.slow)])
 def test_compiled_kernels_spill_no_registers(channels, dtype, capability, tmp_path, monkeypatch):
