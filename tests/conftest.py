@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tracemalloc
 from pathlib import Path
 
@@ -64,6 +65,18 @@ def _random_state_is_restored():
     yield
     torch.random.set_rng_state(state)
     np.random.set_state(numpy_state)
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_heard():
+    """Though the tests were begun with nohup, or behind a script."""
+    heard = {signal.SIGINT: signal.default_int_handler, getattr(signal, "SIGHUP", signal.SIGTERM): signal.SIG_DFL}
+    ignored = [number for number in heard if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, heard[number])
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)
