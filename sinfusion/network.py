@@ -25,7 +25,7 @@ class Dense(nn.Conv2d):
         self._version = -1  # of the weight that was copied
 
     def adopt(self, copy: Tensor) -> None:
-        """Use a copy of the weight that the optimizer keeps up to date, until the weight is written by anything else."""
+        """Use a copy of the weight that the optimizer keeps up to date, until anything else writes the weight."""
         self._copy, self._version = copy, self.weight._version
 
     def forward(  # type: ignore[override]

@@ -30,7 +30,7 @@ def choose_device(device: torch.device | str = "auto") -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """dtype of the activations. auto: bf16 where the hardware is fast at it, else fp32; bf16 and fp32 are taken as they are."""
+    """dtype of the activations: bf16, fp32, or with auto bf16 where the hardware is fast at it."""
     if precision not in ("auto", "bf16", "fp32"):
         raise SettingError(f"{{precision}} must be auto, bf16 or fp32, not {precision!r}.")
     if precision != "auto":

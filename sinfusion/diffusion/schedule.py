@@ -1,7 +1,8 @@
 """Noise schedules, in float64.
 
-Noise is measured by sigma, the standard deviation of what is added to a clean image in [-1, 1]: x = clean + sigma * noise.
-A variance-preserving x_t = a * clean + s * noise is a * x with a = sqrt(alphas_cumprod) and sigma = s / a.
+Noise is measured by sigma, the standard deviation of what is added to a clean image in [-1, 1]:
+x = clean + sigma * noise. A variance-preserving x_t = a * clean + s * noise is a * x, with a = sqrt(alphas_cumprod) and
+sigma = s / a.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def copy_to_host_async(outputs: Iterable[Tensor]) -> Iterator[np.ndarray]:
-    """Arrays on the host, of tensors that may overwrite each other; from a GPU, each is copied while the next is computed."""
+    """Arrays on the host, of tensors that may overwrite each other; each is copied while a GPU computes the next."""
     in_flight: deque[tuple[Tensor, Tensor, torch.cuda.Event]] = deque()
     copying: torch.cuda.Stream | None = None
     for tensor in outputs:
