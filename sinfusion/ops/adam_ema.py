@@ -10,7 +10,7 @@ from torch import Tensor
 from .checks import require, require_tensor
 from .dispatch import native_or_reference
 from .native import mark_written, run, why_no_library, wrong_dtype
-from .registration import register, takes
+from .registration import define, implement, takes
 
 
 class AdamEma(NamedTuple):
@@ -92,7 +92,5 @@ def _native(a: AdamEma) -> None:
 
 
 _on_device = native_or_reference("adam_ema", _native, _reference, unsupported, _check)
-register(
-    "adam_ema", AdamEma, "()", written=("value", "exp_avg", "exp_avg_sq", "average", "copy"),
-    reference=_reference, cpu=_on_device, cuda=_on_device, fake=_check,
-)  # fmt: skip
+define("adam_ema", AdamEma, "()", written=("value", "exp_avg", "exp_avg_sq", "average", "copy"))
+implement("adam_ema", AdamEma, reference=_reference, cpu=_on_device, cuda=_on_device, fake=_check)

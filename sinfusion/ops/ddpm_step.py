@@ -13,7 +13,7 @@ from .dispatch import native_or_reference
 from .layout import channels_last
 from .native import mark_written, run, why_no_library, wrong_dtype
 from .philox import normal
-from .registration import register, takes
+from .registration import define, implement, takes
 
 
 class DdpmStep(NamedTuple):
@@ -125,7 +125,5 @@ def _native_fields(a: DdpmStep) -> dict[str, Any]:
 
 
 _on_device = native_or_reference("ddpm_step", _native, _reference, unsupported, _check)
-register(
-    "ddpm_step", DdpmStep, "()", written=("x", "inputs", "previous"),
-    reference=_reference, cpu=_on_device, cuda=_on_device, fake=_check,
-)  # fmt: skip
+define("ddpm_step", DdpmStep, "()", written=("x", "inputs", "previous"))
+implement("ddpm_step", DdpmStep, reference=_reference, cpu=_on_device, cuda=_on_device, fake=_check)

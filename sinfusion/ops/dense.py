@@ -20,7 +20,7 @@ from .cpu_graph import CpuGraph, capturing
 from .dispatch import backend, chosen_backend, native_or_reference
 from .layout import channels_last, concatenate, empty_like, fp32, input_fields, split, total_channels
 from .native import run, why_no_library, wrong_dtype
-from .registration import register, register_backward, takes
+from .registration import define, implement, register_backward, takes
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
 TOLERANCE = 2.0
@@ -348,9 +348,11 @@ on_cpu = native_or_reference("dense", _cpu, reference, unsupported_on_cpu, _chec
 on_gpu = native_or_reference("dense", _gpu, reference, unsupported_on_gpu, _check)
 on_cpu_backward = native_or_reference("dense", _cpu_backward, reference_backward, unsupported_on_cpu)
 on_gpu_backward = native_or_reference("dense", _gpu_backward, reference_backward, unsupported_on_gpu)
-register("dense", Dense, "(Tensor, Tensor)", flags=("save",), reference=reference, cpu=on_cpu, cuda=on_gpu, fake=_fake)
-register(
-    "dense_backward", DenseBackward, "(Tensor, Tensor, Tensor, Tensor)",
+define("dense", Dense, "(Tensor, Tensor)", flags=("save",))
+define("dense_backward", DenseBackward, "(Tensor, Tensor, Tensor, Tensor)")
+implement("dense", Dense, reference=reference, cpu=on_cpu, cuda=on_gpu, fake=_fake)
+implement(
+    "dense_backward", DenseBackward,
     reference=reference_backward, cpu=on_cpu_backward, cuda=on_gpu_backward, fake=_fake_backward,
 )  # fmt: skip
 register_backward("dense", _backward, _setup_context)

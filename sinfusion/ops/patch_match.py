@@ -17,7 +17,7 @@ from .checks import require, require_patch, require_tensor
 from .dispatch import native_or_reference
 from .native import run, why_no_library
 from .philox import uniform_bits
-from .registration import register, takes
+from .registration import define, implement, takes
 
 STRIDES = (8, 4, 2, 1)  # of the steps of a round, as in VGPNN
 STREAM = 0x50617463  # of random numbers
@@ -205,6 +205,5 @@ def _fake(a: PatchMatch) -> tuple[Tensor, Tensor]:
 
 
 _on_device = native_or_reference("patch_match", _native, _reference, unsupported, _check)
-register(
-    "patch_match", PatchMatch, "(Tensor, Tensor)", reference=_reference, cpu=_on_device, cuda=_on_device, fake=_fake
-)
+define("patch_match", PatchMatch, "(Tensor, Tensor)")
+implement("patch_match", PatchMatch, reference=_reference, cpu=_on_device, cuda=_on_device, fake=_fake)

@@ -7,7 +7,8 @@ are made of that.
 
     @takes(Scale)
     def scale(a: Scale) -> Tensor: ...       # scale(x, factor=2.0)
-    register("scale", Scale, "Tensor", reference=_reference, cpu=_native, cuda=_native, fake=_fake)
+    define("scale", Scale, "Tensor")
+    implement("scale", Scale, reference=_reference, cpu=_native, cuda=_native, fake=_fake)
 """
 
 from __future__ import annotations
@@ -73,25 +74,32 @@ def schema(name: str, declaration: Any, returns: str, written: Sequence[str], fl
     return f"{name}({', '.join(f'{kind} {field}' for field, kind in fields)}) -> {returns}"
 
 
-def register(
+def define(
+    name: str,
+    declaration: Any,  # the NamedTuple
+    returns: str,  # as a schema says it
+    written: Sequence[str] = (),  # fields that are changed in place
+    flags: Sequence[str] = (),  # booleans behind the fields, which implementations take as further arguments
+) -> None:
+    """Defines torch.ops.sinfusion.<name>."""
+    _library.define(schema(name, declaration, returns, written, flags))
+
+
+def implement(
     name: str,
     declaration: Any,
-    returns: str,
     *,
     reference: Implementation,
     cpu: Implementation,
     cuda: Implementation,
     fake: Implementation,
-    written: Sequence[str] = (),  # fields that are changed in place
-    flags: Sequence[str] = (),  # booleans behind the fields, which implementations take as further arguments
 ) -> None:
-    """Registers torch.ops.sinfusion.<name>; implementations take the NamedTuple, then the flags."""
+    """Registers what runs; implementations take the NamedTuple, then the flags."""
     count = len(declaration._fields)
 
     def positional(implementation: Implementation) -> Implementation:
         return lambda *values: implementation(declaration._make(values[:count]), *values[count:])
 
-    _library.define(schema(name, declaration, returns, written, flags))
     _library.impl(name, positional(reference), "CompositeExplicitAutograd")
     _library.impl(name, positional(cpu), "CPU")
     _library.impl(name, positional(cuda), "CUDA")

@@ -12,7 +12,7 @@ from .checks import require, require_tensor
 from .dispatch import native_or_reference
 from .native import run, why_no_library
 from .philox import normal
-from .registration import register, takes
+from .registration import define, implement, takes
 
 Index = TypeVar("Index", int, Tensor)  # of frames
 
@@ -164,6 +164,5 @@ def _fake(a: SampleCrops) -> tuple[Tensor, Tensor]:
 
 
 _on_device = native_or_reference("sample_crops", _native, _reference, unsupported, _check)
-register(
-    "sample_crops", SampleCrops, "(Tensor, Tensor)", reference=_reference, cpu=_on_device, cuda=_on_device, fake=_fake
-)
+define("sample_crops", SampleCrops, "(Tensor, Tensor)")
+implement("sample_crops", SampleCrops, reference=_reference, cpu=_on_device, cuda=_on_device, fake=_fake)

@@ -12,7 +12,7 @@ from torch import Tensor
 from .checks import require, require_patch, require_tensor
 from .dispatch import native_or_reference
 from .native import run, why_no_library, wrong_dtype
-from .registration import register, takes
+from .registration import define, implement, takes
 
 
 class Vote(NamedTuple):
@@ -123,4 +123,5 @@ def _fake(a: Vote) -> Tensor:
 
 
 _on_device = native_or_reference("vote", _native, _reference, unsupported, _check)
-register("vote", Vote, "Tensor", reference=_reference, cpu=_on_device, cuda=_on_device, fake=_fake)
+define("vote", Vote, "Tensor")
+implement("vote", Vote, reference=_reference, cpu=_on_device, cuda=_on_device, fake=_fake)

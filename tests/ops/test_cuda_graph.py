@@ -33,7 +33,7 @@ def storage(value):
     return value.untyped_storage().data_ptr()
 
 
-class Recording(TorchDispatchMode):
+class Capture(TorchDispatchMode):
     """All operators called within, to call them again."""
 
     def __init__(self):
@@ -43,7 +43,7 @@ class Recording(TorchDispatchMode):
     def __torch_dispatch__(self, function, kinds, arguments=(), options=None):
         name, options = function._schema.name, options or {}
         if name in FORBIDDEN:
-            raise RuntimeError(f"{name} while a graph is recorded")
+            raise RuntimeError(f"{name} while a graph is captured")
         given = [value for value in (*arguments, *options.values()) if isinstance(value, torch.Tensor)]
         written = [
             value
@@ -64,15 +64,15 @@ class Recording(TorchDispatchMode):
         return results
 
     def keep(self, written):
-        """A graph that is recorded does not run: what is written meanwhile is put back afterwards."""
+        """A graph that is captured does not run: what is written meanwhile is put back afterwards."""
         for value in written:
             self.before.setdefault(id(value), (value, value.clone()))
 
-    def native(self, function, on, *arguments):
+    def native(self, function, on, /, **fields):
         """In place of ops.native.run."""
         if not self.inside:
-            self.calls.append((RUN, (function, on, *arguments), {}, []))
-        RUN(function, on, *arguments)
+            self.calls.append((RUN, (function, on), fields, []))
+        RUN(function, on, **fields)
 
     def replay(self):
         for function, arguments, options, outputs in self.calls:
@@ -85,24 +85,24 @@ class Recording(TorchDispatchMode):
 RUN = native.run
 
 
-class CpuGraph:
+class ModelOfAGraph:
     def __init__(self):
-        self.recording = Recording()
+        self.capture = Capture()
 
     def replay(self):
-        self.recording.replay()
+        self.capture.replay()
 
 
 @contextlib.contextmanager
-def record(graph, stream):
+def capture(graph, stream):
     with contextlib.ExitStack() as stack:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
         for module in (native, *NATIVE_USERS):
-            patched.setattr(module, "run", graph.recording.native)
-        stack.enter_context(graph.recording)
+            patched.setattr(module, "run", graph.capture.native)
+        stack.enter_context(graph.capture)
         yield
     with torch.no_grad():
-        for value, before in graph.recording.before.values():
+        for value, before in graph.capture.before.values():
             value.copy_(before)
 
 
@@ -126,8 +126,8 @@ class Nothing:
 @pytest.fixture
 def graphs(monkeypatch):
     """The model of graphs in place of CUDA's; the functions that were replayed from one."""
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", CpuGraph)
-    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", ModelOfAGraph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Nothing())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Nothing())
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
@@ -233,7 +233,7 @@ def test_a_graph_of_another_gpu_is_made_and_played_with_that_one_as_the_current(
 def test_what_a_graph_cannot_record_is_said_with_the_way_out(graphs):
     function = graphs.of(lambda x: x * x.sum().item())
     function(torch.ones(2))
-    with pytest.raises(SinfusionError, match=r"could not be recorded \(aten::_local_scalar_dense.*--no-graph"):
+    with pytest.raises(SinfusionError, match=r"could not be captured \(aten::_local_scalar_dense.*--no-graph"):
         function(torch.ones(2))
 
 

@@ -10,8 +10,8 @@ from sinfusion import ops
 from sinfusion.pixels import to_unit
 
 FRAMES = (6, 41, 57)
-# Batch, size of the crops, size of the coarse_noise: odd, single rows, columns and pixels, whole frames, coarse_noise finer
-# than the crop.
+# Batch, size of the crops, size of the coarse_noise: odd, single rows, columns and pixels, whole frames, coarse_noise
+# finer than the crop.
 CASES = [
     (3, (1, 1), (1, 1)),
     (2, (1, 57), (2, 3)),
