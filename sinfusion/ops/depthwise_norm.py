@@ -161,7 +161,7 @@ def unsupported_on_cpu(a: DepthwiseNorm | DepthwiseNormBackward) -> list[str]:
 
 
 def _cpu(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
-    output = _fake(a, save)
+    output = _empty_output(a, save)
     run("depthwise_norm_forward", a.x, **_forward_fields(a, output))
     return output
 
@@ -299,6 +299,10 @@ def _taps(weight: Tensor) -> Tensor:
 
 def _fake(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
     _check(a)
+    return _empty_output(a, save)
+
+
+def _empty_output(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
     out = empty_like(a.x, len(a.weight))
     if not save or a.gain is None:
         return DepthwiseNormOutput(out, *_nothing_saved(a.x))

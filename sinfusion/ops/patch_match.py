@@ -180,7 +180,7 @@ def unsupported(a: PatchMatch) -> list[str]:
 
 def _native(a: PatchMatch) -> tuple[Tensor, Tensor]:
     query, key, unit = _quantize(a)
-    field, distances = _fake(a)
+    field, distances = _empty_results(a)
     if a.start is not None:
         field.copy_(a.start)
     strides = torch.tensor(_all_strides(a), dtype=torch.int32)
@@ -200,6 +200,10 @@ def _all_strides(a: PatchMatch) -> list[int]:
 
 def _fake(a: PatchMatch) -> tuple[Tensor, Tensor]:
     _check(a)
+    return _empty_results(a)
+
+
+def _empty_results(a: PatchMatch) -> tuple[Tensor, Tensor]:
     shape = places(a.query, a.patch)
     return a.query.new_empty((*shape, 3), dtype=torch.int16), a.query.new_empty(shape, dtype=torch.float32)
 

@@ -96,9 +96,10 @@ def implement(
 ) -> None:
     """Registers what runs; implementations take the NamedTuple, then the flags."""
     count = len(declaration._fields)
+    make = functools.partial(tuple.__new__, declaration)  # `_make` without its check of the number
 
     def positional(implementation: Implementation) -> Implementation:
-        return lambda *values: implementation(declaration._make(values[:count]), *values[count:])
+        return lambda *values: implementation(make(values[:count]), *values[count:])
 
     _library.impl(name, positional(reference), "CompositeExplicitAutograd")
     _library.impl(name, positional(cpu), "CPU")
