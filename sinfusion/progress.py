@@ -21,3 +21,16 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], object]  # called by the thread that works; it may raise to stop the work
+
+
+class ProgressCounter:
+    """Counts work that is done part by part, and reports the sum after each part."""
+
+    def __init__(self, total: float, on_progress: OnProgress, unit: str = "frame"):
+        self.done: float = 0
+        self.total, self.on_progress, self.unit = total, on_progress, unit
+
+    def add(self, amount: float, task: str = "") -> None:
+        """Report `amount` more of the total as done."""
+        self.done += amount
+        self.on_progress(Progress(self.done, self.total, self.unit, task))

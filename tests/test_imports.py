@@ -34,7 +34,13 @@ ROOMS = {
         {"request"},
         {"session"},
     ],
-    "metrics": [{"frechet"}, {"similarity"}, {"evaluation"}],
+    "metrics": [
+        {"stacks"},
+        {"nearest_neighbors", "fidelity", "frechet"},
+        {"comparison"},
+        {"run_evaluation"},
+        {"evaluation"},
+    ],
 }
 
 

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..clip import FRAME_ENDINGS, from_pillow, size_words
+from ..clip import FRAME_ENDINGS, from_pillow, format_size
 from ..errors import SinfusionError
 
 # Named, because Pillow would hand other kinds to programs outside (EPS to Ghostscript), and FFmpeg open playlists.
@@ -90,8 +90,8 @@ def _folder(path: Path, wanted: range) -> Opened:
             first = first or (file, frame.shape)
             if frame.shape != first[1]:
                 raise SinfusionError(
-                    f"{path} has frames of different sizes: {first[0].name} is {size_words(first[1])}, "
-                    f"{file.name} is {size_words(frame.shape)}."
+                    f"{path} has frames of different sizes: {first[0].name} is {format_size(first[1])}, "
+                    f"{file.name} is {format_size(frame.shape)}."
                 )
             yield frame
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ..clip import Clip, as_frames, check_fps, size_words
+from ..clip import Clip, as_frames, check_fps, format_size
 from ..errors import SinfusionError
-from ..pixels import fitting, resize
+from ..pixels import fit_longer_side, resize
 from .reading import Opened, explained, open_file
 
 LONGER_SIDE = 256  # that larger sources are scaled down to where nobody says otherwise
@@ -87,7 +87,7 @@ class Source:
         """(height, width) that frames of a native size are brought to; None where nobody says."""
         if self.size is not None:
             return self.size[0], self.size[1]
-        return None if self.max_side is None else fitting(native, self.max_side)
+        return None if self.max_side is None else fit_longer_side(native, self.max_side)
 
     def read(self, longest: int = LONGER_SIDE, log: Callable[[str], None] = print) -> Clip:
         """The frames.
@@ -166,17 +166,17 @@ def _read(
         for frame in explained(name, opened.frames):
             shape = frame.shape[:2]
             if original is None:
-                original, target = shape, tuple(size) if size else fitting(shape, longest)
+                original, target = shape, tuple(size) if size else fit_longer_side(shape, longest)
                 if target != original:
                     hint = "" if size else f" (longer side {longest}; use --size or --max-side for another)"
-                    log(f"scaled {size_words(original)} to {size_words(target)}{hint}")
+                    log(f"scaled {format_size(original)} to {format_size(target)}{hint}")
             if shape != original:
                 raise SinfusionError(
-                    f"{name} has frames of different sizes: {size_words(original)} and {size_words(shape)}."
+                    f"{name} has frames of different sizes: {format_size(original)} and {format_size(shape)}."
                 )
             if (len(kept) + 1) * target[0] * target[1] * 3 > MOST_BYTES:
                 raise SinfusionError(
-                    f"{name} does not fit in memory: {len(kept)} frames of {size_words(target)} fill "
+                    f"{name} does not fit in memory: {len(kept)} frames of {format_size(target)} fill "
                     f"{MOST_BYTES / 2**30:g} GB; use --stop, --stride or a smaller --size."
                 )
             kept.append(resize(frame, target))
@@ -222,7 +222,7 @@ def read_image(
     side = source.max_side or 0
     frames, original = _read(open_file(Path(path), range(1)), range(1), source.name, size, side, lambda _: None)
     if original != frames.shape[1:3]:
-        log(f"scaled {Path(path).name} from {size_words(original)} to {size_words(frames.shape[1:3])}")
+        log(f"scaled {Path(path).name} from {format_size(original)} to {format_size(frames.shape[1:3])}")
     return frames[0]
 
 
@@ -247,6 +247,6 @@ def _light(frames: np.ndarray, path: str | Path, size: tuple[int, int]) -> np.nd
     scale = max(size) / max(height, width)
     if abs(height * scale - size[0]) > 1 or abs(width * scale - size[1]) > 1:
         raise SinfusionError(
-            f"the mask {path} is {size_words((height, width))}, which has not the shape of {size_words(size)}."
+            f"the mask {path} is {format_size((height, width))}, which has not the shape of {format_size(size)}."
         )
     return np.stack([resize(frame, size).mean(2) > 127.5 for frame in frames])

@@ -16,7 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from ..clip import FRAME_ENDINGS, Clip, as_frames, as_image, check_fps, size_words
+from ..clip import FRAME_ENDINGS, Clip, as_frames, as_image, check_fps, format_size
 from ..errors import SinfusionError
 from ..files import atomic_write, discard, make_folders, put, temporary_name
 
@@ -55,7 +55,7 @@ class VideoWriter:
                 self._encoder, self._shape = self._new_encoder(self.temporary, self.fps, frame.shape), frame.shape
             if frame.shape != self._shape:
                 raise SinfusionError(
-                    f"{self.path}: frames of {size_words(self._shape)} and {size_words(frame.shape)} mixed."
+                    f"{self.path}: frames of {format_size(self._shape)} and {format_size(frame.shape)} mixed."
                 )
             self._encoder.write(frame)
 

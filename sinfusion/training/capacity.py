@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..pixels import fitting
+from ..pixels import fit_longer_side
 from ..recipe import Recipe
 from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 from ..run import Run
@@ -130,7 +130,7 @@ def choose(speed: Speed, native: tuple[int, int], minutes: Mapping[str, float]) 
 
     Where none do: the largest worth watching; where none are even that: the smallest.
     """
-    sizes = dict.fromkeys(fitting(native, side) for side in SIDES)
+    sizes = dict.fromkeys(fit_longer_side(native, side) for side in SIDES)
     found = [outlook(speed, size, minutes) for size in sizes]
     for least in (GOOD, 1):
         if reached := [choice for choice in found if choice.reached >= least]:
