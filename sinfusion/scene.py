@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .pixels import fractions_to_uint8
 from .seeds import check_seed
 
 Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
@@ -44,7 +45,7 @@ def render(frames: int = 48, size: tuple[int, int] = (40, 64), seed: int = 0) ->
         water = _mix((0.16, 0.26, 0.42), (0.95, 0.76, 0.60), np.clip(ripple * 0.75 + 0.22, 0, 1)[..., None])
         image = np.where((y > 0.84 + 0.02 * np.sin(4 * x))[..., None], water, image)
         small = image.reshape(size[0], 3, size[1], 3, 3).mean((1, 3))
-        images.append(np.clip(np.round(small * 255), 0, 255).astype(np.uint8))
+        images.append(fractions_to_uint8(np.clip(small, 0, 1)))
     return np.stack(images)
 
 

@@ -34,6 +34,7 @@ ROOMS = {
         {"request"},
         {"session"},
     ],
+    "patches": [{"pyramid", "dynamics"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting"}],
     "metrics": [
         {"stacks"},
         {"nearest_neighbors", "fidelity", "frechet"},
@@ -118,7 +119,9 @@ def test_all_imports_are_seen():
 
 
 def test_the_patch_engine_needs_operators_and_no_models():
-    assert needed("patches") == {"errors", "seeds", "ops", "kernels", "precision", "clip", "pixels"}
+    assert needed("patches") == {
+        "errors", "seeds", "progress", "ops", "kernels", "precision", "clip", "pixels",
+    }  # fmt: skip
     assert {"network", "run", "ops"} <= needed("generation")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..clip import Clip, as_frames, check_fps, format_size
 from ..errors import SinfusionError
-from ..pixels import fit_longer_side, resize
+from ..pixels import fit_longer_side, is_light, resize
 from .reading import Opened, explained, open_file
 
 LONGER_SIDE = 256  # that larger sources are scaled down to where nobody says otherwise
@@ -249,4 +249,4 @@ def _light(frames: np.ndarray, path: str | Path, size: tuple[int, int]) -> np.nd
         raise SinfusionError(
             f"the mask {path} is {format_size((height, width))}, which has not the shape of {format_size(size)}."
         )
-    return np.stack([resize(frame, size).mean(2) > 127.5 for frame in frames])
+    return np.stack([is_light(resize(frame, size)) for frame in frames])
