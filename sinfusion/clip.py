@@ -201,7 +201,7 @@ def _uint8(array: np.ndarray, what: str) -> np.ndarray:
         return array.astype(np.uint8)
     converted = np.empty(array.shape, np.uint8)
     for frame, values in zip(converted, array, strict=True):  # a frame at a time, for the memory
-        frame[...] = fractions_to_uint8(np.float32(values))
+        frame[...] = fractions_to_uint8(np.asarray(values, np.float32))
     return converted
 
 

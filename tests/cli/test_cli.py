@@ -184,7 +184,7 @@ class ClayKilnFire(Command):
 
     def __call__(self):
         with Outputs(self, "image", self.input.parent / "outputs", {"input": self.input}, self.count) as outputs:
-            outputs.images(np.stack([read_image(self.input)] * self.count))
+            outputs.write_images(np.stack([read_image(self.input)] * self.count))
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_a_group_alone_lists_its_commands_as_the_overview_does(clay, capsys, wor
         "  knead        Soften the clay.",
         "  kiln         What makes clay hard.",
         "",
-        "sinfusion clay COMMAND --help tells the rest; --debug shows where an error comes from.",
+        "sinfusion clay COMMAND --help lists the options of a command; --debug shows where an error comes from.",
         "",
         "example:",
         "  sinfusion clay knead --times 3",
@@ -256,7 +256,7 @@ def test_what_is_made_without_a_run_is_numbered_and_recorded_with_its_input(clay
     assert record["input"] == str(image_file.resolve()) and "run" not in record
     capsys.readouterr()
     assert main(["clay", "kiln", "fire", str(image_file), "--format", "mp4"]) == 2
-    assert f"{image_file} is an image input: it makes png images, not mp4." in capsys.readouterr().err
+    assert f"{image_file} is an image input: its results are png images, not mp4." in capsys.readouterr().err
 
 
 # Options -------------------------------------------------------------------------------------------------------------

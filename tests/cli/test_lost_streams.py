@@ -163,7 +163,7 @@ def test_a_signal_leaves_nothing_half_written(run_copy, monkeypatch, capsys, com
             os.kill(os.getpid(), number)
         return reverse(*given, **named)
 
-    for module in ("generation.video", "metrics.evaluation"):
+    for module in ("generation.video", "metrics.run_evaluation"):
         monkeypatch.setattr(f"sinfusion.{module}.reverse", signalled)
     before = sorted(run_copy.rglob("*"))
     name, *words = command.split()
@@ -175,14 +175,14 @@ def test_a_signal_leaves_nothing_half_written(run_copy, monkeypatch, capsys, com
 def test_what_is_whole_stays_after_a_signal(run_copy, monkeypatch, tmp_path):
     from sinfusion.media import writing
 
-    close = writing._Mp4.close
+    close = writing.Mp4Encoder.close
 
     def second(self):
         close(self)
         if "marked" not in self.container.name:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(writing._Mp4, "close", second)
+    monkeypatch.setattr(writing.Mp4Encoder, "close", second)
     words = ["extrapolate", str(run_copy), "--after", "1", "--mark", "--out", str(tmp_path / "x.mp4")]
     assert main(words) == 143
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "x-marked.mp4"]

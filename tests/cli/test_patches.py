@@ -119,7 +119,7 @@ def test_a_command_that_is_not_there_is_refused(refused):
 # Generate ------------------------------------------------------------------------------------------------------------
 
 
-def test_generate_writes_a_video_a_sheet_and_a_record_numbered_in_made(fish, frames, tmp_path, capsys):
+def test_generate_writes_a_video_a_sheet_and_a_record_numbered_in_outputs(fish, frames, tmp_path, capsys):
     for number in (1, 2):
         do("generate", fish)
         base = tmp_path / f"outputs/fish/patches-generate-{number}"
@@ -298,9 +298,9 @@ def test_masks_that_do_not_fit_are_refused(refused, fish, photo, mask, tmp_path)
         ("white", [np.full((16, 24, 3), 255, np.uint8)]),
     ):
         write_video(tmp_path / name, images, fps=20)
-    refused("short has 6 frame(s); it needs 7", "inpaint", fish, "--mask", "short")
-    refused("long has 8 frame(s); it needs 7", "inpaint", fish, "--mask", "long")
-    refused("short has 1 frame(s); it needs 2", "inpaint", fish, "--mask", "short", "--start", 5)
+    refused("short has 6 frame(s); give a mask of 7", "inpaint", fish, "--mask", "short")
+    refused("long has 8 frame(s); give a mask of 7", "inpaint", fish, "--mask", "long")
+    refused("short has 1 frame(s); give a mask of 2", "inpaint", fish, "--mask", "short", "--start", 5)
     refused("long has 8 frame(s); it needs 1", "inpaint", photo, "--mask", "long")
     refused("the mask narrow is 16x16, which has not the shape of 24x16", "inpaint", fish, "--mask", "narrow")
     refused("the mask is empty", "inpaint", fish, "--mask", "black")
@@ -333,10 +333,10 @@ def test_values_that_make_no_sense_are_refused(refused, fish, words, said):
 
 
 def test_requests_that_do_not_go_together_are_refused(refused, fish, photo, mask, tmp_path):
-    refused("give what to bring it to: --size, --frames or both", "retarget", fish)
+    refused("give the size or the length of the result: --size, --frames or both", "retarget", fish)
     refused("an image has no length", "retarget", photo, "--frames", 5)
     refused("an image has no length", "generate", photo, "--frames", 5)
-    refused("is an image input: it makes png images, not mp4", "generate", photo, "--out", "a.mp4")
+    refused("is an image input: its results are png images, not mp4", "generate", photo, "--out", "a.mp4")
     refused("not one of each", "analogy", fish, photo)
     refused("not one of each", "analogy", photo, fish, "--sketch")
 
