@@ -24,13 +24,13 @@ OnProgress = Callable[[Progress], object]  # called by the thread that works; it
 
 
 class ProgressCounter:
-    """Counts work that is done part by part, and reports the sum after each part."""
+    """Counts frames that are done in several places, and reports their sum."""
 
-    def __init__(self, total: float, on_progress: OnProgress, unit: str = "frame"):
-        self.done: float = 0
-        self.total, self.on_progress, self.unit = total, on_progress, unit
+    def __init__(self, total: int, on_progress: OnProgress | None):
+        self.done, self.total, self.on_progress = 0, total, on_progress
 
-    def add(self, amount: float, task: str = "") -> None:
-        """Report `amount` more of the total as done."""
-        self.done += amount
-        self.on_progress(Progress(self.done, self.total, self.unit, task))
+    def add(self, frames: int, image: np.ndarray | None = None) -> None:
+        """Report so many more frames; image: as in `Progress`."""
+        self.done += frames
+        if self.on_progress is not None:
+            self.on_progress(Progress(self.done, self.total, image=image))

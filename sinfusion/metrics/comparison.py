@@ -76,7 +76,7 @@ class Comparison:
         """The row of one result; `facts` are added to it."""
         metrics, field = self._metrics(generated, self.original)
         self.options.on_result(name, generated, field)
-        counter.add(frame_count(generated), name)
+        counter.add(frame_count(generated))
         relative = relative_statistics(generated, self.original)
         return {"kind": "result", "name": name, **metrics, **relative, **frames_and_size(generated), **facts}
 
@@ -87,7 +87,7 @@ class Comparison:
         """
         name, first, second = halves(self.original)
         metrics = mean([self._metrics(second, first)[0], self._metrics(first, second)[0]])
-        counter.add(frame_count(self.original), "self-baseline")
+        counter.add(frame_count(self.original))
         relative = relative_statistics(second, first)
         return {"kind": "self_baseline", "name": name, **metrics, **relative, **frames_and_size(second)}
 

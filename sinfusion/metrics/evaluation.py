@@ -42,7 +42,7 @@ def evaluate(
     seed: int = 0,
     steps: int | None = None,
     log: Log = print,
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
     on_result: OnResult = lambda *_: None,
 ) -> list[Row]:
     """Measure generated images or videos against their original; or, where none are given, what a run generates.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SinfusionError
-from ..generation.reverse_process import reverse, sampling_sigmas
+from ..generation.reverse_process import reverse_process
 from ..generation.video import generate_images, next_frame, require_video, stream
 from ..media import Source
 from ..pixels import to_pixel_values, to_unit
@@ -34,7 +34,7 @@ def evaluate_run(
     count: int,
     seed: int,
     steps: int | None,  # network evaluations an image; None: the recipe's
-    on_progress: OnProgress,
+    on_progress: OnProgress | None,
 ) -> list[Row]:
     """The rows of a run: predictions (of a video run), the self-baseline, what it generates and the means of that."""
     if run.kind == "image":
@@ -65,11 +65,11 @@ def read_held_out(run: Run, media: Any, reading: dict[str, Any], log: Callable[[
 
 
 def _evaluate_image_run(
-    run: Run, comparison: Comparison, count: int, seed: int, steps: int | None, on_progress: OnProgress
+    run: Run, comparison: Comparison, count: int, seed: int, steps: int | None, on_progress: OnProgress | None
 ) -> list[Row]:
     counter = ProgressCounter(1 + 2 * count, on_progress)
     images = generate_images(run, count, None, seed, steps)
-    counter.add(count)
+    counter.add(count, images[0])
     rows = [comparison.result(f"seed {seed + i}", image, counter, seed=seed + i) for i, image in enumerate(images)]
     return [comparison.self_baseline(counter), *rows, *_mean_row(rows, "mean")]
 
@@ -81,7 +81,7 @@ def _evaluate_video_run(
     count: int,
     seed: int,
     steps: int | None,
-    on_progress: OnProgress,
+    on_progress: OnProgress | None,
 ) -> list[Row]:
     clips = {"its own frames": run.frames} | ({} if held_out is None else {"held-out frames": held_out})
     predictions = [
@@ -101,7 +101,7 @@ def _evaluate_video_run(
         frames_of_all = []
         for images in stream(run, length, count, start=start, seed=seed, steps=steps):  # (count, H, W, 3)
             frames_of_all.append(images)
-            counter.add(count, f"from {name}")
+            counter.add(count, images[0])
         results = [
             comparison.result(f"from {name}, seed {seed + i}", video, counter, start=name, seed=seed + i)
             for i, video in enumerate(np.stack(frames_of_all, 1))
@@ -148,7 +148,7 @@ def _prediction_row(
         "baseline": baseline,
         **frames_and_size(known),
     }
-    counter.add(len(known), row["name"])
+    counter.add(len(known))
     return row
 
 
@@ -166,25 +166,20 @@ def conditional_mean(run: Run, frames: np.ndarray, role: Role = PREDICTOR) -> np
     One evaluation at the highest noise level, where the noisy image says nothing: the network's estimate is the mean of
     all images that it finds likely given the condition.
     """
-    sigmas = sampling_sigmas(run, role, steps=1)
-    images = [
-        reverse(run, role, seeds, 1, sigmas, condition=condition, frame_offset=1 if role.frame_offset else None)
-        for condition, seeds in _conditions(run, frames, role, 0)
-    ]
-    return _pixel_values(images)
+    process = reverse_process(run, role, frame_offset=1 if role.frame_offset else None, steps=1)
+    return _pixel_values([process(seeds, 1, condition) for condition, seeds in _conditions(run, frames, role, 0)])
 
 
 def sampled(
     run: Run, frames: np.ndarray, role: Role = PREDICTOR, seed: int = 0, steps: int | None = None
 ) -> np.ndarray:
     """A sample for each of `targets`, (T - n, H, W, 3) whole floats in [0, 255], drawn as `generate` draws it."""
-    images = []
-    for condition, seeds in _conditions(run, frames, role, seed):
-        if role is PREDICTOR:
-            images.append(next_frame(run, condition, seeds, 1, steps=steps))
-        else:
-            images.append(reverse(run, role, seeds, 1, sampling_sigmas(run, role, steps=steps), condition=condition))
-    return _pixel_values(images).round()
+    batches = _conditions(run, frames, role, seed)
+    if role is PREDICTOR:
+        advance = next_frame(run, steps=steps)
+        return _pixel_values([advance(condition, seeds, 1) for condition, seeds in batches]).round()
+    process = reverse_process(run, role, steps=steps)
+    return _pixel_values([process(seeds, 1, condition) for condition, seeds in batches]).round()
 
 
 def _conditions(run: Run, frames: np.ndarray, role: Role, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -57,7 +57,7 @@ def coarse_to_fine(
     first: Tensor | None,
     effort: Effort,
     seed: int = 0,  # as `seeds.check_seed` returns it
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Tensor:
     """The output of the finest level, (T, H, W, 3) fp32.
 
@@ -82,7 +82,8 @@ def coarse_to_fine(
             output = _with_known(ops.vote(level.source, offsets, patch), level)
             key = level.source
             done += math.prod(shape)
-            on_progress(Progress(done / total, 1.0, "share"))
+            if on_progress is not None:
+                on_progress(Progress(done / total, 1.0, "share"))
         coarser_source = level.source
     assert output is not None
     return output

@@ -28,7 +28,7 @@ def inpaint(
     hints: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Frames:
     """The video or image with the masked places filled from what is around them; the rest stays as it is, to the bit.
 

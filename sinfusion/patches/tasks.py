@@ -45,7 +45,7 @@ def generate(
     count: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Frames:
     """Diverse new videos (count, frames, H, W, 3) uint8, or images (count, H, W, 3).
 
@@ -75,8 +75,10 @@ def generate(
     return like_input(video, np.stack(outputs))
 
 
-def _part_of(on_progress: OnProgress, number: int, count: int) -> OnProgress:
+def _part_of(on_progress: OnProgress | None, number: int, count: int) -> OnProgress | None:
     """Reports the progress of one of `count` equal parts as that of all."""
+    if on_progress is None:
+        return None
     return lambda progress: on_progress(Progress((number + progress.done) / count, 1.0, "share"))
 
 
@@ -86,7 +88,7 @@ def retarget(
     frames: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Frames:
     """The video or image at another size or length, with objects and motions at their own scale.
 
@@ -111,7 +113,7 @@ def analogy(
     raft: str | Path | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Frames:
     """The layout of `content` in space and time with the appearance and dynamics of `style`; of the shape of `content`.
 

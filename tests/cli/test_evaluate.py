@@ -43,7 +43,7 @@ def refused(tmp_path, capsys, monkeypatch):
         raise AssertionError("work was begun")
 
     monkeypatch.setattr("sinfusion.metrics.comparison.nnf", no_work)
-    monkeypatch.setattr("sinfusion.metrics.run_evaluation.reverse", no_work)
+    monkeypatch.setattr("sinfusion.generation.reverse_process.ReverseProcess.__call__", no_work)
 
     def run(*words):
         before = sorted(tmp_path.rglob("*"))
