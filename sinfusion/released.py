@@ -64,18 +64,7 @@ def import_released(
     clip, kind, fps = _clip(frames, existing)
     chosen = _role(role, channels, "frame_offset.inner.weight" in weights, kind, path)
     schedule, timesteps = _schedule(content["state_dict"], path)
-    recipe = PAPER.replace(
-        filters=filters,
-        depth=depth,
-        schedule=schedule,
-        timesteps=timesteps,
-        sampling_steps=timesteps,
-        unconditional_sampling_steps=timesteps,
-        # The paper's numbers, for 50 and for 500 timesteps.
-        correction_timesteps=min(3 if timesteps < 500 else 10, timesteps),
-        correction_steps=3 if timesteps < 500 else 10,
-        max_frame_offset=min(PAPER.max_frame_offset, max(1, len(clip) - 1)),
-    )
+    recipe = _recipe(depth, filters, schedule, timesteps, len(clip))
     _check_network(weights, recipe, chosen, path)
     steps = content.get("global_step")
     steps = min(max(steps, 1), 99_999_999) if isinstance(steps, int) else 1
@@ -97,6 +86,22 @@ def import_released(
         run.save()
         run.save_checkpoint(chosen, steps, weights, average, {name: {} for name in weights})
     return load(folder)
+
+
+def _recipe(depth: int, filters: int, schedule: str, timesteps: int, frames: int) -> Recipe:
+    """The paper's recipe with the network and noise schedule of a checkpoint."""
+    return PAPER.replace(
+        filters=filters,
+        depth=depth,
+        schedule=schedule,
+        timesteps=timesteps,
+        sampling_steps=timesteps,
+        unconditional_sampling_steps=timesteps,
+        # The paper's numbers, for 50 and for 500 timesteps.
+        correction_timesteps=min(3 if timesteps < 500 else 10, timesteps),
+        correction_steps=3 if timesteps < 500 else 10,
+        max_frame_offset=min(PAPER.max_frame_offset, max(1, frames - 1)),
+    )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -50,23 +50,23 @@ FRAME_OPTIONS = ("start", "stop", "stride")
 class Evaluate(Command):
     """How close to the original and how diverse results are; or how good a run is.
 
-    A run alone predicts frames and generates; the numbers, a plot and the outputs are written to its folder.
+    A run alone predicts frames and generates; numbers, plot and outputs are kept in its folder.
     """
 
     example: ClassVar[str] = "sinfusion evaluate fish.mp4 a.mp4 b.mp4 --plot quality.png --fields fields"
     lower: ClassVar[str] = "--size, --stop or --count"
 
-    # The original: a video, a folder of frames or an image; or a run, for the frames it was trained on.
+    # A video, a folder of frames or an image; or a run, for the frames it was trained on.
     original: Annotated[Positional[Path], tyro.conf.arg(metavar="ORIGINAL")]
-    # Results of the same kind as ORIGINAL; left out: ORIGINAL is a run, which generates them.
+    # Results of the same kind; left out: ORIGINAL is a run, which generates them.
     generated: Annotated[
         Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[GENERATED ...]", help_behavior_hint="")
     ] = ()
     # JSON file to write the numbers to.
     json: File = None
-    # Image file (.png, .pdf or .svg) for a plot of error against diversity.
+    # Image file for a plot of error against diversity.
     plot: File = None
-    # Folder for images of the nearest-neighbour fields: where in ORIGINAL each patch comes from.
+    # Folder for images of the nearest-neighbour fields: where each patch comes from.
     fields: File = None
     # File with weights of Inception v3, for the SIFID of images.
     inception: File = None
@@ -74,19 +74,19 @@ class Evaluate(Command):
     c3d: File = None
     # Size that all files are resized to; left out: each keeps its own.
     size: Size = None
-    # The longer side that larger files are scaled down to; left out: they keep their size.
+    # The longer side that larger files are scaled down to; left out: no limit.
     max_side: Whole = None
-    # First frame to use of ORIGINAL, or of --held-out; left out: 0.
+    # First frame to use of ORIGINAL or --held-out; left out: 0.
     start: Whole = None
-    # Frame of ORIGINAL, or of --held-out, to stop before; left out: the end.
+    # Frame of ORIGINAL or --held-out to stop before; left out: the end.
     stop: Whole = None
-    # Use every n-th frame of ORIGINAL, or of --held-out; left out: all.
+    # Use every n-th frame of ORIGINAL or --held-out; left out: all.
     stride: Whole = None
     # Seed of all random numbers; sample i is generated from seed + i.
     seed: int = 0
     # For a run: further frames of its video, to predict.
     held_out: File = None
-    # For a run: number of samples; of a video run from a real frame, and as many from noise.
+    # For a run: number of samples; of a video run from a real frame and from noise each.
     count: int = 3
     # For a run: network evaluations for an image; left out: the recipe's.
     steps: Whole = None

@@ -116,7 +116,7 @@ class PatchesGenerate(Patches):
 
 @dataclass(kw_only=True)
 class PatchesRetarget(Patches):
-    """A video or image at another size, aspect ratio or length, with objects and motions at their own scale."""
+    """A video or image at another size or length, with objects and motions at their own scale."""
 
     example: ClassVar[str] = "sinfusion patches retarget fish.mp4 --size 384x144"
 
@@ -139,7 +139,7 @@ class PatchesRetarget(Patches):
 
 @dataclass(kw_only=True)
 class PatchesAnalogy(Patches):
-    """The layout of one video (or sketch) with the appearance and dynamics of another. Or the same with images."""
+    """The layout of one video (or sketch) with the look and dynamics of another; or of images."""
 
     example: ClassVar[str] = "sinfusion patches analogy waterfall.mp4 lava.mp4"
 

@@ -159,54 +159,67 @@ def _with_probe_errors(
 
 
 def _video(path: Path, wanted: range) -> Opened:
-    # An absolute path: FFmpeg takes "name:" for a protocol.
-    options = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
-    try:
-        container = av.open(str(path.absolute()), options=options, metadata_errors="ignore")
-    except Exception as error:  # FFmpegError, and what PyAV raises on headers that make no sense
-        raise SinfusionError(f"{path} is not a video or image that can be read ({_shorten(error)}).") from error
-    stream = next(iter(container.streams.video), None)
-    if stream is None or stream.codec_context is None:
-        container.close()
-        raise SinfusionError(f"{path} has no video in it that this FFmpeg decodes.")
-    stream.thread_type = "AUTO"
-    rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_FPS)
-    times: list[float] = []  # seconds
+    video = _VideoFile(path, wanted)
+    return Opened(video.frames(), _with_probe_errors(path, video.probe), video.fps, still=False, alone=False)
 
-    def frames() -> Iterator[np.ndarray]:
+
+class _VideoFile:
+    """A video file that FFmpeg decodes, of which either `frames` or `probe` is called, once."""
+
+    def __init__(self, path: Path, wanted: range):
+        self.path, self.wanted = path, wanted
+        # An absolute path: FFmpeg takes "name:" for a protocol.
+        options = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
+        try:
+            self.container = av.open(str(path.absolute()), options=options, metadata_errors="ignore")
+        except Exception as error:  # FFmpegError, and what PyAV raises on headers that make no sense
+            raise SinfusionError(f"{path} is not a video or image that can be read ({_shorten(error)}).") from error
+        stream = next(iter(self.container.streams.video), None)
+        if stream is None or stream.codec_context is None:
+            self.container.close()
+            raise SinfusionError(f"{path} has no video in it that this FFmpeg decodes.")
+        stream.thread_type = "AUTO"
+        self.stream = stream
+        self.rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_FPS)
+        self.times: list[float] = []  # of the frames so far, in seconds
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """The wanted frames, (H, W, 3) uint8; SinfusionError where the file is shorter than its header says."""
         count, end = 0, 0.0
-        with container:
-            promised = _header_seconds(container, stream, rate)
-            for frame in islice(container.decode(stream), wanted.stop):
+        with self.container:
+            expected = _header_seconds(self.container, self.stream, self.rate)
+            for frame in islice(self.container.decode(self.stream), self.wanted.stop):
                 if frame.time is not None:
-                    times.append(frame.time)
+                    self.times.append(frame.time)
                     lasts = (frame.duration or 0) * float(frame.time_base or 0)
                     # The length of a Matroska file counts from 0 even if its first frame comes later.
-                    end = frame.time - min(times[0], 0) + max(1 / rate, lasts)
-                if count in wanted:
+                    end = frame.time - min(self.times[0], 0) + max(1 / self.rate, lasts)
+                if count in self.wanted:
                     yield _rotate(_decode(frame), frame.rotation)
                 count += 1
-        if times and count < wanted.stop and promised - end > max(3 / rate, 0.05 * promised):
-            raise SinfusionError(f"{path} is truncated: {count} frame(s) read, {end:.2f} of {promised:.2f} seconds.")
+        missing = expected - end
+        if self.times and count < self.wanted.stop and missing > max(3 / self.rate, 0.05 * expected):
+            raise SinfusionError(
+                f"{self.path} is truncated: {count} frame(s) read, {end:.2f} of {expected:.2f} seconds."
+            )
 
-    def fps() -> float:
+    def fps(self) -> float:
         """The rate of the header, unless the times of the frames differ (Matroska with a variable rate)."""
-        span = times[-1] - times[0] if times else 0.0
-        measured = (len(times) - 1) / span if span > 0 else rate
-        return rate if abs(measured / rate - 1) < 0.05 else measured
+        span = self.times[-1] - self.times[0] if self.times else 0.0
+        measured = (len(self.times) - 1) / span if span > 0 else self.rate
+        return self.rate if abs(measured / self.rate - 1) < 0.05 else measured
 
-    def probe() -> tuple[tuple[int, int], int]:
+    def probe(self) -> tuple[tuple[int, int], int]:
+        """(height, width) of the first frame, and the number of packets."""
         size, count = None, 0
-        with container:
-            for packet in container.demux(stream):
+        with self.container:
+            for packet in self.container.demux(self.stream):
                 count += packet.size > 0
                 if size is None and (frame := next(iter(packet.decode()), None)) is not None:
                     size = _rotate(np.empty((frame.height, frame.width)), frame.rotation).shape
         if size is None:
-            raise SinfusionError(f"{path} has no frames that this FFmpeg decodes.")
+            raise SinfusionError(f"{self.path} has no frames that this FFmpeg decodes.")
         return (size[0], size[1]), count
-
-    return Opened(frames(), _with_probe_errors(path, probe), fps, still=False, alone=False)
 
 
 def _decode(frame: av.VideoFrame) -> np.ndarray:

@@ -22,25 +22,13 @@ from sinfusion.cli import COMMANDS, main
 from sinfusion.cli.command import Command, Group, command_name
 from sinfusion.cli.options import File, Format, parse_size
 from sinfusion.cli.outputs import Outputs
-from sinfusion.media import read_image, read_media, write_image, write_video
+from sinfusion.media import read_image, read_media, write_image
 from sinfusion.recipe import RECIPES, Recipe
 from sinfusion.run import load
 from sinfusion.training.trainer import Trainer
 
 SHORT = "--recipe fast --depth 2 --filters 4 --sampling-steps 2 --unconditional-sampling-steps 2".split()
 STEPS = "--predictor-steps 4 --projector-steps 4 --interpolator-steps 4 --image-steps 4".split()
-
-
-@pytest.fixture
-def video_file(tmp_path, clip):
-    write_video(tmp_path / "fish.mp4", clip, fps=10)
-    return tmp_path / "fish.mp4"
-
-
-@pytest.fixture
-def image_file(tmp_path, clip):
-    write_image(tmp_path / "fish.png", clip[0])
-    return tmp_path / "fish.png"
 
 
 def do(*words):
@@ -276,8 +264,8 @@ def test_train_as_a_module_is_sinfusion_train(video_file, tmp_path):
     assert "trained" in done.stdout and "Traceback" not in done.stderr
     run = load(tmp_path / "run")
     assert run.recipe == RECIPES["fast"].replace(
-        depth=2, filters=4, sampling_steps=2, unconditional_sampling_steps=2, crop=0.9, predictor_steps=4, projector_steps=4,
-        interpolator_steps=4, image_steps=4, max_frame_offset=run.recipe.max_frame_offset,
+        depth=2, filters=4, sampling_steps=2, unconditional_sampling_steps=2, crop=0.9, predictor_steps=4,
+        projector_steps=4, interpolator_steps=4, image_steps=4, max_frame_offset=run.recipe.max_frame_offset,
     )  # fmt: skip
     assert {name: model["steps"] for name, model in run.models.items()} == {"predictor": 4, "projector": 4}
 

@@ -24,36 +24,21 @@ def files(tmp_path, clip, texture):
     return tmp_path / "fish", tmp_path / "a/outputs", tmp_path / "b/outputs"
 
 
-@pytest.fixture
-def run_copy(video_run, tmp_path):
-    shutil.copytree(video_run.path, tmp_path / "run")
-    return tmp_path / "run"
-
-
 def do(*words):
     """Run a command that must succeed."""
     assert main([str(word) for word in words]) == 0
 
 
 @pytest.fixture
-def refused(tmp_path, capsys, monkeypatch):
-    """Runs a command that must be refused before any work, and returns the sentence; nothing may be written."""
+def refused(refused, monkeypatch):
+    """As everywhere; and before any work."""
 
     def no_work(*_, **__):
         raise AssertionError("work was begun")
 
     monkeypatch.setattr("sinfusion.metrics.comparison.nnf", no_work)
     monkeypatch.setattr("sinfusion.generation.reverse_process.ReverseProcess.__call__", no_work)
-
-    def run(*words):
-        before = sorted(tmp_path.rglob("*"))
-        assert main([str(word) for word in words]) == 2
-        said = capsys.readouterr().err.strip().split("\n")
-        assert [line.startswith("error: ") for line in said] == [False] * (len(said) - 1) + [True]
-        assert sorted(tmp_path.rglob("*")) == before
-        return said[-1].removeprefix("error: ")
-
-    return run
+    return refused
 
 
 # Results -------------------------------------------------------------------------------------------------------------
