@@ -165,7 +165,7 @@ def test_models_join_one_run_and_make_a_video(write, clip, tmp_path):
     assert sinfusion.generate(load(run.path), frames=2, steps=2).shape == (1, 2, 16, 24, 3)
 
 
-def test_networks_are_told_apart_by_their_inputs(write, clip, tmp_path):
+def test_networks_are_recognised_by_their_inputs(write, clip, tmp_path):
     for i, (channels, encoder, frames, name) in enumerate(
         [(3, False, clip[0], "image"), (3, False, clip, "projector"), (9, False, clip, "interpolator")]
     ):

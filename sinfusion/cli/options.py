@@ -75,7 +75,7 @@ def network_device(word: str) -> torch.device:
 
 @contextmanager
 def progress_bar(unit: str = "frame") -> Iterator[OnProgress]:
-    """A progress bar as an `on_progress`; "share": of shares of the whole."""
+    """A progress bar as an `on_progress`, for progress in this unit."""
     with Bar(0, "" if unit == "share" else unit) as bar:
 
         def show(progress: Progress) -> None:

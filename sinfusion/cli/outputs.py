@@ -58,9 +58,7 @@ class Outputs:
         folder: Path,  # of the results if --out is left out; they are numbered there
         source: dict[str, Path],  # what the command works on, for the record: {"run": run.path}, {"input": video}
         count: int = 1,  # number of results, each a file
-        variants: tuple[
-            str, ...
-        ] = (),  # suffixes of further files, such as "marked"; the caller writes them before `finish`
+        variants: tuple[str, ...] = (),  # suffixes of further files, such as "marked", which the caller writes
     ):
         self.command, self.kind, self.folder, self.source = command, kind, folder, source
         self.started = time.monotonic()

@@ -1,6 +1,6 @@
-"""How good a run is: it predicts frames of videos that are known, and generates, and both are measured.
+"""How good a run is: it predicts known frames and generates new ones, and both are measured.
 
-Everything that the evaluation asks of a run's models is here.
+Everything that the evaluation needs from a run's models is here.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ def test_a_damaged_run(refused, run_copy, tmp_path, name, damage):
     assert str(run_copy) in refused("generate", run_copy, "--out", tmp_path / "out")
 
 
-def test_a_damaged_optimizer_state_is_told_when_training_goes_on(run_copy, capsys, error_sentence):
+def test_a_damaged_optimizer_state_is_an_error_when_training_goes_on(run_copy, capsys, error_sentence):
     run = json.loads((run_copy / "run.json").read_text())
     run["models"]["predictor"]["steps"] += 5
     (run_copy / "run.json").write_text(json.dumps(run))

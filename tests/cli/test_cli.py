@@ -230,7 +230,7 @@ def test_an_unknown_command_of_a_group_is_refused_in_one_sentence(clay, capsys):
     assert "--tmes" in capsys.readouterr().err
 
 
-def test_what_is_made_without_a_run_is_numbered_and_recorded_with_its_input(clay, capsys, image_file):
+def test_results_without_a_run_are_numbered_and_recorded_with_their_input(clay, capsys, image_file):
     outputs = image_file.parent / "outputs"
     do("clay", "kiln", "fire", image_file)
     do("clay", "kiln", "fire", image_file, "--count", 2)
@@ -329,7 +329,7 @@ def test_generate_writes_a_video_a_sheet_and_a_record_into_the_run(video_run, tm
         assert len(read_media(run / f"outputs/generate-{number}.mp4").frames) == 5
 
 
-def test_generate_makes_several_videos_of_another_size_one_file_each(video_run, tmp_path):
+def test_generate_writes_several_videos_of_another_size_one_file_each(video_run, tmp_path):
     out = tmp_path / "many.gif"
     do("generate", video_run.path, "--frames", 4, "--count", 2, "--size", "32x20", "--start", 3, "--out", out)
     assert checked(out)["files"] == ["many-1.gif", "many-2.gif"]
@@ -356,7 +356,7 @@ def test_generate_is_repeatable_and_the_seed_changes_it(video_run, tmp_path):
     assert np.array_equal(a, b) and not np.array_equal(a, c)
 
 
-def test_generate_makes_images_from_an_image_run(image_run, tmp_path):
+def test_generate_writes_images_of_an_image_run(image_run, tmp_path):
     do("generate", image_run.path, "--count", 2, "--size", "30x18", "--out", tmp_path / "new.png")
     assert checked(tmp_path / "new.png")["size"] == "30x18"
     assert read_image(tmp_path / "new-2.png").shape == (18, 30, 3)
@@ -384,7 +384,7 @@ def test_upsample_takes_another_video_with_its_own_rate(video_run, video_file, t
     assert outputs.fps == pytest.approx(40) and len(outputs.frames) == 4 * 11 + 1
 
 
-def test_retarget_makes_the_asked_size_of_a_video_and_of_an_image(video_run, image_run, video_file, tmp_path):
+def test_retarget_scales_a_video_and_an_image_to_the_size_asked_for(video_run, image_run, video_file, tmp_path):
     do("retarget", video_run.path, "--size", "40x16", "--input", video_file, "--out", tmp_path / "wide.mp4")
     assert read_media(tmp_path / "wide.mp4").frames.shape == (12, 16, 40, 3)
     assert checked(tmp_path / "wide.mp4")["fps"] == pytest.approx(10)
@@ -428,7 +428,7 @@ def test_fp32_is_a_choice_of_every_making_command(image_run, tmp_path):
     assert checked(tmp_path / "x.png")["arguments"]["precision"] == "fp32"
 
 
-def test_nothing_but_the_results_is_left_beside_them(video_run, tmp_path):
+def test_nothing_but_the_results_is_left(video_run, tmp_path):
     do("generate", video_run.path, "--frames", 2, "--out", tmp_path / "x.mp4")
     assert sorted(os.listdir(tmp_path)) == ["x.mp4", "x.mp4-sheet.png", "x.mp4.json"]
 

@@ -83,7 +83,7 @@ def test_only_results_go_to_standard_output(run_copy, tmp_path, clip, capsys, mo
 # Names ---------------------------------------------------------------------------------------------------------------
 
 
-def test_results_made_at_once_have_numbers_of_their_own(run_copy):
+def test_results_of_concurrent_commands_have_numbers_of_their_own(run_copy):
     start, outputs = threading.Barrier(4), []
 
     def one():

@@ -126,7 +126,7 @@ def test_generate_writes_a_video_a_sheet_and_a_record_numbered_in_outputs(fish, 
     assert len(list((tmp_path / "outputs/fish").iterdir())) == 6
 
 
-def test_generate_makes_several_of_another_size_and_length_one_file_each(fish, frames, tmp_path):
+def test_generate_writes_several_of_another_size_and_length_one_file_each(fish, frames, tmp_path):
     do("generate", fish, "--count", 3, "--size", "30x20", "--frames", 5, "--format", "png", "--out", "many")
     assert checked(tmp_path / "many")["files"] == ["many-1", "many-2", "many-3"]
     outputs = [read_media(tmp_path / f"many-{n}").frames for n in (1, 2, 3)]
@@ -145,7 +145,7 @@ def test_generate_takes_scale_noise_and_a_part_of_the_input(fish, frames, tmp_pa
     assert read_media(tmp_path / "small.gif").frames.shape[1:] == (8, 12, 3)
 
 
-def test_generate_makes_images_of_an_image(photo, tmp_path):
+def test_generate_writes_images_for_an_image(photo, tmp_path):
     do("generate", photo, "--count", 2)
     base = tmp_path / "outputs/photo/patches-generate-1"
     assert checked(base)["files"] == ["patches-generate-1-1.png", "patches-generate-1-2.png"]
@@ -153,7 +153,7 @@ def test_generate_makes_images_of_an_image(photo, tmp_path):
     assert one.shape == (16, 24, 3) and not np.array_equal(one, two)
 
 
-def test_a_video_file_of_one_frame_makes_videos_of_one_frame(frames, tmp_path):
+def test_a_video_file_of_one_frame_gives_videos_of_one_frame(frames, tmp_path):
     write_video(tmp_path / "one.mp4", frames[:1], fps=10)
     do("generate", "one.mp4", "--out", "new.mp4")
     assert read_media(tmp_path / "new.mp4").frames.shape == (1, 16, 24, 3)
@@ -193,7 +193,7 @@ def test_retarget_brings_an_image_to_a_size(photo, tmp_path):
 # Analogy -------------------------------------------------------------------------------------------------------------
 
 
-def test_analogy_makes_the_content_of_the_style(fish, texture, tmp_path):
+def test_analogy_gives_the_content_the_look_of_the_style(fish, texture, tmp_path):
     style = texture(5, (20, 20), 1, seed=1) // 2
     style[..., 2] = 7
     write_video(tmp_path / "style", style, fps=20)

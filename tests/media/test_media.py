@@ -497,7 +497,7 @@ def test_options_that_make_no_sense_are_refused(ten, options, said):
         read_media(ten[0] / "a.mp4", **options)
 
 
-def test_larger_inputs_are_scaled_down_and_it_is_said(tmp_path):
+def test_larger_inputs_are_scaled_down_and_that_is_logged(tmp_path):
     write_image(tmp_path / "a.png", blocks(300, 512))
     said = []
     clip = read_media(tmp_path / "a.png", log=said.append)
@@ -755,7 +755,7 @@ def test_a_folder_with_other_files_is_never_written_over(tmp_path):
     assert (tmp_path / "thesis/chapter.tex").read_text() == "precious"
 
 
-def test_a_file_makes_room_for_a_folder_when_asked(tmp_path):
+def test_a_folder_replaces_a_file_when_overwriting(tmp_path):
     (tmp_path / "a").write_text("old")
     write_video(tmp_path / "a", blocks()[None], fps=5, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a/00001.png").is_file()
@@ -840,7 +840,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [*RESULTS, "a.png"])
-def test_a_full_disk_is_said_to_be_full(tmp_path, monkeypatch, name):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch, name):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

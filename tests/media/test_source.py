@@ -121,7 +121,7 @@ def test_a_clip_remembers_its_size_before_scaling(clip):
         ({"fps": 0}, "fps must be"), ({"fps": "20"}, "fps must be"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused_before_anything_is_opened(options, words):
+def test_impossible_settings_are_refused_before_anything_is_opened(options, words):
     with pytest.raises(SinfusionError, match=words):
         Source("no such file", **options)
 

@@ -114,7 +114,7 @@ def test_files_keep_their_own_size_unless_another_is_given(texture, tmp_path):
     assert evaluate(*files, max_side=60, log=messages.append)[1]["size"] == "60x40"
 
 
-def test_other_sizes_are_compared_pixel_for_pixel_and_that_is_said(clip):
+def test_other_sizes_are_compared_pixel_for_pixel_and_that_is_logged(clip):
     messages = []
     _, row = evaluate(clip, clip[:, :, 2:20], log=messages.append)
     assert row["nnfdist"] == 0 and row["size"] == "18x16"

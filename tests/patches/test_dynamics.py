@@ -62,7 +62,7 @@ def test_one_frame_has_no_motion(texture):
         dynamics.motion(texture(1))
 
 
-def test_without_opencv_it_is_said_how_to_get_it(texture, monkeypatch):
+def test_without_opencv_the_error_says_how_to_install_it(texture, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(SinfusionError, match=r"pip install opencv-python-headless, or give weights of RAFT"):
         dynamics.motion(texture(2))
@@ -135,7 +135,7 @@ def test_the_raft_of_torchvision_takes_its_own_weights_alone(texture, tmp_path):
         dynamics.motion(texture(2, (24, 40)), tmp_path / "small.pt")
 
 
-def test_without_torchvision_it_is_said_how_to_get_it(texture, tmp_path, monkeypatch):
+def test_without_torchvision_the_error_says_how_to_install_it(texture, tmp_path, monkeypatch):
     for name in ("torchvision", "torchvision.models", "torchvision.models.optical_flow"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SinfusionError, match="pip install torchvision"):

@@ -60,7 +60,7 @@ def searches(monkeypatch):
     return outputs
 
 
-def test_as_many_searches_are_made_as_the_effort_says(original, searches):
+def test_there_are_as_many_searches_as_the_effort_says(original, searches):
     shapes, level_at = two_levels(original)
     effort = Effort(passes=3, coarsest_passes=2, first_rounds=6, rounds=1)
     coarse_to_fine(shapes, level_at, resample(original, shapes[0]), effort)
@@ -129,7 +129,7 @@ def test_a_query_that_is_the_original_gives_the_original(original):
     assert (outputs - original).abs().mean() < 0.01
 
 
-def test_what_is_made_has_the_last_shape_and_only_colours_of_the_original(original):
+def test_the_output_has_the_last_shape_and_only_colours_of_the_original(original):
     shapes = [(5, 20, 15), (9, 26, 20)]
     noise = torch.randn(*shapes[0], 3)
     outputs = coarse_to_fine(shapes, lambda n: Level(original, shapes[n]), noise, Effort(passes=2))

@@ -71,7 +71,7 @@ def test_the_half_of_a_short_video_is_not_shorter_than_a_patch(video, length, sh
     assert patches.generate(video[:length]).shape == (1, shortest, 24, 40, 3)
 
 
-def test_a_sample_is_the_same_however_many_there_are_and_made_from_its_own_seed(video, outputs):
+def test_a_sample_depends_on_its_own_seed_and_not_on_how_many_there_are(video, outputs):
     assert np.array_equal(patches.generate(video, seed=3)[0], outputs[0])
     assert np.array_equal(patches.generate(video, seed=4)[0], outputs[1])
 
@@ -136,7 +136,7 @@ def test_the_noise_is_as_strong_as_asked_for_and_the_same_in_all_frames(video, e
     assert (noise - noise[0]).abs().max() < 1e-5
 
 
-def test_new_images_are_made_of_an_image(video):
+def test_an_image_gives_new_images(video):
     image = video[0]
     outputs = patches.generate(image, count=3)
     assert outputs.shape == (3, 24, 40, 3) and outputs.dtype == np.uint8 and within(outputs, image)
@@ -144,7 +144,7 @@ def test_new_images_are_made_of_an_image(video):
     assert patches.generate(image, scale=0.5).shape == (1, 12, 20, 3)
 
 
-def test_a_video_of_one_frame_is_no_image_but_made_of_the_same(video):
+def test_a_video_of_one_frame_gives_videos_of_one_frame_like_the_images(video):
     assert np.array_equal(patches.generate(video[:1])[:, 0], patches.generate(video[0]))
 
 
@@ -308,7 +308,7 @@ def test_progress_grows_from_above_0_to_1(video, hole, length):
 
 
 @pytest.mark.gpu
-def test_a_gpu_makes_what_the_cpu_makes_but_for_rounding(video, hole):
+def test_a_gpu_gives_what_the_cpu_gives_but_for_rounding(video, hole):
     for there, here in zip(every_task(video, hole, device="cuda"), every_task(video, hole), strict=True):
         assert there.shape == here.shape and there.dtype == np.uint8
         assert abs(there.mean((0, 1, 2)) - here.mean((0, 1, 2))).max() < 20
