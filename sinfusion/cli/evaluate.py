@@ -86,7 +86,7 @@ class Evaluate(Command):
     seed: int = 0
     # For a run: further frames of its video, to predict.
     held_out: File = None
-    # For a run: number of samples; of a video run from a real frame and from noise each.
+    # For a run: number of samples; of videos, from a frame and from noise each.
     count: int = 3
     # For a run: network evaluations for an image; left out: the recipe's.
     steps: Whole = None
@@ -96,7 +96,7 @@ class Evaluate(Command):
     format: Format = None
     # For a run: where to compute: auto, cpu, cuda or cuda:1.
     device: str = "auto"
-    # For a run: arithmetic; auto is bf16 where the hardware is fast at it.
+    # For a run: arithmetic; auto is bf16 where it is fast.
     precision: Precision = "auto"
     # Write over files that exist.
     overwrite: bool = False

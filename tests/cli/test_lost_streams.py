@@ -90,7 +90,7 @@ def test_results_of_concurrent_commands_have_numbers_of_their_own(run_copy):
         start.wait()
         with Outputs(Generate(run=run_copy), "image", run_copy / "outputs", {"run": run_copy}) as files:
             outputs.append(files.files[0].name)
-            files.images(np.zeros((1, 8, 8, 3), np.uint8))
+            files.write_images(np.zeros((1, 8, 8, 3), np.uint8))
 
     threads = [threading.Thread(target=one) for _ in range(4)]
     for thread in threads:
