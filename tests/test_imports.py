@@ -27,10 +27,10 @@ ROOMS = {
     "diffusion": [{"schedule"}, {"denoiser", "samplers"}],
     "generation": [{"reverse_process", "streaming"}, {"video", "image"}],
     "training": [
-        {"plan", "crops", "optimizer"},
-        {"sigma_distribution", "progress"},
+        {"plan", "optimizer", "processes", "batch", "callbacks"},
+        {"budget", "logger"},
         {"trainer"},
-        {"capacity"},
+        {"capacity", "preview"},
         {"request"},
         {"session"},
     ],
@@ -112,7 +112,7 @@ def test_all_imports_are_seen():
 
 
 def test_the_patch_engine_needs_operators_and_no_models():
-    assert needed("patches") == {"errors", "seeds", "ops", "kernels", "precision", "clip", "pixels"}
+    assert needed("patches") == {"errors", "seeds", "progress", "ops", "kernels", "precision", "clip", "pixels"}
     assert {"network", "run", "ops"} <= needed("generation")
 
 

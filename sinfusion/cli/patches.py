@@ -87,11 +87,6 @@ def _frames(clip: Clip) -> np.ndarray:
     return clip.frames[0] if clip.kind == "image" else clip.frames
 
 
-def _bar() -> Bar:
-    """Progress in shares of the whole."""
-    return Bar(1.0, unit="")
-
-
 @dataclass(kw_only=True)
 class PatchesGenerate(Patches):
     """Diverse new videos or images, in seconds."""
@@ -117,10 +112,10 @@ class PatchesGenerate(Patches):
         if self.count < 1:
             raise SinfusionError(f"--count must be at least 1, not {self.count}.")
         with self.outputs(clip.kind, self.count) as outputs:
-            with _bar() as shown:
+            with Bar() as bar:
                 results = generate(
                     _frames(clip), self.frames, size, self.scale, self.noise, self.count, self.seed,
-                    self.device, shown.update,
+                    self.device, bar,
                 )  # fmt: skip
             self.write(outputs, results, clip.fps)
 
@@ -143,8 +138,8 @@ class PatchesRetarget(Patches):
         if size is None and self.frames is None:
             raise SinfusionError("give what to bring it to: --size, --frames or both.")
         with self.outputs(clip.kind) as outputs:
-            with _bar() as shown:
-                result = retarget(_frames(clip), size, self.frames, self.seed, self.device, shown.update)
+            with Bar() as bar:
+                result = retarget(_frames(clip), size, self.frames, self.seed, self.device, bar)
             self.write(outputs, result[None], clip.fps)
 
 
@@ -166,10 +161,10 @@ class PatchesAnalogy(Patches):
         from ..patches import analogy
 
         with self.outputs(content.kind) as outputs:
-            with _bar() as shown:
+            with Bar() as bar:
                 result = analogy(
                     _frames(content), _frames(style), self.sketch, self.raft, self.seed, self.device,
-                    shown.update,
+                    bar,
                 )  # fmt: skip
             self.write(outputs, result[None], content.fps)
 
@@ -193,7 +188,7 @@ class PatchesInpaint(Patches):
         which = slice(self.start, self.stop, self.stride)
         masks = read_masks(self.mask, clip.frames.shape[1:3], len(clip.frames), which)
         with self.outputs(clip.kind) as outputs:
-            with _bar() as shown:
+            with Bar() as bar:
                 mask = masks[0] if clip.kind == "image" else masks
-                result = inpaint(_frames(clip), mask, self.hints, self.seed, self.device, shown.update)
+                result = inpaint(_frames(clip), mask, self.hints, self.seed, self.device, bar)
             self.write(outputs, result[None], clip.fps)

@@ -107,12 +107,10 @@ class Train(TrainOptions, Command):
         from ..training.session import train
 
         network_device(self.device)
-        run = train(
-            self.input, self.out, self.recipe, self.minutes, self.tasks, parse_size(self.size), self.max_side,
-            self.start, self.stop, self.stride, self.fps, self.seed, self.device, self.precision,
-            None if self.graph else False, self.overwrite, steps=self.steps,
-            settings={name: value for name, value in vars(self.recipe_settings).items() if value is not None},
-        )  # fmt: skip
+        options = {option.name: getattr(self, option.name) for option in dataclasses.fields(TrainOptions)}
+        options |= {"size": parse_size(self.size), "graph": None if self.graph else False}
+        settings = {name: value for name, value in vars(self.recipe_settings).items() if value is not None}
+        run = train(**options, settings=settings)
         if os.environ.get("RANK", "0") == "0":
             command = "upsample" if list(run.models) == ["interpolator"] else "generate"
             print_result(f"trained {run.path}; next: sinfusion {command} {run.path}")

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..progress import OnProgress, Progress
 from ..seeds import part_key
 from .pyramid import Shape, resized
-
-OnProgress = Callable[[float], object]  # called after each pass with its share of the whole work
 
 LARGE, HUGE = 3_000_000, 7_500_000  # pixels of a level that gets one pass; that gets smaller patches
 
@@ -56,7 +55,7 @@ def coarse_to_fine(
     first: Tensor | None,
     effort: Effort,
     seed: int = 0,  # as `seeds.check_seed` gives it
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,  # called after each pass, with the share of the whole work that is done
 ) -> Tensor:
     """(T, H, W, 3) fp32 of the last shape.
 
@@ -64,7 +63,8 @@ def coarse_to_fine(
     the query of the coarsest level, of its shape; None: only its guides are compared.
     """
     plan = [effort.of(shape, n == 0) for n, shape in enumerate(shapes)]
-    work = [passes * math.prod(shape) for shape, (_, passes) in zip(shapes, plan, strict=True)]
+    work = sum(passes * math.prod(shape) for shape, (_, passes) in zip(shapes, plan, strict=True))
+    done = 0
     outputs, before = first, None
     # Each search has a key of its own: what searches of other levels, passes and seeds draw, this one does not.
     keys = (part_key(seed, part) for part in itertools.count())
@@ -89,7 +89,9 @@ def coarse_to_fine(
             offsets, _ = ops.patch_match(query, compared, patch, rounds, next(keys), start, weight)
             outputs = _composed(ops.vote(level.value, offsets, patch), level)
             field = offsets, ops.places(compared, patch)
-            on_progress(work[n] / passes / sum(work))
+            done += math.prod(shape)
+            if on_progress is not None:
+                on_progress(Progress(done / work, 1.0, "share"))
         before = level.value
     assert outputs is not None
     return outputs

@@ -16,9 +16,10 @@ from ..clip import as_mask, as_pixels
 from ..errors import SinfusionError
 from ..pixels import to_uint8, to_unit
 from ..precision import choose_device
+from ..progress import OnProgress, Progress
 from ..seeds import check_seed
 from . import dynamics
-from .engine import Effort, Level, OnProgress, coarse_to_fine
+from .engine import Effort, Level, coarse_to_fine
 from .pyramid import Scale, Shape, level_scales, resized, scaled_shape
 
 Frames = np.ndarray  # (T, H, W, 3) uint8, or (H, W, 3) for an image; as input also what `as_pixels` takes
@@ -53,13 +54,13 @@ def generate(
     count: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Frames:
     """Diverse new videos (count, frames, H, W, 3) uint8, or images (count, H, W, 3).
 
     frames: length; None: half of the video's. size: (height, width); None: `scale` times the video's. noise: amplitude
     on the coarsest level, where black and white are 2 apart; the same in all frames. Sample i is made from seed + i.
-    told: called with shares of the whole as they are done.
+    on_progress: called with the share of the whole that is done.
     """
     device = choose_device(device)
     video = as_pixels(video, "the input")
@@ -78,9 +79,8 @@ def generate(
     for number in range(count):
         first = resized(original, shapes[0])
         first = first + noise * ops.normal([seed + number], NOISE_STREAM, 0, first.shape[1:], device)
-        sample = coarse_to_fine(
-            shapes, level_at, first, effort, seed + number, lambda share: on_progress(share / count)
-        )
+        report = None if on_progress is None else _part_of(on_progress, number, count)
+        sample = coarse_to_fine(shapes, level_at, first, effort, seed + number, report)
         outputs.append(_images(sample))
     return _like(video, np.stack(outputs))
 
@@ -91,7 +91,7 @@ def retarget(
     frames: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Frames:
     """The video or image at another size or length, its objects and motions at their own: (frames, *size, 3) uint8,
     or (*size, 3). size: (height, width). None: as it is.
@@ -115,7 +115,7 @@ def analogy(
     raft: str | Path | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Frames:
     """The layout of `content` in space and time with the appearance and dynamics of `style`; shape of `content`.
 
@@ -155,7 +155,7 @@ def inpaint(
     hints: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_progress: OnProgress = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> Frames:
     """The video or image with the masked places made anew from what is around them; the rest stays as it is.
 
@@ -241,6 +241,11 @@ def _filled(video: Tensor, hole: Tensor) -> Tensor:
 def _pooled(video: Tensor, shape: Shape) -> Tensor:
     """Means over blocks, to another (T, H, W)."""
     return F.adaptive_avg_pool3d(video.permute(3, 0, 1, 2)[None], shape)[0].permute(1, 2, 3, 0)
+
+
+def _part_of(on_progress: OnProgress, number: int, count: int) -> OnProgress:
+    """What is told of the progress of one of several samples: `on_progress` hears of that of all."""
+    return lambda progress: on_progress(Progress((number + progress.done) / count, 1.0, "share"))
 
 
 def _levels(

@@ -29,7 +29,7 @@ WATCHABLE = {
     INTERPOLATOR.name: (500, 500),
     IMAGE.name: (500, 1000),
 }
-GOOD = 1.75  # times as many steps: objects keep their shapes for longer. Also what a machine that gets busy can lose
+GOOD = 1.75  # times as many steps: objects keep their shapes for longer; and a machine that gets busy may lose so much
 
 SIDES = (48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # longer sides of frames to choose from
 MEASURED_SIZE = (36, 64)  # height and width of the frames of a step that is measured
@@ -46,7 +46,7 @@ def watchable_steps(recipe: Recipe, role: str, size: tuple[int, int]) -> int:
 
 
 def shortfall(run: Run) -> str | None:
-    """Which models of a run were trained to their end, and are not worth watching; and what would do."""
+    """A sentence on the models that were trained to their end and got too few steps, with what would do; or None."""
     short, times = [], [1.0]
     for name in run.models:
         done, least = run.steps_done(name), watchable_steps(run.recipe, name, run.size)
@@ -67,8 +67,8 @@ class Speed:
     """How fast this machine trains one recipe, measured on small frames."""
 
     recipe: Recipe
-    seconds: float  # of all threads together, that a step takes
-    share: float  # of the threads' time that the machine gave, in (0, 1]
+    seconds: float  # that a step takes, of all threads together
+    share: float  # of the threads' time that they got from the machine, in (0, 1]
     threads: int
 
     def step(self, size: tuple[int, int], share: float | None = None) -> float:
@@ -99,7 +99,7 @@ def measure_speed(recipe: Recipe, device: torch.device, dtype: torch.dtype, grap
         walls.append(time.monotonic() - wall)
         works.append(time.process_time() - work)
     threads = torch.get_num_threads()
-    # The first steps record; of the others a typical one's work, and what the machine gave for all of them.
+    # The first steps capture graphs. Of the others: the work of a typical one, and the share that all of them got.
     work, share = float(np.median(works[2:])), sum(works[2:]) / (sum(walls[2:]) * threads)
     return Speed(recipe, max(work, 1e-6), min(1.0, max(share, 0.01)), threads)
 
