@@ -43,6 +43,7 @@ class TrainingLogger:
         task: str,  # the name of the model
         done: int,
         total: int,
+        *,
         on_progress: OnProgress = lambda _: None,  # called when the loss is read, and at the beginning and the end
         preview: MakePreview | None = None,
         preview_seconds: float = 30.0,  # between two previews; longer where they take long to make

@@ -212,7 +212,13 @@ class Session:
             if self.processes.is_first:
                 images = partial(flag.interruptible, partial(preview, run, role, trainer))
                 logger = TrainingLogger(
-                    run.path / role.name, role.name, first, trainer.total, report, images, quiet=self.quiet
+                    run.path / role.name,
+                    role.name,
+                    first,
+                    trainer.total,
+                    on_progress=report,
+                    preview=images,
+                    quiet=self.quiet,
                 )
             try:
                 trainer.train(logger, lambda: flag() or self.callbacks.should_stop(), clock)

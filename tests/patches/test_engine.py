@@ -154,18 +154,20 @@ def test_the_original_and_the_query_are_left_as_they_are(original):
 
 
 def test_shares_are_told_after_each_pass_in_proportion_to_its_pixels(original):
-    on_progress = []
+    reports = []
     shapes, level_at = two_levels(original)
     coarse_to_fine(
         shapes,
         level_at,
         resized(original, shapes[0]),
         Effort(passes=3, coarsest_passes=2),
-        on_progress=on_progress.append,
+        on_progress=reports.append,
     )
     coarse, fine = 5 * 14 * 21, 7 * 20 * 30
     whole = 2 * coarse + 3 * fine
-    assert on_progress == pytest.approx([coarse / whole] * 2 + [fine / whole] * 3)
+    done = [coarse, 2 * coarse, *(2 * coarse + n * fine for n in (1, 2, 3))]
+    assert [progress.done for progress in reports] == pytest.approx([part / whole for part in done])
+    assert {(progress.total, progress.unit) for progress in reports} == {(1.0, "share")}
 
 
 # Guides --------------------------------------------------------------------------------------------------------------

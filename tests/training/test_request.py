@@ -23,7 +23,7 @@ SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "unc
 def no_training(monkeypatch):
     """Training stops before its first step: the run is there, with its plan."""
 
-    def stop(self, progress, stopping, clock):
+    def stop(self, logger, should_stop, clock):
         raise Stopped
 
     monkeypatch.setattr(Trainer, "train", stop)
@@ -342,10 +342,10 @@ def test_tasks_that_a_run_has_or_cannot_have_are_refused(trained, image_run, ref
 def test_generate_of_a_run_that_was_stopped_before_its_projector_says_what_to_do(clip, tmp_path, monkeypatch, capsys):
     train = Trainer.train
 
-    def stopped(self, progress, stopping, clock):
+    def stopped(self, logger, should_stop, clock):
         if self.role.name == "projector":
             raise Stopped
-        train(self, progress, stopping, clock)
+        train(self, logger, should_stop, clock)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train", stopped)
