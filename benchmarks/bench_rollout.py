@@ -39,7 +39,8 @@ def one_frame(run, batch):
     device = run.device
     seeds, frame_index = torch.arange(batch, device=device), torch.ones((), dtype=torch.int64, device=device)
     image = torch.zeros(batch, 3, *run.size, device=device)
-    advance = cuda_graphed(lambda image, frame_index: next_frame(run, image, seeds, frame_index), device, run.graph)
+    next_of = next_frame(run)
+    advance = cuda_graphed(lambda image, frame_index: next_of(image, seeds, frame_index), device, run.graph)
     return lambda: advance(image, frame_index)
 
 

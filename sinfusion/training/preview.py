@@ -1,11 +1,16 @@
-"""Previews: what a model makes with the averaged weights that it has so far."""
+"""Previews: what a model generates with the averaged weights that it has so far."""
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
 
-from ..generation.video import generate_images, stream, upsample
-from ..network import NextNet
+import numpy as np
+import torch
+
+from ..diffusion.denoiser import Denoiser
+from ..generation.reverse_process import reverse_process
+from ..generation.video import NextFrame, rollout
+from ..pixels import to_uint8, to_unit
 from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, Role
 from ..run import Run
 from .trainer import Trainer
@@ -14,19 +19,23 @@ from .trainer import Trainer
 def preview(run: Run, role: Role, trainer: Trainer) -> np.ndarray:
     """(N, H, W, 3) uint8: some frames or images; neither the training nor `run` is changed."""
     averaged = run.build(role)
-    assert isinstance(averaged.network, NextNet)
     weights = trainer.optimizer.average if run.recipe.ema_gamma > 0 else trainer.optimizer.parameters
     averaged.network.load_state_dict(weights)
-    # A run of its own, so that sampling finds this denoiser and never the checkpoint's.
-    now = run.to(str(run.device), graph=False)
-    now.dtype = run.dtype
-    now.recipe = run.recipe.replace(correction_timesteps=0)
-    now._denoisers[role.name] = averaged
+    return preview_images(dataclasses.replace(run, graph=False), role, averaged)
+
+
+def preview_images(run: Run, role: Role, denoiser: Denoiser) -> np.ndarray:
+    """(N, H, W, 3) uint8: a few images or frames that a denoiser of the run generates."""
+    process = reverse_process(run, role, denoiser, 1 if role.frame_offset else None)
+    seeds = torch.arange(4, device=run.device)
     if role is PREDICTOR:
-        return np.stack([frames[0] for frames in stream(now, 8, start=0)])
+        first = to_unit(torch.from_numpy(run.frames[:1]).to(run.device))
+        frames = rollout(NextFrame(process), first, seeds[:1], 8, graph=False)
+        return np.concatenate([frame.cpu().numpy() for frame in frames])
     if role is INTERPOLATOR:
-        return upsample(now, 2, now.frames[:3])
-    if role is IMAGE:
-        return generate_images(now, 4)
-    now._denoisers[IMAGE.name] = averaged
-    return generate_images(now, 2)
+        shown = [run.frames[0]]
+        for i in range(2):
+            pair = to_unit(torch.from_numpy(run.frames[i : i + 2]).to(run.device)).flatten(0, 1)[None]
+            shown += [to_uint8(process(seeds[:1], i, pair))[0].cpu().numpy(), run.frames[i + 1]]
+        return np.stack(shown)
+    return to_uint8(process(seeds[: 4 if role is IMAGE else 2], 0, size=run.size)).cpu().numpy()
