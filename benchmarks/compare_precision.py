@@ -24,7 +24,7 @@ from sinfusion.cli.options import parse_size
 from sinfusion.media import Clip, read_video
 from sinfusion.recipe import RECIPES, Recipe
 from sinfusion.roles import PREDICTOR
-from sinfusion.training.request import plan_run
+from sinfusion.training.run_setup import plan_run
 from sinfusion.training.trainer import Trainer
 
 MEAN = 50  # steps to a mean

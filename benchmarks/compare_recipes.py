@@ -29,7 +29,7 @@ from sinfusion.metrics.evaluation import change, conditional_mean, high_frequenc
 from sinfusion.recipe import TINY, Recipe
 from sinfusion.roles import PREDICTOR, PROJECTOR
 from sinfusion.run import Run, load
-from sinfusion.training.request import plan_run
+from sinfusion.training.run_setup import plan_run
 from sinfusion.training.trainer import Trainer
 
 # Name of a variant -> what it changes in `tiny` (projector: steps for a Projector, which then corrects each frame).

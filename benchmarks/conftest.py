@@ -16,7 +16,7 @@ from sinfusion.media import Clip, read_media
 from sinfusion.ops._choice import chosen_backend
 from sinfusion.precision import choose_device
 from sinfusion.scene import render
-from sinfusion.training.request import plan_run
+from sinfusion.training.run_setup import plan_run
 from sinfusion.training.trainer import Trainer
 
 PATHS = {

@@ -33,7 +33,7 @@ from sinfusion.pixels import to_uint8
 from sinfusion.recipe import TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
 from sinfusion.run import Run
-from sinfusion.training.request import plan_run
+from sinfusion.training.run_setup import plan_run
 from sinfusion.training.trainer import Trainer
 
 WINDOWS = ((0, 20), (20, 40), (40, 60))

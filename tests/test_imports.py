@@ -27,11 +27,11 @@ ROOMS = {
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
     "generation": [{"reverse_process", "streaming"}, {"video"}, {"image"}],
     "training": [
-        {"plan", "optimizer", "processes", "batch", "callbacks"},
+        {"plan", "optimizer", "processes", "batch", "callbacks", "request"},
         {"budget", "logger"},
         {"trainer"},
         {"capacity", "preview"},
-        {"request"},
+        {"run_setup"},
         {"session"},
     ],
     "metrics": [{"frechet"}, {"similarity"}, {"evaluation"}],

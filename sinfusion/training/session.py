@@ -1,4 +1,4 @@
-"""`train`: from a file to a run. `request` makes the run folder; here its models are trained one after another."""
+"""`train`: from a file to a run. `run_setup` makes the run folder; here its models are trained, one after another."""
 
 from __future__ import annotations
 
@@ -30,15 +30,8 @@ from .logger import TrainingLogger
 from .plan import MOST_STEPS, Plan, read_journal
 from .preview import preview
 from .processes import ALONE, Processes
-from .request import (
-    Compute,
-    ContinuationRequest,
-    TrainingRequest,
-    ready_run,
-    refuse_other_settings,
-    run_folder,
-    task_names,
-)
+from .request import Compute, ContinuationRequest, TrainingRequest, refuse_other_settings, run_folder, task_names
+from .run_setup import ready_run
 from .trainer import Stopped, Trainer
 
 

@@ -19,11 +19,10 @@ from sinfusion.errors import SinfusionError
 from sinfusion.files import remove
 from sinfusion.media import Clip
 from sinfusion.recipe import FAST, PAPER, TINY
-from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
+from sinfusion.roles import PREDICTOR
 from sinfusion.run import load
 from sinfusion.signals import Interrupted
 from sinfusion.training.plan import MOST_STEPS, read_journal, stored_plan
-from sinfusion.training.request import measure_sigma_data
 from sinfusion.training.trainer import Stopped, Trainer
 
 SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "unconditional_sampling_steps": 2}
@@ -369,7 +368,7 @@ def test_steps_ask_the_system_for_no_more_memory():
         "from sinfusion.recipe import TINY\n"
         "from sinfusion.roles import PREDICTOR\n"
         "from sinfusion.training.trainer import Trainer\n"
-        "from sinfusion.training.request import plan_run\n"
+        "from sinfusion.training.run_setup import plan_run\n"
         "from sinfusion.training.session import peak_memory\n"
         "frames = np.random.default_rng(0).integers(0, 255, (5, 72, 128, 3), dtype=np.uint8)\n"
         "recipe = TINY.replace(dense_kernel=3, depth=4)\n"
@@ -389,18 +388,3 @@ def test_steps_ask_the_system_for_no_more_memory():
     faults, growth = map(float, result.stdout.split())
     # An activation of this network alone is 900 pages (3.5 MiB), and a step makes dozens; one kept a step is 100 MiB.
     assert faults < 100 and growth < 50
-
-
-@pytest.mark.parametrize("role", [IMAGE, PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
-def test_sigma_data_of_a_clip_takes_the_memory_of_some_frames_and_is_that_of_its_values(role, large_clip, peak):
-    found, bytes_ = peak(lambda: measure_sigma_data(large_clip, role, TINY))
-    assert bytes_ < large_clip.nbytes / 4
-    part = large_clip[:, :64, :64]
-    values = part.astype(np.float64) / 127.5 - 1
-    wanted = {
-        "predictor": [values[k:] - values[:-k] for k in (1, 2, 3)],
-        "interpolator": [values[1:-1] - (values[:-2] + values[2:]) / 2],
-    }.get(role.name, [values])
-    wanted = [np.sqrt(np.mean(differences**2)) for differences in wanted]
-    assert measure_sigma_data(part, role, TINY) == pytest.approx(wanted, rel=1e-12)
-    assert found == pytest.approx(wanted, rel=0.05)
