@@ -147,7 +147,7 @@ def fit_frames(request: TrainingRequest, compute: Compute, log: Callable[[str], 
 
     With `tiny` the largest that this machine has the time for; a line says what the training will come to.
     """
-    recipe, _ = request.resolve(compute.chosen)
+    recipe, _ = request.resolve(compute.torch_device)
     if recipe.name != "tiny":
         return LONGER_SIDE
     source, minutes = request.source, request.minutes
@@ -158,8 +158,8 @@ def fit_frames(request: TrainingRequest, compute: Compute, log: Callable[[str], 
     asked = source.target(native.size)
     if minutes is None and (asked or max(native.size) <= SIDES[0]):
         return LONGER_SIDE  # nothing to choose
-    dtype = choose_dtype(compute.precision, compute.chosen)
-    speed = measure_speed(recipe, compute.chosen, dtype, compute.graph is not False)
+    dtype = choose_dtype(compute.precision, compute.torch_device)
+    speed = measure_speed(recipe, compute.torch_device, dtype, compute.graph is not False)
     found = choose(speed, native.size, times) if asked is None else outlook(speed, asked, times)
     if minutes is not None:
         log(_forecast(found, minutes, asked is not None, request.patient))

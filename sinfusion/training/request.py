@@ -3,7 +3,7 @@
 A request is checked when it is made: what is wrong with it is told in a sentence, before any work.
 
 request = TrainingRequest(source=Source("fish.mp4"), minutes=5)
-recipe, minutes = request.resolve(Compute("cpu").chosen)
+recipe, minutes = request.resolve(Compute("cpu").torch_device)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TINY_MINUTES = 10.0  # of `tiny` where nothing else is asked for
 
 @dataclass(frozen=True)
 class Compute:
-    """Where to compute and how. Raises SinfusionError for what this machine has not."""
+    """Where to compute and how. Raises SinfusionError for a device that is not there, or a precision that is none."""
 
     device: str = "auto"  # auto, cpu, cuda, or cuda:1 of several GPUs
     precision: str = "auto"  # auto, bf16, fp32
@@ -44,21 +44,22 @@ class Compute:
     notes: tuple[str, ...] = ()  # sentences about where a run that goes on was trained before
 
     def __post_init__(self) -> None:
-        choose_dtype(self.precision, self.chosen)
+        choose_dtype(self.precision, self.torch_device)
 
     @property
-    def chosen(self) -> torch.device:
+    def torch_device(self) -> torch.device:
+        """The device; auto is CUDA where there is a GPU."""
         return choose_device(self.device)
 
     def apply(self, run: Run) -> Run:
         """The run, computing like this."""
-        return run.to(self.chosen, self.precision, self.graph is not False)
+        return run.to(self.torch_device, self.precision, self.graph is not False)
 
     def record(self) -> dict[str, Any]:
-        """What a run remembers of it: `Run.trained_with`."""
-        dtype = choose_dtype(self.precision, self.chosen)
+        """What run.json keeps of it: `Run.trained_with`."""
+        dtype = choose_dtype(self.precision, self.torch_device)
         precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-        return {"device": self.chosen.type, "precision": precision, "graph": self.graph is not False}
+        return {"device": self.torch_device.type, "precision": precision, "graph": self.graph is not False}
 
     def continuing(self, run: Run) -> Compute:
         """As the run was trained before, if nothing else is asked for and the machine can; notes say what differs."""
@@ -111,9 +112,9 @@ class TrainingRequest:
         self.resolve(torch.device("cpu"))
 
     def _check_one_length(self) -> None:
-        """SinfusionError where it is said twice how long to train.
+        """SinfusionError where two settings say how long to train.
 
-        A Recipe says it where its steps are not those of the preset that it came from.
+        A Recipe does where its steps are not those of the preset that it came from.
         """
         own = {}
         if isinstance(self.recipe, Recipe):
@@ -129,7 +130,7 @@ class TrainingRequest:
             )
 
     def resolve(self, device: torch.device) -> tuple[Recipe, float | None]:
-        """The recipe with the settings that were asked for, and the minutes, if the time decides."""
+        """The recipe with the settings that were asked for; and the minutes, or None where steps decide."""
         if isinstance(self.recipe, Recipe):
             base = self.recipe
         elif self.recipe is None:
@@ -162,7 +163,7 @@ class TrainingRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuationRequest:
-    """More training of a run that is there: to its planned end; or, where something is asked for, beyond."""
+    """More training of a run that is there: to its planned end or, where something is asked for, beyond it."""
 
     folder: Path
     minutes: float | None = None  # for all models together, or for those that `tasks` adds
@@ -183,7 +184,7 @@ class ContinuationRequest:
 
 
 def refuse_other_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """SinfusionError for what would be ignored: a run that goes on has its settings."""
+    """SinfusionError for settings that would be ignored: a run that goes on has its own."""
     for name, value in settings.items():
         if value is not None:
             raise SinfusionError(f"{folder} is a run and goes on with its own settings; leave out {option_name(name)}.")

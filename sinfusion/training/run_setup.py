@@ -49,11 +49,11 @@ def _created(
     request: TrainingRequest, compute: Compute, processes: Processes, log: Callable[[str], None], lock: ExitStack
 ) -> Run:
     """A new run: its folder has run.json and the frames, and no weights yet."""
-    recipe, minutes = request.resolve(compute.chosen)
+    recipe, minutes = request.resolve(compute.torch_device)
     check_batch(recipe, processes)
     if processes.is_first:
         _check_replaceable(request.folder, request.overwrite)
-    longer_side = processes.broadcast(fit_frames(request, compute, log), compute.chosen)
+    longer_side = processes.broadcast(fit_frames(request, compute, log), compute.torch_device)
     clip = request.source.read(longer_side, log)
     roles = roles_for(clip.kind, len(clip.frames), request.tasks)
     run = plan_run(request.folder, clip, recipe, roles, minutes, request.seed, request.source_name)

@@ -119,7 +119,9 @@ def train(
     log: Callable[[str], None] = (lambda _: None) if quiet else console.log
     with ready_run(request, compute, processes, log) as run:
         log(_what(run))
-        session = Session(run, budget_of(run, started), patient, Callbacks(on_progress, should_stop), quiet, processes)
+        session = Session(
+            run, budget_of(run, started), request.patient, Callbacks(on_progress, should_stop), quiet, processes
+        )
         session.train_models()
     if short := shortfall(run):
         log(short)
