@@ -84,7 +84,7 @@ class Bar:
         self.quiet, self.lasting = quiet or sys.stderr is None, lasting
         self._progress: Progress | None = None
         self._started = time.monotonic()
-        self._first = 0.0  # units that were done before the bar began
+        self._first = 0.0  # units that were done before the work began
         self._line_at = self._started + LINE_SECONDS
         self._lines = 0
         self._tqdm: Any = None
@@ -111,18 +111,20 @@ class Bar:
         self(dataclasses.replace(before, done=before.done + count))
 
     def _begin(self, progress: Progress) -> None:
-        self._progress, self._first = progress, progress.done
+        self._progress = progress
+        self._first = progress.done if progress.unit == "step" else 0  # a training may go on from a checkpoint
         self._line_at, self._lines = self._started + LINE_SECONDS, 0
         if not self.quiet and _is_terminal():
             from tqdm import tqdm
 
             share = progress.unit == "share"
             self._tqdm = tqdm(
-                total=progress.total, initial=progress.done, desc=f"{progress.task:12}" if progress.task else None,
+                total=progress.total, initial=self._first, desc=f"{progress.task:12}" if progress.task else None,
                 unit=progress.unit, mininterval=0.5, miniters=0, delay=0 if self.lasting else 0.5,
                 bar_format="{l_bar}{bar}| {elapsed}<{remaining}" if share else None,
             )  # fmt: skip
             self._tqdm.start_t = self._started
+        self._show(progress, progress.done - self._first)
 
     def _show(self, progress: Progress, count: float) -> None:
         if self._tqdm is not None:

@@ -95,10 +95,11 @@ def test_a_terminal_gets_a_bar_whose_total_may_change(monkeypatch):
 
 def test_shares_of_a_whole_are_per_cent(monkeypatch, capsys):
     monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(console, "LINE_SHARE", 0.0)
     with Bar() as bar:
         for done in (0.1, 0.25, 1.0):
             bar(Progress(done, 1.0, "share"))
-    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["25%", "100%", "100%"]
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["10%", "25%", "100%", "100%"]
 
 
 def test_each_task_has_a_bar_of_its_own(monkeypatch, capsys):

@@ -150,10 +150,8 @@ class Extrapolate(Generation):
 
         run = self.load()
         with self.outputs(run, variants=("marked",) if self.mark else ()) as outputs:
-            with Bar(self.after + self.before) as shown:
-                frames, is_new = extrapolate(
-                    run, self.after, self.before, self.seed, self.steps, lambda _: shown.update()
-                )
+            with Bar() as bar:
+                frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, bar)
             if self.mark:
                 write_video(outputs.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
             outputs.video(frames, run.fps)
@@ -176,9 +174,8 @@ class Upsample(Generation):
         run = self.load()
         with self.outputs(run) as outputs:
             frames, fps = _frames(run, self.input, None)
-            pairs = len(run.frames if frames is None else frames) - 1
-            with Bar(pairs * (self.factor - 1)) as shown:
-                result = upsample(run, self.factor, frames, self.seed, self.steps, lambda _: shown.update())
+            with Bar() as bar:
+                result = upsample(run, self.factor, frames, self.seed, self.steps, bar)
             outputs.video(result, fps * self.factor)
 
 
@@ -204,8 +201,8 @@ class Retarget(Generation):
             size = parse_size(self.size)
             assert size is not None
             frames, fps = _frames(run, self.input, size)
-            with Bar(1 if run.kind == "image" else len(run.frames if frames is None else frames)) as shown:
-                result = retarget(run, size, frames, self.strength, self.seed, self.steps, lambda _: shown.update())
+            with Bar() as bar:
+                result = retarget(run, size, frames, self.strength, self.seed, self.steps, bar)
             if run.kind == "image":
                 outputs.images(result[None])
             else:
