@@ -113,12 +113,12 @@ def train(
         request = ContinuationRequest(
             folder=folder, minutes=minutes, steps=steps, tasks=task_names(tasks), patient=patient
         )
-        compute = compute.continuing(load(folder, "cpu"))
+        compute = compute.continuing(load(folder, "cpu", log=_silent if quiet else console.log))
     processes = Processes.join(compute.device)
     quiet = quiet or not processes.is_first
-    log: Callable[[str], None] = (lambda _: None) if quiet else console.log
+    log: Callable[[str], None] = _silent if quiet else console.log
     with ready_run(request, compute, processes, log) as run:
-        log(_what(run))
+        log(_summary(run))
         session = Session(
             run, budget_of(run, started), request.patient, Callbacks(on_progress, should_stop), quiet, processes
         )
@@ -126,6 +126,10 @@ def train(
     if short := shortfall(run):
         log(short)
     return run
+
+
+def _silent(text: str) -> None:
+    pass
 
 
 def budget_of(run: Run, started: float) -> Budget:
@@ -205,14 +209,14 @@ class Session:
 
             logger = None
             if self.processes.is_first:
-                images = partial(flag.interruptible, partial(preview, run, role, trainer))
+                make_preview = partial(flag.interruptible, partial(preview, run, role, trainer))
                 logger = TrainingLogger(
                     run.path / role.name,
                     role.name,
                     first,
                     trainer.total,
                     on_progress=report,
-                    preview=images,
+                    preview=make_preview,
                     quiet=self.quiet,
                 )
             try:
@@ -261,8 +265,8 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _what(run: Run) -> str:
-    """What is trained, on what, how."""
+def _summary(run: Run) -> str:
+    """What is trained, on what and how, in a line."""
     height, width = run.size
     dtype = str(run.dtype).removeprefix("torch.")
     frames = "an image" if run.kind == "image" else f"{len(run.frames)} frames"
