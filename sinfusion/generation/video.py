@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -73,12 +74,8 @@ def stream(
     frame_offset: int = 1,
     seed: int = 0,
     steps: int | None = None,
-    first_index: int = 0,
 ) -> Iterator[Frames]:
-    """`generate` for a video run, a frame at a time: yields (count, H, W, 3) uint8 as soon as each is there.
-
-    first_index: index of the first frame. Noise is a function of a seed and a frame's index.
-    """
+    """`generate` for a video run, a frame at a time: yields (count, H, W, 3) uint8 as soon as each is there."""
     require_video(run)
     _check_offset(run, frame_offset)
     if frames < 1:
@@ -89,10 +86,10 @@ def stream(
     burn_in = 0
     if start is None:
         run.denoiser(PROJECTOR, otherwise="--start 0")
-        first, burn_in = reverse_process(run, PROJECTOR)(seeds, first_index, size=size), run.recipe.burn_in_frames
+        first, burn_in = reverse_process(run, PROJECTOR)(seeds, 0, size=size), run.recipe.burn_in_frames
     else:
         first = _tensor(run, resize(_start_frame(run, start), size)[None]).expand(count, -1, -1, -1)
-    return copy_to_host_async(rollout(advance, first, seeds, frames, burn_in, first_index, run.graph))
+    return copy_to_host_async(rollout(advance, first, seeds, frames, burn_in, graph=run.graph))
 
 
 @dataclass(frozen=True)
@@ -174,21 +171,26 @@ def extrapolate(
     require_video(run)
     if after < 0 or before < 0 or after + before == 0:
         raise SinfusionError(f"extrapolate adds frames: after ({after}) or before ({before}) must be above 0.")
-    new: list[np.ndarray] = []
-
-    def collect(frames: Iterator[Frames]) -> list[np.ndarray]:
-        next(frames)  # the clip's own
-        for images in frames:
-            new.append(images[0])
-            _report(on_progress, len(new), after + before, images[0])
-        return new
-
+    parts = []
     if after:
-        collect(stream(run, after + 1, 1, None, len(run.frames) - 1, 1, seed, steps))
-    if before:  # frame indices after those above: no noise is used twice
-        collect(stream(run, before + 1, 1, None, 0, -1, seed, steps, after))
+        parts.append(_continuation(run, len(run.frames) - 1, after, 1, seed, steps, 0))
+    if before:  # with frame indices after those above: no noise is used twice
+        parts.append(_continuation(run, 0, before, -1, seed, steps, after))
+    new: list[np.ndarray] = []
+    for images in itertools.chain(*parts):
+        new.append(images[0])
+        _report(on_progress, len(new), after + before, images[0])
     is_new = np.repeat([True, False, True], [before, len(run.frames), after])
     return np.stack([*new[after:][::-1], *run.frames, *new[:after]]), is_new
+
+
+def _continuation(
+    run: Run, start: int, frames: int, frame_offset: int, seed: int, steps: int | None, first_index: int
+) -> Iterator[Frames]:
+    """(1, H, W, 3) uint8 for each new frame after frame `start` of the clip, which has index `first_index`."""
+    first = _tensor(run, run.frames[start : start + 1])
+    advance, seeds = next_frame(run, frame_offset, steps), seeds_of(run, seed, 1)
+    return copy_to_host_async(rollout(advance, first, seeds, frames, 1, first_index, run.graph))
 
 
 def upsample(

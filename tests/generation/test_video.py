@@ -4,10 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from sinfusion.errors import SinfusionError
 from sinfusion.generation.reverse_process import STREAM_SAMPLE, ReverseProcess
-from sinfusion.generation.video import NextFrame, extrapolate, generate, retarget, stream, upsample
+from sinfusion.generation.video import NextFrame, extrapolate, generate, next_frame, retarget, rollout, stream, upsample
+from sinfusion.pixels import to_unit
 
 
 @pytest.fixture(params=["fp32", "bf16"])
@@ -102,8 +104,9 @@ def test_extrapolation_goes_on_from_both_ends_and_marks_what_is_new(video_run, c
         assert np.array_equal(outputs[len(outputs) - after :], onward[1:])
     if before:  # played backward, so the frame nearest the clip is the first that was made
         # With noise of other frame indices than the frames after have.
-        outputs_so = stream(video_run, before + 1, start=0, frame_offset=-1, seed=4, first_index=after)
-        backward = np.stack([images[0] for images in outputs_so])
+        first, seeds = to_unit(torch.from_numpy(clip[:1])), torch.tensor([4])
+        frames = rollout(next_frame(video_run, -1), first, seeds, before + 1, first_index=after)
+        backward = np.stack([frame[0].numpy().copy() for frame in frames])
         assert np.array_equal(outputs[:before], backward[1:][::-1])
 
 
@@ -236,3 +239,22 @@ def test_noise_is_never_drawn_twice_however_many_evaluations_a_frame_takes(drawn
 def test_noise_is_that_of_a_seed_a_frame_index_and_a_step_as_runs_have_always_drawn_it(drawn):
     keys = drawn(lambda run: generate(run, 2, start=0, seed=9), sampling_steps=3)
     assert keys[:3] == [(17, 9, 4096 + 4095), (17, 9, 4096), (17, 9, 4096 + 1)]
+
+
+@pytest.mark.parametrize(
+    ("make", "total"),
+    [
+        (lambda run, seen: generate(run, 3, 2, start=0, on_progress=seen), 3),
+        (lambda run, seen: extrapolate(run, after=2, before=1, on_progress=seen), 3),
+        (lambda run, seen: upsample(run, 4, run.frames[:3], on_progress=seen), 6),
+        (lambda run, seen: retarget(run, (18, 30), run.frames[:2], on_progress=seen), 2),
+    ],
+    ids=["generate", "extrapolate", "upsample", "retarget"],
+)
+def test_progress_is_told_after_each_new_frame_with_the_frame(video_run, make, total):
+    seen = []
+    make(video_run, seen.append)
+    assert [(progress.done, progress.total, progress.unit) for progress in seen] == [
+        (done, total, "frame") for done in range(1, total + 1)
+    ]
+    assert all(progress.image.dtype == np.uint8 and progress.image.ndim == 3 for progress in seen)
