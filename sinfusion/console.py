@@ -123,7 +123,7 @@ class Bar:
                 unit=progress.unit, mininterval=0.5, miniters=0, delay=0 if self.lasting else 0.5,
                 bar_format="{l_bar}{bar}| {elapsed}<{remaining}" if share else None,
             )  # fmt: skip
-            self._tqdm.start_t = self._started
+            self._tqdm.start_t -= time.monotonic() - self._started  # it counts on another clock
         self._show(progress, progress.done - self._first)
 
     def _show(self, progress: Progress, count: float) -> None:

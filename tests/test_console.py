@@ -90,7 +90,7 @@ def test_a_terminal_gets_a_bar_whose_total_may_change(monkeypatch):
     with Bar(lasting=True) as bar:
         for done, total in ((0, 4), (2, 4), (4, 8)):
             bar(Progress(done, total, "step", "predictor"))
-    assert "predictor" in terminal.getvalue() and "4/8" in terminal.getvalue()
+    assert "predictor" in terminal.getvalue() and "4/8 [00:0" in terminal.getvalue()
 
 
 def test_shares_of_a_whole_are_per_cent(monkeypatch, capsys):
