@@ -27,11 +27,11 @@ ROOMS = {
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
     "generation": [{"reverse_process", "streaming"}, {"video"}, {"image"}],
     "training": [
-        {"plan", "crops", "optimizer"},
-        {"sigma_distribution", "progress"},
+        {"plan", "optimizer", "processes", "batch", "callbacks", "request"},
+        {"budget", "logger"},
         {"trainer"},
-        {"capacity"},
-        {"request"},
+        {"capacity", "preview"},
+        {"run_setup"},
         {"session"},
     ],
     "patches": [{"pyramid", "dynamics"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting"}],
@@ -119,9 +119,7 @@ def test_all_imports_are_seen():
 
 
 def test_the_patch_engine_needs_operators_and_no_models():
-    assert needed("patches") == {
-        "errors", "seeds", "progress", "ops", "kernels", "precision", "clip", "pixels",
-    }  # fmt: skip
+    assert needed("patches") == {"errors", "seeds", "progress", "ops", "kernels", "precision", "clip", "pixels"}
     assert {"network", "run", "ops"} <= needed("generation")
 
 

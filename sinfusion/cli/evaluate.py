@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from .. import __version__
-from ..console import log, print_result
+from ..console import Bar, log, print_result
 from ..errors import SinfusionError, option_name
 from ..files import atomic_write, make_folders
 from ..seeds import check_seed
@@ -30,7 +30,6 @@ from .options import (
     evenly_spaced,
     network_device,
     parse_size,
-    progress_bar,
 )
 from .outputs import SHEET_COLUMNS, Outputs, check_writable
 
@@ -153,12 +152,12 @@ class Evaluate(Command):
         from ..metrics.evaluation import evaluate
 
         results: list[Result] = []
-        with progress_bar() as on_progress:
+        with Bar() as bar:
             rows = evaluate(
                 original, list(self.generated) or None, inception=self.inception, c3d=self.c3d,
                 size=parse_size(self.size), max_side=self.max_side, start=self.start, stop=self.stop,
                 stride=self.stride, held_out=self.held_out, count=self.count, seed=self.seed, steps=self.steps,
-                log=log, on_progress=on_progress, on_result=lambda *result: results.append(result),
+                log=log, on_progress=bar, on_result=lambda *result: results.append(result),
             )  # fmt: skip
         return rows, results
 

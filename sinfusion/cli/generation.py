@@ -28,7 +28,6 @@ from .options import (
     evenly_spaced,
     network_device,
     parse_size,
-    progress_bar,
 )
 from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 
@@ -158,8 +157,8 @@ class Extrapolate(Generation):
 
         run = self.load()
         with self.outputs(run, variants=("marked",) if self.mark else ()) as outputs:
-            with progress_bar() as on_progress:
-                frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, on_progress)
+            with Bar() as bar:
+                frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, bar)
             if self.mark:
                 write_video(outputs.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
             outputs.write_video(frames, run.fps)
@@ -182,8 +181,8 @@ class Upsample(Generation):
         run = self.load()
         with self.outputs(run) as outputs:
             frames, fps = _frames(run, self.input, None)
-            with progress_bar() as on_progress:
-                result = upsample(run, self.factor, frames, self.seed, self.steps, on_progress)
+            with Bar() as bar:
+                result = upsample(run, self.factor, frames, self.seed, self.steps, bar)
             outputs.write_video(result, fps * self.factor)
 
 
@@ -209,8 +208,8 @@ class Retarget(Generation):
             size = parse_size(self.size)
             assert size is not None
             frames, fps = _frames(run, self.input, size)
-            with progress_bar() as on_progress:
-                result = retarget(run, size, frames, self.strength, self.seed, self.steps, on_progress)
+            with Bar() as bar:
+                result = retarget(run, size, frames, self.strength, self.seed, self.steps, bar)
             if run.kind == "image":
                 outputs.write_images(result[None])
             else:

@@ -1,23 +1,18 @@
-"""What commands share: the types of their options, checks of these, and the progress bar."""
+"""What commands share: the types of their options, and checks of these."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
-from ..console import Bar
 from ..errors import SinfusionError
 
 if TYPE_CHECKING:
     import torch
-
-    from ..progress import OnProgress, Progress
 
 MAX_STEPS = 4000  # network evaluations for an image
 
@@ -71,15 +66,3 @@ def network_device(word: str) -> torch.device:
     if device.type == "cpu":
         ops.keep_memory()
     return device
-
-
-@contextmanager
-def progress_bar(unit: str = "frame") -> Iterator[OnProgress]:
-    """A progress bar as an `on_progress`, for progress in this unit."""
-    with Bar(0, "" if unit == "share" else unit) as bar:
-
-        def show(progress: Progress) -> None:
-            bar.total = progress.total or 0
-            bar.update(progress.done - bar.done)
-
-        yield show

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import tyro
 from tyro.conf import Positional
 
-from ..console import log
+from ..console import Bar, log
 from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
-from .options import File, Format, Size, Whole, check_count, evenly_spaced, parse_size, progress_bar
+from .options import File, Format, Size, Whole, check_count, evenly_spaced, parse_size
 from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ class PatchesGenerate(Patches):
 
         check_count(self.count)
         with self.outputs(clip.kind, self.count) as outputs:
-            with progress_bar("share") as on_progress:
+            with Bar() as bar:
                 results = generate(
                     clip.pixels, self.frames, size, self.scale, self.noise, self.count, self.seed,
-                    self.device, on_progress,
+                    self.device, bar,
                 )  # fmt: skip
             self.write(outputs, results, clip.fps)
 
@@ -132,8 +132,8 @@ class PatchesRetarget(Patches):
         if size is None and self.frames is None:
             raise SinfusionError("give the size or the length of the result: --size, --frames or both.")
         with self.outputs(clip.kind) as outputs:
-            with progress_bar("share") as on_progress:
-                result = retarget(clip.pixels, size, self.frames, self.seed, self.device, on_progress)
+            with Bar() as bar:
+                result = retarget(clip.pixels, size, self.frames, self.seed, self.device, bar)
             self.write(outputs, result[None], clip.fps)
 
 
@@ -155,9 +155,9 @@ class PatchesAnalogy(Patches):
         from ..patches import analogy
 
         with self.outputs(content.kind) as outputs:
-            with progress_bar("share") as on_progress:
+            with Bar() as bar:
                 result = analogy(
-                    content.pixels, style.pixels, self.sketch, self.raft, self.seed, self.device, on_progress,
+                    content.pixels, style.pixels, self.sketch, self.raft, self.seed, self.device, bar,
                 )  # fmt: skip
             self.write(outputs, result[None], content.fps)
 
@@ -181,7 +181,7 @@ class PatchesInpaint(Patches):
         which = slice(self.start, self.stop, self.stride)
         masks = read_masks(self.mask, clip.frames.shape[1:3], len(clip.frames), which)
         with self.outputs(clip.kind) as outputs:
-            with progress_bar("share") as on_progress:
+            with Bar() as bar:
                 mask = masks[0] if clip.kind == "image" else masks
-                result = inpaint(clip.pixels, mask, self.hints, self.seed, self.device, on_progress)
+                result = inpaint(clip.pixels, mask, self.hints, self.seed, self.device, bar)
             self.write(outputs, result[None], clip.fps)
