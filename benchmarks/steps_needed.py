@@ -23,12 +23,12 @@ import numpy as np
 import torch
 import tyro
 from machine import machine
+from sinfusion.metrics.similarity import nnf, nnfdist, sliced_wasserstein
 
 from sinfusion.generation.reverse_process import reverse_process
 from sinfusion.generation.video import generate
 from sinfusion.media import Clip, contact_sheet, read_media, write_image
 from sinfusion.metrics.evaluation import change, conditional_mean, halves, high_frequency, mean_psnr, targets
-from sinfusion.metrics.similarity import nnf, nnfdist, sliced_wasserstein
 from sinfusion.pixels import to_uint8
 from sinfusion.recipe import TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
