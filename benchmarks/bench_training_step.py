@@ -137,7 +137,7 @@ def test_whole_step(benchmark, request, device, crop_size, network, rounds, limi
     functions = {}
     for name, graph in (("graph", True), ("no graph", False))[device.type == "cpu" :]:
         trainer = Trainer(untrained(recipe, [PREDICTOR], graph), PREDICTOR, STEPS)
-        assert trainer.crop == crop_size
+        assert trainer.batch_sampler.crop == crop_size
         functions[name] = trainer.step
     if request.config.getoption("--released"):
         request.getfixturevalue("checkout")
@@ -159,14 +159,15 @@ def test_step_of_tiny(benchmark, device, quick, rounds, limits, untrained):
     trainer = Trainer(untrained(TINY, [PREDICTOR], size=size, network=network), PREDICTOR, STEPS)
     functions = {"ours": clock.shipped(trainer.step), "reference": clock.by_reference(trainer.step)}
     seconds = benchmark.pedantic(clock.medians, (functions, device, rounds))
-    pixels = TINY.batch_size * trainer.crop[0] * trainer.crop[1]
+    crop = trainer.batch_sampler.crop
+    pixels = TINY.batch_size * crop[0] * crop[1]
     floor = floors.total_seconds(floors.training_step(pixels, network), limits)
     shares = {name: clock.share(name, functions["ours"], 5 * rounds) for name in ("sample_crops", "adam_ema")}
-    benchmark.extra_info.update(recipe="tiny", batch=TINY.batch_size, crop=trainer.crop, seconds=seconds, shares=shares,
+    benchmark.extra_info.update(recipe="tiny", batch=TINY.batch_size, crop=crop, seconds=seconds, shares=shares,
                                 floor_seconds=floor, limits=limits._asdict())  # fmt: skip
     each = ", ".join(f"{name} {value * 1e3:.3g}" for name, value in seconds.items())
     of_step = ", ".join(f"{name} is {share:.2%} of a step" for name, share in shares.items())
-    print(f"\ntiny, batch {TINY.batch_size}, {trainer.crop[0]}x{trainer.crop[1]}: {each} ms; "
+    print(f"\ntiny, batch {TINY.batch_size}, {crop[0]}x{crop[1]}: {each} ms; "
           f"floor {floor * 1e3:.2f} ms; {of_step}")  # fmt: skip
 
 

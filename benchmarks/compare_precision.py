@@ -24,7 +24,7 @@ from sinfusion.cli.options import parse_size
 from sinfusion.media import Clip, read_video
 from sinfusion.recipe import RECIPES, Recipe
 from sinfusion.roles import PREDICTOR
-from sinfusion.training.request import new_run
+from sinfusion.training.run_setup import plan_run
 from sinfusion.training.trainer import Trainer
 
 MEAN = 50  # steps to a mean
@@ -46,7 +46,7 @@ def losses(frames: np.ndarray, recipe: Recipe, steps: int, precision: str, seed:
     """(steps,) float64."""
     with tempfile.TemporaryDirectory() as folder:
         clip = Clip(frames, 20.0, "video", frames.shape[1:3])
-        run = new_run("clip", clip, Path(folder) / "run", recipe, [PREDICTOR], None, seed, True, 0)
+        run = plan_run(Path(folder) / "run", clip, recipe, [PREDICTOR], seed=seed)
         trainer = Trainer(run.to("auto", precision), PREDICTOR, steps)
         found = np.empty(steps)
         for step in range(steps):

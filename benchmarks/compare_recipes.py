@@ -29,7 +29,7 @@ from sinfusion.metrics.evaluation import change, conditional_mean, high_frequenc
 from sinfusion.recipe import TINY, Recipe
 from sinfusion.roles import PREDICTOR, PROJECTOR
 from sinfusion.run import Run, load
-from sinfusion.training.request import new_run
+from sinfusion.training.run_setup import plan_run
 from sinfusion.training.trainer import Trainer
 
 # Name of a variant -> what it changes in `tiny` (projector: steps for a Projector, which then corrects each frame).
@@ -67,7 +67,8 @@ def train(
     """A run with a Predictor (and a Projector of `projector` times as many steps), and seconds a Predictor step."""
     roles = [PREDICTOR, PROJECTOR] if projector else [PREDICTOR]
     recipe = recipe.replace(predictor_steps=steps)
-    run = new_run("clip", Clip(frames, 20.0, "video", frames.shape[1:3]), folder, recipe, roles, None, seed, True, 0)
+    run = plan_run(folder, Clip(frames, 20.0, "video", frames.shape[1:3]), recipe, roles, seed=seed)
+    run.save(anew=True)
     seconds = 0.0
     for role in roles:
         trainer = Trainer(run, role, max(1, int(steps * (projector if role is PROJECTOR else 1))))

@@ -16,7 +16,7 @@ from sinfusion.media import Clip, read_media
 from sinfusion.ops.dispatch import chosen_backend
 from sinfusion.precision import choose_device
 from sinfusion.scene import render
-from sinfusion.training.request import new_run
+from sinfusion.training.run_setup import plan_run
 from sinfusion.training.trainer import Trainer
 
 PATHS = {
@@ -110,7 +110,8 @@ def untrained(request, tmp_path, device, frame_size, network):
         frames = render(12, size) if path is None else read_media(path, size=size, log=lambda _: None).frames
         clip = Clip(frames, 20.0, "video", size)
         recipe = recipe.replace(filters=network.filters, depth=network.depth, dense_kernel=network.kernel)
-        run = new_run("clip", clip, tmp_path / f"{recipe.name}-{graph}", recipe, roles, None, 0, True, 0)
+        run = plan_run(tmp_path / f"{recipe.name}-{graph}", clip, recipe, roles)
+        run.save(anew=True)
         run = run.to(str(device), graph=graph)
         for role in roles:
             Trainer(run, role, 1).save()

@@ -23,17 +23,17 @@ import numpy as np
 import torch
 import tyro
 from machine import machine
+from sinfusion.metrics.similarity import nnf, nnfdist, sliced_wasserstein
 
 from sinfusion.generation.reverse_process import reverse_process
 from sinfusion.generation.video import generate
 from sinfusion.media import Clip, contact_sheet, read_media, write_image
 from sinfusion.metrics.evaluation import change, conditional_mean, halves, high_frequency, mean_psnr, targets
-from sinfusion.metrics.similarity import nnf, nnfdist, sliced_wasserstein
 from sinfusion.pixels import to_uint8
 from sinfusion.recipe import TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
 from sinfusion.run import Run
-from sinfusion.training.request import new_run
+from sinfusion.training.run_setup import plan_run
 from sinfusion.training.trainer import Trainer
 
 WINDOWS = ((0, 20), (20, 40), (40, 60))
@@ -60,7 +60,8 @@ def trained(clip: np.ndarray, role: Role, steps: int, settings: Settings, folder
     recipe = TINY.replace(depth=settings.depth, filters=settings.filters, **{f"{role.name}_steps": steps})
     kind = "image" if role is IMAGE else "video"
     source = Clip(clip, 20.0, kind, clip.shape[1:3])
-    run = new_run("clip", source, folder, recipe, [role], None, settings.seed, True, 0)
+    run = plan_run(folder, source, recipe, [role], seed=settings.seed)
+    run.save(anew=True)
     trainer, times = Trainer(run, role, steps), []
     for _ in range(steps):
         started = time.process_time()
