@@ -16,6 +16,7 @@ namespace sinfusion {
 
 namespace py = pybind11;
 
+// Reads the fields of a struct one by one, then checks that there were no others.
 class Fields {
  public:
   explicit Fields(const py::kwargs& given) : given_(given) {}
@@ -45,8 +46,9 @@ class Fields {
   void read(PyObject* name, uint32_t& field) { field = integer<uint32_t>(name, find(name)); }
   void read(PyObject* name, float& field) {
     PyObject* value = find(name);
-    if (!PyFloat_Check(value)) refuse(name, "a float");
-    field = float(PyFloat_AS_DOUBLE(value));
+    if (!PyFloat_Check(value) && (!PyLong_Check(value) || PyBool_Check(value))) refuse(name, "a number");
+    field = float(PyFloat_AsDouble(value));
+    if (PyErr_Occurred()) throw py::error_already_set();
   }
   // Frames, rows and columns.
   void read(PyObject* name, Position& field) { read_three(name, field.t, field.y, field.x); }
