@@ -132,18 +132,18 @@ def share(operator: str, function: Function, rounds: int) -> float:
 
 
 def last_recorded(name: str, function: Function) -> Function:
-    """The last call of the CPU's library by this name that a function records, where it records anything; alone."""
-    real, calls = cpu.prepared, []
+    """The last call of the CPU library by this name that a function captures, where it captures anything; alone."""
+    real, calls = cpu.prepare, []
 
-    def prepared(called: str, *arguments: Any) -> Any:
-        outputs = real(called, *arguments)
+    def prepare(called: str, **fields: Any) -> Any:
+        call = real(called, **fields)
         if called == name:
-            calls.append(outputs)
-        return outputs
+            calls.append(call)
+        return call
 
-    with mock.patch.object(cpu, "prepared", prepared):
+    with mock.patch.object(cpu, "prepare", prepare):
         function()
-        function()  # the first is a plain one
+        function()  # the first is a warm-up
     return calls[-1]
 
 

@@ -312,7 +312,7 @@ WRONG = {
     },
     "start is .* not .* torch.int32": {"start": torch.zeros(1, 6, 6, 3, dtype=torch.int32)},
     "start is .* on cpu, not .* on meta": {"start": torch.zeros(1, 6, 6, 3, dtype=torch.int16, device="meta")},
-    "weight is \\(1, 6, 6\\) float32 .* not \\(1, 8, 8\\)": {"weight": video(1, 8, 8)},
+    "weight is \\(1, 6, 6\\) torch.float32 .* not \\(1, 8, 8\\)": {"weight": video(1, 8, 8)},
     "weight is .* not .* torch.float64": {"weight": video(1, 6, 6, dtype=torch.float64)},
     "weight is .* on cpu, not .* on meta": {"weight": video(1, 6, 6, device="meta")},
     "weight is above 0": {"weight": torch.zeros(1, 6, 6)},

@@ -254,7 +254,7 @@ WRONG = {
     "coefficients is .* on meta": {"coefficients": torch.zeros(2, 8, device="meta")},
     "seeds is \\(2,\\) .* not \\(3,\\)": {"seeds": torch.zeros(3, dtype=torch.int64)},
     "step is \\(\\) .* not \\(1,\\)": {"step": torch.zeros(1, dtype=torch.int64)},
-    "coarse_noise is \\(2, 3, h, w\\) .* not \\(2, 6, 3, 3\\)": {"coarse_noise": torch.zeros(2, 6, 3, 3)},
+    "coarse_noise is \\(2, 3, 3, 3\\) .* not \\(2, 6, 3, 3\\)": {"coarse_noise": torch.zeros(2, 6, 3, 3)},
     "coarse_noise is .* not \\(2, 3, 0, 3\\)": {"coarse_noise": torch.zeros(2, 3, 0, 3)},
     "coarse_noise is .* torch.float64": {"coarse_noise": torch.zeros(2, 3, 3, 3).double()},
     "coarse_noise is for conditions": {"conditions": 0},

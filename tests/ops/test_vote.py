@@ -233,7 +233,7 @@ WRONG = {
     "outside of value \\(1, 8, 2, 3\\)": {"value": torch.ones(1, 8, 2, 3)},
     "patch is three sizes above 0": {"patch": (1, 3)},
     "a weight is for the mean": {"weight": torch.ones(1, 6, 6)},
-    "weight is \\(1, 6, 6\\) float32 .* not \\(1, 8, 8\\)": {"mean": True, "weight": torch.ones(1, 8, 8)},
+    "weight is \\(1, 6, 6\\) torch.float32 .* not \\(1, 8, 8\\)": {"mean": True, "weight": torch.ones(1, 8, 8)},
     "weight is .* torch.float64": {"mean": True, "weight": torch.ones(1, 6, 6, dtype=torch.float64)},
     "weight is .* on cpu, not .* on meta": {"mean": True, "weight": torch.ones(1, 6, 6, device="meta")},
 }
