@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -18,10 +16,6 @@ import torch
 from sinfusion.ops import native
 
 ROOT = Path(__file__).parents[2]
-DIGESTED = (
-    "test_adam_ema.py", "test_ddpm_step.py", "test_patch_match.py", "test_philox.py", "test_sample_crops.py",
-    "test_vote.py",
-)  # fmt: skip
 TYPES = {
     "int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "uint64_t": ctypes.c_uint64, "uint32_t": ctypes.c_uint32,
     "bool": ctypes.c_bool, "float": ctypes.c_float,
@@ -104,32 +98,3 @@ def at_once():
             thread.join()
 
     return run
-
-
-@pytest.fixture(scope="session")
-def digest_when_forced():
-    """digest_when_forced(isa, file): what digest() in a file of DIGESTED gives with an instruction set forced."""
-
-    @functools.cache  # importing torch takes longer than all the digests
-    def run(isa: str) -> dict[str, str]:
-        code = (
-            "import importlib.util, sys\n"
-            "from sinfusion.ops.native import cpu\n"
-            "for file in sys.argv[1:]:\n"
-            "    spec = importlib.util.spec_from_file_location('digested', file)\n"
-            "    module = importlib.util.module_from_spec(spec)\n"
-            "    spec.loader.exec_module(module)\n"
-            "    print(module.digest())\n"
-            "print(cpu.isa())\n"
-        )
-        files = [str(Path(__file__).with_name(name)) for name in DIGESTED]
-        environment = {**os.environ, "SINFUSION_ISA": isa}
-        result = subprocess.run(
-            [sys.executable, "-c", code, *files], env=environment, stdout=subprocess.PIPE, text=True, check=True
-        )
-        *digests, used = result.stdout.split()
-        order = ["plain", "avx2", "avx512"]
-        assert order.index(used) <= order.index(isa)
-        return dict(zip(DIGESTED, digests, strict=True))
-
-    return lambda isa, file: run(isa)[Path(file).name]

@@ -204,18 +204,6 @@ def test_other_dtypes_are_served_by_the_reference(dtype):
         evaluate("native", 7, dtype=dtype)
 
 
-def test_results_do_not_depend_on_threads_and_repeat(set_threads):
-    first = digest()
-    for count in (1, 2, 3):
-        set_threads(count)
-        assert digest() == first
-
-
-@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
-def test_each_instruction_set_gives_the_same_numbers_when_forced(isa, digest_when_forced):
-    assert digest_when_forced(isa, __file__) == digest()
-
-
 def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(use_device_code):
     expected = digest()
     use_device_code("adam_ema")

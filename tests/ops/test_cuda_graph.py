@@ -346,10 +346,14 @@ def test_on_a_gpu_replayed_frames_are_the_eager_ones_to_the_bit(video_run):
         assert np.array_equal(*outputs)
 
 
+def predictor_on_gpu(clip, path, steps):
+    models = {"predictor": {"steps": steps, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
+    return Run(path, "video", RECIPES["tiny"], clip, 20.0, 3, models).to("cuda")
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_a_thousand_replays_take_no_more_memory(clip, tmp_path):
-    models = {"predictor": {"steps": 1100, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
-    run = Run(tmp_path, "video", RECIPES["tiny"], clip, 20.0, 3, models).to("cuda")
+    run = predictor_on_gpu(clip, tmp_path, 1100)
     trained = Trainer(run, PREDICTOR, 1100)
     for _ in range(100):
         trained.step()
@@ -364,8 +368,7 @@ def test_on_a_gpu_a_thousand_replays_take_no_more_memory(clip, tmp_path):
 
 @pytest.mark.gpu
 def test_on_a_gpu_two_streams_train_what_one_does(clip, tmp_path):
-    models = {"predictor": {"steps": 20, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
-    run = Run(tmp_path, "video", RECIPES["tiny"], clip, 20.0, 3, models).to("cuda")
+    run = predictor_on_gpu(clip, tmp_path, 20)
     alone = Trainer(run, PREDICTOR, 20)
     for _ in range(20):
         alone.step()

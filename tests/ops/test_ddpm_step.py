@@ -92,11 +92,6 @@ def digest():
     return total.hexdigest()
 
 
-@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
-def test_each_instruction_set_gives_the_same_numbers_when_forced(isa, digest_when_forced):
-    assert digest_when_forced(isa, __file__) == digest()
-
-
 def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(use_device_code):
     cases = [arguments(size, of_network=dtype) for size in SIZES[:-1] for dtype in (torch.float32, torch.bfloat16)]
     cases += [arguments((2, 5, 7), once=True, **left_out) for left_out in OPTIONAL.values()]

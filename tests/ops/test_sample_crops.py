@@ -87,11 +87,6 @@ def digest():
     return total.hexdigest()
 
 
-@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
-def test_each_instruction_set_gives_the_same_numbers_when_forced(isa, digest_when_forced):
-    assert digest_when_forced(isa, __file__) == digest()
-
-
 def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(use_device_code):
     cases = [
         arguments(case, conditions, dtype)
