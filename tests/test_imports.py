@@ -147,7 +147,7 @@ def private_imports(path):
 
 def test_no_private_name_is_imported_from_another_module():
     """The native libraries, sinfusion._cpu and sinfusion._cuda, are no modules of Python's."""
-    known = {"_previewer", "_heights", "_carried"}  # in tests of training, of the report and of patches
+    known = {"_heights"}  # in the test of the report
     wrong = {
         f"{path.relative_to(ROOT)} imports {name}"
         for path in EVERYTHING
