@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,3 +56,19 @@ def cpu() -> dict[str, str | int]:
         "cpu": facts.get("model name", platform.processor() or platform.machine()).strip(),
         "instruction_sets": known or "none",
     }
+
+
+IN_NAME = ("cpu", "device", "native", "threads")
+
+
+def name_of(facts: dict[str, Any]) -> str:
+    """`AMD EPYC, 2 threads, avx2 kernels`, or the name of the GPU."""
+    of_cpu = f"{facts['cpu']}, {facts['threads']} threads, {facts['native']}"
+    return of_cpu if facts["device"] == "cpu" else str(facts["device"])
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """All that is known of a machine in a line."""
+    in_name = IN_NAME if facts["device"] == "cpu" else ("device",)
+    said = {name: value for name, value in facts.items() if name not in in_name and value != "none"}
+    return f"{name_of(facts)}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
