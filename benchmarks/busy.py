@@ -1,6 +1,6 @@
 """Training steps and rollout frames of `tiny` beside busy processes: how fast, and at what cost of CPU time.
 
-python benchmarks/bench_busy.py --out benchmarks/results/busy.json [--before CHECKOUT] [--rounds 5] [--loads 0 1 2]
+python benchmarks/busy.py --out benchmarks/results/busy.json [--before CHECKOUT] [--rounds 3] [--loads 0 1 2]
 
 Each variant is a process that waits for its turn: `ours` finds out by itself how many threads are worth it, `1 thread`
 and `2 threads` are fixed, `PyTorch` is the reference of every operator, `before` another checkout, built. Under each
@@ -12,6 +12,7 @@ CPU spends on it.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -58,14 +59,12 @@ def work(variant: str, out: object) -> None:
     import torch
 
     from sinfusion import ops
-    from sinfusion.ops._native import cpu
 
     if variant == "1 thread":
         torch.set_num_threads(1)
     if variant == "2 threads":
         torch.set_num_threads(2)
-        if hasattr(cpu, "adapt_threads"):
-            cpu.adapt_threads(False)
+        importlib.import_module("sinfusion._cpu").adapt_threads(False)
     with tempfile.TemporaryDirectory() as folder, ops.backend("reference" if variant == "PyTorch" else "native"):
         calls = functions(Path(folder))
         for call in list(calls.values()) * 3:
@@ -157,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--before", type=Path, help="a checkout, built, to compare with")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loads", type=int, nargs="+", default=list(LOADS))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
@@ -183,7 +182,7 @@ def main() -> None:
         sys.path.insert(0, str(ROOT))
         from machine import machine
 
-        facts = {"machine": machine(), "rounds": options.rounds, "seconds_of_a_turn": [WARM, SECONDS], "sizes": KINDS}
+        facts = {**machine(), "rounds": options.rounds, "seconds_of_a_turn": [WARM, SECONDS], "sizes": KINDS}
         options.out.write_text(json.dumps({**facts, "ratios": ratios, "rows": rows}, indent=1) + "\n")
 
 

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from floors import Limits
 
 from sinfusion import ops
-from sinfusion.ops._native import cpu
 from sinfusion.precision import choose_dtype
 
 Function = Callable[[], object]
@@ -129,22 +128,6 @@ def share(operator: str, function: Function, rounds: int) -> float:
             function()
             shares.append(seconds[0] / (time.perf_counter() - before))
     return float(torch.tensor(shares, dtype=torch.float64).median())
-
-
-def last_recorded(name: str, function: Function) -> Function:
-    """The last call of the CPU's library by this name that a function records, where it records anything; alone."""
-    real, calls = cpu.prepared, []
-
-    def prepared(called: str, *arguments: Any) -> Any:
-        outputs = real(called, *arguments)
-        if called == name:
-            calls.append(outputs)
-        return outputs
-
-    with mock.patch.object(cpu, "prepared", prepared):
-        function()
-        function()  # the first is a plain one
-    return calls[-1]
 
 
 @functools.cache

@@ -177,6 +177,7 @@ ROWS: dict[str, Callable[[Info], Iterator[Row]]] = {
     "test_video_of_tiny": video_of_tiny,
     "test_rollout": rollout,
     "test_patch_match": patch_operator,
+    "test_patch_match_against_released": patch_operator,
     "test_vote": patch_operator,
     "test_patches_generate": patches,
     "test_metrics_agree": metrics,

@@ -22,18 +22,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
+from compare_recipes import clip_name
 from machine import machine
+from quality import predictions, rollouts
+from runs import new_run
 
 from sinfusion.generation.reverse_process import reverse, sampling_levels
 from sinfusion.generation.video import generate
-from sinfusion.media import Clip, contact_sheet, read_media, write_image
-from sinfusion.metrics.evaluation import change, conditional_mean, halves, high_frequency, mean_psnr, targets
+from sinfusion.media import contact_sheet, read_media, write_image
+from sinfusion.metrics.evaluation import conditional_mean, halves, high_frequency, mean_psnr, targets
 from sinfusion.metrics.similarity import nnf, nnfdist, sliced_wasserstein
 from sinfusion.pixels import to_uint8
 from sinfusion.recipe import TINY
-from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
+from sinfusion.roles import INTERPOLATOR, PREDICTOR, ROLES, Role
 from sinfusion.run import Run
-from sinfusion.training.request import new_run
 from sinfusion.training.trainer import Trainer
 
 WINDOWS = ((0, 20), (20, 40), (40, 60))
@@ -58,9 +60,7 @@ class Settings:
 def trained(clip: np.ndarray, role: Role, steps: int, settings: Settings, folder: Path) -> tuple[Run, float]:
     """A run with one model, and the CPU seconds that a step took, of all threads."""
     recipe = TINY.replace(depth=settings.depth, filters=settings.filters, **{f"{role.name}_steps": steps})
-    kind = "image" if role is IMAGE else "video"
-    source = Clip(clip, 20.0, kind, clip.shape[1:3])
-    run = new_run("clip", source, folder, recipe, [role], None, settings.seed, True, 0)
+    run = new_run(clip, folder, recipe, [role], settings.seed)
     trainer, times = Trainer(run, role, steps), []
     for _ in range(steps):
         started = time.process_time()
@@ -72,16 +72,8 @@ def trained(clip: np.ndarray, role: Role, steps: int, settings: Settings, folder
 
 def of_predictor(run: Run, known: np.ndarray, held: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
     outputs = generate(run, 60, count=2, start=0, seed=seed)
-    figures = {
-        "trained_db": mean_psnr(conditional_mean(run, known), known[1:]) - mean_psnr(known[:-1], known[1:]),
-        "unseen_db": mean_psnr(conditional_mean(run, held), held[1:]) - mean_psnr(held[:-1], held[1:]),
-        "change": float(np.mean([change(video) for video in outputs])) / change(known),
-        "change_last": float(np.mean([change(video[-15:]) for video in outputs])) / change(known),
-        "high_frequency": high_frequency(outputs) / high_frequency(known),
-        "high_frequency_last": high_frequency(outputs[:, -15:]) / high_frequency(known),
-        "nnfdist": [float(np.mean([nnfdist(nnf(v[a:b], known)[1]) for v in outputs])) for a, b in WINDOWS],
-    }
-    return figures, outputs[0]
+    distances = [float(np.mean([nnfdist(nnf(v[a:b], known)[1]) for v in outputs])) for a, b in WINDOWS]
+    return predictions(run, known, held) | rollouts(outputs, known) | {"nnfdist": distances}, outputs[0]
 
 
 def of_interpolator(run: Run, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
@@ -108,7 +100,7 @@ def row(clip: Path, side: int, steps: int, settings: Settings) -> dict[str, Any]
     frames = read_media(clip, max_side=side, log=lambda _: None).frames[: settings.frames]
     stop = len(frames) - (max(1, len(frames) // 5) if role is PREDICTOR else 0)
     known, held = frames[:stop], frames[stop - 1 :]
-    name = clip.parent.name if clip.stem == "input" else clip.stem
+    name = clip_name(clip)
     with tempfile.TemporaryDirectory() as folder:
         run, seconds = trained(known, role, steps, settings, Path(folder) / "run")
         if role is PREDICTOR:
