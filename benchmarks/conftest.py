@@ -171,14 +171,15 @@ def untrained(request, tmp_path, device, scale):
 
 
 @pytest.fixture(autouse=True)
-def _is_a_result(request, benchmark):
+def _is_a_result(request, benchmark, scale):
     """Native code is forced: a benchmark of the reference would pass for one of the kernels."""
     shares, threads = request.config.stash[SHARES], torch.get_num_threads()
-    shares.append(load.cores_share(threads))
+    seconds = 0.01 if scale.quick else load.PROBE_SECONDS
+    shares.append(load.cores_share(threads, seconds))
     with ops.backend("native"):
         benchmark.extra_info["backend"] = "native"
         yield
-    shares.append(load.cores_share(threads))
+    shares.append(load.cores_share(threads, seconds))
     if "seconds" in benchmark.extra_info or len(benchmark.extra_info) > 1:
         request.config.stash[RESULTS].append((request.function.__name__, dict(benchmark.extra_info)))
 

@@ -41,7 +41,7 @@ Table = Callable[[Path], str]
 class Figure(NamedTuple):
     name: str
     result: str  # a file, below the root
-    command: str  # {data}: a folder of clips; {checkouts}: options that name the authors' code
+    commands: tuple[str, ...]  # {data}: a folder of clips; {checkouts}: options that name the authors' code
     minutes: float  # on two quiet cores
     table: Table | None = None  # Markdown of its results, for docs/benchmarks.md; None: named in text
     same_since: str = ""  # the first commit that gives these results, bit for bit
@@ -123,23 +123,27 @@ CLIPS = " ".join(
 VARIANTS = "tiny 'without coarse condition noise' 'clean condition'"
 
 
-def measured(name: str, command: str, minutes: float, table: Table | None, same_since: str = "") -> Figure:
-    """A figure whose command gets the name of its result."""
+def measured(name: str, minutes: float, table: Table | None, *commands: str, same_since: str = "") -> Figure:
+    """A figure whose commands end with the option that takes the name of its result."""
     result = f"benchmarks/results/{name}.json"
-    return Figure(name, result, f"{command}{result}", minutes, table, same_since)
+    return Figure(name, result, tuple(command + result for command in commands), minutes, table, same_since)
 
 
+STEPS_NEEDED = "python benchmarks/steps_needed.py {data}/tornado {data}/published/penguins/input.mp4"
 FIGURES = (
-    measured("speed", "python -m pytest benchmarks --device cpu {checkouts} --clip {data}/airballoons "
-             "--benchmark-json=", 5, speed),
-    measured("speed-avx2", f"env {AVX2} python -m pytest benchmarks/bench_training_step.py --device cpu "
-             "-k 'test_network and 136x243' {checkouts} --benchmark-json=", 2, speed),
-    measured("busy", "python benchmarks/busy.py --out ", 3, busy),
-    measured("promise", "python benchmarks/promise.py {data}/tornado --out ", 11, promise),
-    measured("precision", "python benchmarks/compare_precision.py {data}/tornado --out ", 3, precision),
-    measured("recipes", f"python benchmarks/compare_recipes.py --clips {CLIPS} --variants {VARIANTS} --seeds 0 1 "
-             "--out ", 60, recipes),
-    measured("steps-needed", "python benchmarks/steps_needed.py {data}/tornado {data}/airballoons --out ", 600, None),
+    measured("speed", 5, speed, "python -m pytest benchmarks --device cpu {checkouts} --clip {data}/airballoons "
+             "--benchmark-json="),
+    measured("speed-avx2", 2, speed, f"env {AVX2} python -m pytest benchmarks/bench_training_step.py --device cpu "
+             "-k 'test_network and 136x243' {checkouts} --benchmark-json="),
+    measured("busy", 3, busy, "python benchmarks/busy.py --out "),
+    measured("promise", 11, promise, "python benchmarks/promise.py {data}/tornado --out "),
+    measured("precision", 3, precision, "python benchmarks/compare_precision.py {data}/tornado --out "),
+    measured("recipes", 40, recipes, f"python benchmarks/compare_recipes.py --clips {CLIPS} --variants {VARIANTS} "
+             "--seeds 0 1 --out ", same_since="9593183"),  # renames alone came after it
+    measured("steps-needed", 30, None,
+             f"{STEPS_NEEDED} {{data}}/published/birds/input.mp4 --roles predictor projector --sizes 64 --out ",
+             f"{STEPS_NEEDED} --sizes 64 --steps 4000 --out ",
+             f"{STEPS_NEEDED} --sizes 64 --steps 1600 --depth 16 --filters 48 --out "),
 )  # fmt: skip
 
 
@@ -187,11 +191,14 @@ def run(figure: Figure, settings: Settings) -> None:
     options = {f"--{name.replace('_', '-')}": getattr(settings, name) for name in
                ("released", "released_vgpnn", "released_nnfdiv")}  # fmt: skip
     checkouts = " ".join(f"{option} {shlex.quote(str(path.resolve()))}" for option, path in options.items() if path)
-    command = figure.command.format(data=shlex.quote(str(settings.data.resolve())), checkouts=checkouts)
-    print(f"{figure.name}, about {figure.minutes:g} minutes: {command}", flush=True)
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    words = [sys.executable if word == "python" else word for word in shlex.split(command)]
-    subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, check=True)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    print(f"{figure.name}, about {figure.minutes:g} minutes", flush=True)
+    for command in figure.commands:
+        command = command.format(data=shlex.quote(str(settings.data.resolve())), checkouts=checkouts)
+        print(command, flush=True)
+        words = [sys.executable if word == "python" else word for word in shlex.split(command)]
+        subprocess.run(words, cwd=ROOT, env=env, check=True)
 
 
 def replaced(text: str, name: str, content: str) -> str:
@@ -232,7 +239,7 @@ def main(settings: Settings) -> None:
     for figure in FIGURES:
         found, why = state(figure)
         good &= found == "current"
-        print(f"{figure.name:13} {found:10} {why:22} {figure.minutes:4g} min  {figure.command}")
+        print(f"{figure.name:13} {found:10} {why:40} {figure.minutes:2g} min", *figure.commands, sep="\n    ")
     if not good:
         raise SystemExit(1)
 

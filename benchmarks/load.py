@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Sequence
 
-PROBE_SECONDS = 0.1
+PROBE_SECONDS = 0.05
 QUIET = 0.9  # share of the cores from which on times count
 
 
 def cores_share(threads: int, seconds: float = PROBE_SECONDS) -> float:
-    """The share of that many cores that this process gets: CPU time / (wall time x threads) of threads that compute."""
+    """The share of that many cores that this process gets, by threads that do nothing but compute."""
     end, data = time.perf_counter() + seconds, bytes(2**20)
 
     def compute() -> None:
@@ -27,7 +27,12 @@ def cores_share(threads: int, seconds: float = PROBE_SECONDS) -> float:
         worker.start()
     for worker in workers:
         worker.join()
-    return min(1.0, (time.process_time() - cpu) / ((time.perf_counter() - wall) * threads))
+    return share(time.process_time() - cpu, time.perf_counter() - wall, threads)
+
+
+def share(cpu: float, wall: float, threads: int) -> float:
+    """What part of so many cores CPU time is; more than all of them are all."""
+    return min(1.0, cpu / (wall * threads))
 
 
 def load_average() -> float | None:
@@ -37,8 +42,11 @@ def load_average() -> float | None:
 
 def sentence(shares: Sequence[float], threads: int, average: float | None) -> str:
     """What the probes, before and after each benchmark, say of the machine."""
-    share, at_start = statistics.median(shares), "" if average is None else f", load average {average:.1f} at the start"
-    got = f"this process got {share:.0%} of {threads} core(s){at_start}"
-    if share < QUIET:
+    median, at_start = (
+        statistics.median(shares),
+        "" if average is None else f", load average {average:.1f} at the start",
+    )
+    got = f"this process got {median:.0%} of {threads} core(s){at_start}"
+    if median < QUIET:
         return f"UNDER LOAD: {got}. Times are too long and ratios uncertain; measure again on a quiet machine."
     return f"The machine was quiet: {got}."

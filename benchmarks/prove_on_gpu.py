@@ -99,7 +99,7 @@ def _benchmark(place: Place, name: str, which: str, result: str) -> Command:
     for option in ("released", "clip"):
         if value := getattr(place.asked, option):
             options += [f"--{option}", str(value)]
-    return [PYTHON, "-m", "pytest", f"benchmarks/bench_{name}.py", "-k", which, "--full", "-rs", "--timeout", "0", *options,
+    return [PYTHON, "-m", "pytest", f"benchmarks/bench_{name}.py", "-k", which, "--full", "--timeout", "0", *options,
             f"--benchmark-json={place.details / result}.json"]  # fmt: skip
 
 

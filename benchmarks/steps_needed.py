@@ -1,6 +1,6 @@
 """How many training steps a model needs before what it makes is worth watching: clips, frame sizes and steps.
 
-python benchmarks/steps_needed.py CLIP [CLIP ...] --role predictor --sizes 64 128 --steps 250 500 1000 --out OUT.json
+python benchmarks/steps_needed.py CLIP [CLIP ...] --roles predictor --sizes 64 128 --steps 250 500 1000 --out OUT.json
 
 Each row is a training of `tiny` of its own, to the end of its schedule. A Predictor is judged by its conditional mean
 (PSNR above repeating the last frame, on the transitions it was trained on and on those after them) and by rollouts of
@@ -12,6 +12,7 @@ halves, high-frequency RMS relative to the clip's, patch distance. And all by th
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import time
@@ -46,7 +47,7 @@ IMAGE_PATCH = (1, 7, 7)
 class Settings:
     clips: tyro.conf.Positional[tuple[Path, ...]]
     out: Path
-    role: Literal["predictor", "projector", "interpolator", "image"] = "predictor"
+    roles: tuple[Literal["predictor", "projector", "interpolator", "image"], ...] = ("predictor",)
     sizes: tuple[int, ...] = (64, 128)
     steps: tuple[int, ...] = (250, 500, 1000, 2000)
     frames: int = 40  # of a clip at most; a fifth of them, at least 1, is held out
@@ -95,8 +96,7 @@ def of_images(run: Run, role: Role, known: np.ndarray, seed: int) -> tuple[dict[
     return figures, outputs
 
 
-def row(clip: Path, side: int, steps: int, settings: Settings) -> dict[str, Any]:
-    role = ROLES[settings.role]
+def row(clip: Path, role: Role, side: int, steps: int, settings: Settings) -> dict[str, Any]:
     frames = read_media(clip, max_side=side, log=lambda _: None).frames[: settings.frames]
     stop = len(frames) - (max(1, len(frames) // 5) if role is PREDICTOR else 0)
     known, held = frames[:stop], frames[stop - 1 :]
@@ -127,14 +127,14 @@ def row(clip: Path, side: int, steps: int, settings: Settings) -> dict[str, Any]
 def main(settings: Settings) -> None:
     torch.set_num_threads(settings.threads)
     report: dict[str, Any] = {"seed": settings.seed, **machine(), "rows": []}
-    if settings.out.exists():  # rows are added
-        report["rows"] = json.loads(settings.out.read_text())["rows"]
-    for clip in settings.clips:
-        for side in settings.sizes:
-            for steps in settings.steps:
-                report["rows"].append(row(clip, side, steps, settings))
-                print(json.dumps(report["rows"][-1]), flush=True)
-                settings.out.write_text(json.dumps(report, indent=1) + "\n")
+    if settings.out.exists():
+        before = json.loads(settings.out.read_text())
+        if before["commit"] == report["commit"]:  # rows are added
+            report["rows"] = before["rows"]
+    for clip, role, side, steps in itertools.product(settings.clips, settings.roles, settings.sizes, settings.steps):
+        report["rows"].append(row(clip, ROLES[role], side, steps, settings))
+        print(json.dumps(report["rows"][-1]), flush=True)
+        settings.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
