@@ -18,7 +18,7 @@ from sinfusion.precision import choose_dtype
 
 Function = Callable[[], object]
 
-SAMPLE_SECONDS = 0.01  # on a GPU, about: short functions are called many times between two events
+SAMPLE_SECONDS = 0.01  # about: short functions are called many times in a sample
 LIMIT_ROUNDS = 25  # what a device can do at most is the best of these
 
 
@@ -64,11 +64,12 @@ def _captured(function: Function) -> Function:
 
 
 def _calls_of_a_sample(function: Function, device: torch.device) -> int:
+    """Two calls before it is timed: graphs are captured in the second."""
     function()
-    if device.type == "cpu":
-        return 1
-    function()  # Graphs are recorded in the second call.
-    return max(1, round(SAMPLE_SECONDS / _sample(function, 3, device) * 3))
+    seconds = _sample(function, 1, device)
+    if device.type == "cuda":
+        seconds = _sample(function, 3, device) / 3
+    return max(1, round(SAMPLE_SECONDS / seconds))
 
 
 def _sample(function: Function, calls: int, device: torch.device) -> float:
