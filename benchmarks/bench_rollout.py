@@ -42,12 +42,13 @@ def one_frame(run, batch):
     device = run.device
     seeds, frame_index = torch.arange(batch, device=device), torch.ones((), dtype=torch.int64, device=device)
     image = torch.zeros(batch, 3, *run.size, device=device)
-    advance = cuda_graphed(lambda image, frame_index: next_frame(run, image, seeds, frame_index), device, run.graph)
+    next_of = next_frame(run)
+    advance = cuda_graphed(lambda image, frame_index: next_of(image, seeds, frame_index), device, run.graph)
     return lambda: advance(image, frame_index)
 
 
 def seconds_of_a_video(run, batch, frames):
-    """From the call to the last frame on the host, recording of the graph included."""
+    """From the call to the last frame on the host, capture of the graph included."""
     before = time.perf_counter()
     for _ in stream(run, frames, batch, start=0):
         pass
@@ -59,7 +60,7 @@ def seconds_of_a_video(run, batch, frames):
 @pytest.mark.parametrize("batch", [1, pytest.param(4, marks=pytest.mark.full)])
 @pytest.mark.parametrize("recipe", [PAPER, FAST], ids=lambda recipe: recipe.name)
 def test_rollout(measure, benchmark, request, device, scale, untrained, recipe, batch):
-    runs = {"graph": untrained(recipe, BOTH), "no graph": untrained(recipe, BOTH, graph=False)}
+    runs = {"graph": untrained(recipe, BOTH), "eager": untrained(recipe, BOTH, graph=False)}
     if device.type == "cpu":
         del runs["graph"]
     functions = {name: one_frame(run, batch) for name, run in runs.items()}
@@ -90,7 +91,7 @@ def test_frame(measure, benchmark, device, released, scale, untrained, name):
         "ours": clock.shipped(frame),
         "reference": clock.by_reference(frame),
     }
-    for _ in range(2):  # the second call records
+    for _ in range(2):  # the second call captures
         functions["ddpm_step"]()
     if network.kernel == 3 and released:
         theirs = their_network(released, network)

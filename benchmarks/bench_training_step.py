@@ -133,7 +133,7 @@ STEPS = 100_000  # more than are measured
 @pytest.mark.parametrize("recipe", [PAPER, FAST], ids=lambda recipe: recipe.name)
 def test_whole_step(measure, request, device, scale, untrained, recipe):
     functions = {}
-    for name, graph in (("graph", True), ("no graph", False))[device.type == "cpu" :]:
+    for name, graph in (("graph", True), ("eager", False))[device.type == "cpu" :]:
         trainer = Trainer(untrained(recipe, [PREDICTOR], graph), PREDICTOR, STEPS)
         assert trainer.crop == scale.crop
         functions[name] = trainer.step

@@ -4,8 +4,8 @@ python benchmarks/compare_precision.py ../shared/data/tornado --size 64x36 --ste
 
 For each size of the dense convolutions of `tiny` (1x1 is its own, 3x3 the released one) a row.
 
-A step draws the same crops, levels and noise in both precisions, so that its losses can be compared one by one. What
-bf16 changes is told beside what another seed changes: the relative difference of the mean losses of every 50 steps,
+A step draws the same crops, sigma and noise in both precisions, so that its losses can be compared one by one. What
+bf16 changes stands beside what another seed changes: the relative difference of the mean losses of every 50 steps,
 and of the losses of single steps (root mean square of the difference of logarithms).
 """
 

@@ -4,7 +4,7 @@ python benchmarks/compare_recipes.py --clips ../shared/data/tornado:28 CLIP:STOP
 python benchmarks/compare_recipes.py --clips ../shared/data/tornado --run runs/tornado --out OUT.json
 
 Of CLIP:STOP the frames before STOP are trained on and the others held out. A row for each variant, clip and seed, and
-one with the means of each variant: PSNR of the conditional mean (one evaluation at the highest noise level) above
+one with the means of each variant: PSNR of the conditional mean (one evaluation at the largest sigma) above
 repeating the last frame, on trained transitions and on those after them; and of 60-frame rollouts, relative to the
 clip's own, the change between frames and the high-frequency RMS, whole and of the last 15 frames.
 """
@@ -37,9 +37,9 @@ from sinfusion.training.trainer import Trainer
 # Name of a variant -> what it changes in `tiny` (projector: steps for a Projector, which then corrects each frame).
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {},
-    "levels around sigma_data alone": {"log_sigma_mean": 0.0, "sigma_max_share": 0.0},
-    "without the highest level": {"sigma_max_share": 0.0},
-    "level mean 0": {"log_sigma_mean": 0.0},
+    "sigma around sigma_data alone": {"log_sigma_mean": 0.0, "sigma_max_share": 0.0},
+    "without sigma_max": {"sigma_max_share": 0.0},
+    "log_sigma_mean 0": {"log_sigma_mean": 0.0},
     "clean condition": {"white_condition_noise": 0.0, "coarse_condition_noise": 0.0},
     "without coarse condition noise": {"coarse_condition_noise": 0.0},
     "coarse condition noise 2": {"coarse_condition_noise": 2.0},

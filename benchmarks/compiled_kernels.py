@@ -1,6 +1,6 @@
 """What every compiled GPU kernel uses; needs no GPU.
 
-python benchmarks/compiled_kernels.py --out benchmarks/results/compiled-kernels.json
+python benchmarks/compiled_kernels.py --out OUT.json
 
 CUDA kernels, of the library that is built: for each architecture in it registers of a thread, bytes of its stack (what
 is spilled, and arrays) and bytes of shared memory of a block. Triton kernels, compiled for sm_80, sm_90 and sm_100 as a

@@ -218,7 +218,7 @@ def _row(what: str, measured: float, unit: str, floor: float | None = None, leas
 
 
 def _ours(seconds: dict[str, float]) -> float:
-    return seconds.get("graph", seconds["no graph"])  # a CPU has no graphs
+    return seconds.get("graph", seconds["eager"])  # a CPU has no graphs
 
 
 def _of_training(infos: list[Row]) -> list[Row]:

@@ -28,7 +28,7 @@ from machine import machine
 from quality import predictions, rollouts
 from runs import new_run
 
-from sinfusion.generation.reverse_process import reverse, sampling_levels
+from sinfusion.generation.reverse_process import reverse_process
 from sinfusion.generation.video import generate
 from sinfusion.media import contact_sheet, read_media, write_image
 from sinfusion.metrics.evaluation import conditional_mean, halves, high_frequency, mean_psnr, targets
@@ -85,7 +85,7 @@ def of_interpolator(run: Run, known: np.ndarray, seed: int) -> tuple[dict[str, A
 
 def of_images(run: Run, role: Role, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
     seeds = torch.arange(seed, seed + 4, dtype=torch.int64)
-    outputs = to_uint8(reverse(run, role, seeds, 0, sampling_levels(run, role), size=run.size)).numpy()
+    outputs = to_uint8(reverse_process(run, role)(seeds, 0, size=run.size)).numpy()
     _, one, other = halves(known)
     figures = {
         "swd": sliced_wasserstein(outputs, known, IMAGE_PATCH, scales=2),

@@ -1,4 +1,4 @@
-"""Every setting of a training and of the sampling that belongs to it, as one typed record; three presets.
+"""Every setting of a training and of its sampling, as one typed record; three presets.
 
 A comment above a field is its help on the command line. `paper` is the published method, `fast` the default on a
 GPU, `tiny` the default on a CPU.
@@ -21,77 +21,77 @@ from .roles import Role
 class Recipe:
     """Settings of a run; the defaults are those of `paper`."""
 
-    # Name of the preset this recipe came from.
+    # Name of the preset that this recipe came from.
     name: str = "paper"
 
-    # Channels of every block of the network (even, at least 4).
+    # Channels of every block of the network; even, at least 4.
     filters: int = 64
-    # Number of ConvNeXt blocks (at least 2); each widens the receptive field by 10 pixels.
+    # Number of ConvNeXt blocks, at least 2; each widens the receptive field by 10 pixels (6 with 1x1 convolutions).
     depth: int = 16
     # Kernel size of the dense convolutions: 3 as released, 1 as in ConvNeXt (9 times cheaper).
     dense_kernel: Literal[1, 3] = 3
 
-    # What the network predicts; `published` is `noise` for the Predictor and `x0` for the others.
+    # What the network predicts; `published` is `noise` for the Predictor and `x0` for the other models.
     parameterization: Literal["published", "x0", "noise", "preconditioned"] = "published"
-    # Noise schedule of x0 and noise predictions.
+    # Noise schedule of x0 and noise prediction.
     schedule: Literal["linear", "cosine"] = "cosine"
-    # Number of timesteps of that schedule.
+    # Timesteps of the noise schedule.
     timesteps: int = 50
-    # preconditioned: training noise levels are log-normal around exp(mean) sigma_data, for models with a condition ...
+    # Training sigmas of conditional models (preconditioned): mean of log(sigma / sigma_data).
     log_sigma_mean: float = 0.0
-    # ... with this deviation of the logarithm.
+    # Training sigmas of conditional models (preconditioned): standard deviation of log(sigma / sigma_data).
     log_sigma_std: float = 1.2
-    # The same for models without a condition.
+    # Training sigmas of unconditional models (preconditioned): mean of log(sigma / sigma_data).
     unconditional_log_sigma_mean: float = 0.0
-    # The same for models without a condition.
+    # Training sigmas of unconditional models (preconditioned): standard deviation of log(sigma / sigma_data).
     unconditional_log_sigma_std: float = 1.4
-    # Share of the batch at the highest level of sampling, where models with a condition learn the conditional mean.
+    # Share of the training samples at sigma_max, where conditional models learn the conditional mean.
     sigma_max_share: float = 0.0
-    # preconditioned: highest and lowest noise level of sampling, in units of sigma_data, for models with a condition.
+    # Highest sigma of sampling for conditional models (preconditioned), in units of sigma_data.
     sigma_max: float = 20.0
-    # The lowest level, in units of sigma_data.
+    # Lowest sigma of sampling for conditional models (preconditioned), in units of sigma_data.
     sigma_min: float = 0.05
-    # The highest level for models without a condition.
+    # Highest sigma of sampling for unconditional models (preconditioned), in units of sigma_data.
     unconditional_sigma_max: float = 30.0
-    # The lowest level for models without a condition.
+    # Lowest sigma of sampling for unconditional models (preconditioned), in units of sigma_data.
     unconditional_sigma_min: float = 0.02
 
     # Sampler; ddpm and ancestral are the same method, so are ddim and euler.
     sampler: Literal["ddpm", "ddim", "euler", "heun", "ancestral"] = "ddpm"
-    # Network evaluations for a frame (heun: twice as many less one), for models with a condition.
+    # Sampling steps of conditional models, a network evaluation each (heun: two each, less one).
     sampling_steps: int = 50
-    # Network evaluations for an image (heun: likewise), for models without a condition.
+    # Sampling steps of unconditional models, a network evaluation each (heun: two each, less one).
     unconditional_sampling_steps: int = 50
-    # Frames made and not shown after a first frame of the Projector's: the Predictor mends it in a few.
+    # Frames left out at the beginning of a video whose first frame the Projector generates.
     burn_in_frames: int = 0
-    # Timesteps of Projector correction after each predicted frame (preconditioned: of 50); 0 turns it off.
+    # Timesteps, of 50, to which each predicted frame is noised for the Projector to correct; 0 turns that off.
     correction_timesteps: int = 3
-    # preconditioned: network evaluations of that correction; others take one a timestep.
+    # Sampling steps of the Projector's correction (preconditioned); other models take one a timestep.
     correction_steps: int = 3
 
-    # Examples a step.
+    # Training samples a step.
     batch_size: int = 1
     # Peak learning rate of Adam.
     learning_rate: float = 2e-4
-    # Fraction of the training over which the learning rate rises.
+    # Fraction of the training over which the learning rate rises linearly.
     warmup: float = 0.0
-    # cosine: to zero at the end; step: a tenth after 100,000 steps (of the steps below).
+    # Learning rate schedule. cosine: to zero at the end; step: a tenth from step 100,000 of the steps below on.
     decay: Literal["cosine", "step"] = "step"
-    # Length of the weight average used for sampling: larger is shorter; 0 samples from the raw weights.
+    # Exponent of the power-function average of the weights: larger averages over less; 0 samples from raw weights.
     ema_gamma: float = 0.0
-    # Deviation of noise on the condition in training, in units of sigma_data, drawn uniformly from 0 up to this.
+    # White noise on the condition in training: largest standard deviation, in units of sigma_data.
     white_condition_noise: float = 0.0
-    # The same for coarse noise, a few pixels wide, which teach a rollout not to drift.
+    # Coarse noise, of some pixels' width, on the condition in training: largest deviation, in units of sigma_data.
     coarse_condition_noise: float = 0.0
-    # Crop size as a fraction of the image.
+    # Crop size as a fraction of the frame.
     crop: float = 0.95
-    # Crop squares of the shorter side for all models but the Predictor, as published.
+    # Square crops of the shorter side for all models but the Predictor, as published.
     square_crops: bool = True
-    # The Interpolator learns from every three neighbouring frames, not only those with an odd one in the middle.
+    # Train the Interpolator on every three neighbouring frames, not only those with an odd one in the middle.
     every_triple: bool = False
-    # Largest distance in frames between the Predictor's condition and target.
+    # Largest distance in frames between the Predictor's condition and its target.
     max_frame_offset: int = 3
-    # Fractions of the Predictor's training at which offsets up to 2, 3, ... join in.
+    # Fractions of the Predictor's training at which frame offsets up to 2, 3, ... join in.
     offset_milestones: tuple[float, ...] = (0.375, 0.75)
 
     # Training steps of the image model.
@@ -125,7 +125,7 @@ class Recipe:
         self._check_offsets()
 
     def _check_sigmas(self) -> None:
-        """SettingError for noise levels and timesteps that do not fit together."""
+        """SettingError for sigmas and timesteps that do not fit together."""
         for kind in ("", "unconditional_"):
             bottom, top = getattr(self, f"{kind}sigma_min"), getattr(self, f"{kind}sigma_max")
             if bottom >= top:
@@ -140,7 +140,7 @@ class Recipe:
             )
 
     def _check_offsets(self) -> None:
-        """SettingError for a curriculum that would not go as the settings say."""
+        """SettingError for a curriculum that could not go as the settings say."""
         milestones = self.offset_milestones
         if any(not 0 <= milestone < 1 for milestone in milestones) or list(milestones) != sorted(milestones):
             words = " ".join(f"{milestone:g}" for milestone in milestones)
@@ -268,10 +268,10 @@ RECIPES = {"paper": PAPER, "fast": FAST, "tiny": TINY}
 
 
 def from_dict(settings: dict[str, Any]) -> Recipe:
-    """A recipe from its JSON form, perhaps another version's.
+    """A recipe from its JSON form, perhaps of another version.
 
-    A setting that we do not have is left out. One that it lacks gets the default of `Recipe`: that of a new setting is
-    what was done before there was one.
+    An unknown setting is left out. A missing one gets the default of `Recipe`: the default of a new setting is what was
+    done before there was one.
     """
     settings = {RENAMED.get(name, name): value for name, value in settings.items()}
     known = {name: value for name, value in settings.items() if name in SETTINGS}
@@ -298,7 +298,7 @@ RENAMED = {
 
 
 def _as_they_worked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Those settings that were once taken in any combination, as the trainer and the samplers then took them."""
+    """Settings that were once allowed in any combination, as they worked then."""
     milestones = tuple(sorted(max(0.0, milestone) for milestone in settings["offset_milestones"] if milestone < 1))
     changed = {
         "offset_milestones": milestones,
@@ -310,7 +310,7 @@ def _as_they_worked(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Of a recipe's JSON form: the settings that are gone, as we have none of this name; and the new ones it lacks."""
+    """Of a recipe's JSON form: settings that no longer exist, and new ones that it lacks."""
     names = {RENAMED.get(name, name) for name in settings}
     return sorted(names - SETTINGS), sorted(SETTINGS - names)
 

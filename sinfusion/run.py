@@ -28,7 +28,8 @@ from torch import Tensor
 from . import __version__, console
 from . import recipe as recipes
 from .checkpoint import checkpoints, last_checkpoint, load_into, newest_weights, save_checkpoint, seconds_used
-from .diffusion.denoiser import PARAMETERIZATIONS, Denoiser
+from .diffusion.denoiser import Denoiser
+from .diffusion.parameterization import PARAMETERIZATIONS
 from .diffusion.schedule import SCHEDULES
 from .errors import SinfusionError
 from .files import atomic_write, discard, discard_leftovers, make_folders, remove, sole_writer
@@ -58,9 +59,8 @@ class Run:
     graph: bool = True  # replay kernels: from CUDA graphs on a GPU, from recordings on a CPU
     # "device" (cpu, cuda), "precision" (bf16, fp32) and "graph" of its training; None: nobody knows any more
     trained_with: dict[str, Any] | None = None
-    _denoisers: dict[str, Denoiser] = field(default_factory=dict, repr=False)
-    tables: dict[Any, Any] = field(default_factory=dict, repr=False)  # numbers that `reverse` keeps on the device
-    loops: dict[str, Any] = field(default_factory=dict, repr=False)  # role name -> what `reverse` has recorded
+    # role name -> the checkpoint that was opened last, and its denoiser
+    _opened: dict[str, tuple[Path, Denoiser]] = field(init=False, default_factory=dict, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,7 +88,7 @@ class Run:
         """The same run computing elsewhere or otherwise."""
         chosen = choose_device(device)
         dtype = choose_dtype(precision, chosen)
-        return dataclasses.replace(self, device=chosen, dtype=dtype, graph=graph, _denoisers={}, tables={}, loops={})
+        return dataclasses.replace(self, device=chosen, dtype=dtype, graph=graph)
 
     def build(self, role: Role) -> Denoiser:
         """A role's denoiser with untrained weights, on the CPU's default generator seeded from the run's seed."""
@@ -108,7 +108,7 @@ class Run:
             torch.nn.init.zeros_(network.final.bias)  # type: ignore[arg-type]  # this convolution has a bias
         return Denoiser(
             network.to(self.device),
-            parameterization,
+            PARAMETERIZATIONS[parameterization],
             SCHEDULES[self.recipe.schedule](self.recipe.timesteps),
             role.continuous,
             tuple(self.models[role.name]["sigma_data"]),
@@ -116,20 +116,21 @@ class Run:
         )
 
     def denoiser(self, role: Role, otherwise: str = "") -> Denoiser:
-        """A role's trained denoiser, with the averaged weights, ready to sample from.
+        """A role's trained denoiser, with the averaged weights of its newest checkpoint, ready to sample from.
 
         Raises SinfusionError where there is none, with what to do; `otherwise` is what would do without it.
         """
-        if role.name not in self._denoisers:
-            if role.name not in self.models or not self.has(role):
-                raise self._missing(role, otherwise)
+        if role.name not in self.models or not self.has(role):
+            raise self._missing(role, otherwise)
+        checkpoint, denoiser = self._opened.get(role.name, (None, None))
+        if denoiser is None or checkpoint != last_checkpoint(self.path / role.name):
             checkpoint, weights = newest_weights(self.path / role.name)
             denoiser = self.build(role)
             prefix = "average." if self.recipe.ema_gamma > 0 else "raw."
             load_into(denoiser.network, weights, prefix, checkpoint)
             denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as kernels read it
-            self._denoisers[role.name] = denoiser
-        return self._denoisers[role.name]
+            self._opened[role.name] = checkpoint, denoiser
+        return denoiser
 
     def _missing(self, role: Role, otherwise: str) -> SinfusionError:
         """That a model is not there, and what to do."""

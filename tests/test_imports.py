@@ -24,8 +24,8 @@ ORDER = [
 
 # The same inside a room, where it has many files.
 ROOMS = {
-    "diffusion": [{"schedule"}, {"denoiser", "samplers"}],
-    "generation": [{"reverse_process", "streaming"}, {"video", "image"}],
+    "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
+    "generation": [{"reverse_process", "streaming"}, {"video"}, {"image"}],
     "training": [
         {"plan", "crops", "optimizer"},
         {"sigma_distribution", "progress"},

@@ -111,6 +111,9 @@ def _parse(words: list[str]) -> Command | None:
         if option in words:
             kind, words = other, ["--help"]
             break
+    for option in (word.split("=")[0] for word in words):
+        if option in found.renamed:
+            raise SinfusionError(f"{option} is called {found.renamed[option]} now.")
     settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     try:
         command: Command = tyro.cli(kind, prog=f"sinfusion {before.rstrip()}", args=words, config=settings)

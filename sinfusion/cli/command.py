@@ -16,6 +16,7 @@ class Command:
 
     example: ClassVar[str]  # a whole line that works, printed below the help
     lower: ClassVar[str]  # what the user lowers when memory runs out: "--size or --count"
+    renamed: ClassVar[dict[str, str]] = {}  # options of earlier versions, and what they are called now
     helps: ClassVar[dict[str, type]] = {}  # options that print the help of another dataclass instead
 
     def __call__(self) -> None:

@@ -151,7 +151,9 @@ class Extrapolate(Generation):
         run = self.load()
         with self.outputs(run, variants=("marked",) if self.mark else ()) as outputs:
             with Bar(self.after + self.before) as shown:
-                frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, shown.update)
+                frames, is_new = extrapolate(
+                    run, self.after, self.before, self.seed, self.steps, lambda _: shown.update()
+                )
             if self.mark:
                 write_video(outputs.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
             outputs.video(frames, run.fps)
@@ -176,7 +178,7 @@ class Upsample(Generation):
             frames, fps = _frames(run, self.input, None)
             pairs = len(run.frames if frames is None else frames) - 1
             with Bar(pairs * (self.factor - 1)) as shown:
-                result = upsample(run, self.factor, frames, self.seed, self.steps, shown.update)
+                result = upsample(run, self.factor, frames, self.seed, self.steps, lambda _: shown.update())
             outputs.video(result, fps * self.factor)
 
 
@@ -203,7 +205,7 @@ class Retarget(Generation):
             assert size is not None
             frames, fps = _frames(run, self.input, size)
             with Bar(1 if run.kind == "image" else len(run.frames if frames is None else frames)) as shown:
-                result = retarget(run, size, frames, self.strength, self.seed, self.steps, shown.update)
+                result = retarget(run, size, frames, self.strength, self.seed, self.steps, lambda _: shown.update())
             if run.kind == "image":
                 outputs.images(result[None])
             else:

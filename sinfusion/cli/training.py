@@ -14,7 +14,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from ..console import print_result
-from ..recipe import RECIPES, Recipe
+from ..errors import option_name
+from ..recipe import RECIPES, RENAMED, Recipe
 from .command import Command
 from .options import OPTIONAL, File, Graph, Number, Precision, Size, Whole, network_device, parse_size
 
@@ -98,6 +99,7 @@ class Train(TrainOptions, Command):
     __doc__ = TrainOptions.__doc__
 
     example: ClassVar[str] = "sinfusion train fish.mp4 --out runs/fish --minutes 5 --tasks generate upsample"
+    renamed: ClassVar[dict[str, str]] = {option_name(old): option_name(new) for old, new in RENAMED.items()}
     lower: ClassVar[str] = "--max-side first, then --batch-size, --filters or --depth"
     helps: ClassVar[dict[str, type]] = {"--help-recipe": Overrides, "--help": TrainOptions, "-h": TrainOptions}
 

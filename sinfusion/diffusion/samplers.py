@@ -1,37 +1,57 @@
-"""Samplers as tables: what each state of a reverse process is made of.
+"""Sampling: the reverse process as one loop over any denoiser, and each sampler as a table of coefficients.
 
 In the coordinates x = clean + sigma * noise used here, DDPM's posterior step is the ancestral Euler step and
-deterministic DDIM is the Euler step: they differ in the levels they visit, which the caller passes as `sigmas`,
-(n + 1,) float64 from the entry down to 0. After an evaluation clean = denoise(x, sigma), the next state is
-
-    of_state * x + of_previous * (the state before x) + of_clean * clean + of_noise * (standard normal noise)
+deterministic DDIM is the Euler step: samplers differ in coefficients alone. `sigmas` are (n + 1,) float64, the noise
+levels to visit, falling to 0. `generation.reverse_process` runs the same tables in fused kernels.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 class Step(NamedTuple):
-    """One evaluation of the network and the state after it."""
+    """One evaluation of the denoiser at x, and what the next x is the sum of."""
 
-    sigma: float  # the level of the evaluation
-    of_state: float
-    of_previous: float
-    of_clean: float
-    of_noise: float
+    sigma: float  # noise level of x
+    of_x: float
+    of_previous: float  # of the x before
+    of_clean: float  # of denoise(x, sigma)
+    of_noise: float  # of standard normal noise
+
+
+def sample(
+    denoise: Callable[[Tensor, Tensor], Tensor],  # (x, sigma (B,)) -> the expected clean image, like x
+    x: Tensor,  # (B, C, H, W): clean + steps[0].sigma * noise
+    steps: Sequence[Step],
+    noise: Callable[[int], Tensor] | None = None,  # of step i, like x; None: torch.randn_like
+    callback: Callable[[int, Tensor, Tensor], object] | None = None,  # of step i, the x it began at and clean
+) -> Tensor:
+    """The reverse process: x after the last step. Nothing is clamped, and gradients flow through it."""
+    previous = torch.zeros_like(x)
+    for i, step in enumerate(steps):
+        clean = denoise(x, x.new_full((len(x),), step.sigma))
+        if callback is not None:
+            callback(i, x, clean)
+        after = step.of_x * x + step.of_previous * previous + step.of_clean * clean
+        if step.of_noise:
+            after = after + step.of_noise * (torch.randn_like(x) if noise is None else noise(i))
+        previous, x = x, after
+    return x
 
 
 def ddpm(sigmas: np.ndarray) -> list[Step]:
-    """Ancestral sampling: the DDPM posterior q(x at the lower level | x, clean) (Ho et al. 2020, eq. 6-7)."""
+    """Ancestral sampling: the DDPM posterior q(x at the lower sigma | x, clean) (Ho et al. 2020, eq. 6-7)."""
     steps = []
     for sigma, lower in _pairs(sigmas):
-        keep = (lower / sigma) ** 2
-        steps.append(Step(sigma, keep, 0.0, 1 - keep, lower * (1 - keep) ** 0.5))
+        ratio = (lower / sigma) ** 2
+        steps.append(Step(sigma, ratio, 0.0, 1 - ratio, lower * (1 - ratio) ** 0.5))
     return steps
 
 
@@ -41,11 +61,11 @@ def ddim(sigmas: np.ndarray) -> list[Step]:
 
 
 def heun(sigmas: np.ndarray) -> list[Step]:
-    """Heun's second-order method (Karras et al. 2022, algorithm 1): 2 n - 1 evaluations for n levels above 0."""
+    """Heun's second-order method (Karras et al. 2022, algorithm 1): 2 n - 1 evaluations for n sigmas above 0."""
     steps = []
     for sigma, lower in _pairs(sigmas):
         steps.append(Step(sigma, lower / sigma, 0.0, 1 - lower / sigma, 0.0))
-        if lower > 0:  # from the state that Euler's step began at, along the mean of the slopes at both ends
+        if lower > 0:  # from the x that Euler's step began at, along the mean of the slopes at both ends
             half = (sigma - lower) / (2 * lower)
             steps.append(Step(lower, 0.5 - half, 0.5, half, 0.0))
     return steps

@@ -10,8 +10,8 @@ from ..errors import SinfusionError
 from ..pixels import check_size, resize, to_uint8, to_unit
 from ..roles import IMAGE
 from ..run import Run
-from ..seeds import check_seed
-from .reverse_process import reverse, sampling_sigmas
+from .reverse_process import reverse_process
+from .video import seeds_of
 
 
 def edit(
@@ -40,22 +40,15 @@ def edit(
         mask = as_mask(mask)
         if mask.shape != (height, width):
             raise SinfusionError(f"the mask is {mask.shape}, the image {(height, width)}: rows and columns must agree.")
-    if count < 1:
-        raise SinfusionError(f"count must be at least 1, not {count}.")
-    seed = check_seed(seed, count)
+    seeds = seeds_of(run, seed, count)
     change = mask if mask is not None else np.full((height, width), canvas is None)
     if canvas is not None:
         image, change = _on_canvas(image, change, canvas)
     known_image = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(run.device))[None]
     known_mask = ~torch.from_numpy(change).to(run.device)[None, None]
-    seeds = torch.arange(seed, seed + count, dtype=torch.int64)
-    sigmas = sampling_sigmas(run, IMAGE, 1, steps, strength=strength)
-    start = known_image.expand(count, -1, -1, -1)
-    outputs = (
-        to_uint8(reverse(run, IMAGE, seeds, 0, sigmas, start, known_mask=known_mask, known_image=known_image))
-        .cpu()
-        .numpy()
-    )
+    process = reverse_process(run, IMAGE, steps=steps, strength=strength)
+    images = process(seeds, 0, None, known_image.expand(count, -1, -1, -1), None, known_mask, known_image)
+    outputs = to_uint8(images).cpu().numpy()
     return np.where(change[..., None], outputs, image)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,14 @@ from ..diffusion.schedule import cosine_schedule
 from ..errors import SinfusionError
 from ..ops.cuda_graph import cuda_graphed
 from ..pixels import check_size, resize, to_uint8, to_unit
-from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, Role
+from ..progress import OnProgress, Progress
+from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 from ..run import Run
 from ..seeds import check_seed
-from .reverse_process import reverse, sampling_sigmas
+from .reverse_process import ReverseProcess, reverse_process
 from .streaming import copy_to_host_async
 
 Frames = np.ndarray  # (..., H, W, 3) uint8
-OnProgress = Callable[[], object]  # called after each new frame
 
 
 def generate(
@@ -34,22 +35,25 @@ def generate(
     frame_offset: int = 1,
     seed: int = 0,
     steps: int | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Frames:
     """New samples: (count, frames, H, W, 3) uint8 from a video run, (count, H, W, 3) from an image run.
 
     frames: length of each video; None: as long as the training clip. size: (height, width); None: the training size.
-    start: the first frame, an index into the clip or an image; None: the Projector makes one from noise, and the video
-    begins `burn_in_frames` of the recipe after it.
-    frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i is made from seed + i, whatever `count`,
-    all from 0 to 2^32 - 1. steps: network evaluations an image; None: the recipe's.
+    start: the first frame, an index into the clip or an image; None: the Projector generates one from noise, and the
+    video begins the recipe's `burn_in_frames` after it.
+    frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i has seed + i, whatever `count`; seeds are
+    from 0 to 2^32 - 1. steps: network evaluations an image; None: the recipe's. on_progress: called after each frame.
     """
     if run.kind == "image":
         if frames is not None or start is not None or frame_offset != 1:
             raise SinfusionError(f"{run.path} is an image run: frames, start and frame offset are for video runs.")
         return generate_images(run, count, size, seed, steps)
-    outputs = list(
-        stream(run, len(run.frames) if frames is None else frames, count, size, start, frame_offset, seed, steps)
-    )
+    length = len(run.frames) if frames is None else frames
+    outputs = []
+    for images in stream(run, length, count, size, start, frame_offset, seed, steps):
+        outputs.append(images)
+        _report(on_progress, len(outputs), length, images[0])
     return np.stack(outputs, axis=1)
 
 
@@ -57,8 +61,8 @@ def generate_images(
     run: Run, count: int = 1, size: tuple[int, int] | None = None, seed: int = 0, steps: int | None = None
 ) -> Frames:
     """(count, H, W, 3) uint8: diverse samples of an image run at any size."""
-    images = _from_noise(run, IMAGE, _seeds(run, seed, count), check_size(size or run.size), steps)
-    return to_uint8(images).cpu().numpy()
+    seeds, size = seeds_of(run, seed, count), check_size(size or run.size)
+    return to_uint8(reverse_process(run, IMAGE, steps=steps)(seeds, 0, size=size)).cpu().numpy()
 
 
 def stream(
@@ -70,89 +74,85 @@ def stream(
     frame_offset: int = 1,
     seed: int = 0,
     steps: int | None = None,
-    frame_index: int = 0,
 ) -> Iterator[Frames]:
-    """`generate` for a video run, a frame at a time: yields (count, H, W, 3) uint8 as soon as each is made.
-
-    frame index: the first frame's; each has noise of its own, the same wherever a seed and a frame index are.
-    """
+    """`generate` for a video run, a frame at a time: yields (count, H, W, 3) uint8 as soon as each is there."""
     require_video(run)
     _check_offset(run, frame_offset)
     if frames < 1:
         raise SinfusionError(f"a video has at least 1 frame, not {frames}.")
     size = check_size(size or run.size)
-    seeds = _seeds(run, seed, count)
-    run.denoiser(PREDICTOR)
-    if run.recipe.correction_timesteps:
-        run.denoiser(PROJECTOR)
-    elif start is None:
-        run.denoiser(PROJECTOR, otherwise="--start 0")
-    hidden = 0
+    seeds = seeds_of(run, seed, count)
+    advance = next_frame(run, frame_offset, steps)
+    burn_in = 0
     if start is None:
-        first, hidden = _from_noise(run, PROJECTOR, seeds, size, None, frame_index), run.recipe.burn_in_frames
+        run.denoiser(PROJECTOR, otherwise="--start 0")
+        first, burn_in = reverse_process(run, PROJECTOR)(seeds, 0, size=size), run.recipe.burn_in_frames
     else:
         first = _tensor(run, resize(_start_frame(run, start), size)[None]).expand(count, -1, -1, -1)
-
-    def advance(image: Tensor, frame_index: Tensor) -> tuple[Tensor, Tensor]:
-        image = next_frame(run, image, seeds, frame_index, frame_offset, steps)
-        return image, to_uint8(image)
-
-    advance_one = cuda_graphed(advance, run.device, run.graph)
-    return copy_to_host_async(_chain(run, first, advance_one, hidden, hidden + frames, frame_index))
+    return copy_to_host_async(rollout(advance, first, seeds, frames, burn_in, graph=run.graph))
 
 
-def _chain(
-    run: Run,
-    image: Tensor,
-    advance: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    shown: int,
-    stop: int,
-    first: int,  # frame index of the first image
-) -> Iterator[Tensor]:
-    """Each image (B, 3, H, W) made from the one before; those from `shown` to `stop` as (B, H, W, 3) uint8."""
-    if shown == 0:
-        yield to_uint8(image)
-    for number in range(1, stop):
-        image, frame = advance(image, _frame_index(run, first + number))
-        if number >= shown:
-            yield frame
+@dataclass(frozen=True)
+class NextFrame:
+    """The next frame: the Predictor's sample, corrected by the Projector where there is one."""
 
+    predict: ReverseProcess
+    correct: ReverseProcess | None = None
 
-def _frame_index(run: Run, frame_index: int) -> Tensor:
-    """() int64 on the device, without a copy from the host."""
-    return torch.full((), frame_index, device=run.device)
+    def __call__(
+        self,
+        previous: Tensor,  # (B, 3, H, W) in [-1, 1]
+        seeds: Tensor,  # (B,) int64
+        frame_index: int | Tensor,
+        init_image: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: start from this instead of the previous frame
+    ) -> Tensor:
+        """(B, 3, H, W) in [-1, 1]."""
+        image = self.predict(seeds, frame_index, previous, init_image)
+        # A little noise, which the Projector removes with the Predictor's artefacts (SinFusion, section 5).
+        return image if self.correct is None else self.correct(seeds, frame_index, init_image=image)
 
 
 def next_frame(
-    run: Run,
-    previous: Tensor,  # (B, 3, H, W) in [-1, 1]
-    seeds: Tensor,
-    frame_index: int | Tensor,
-    frame_offset: int = 1,
-    steps: int | None = None,
-    init_image: Tensor | None = None,  # (B, 3, H, W): an image to start from instead of noise around the previous one
-    sigma_start: float | None = None,  # the noise level to start it at
-) -> Tensor:
-    """One predicted frame, corrected by the Projector if the recipe says so; (B, 3, H, W) in [-1, 1]."""
-    sigmas = sampling_sigmas(run, PREDICTOR, frame_offset, steps, sigma_start)
-    image = reverse(run, PREDICTOR, seeds, frame_index, sigmas, init_image, None, previous, frame_offset)
-    return correct(run, image, seeds, frame_index)
+    run: Run, frame_offset: int = 1, steps: int | None = None, sigma_start: float | None = None
+) -> NextFrame:
+    """What generates the next frame of a rollout, as the run's recipe has it."""
+    predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start)
+    return NextFrame(predict, _correction(run) if run.recipe.correction_timesteps else None)
 
 
-def correct(run: Run, image: Tensor, seeds: Tensor, frame_index: int | Tensor) -> Tensor:
-    """Noise a frame a little and let the Projector remove it with its own artefacts (SinFusion, section 5)."""
-    recipe = run.recipe
-    if recipe.correction_timesteps == 0:
-        return image
-    schedule = cosine_schedule(50)
-    entry = float(schedule.sigma_at(np.array(float(recipe.correction_timesteps))))
-    denoiser = run.denoiser(PROJECTOR)
-    if denoiser.parameterization == "preconditioned":
-        sigmas = sampling_sigmas(run, PROJECTOR, 1, recipe.correction_steps, entry)
-    else:
-        entry = float(denoiser.schedule.sigma[min(recipe.correction_timesteps, recipe.timesteps)])
-        sigmas = sampling_sigmas(run, PROJECTOR, 1, recipe.timesteps, entry)
-    return reverse(run, PROJECTOR, seeds, frame_index, sigmas, image)
+def _correction(run: Run) -> ReverseProcess:
+    """The end of the Projector's reverse process, from the recipe's `correction_timesteps` on."""
+    recipe, denoiser = run.recipe, run.denoiser(PROJECTOR)
+    if denoiser.preconditioned:
+        start = float(cosine_schedule(50).sigma_at(np.array(float(recipe.correction_timesteps))))
+        return reverse_process(run, PROJECTOR, steps=recipe.correction_steps, sigma_start=start)
+    start = float(denoiser.schedule.sigma[min(recipe.correction_timesteps, recipe.timesteps)])
+    return reverse_process(run, PROJECTOR, steps=recipe.timesteps, sigma_start=start)
+
+
+def rollout(
+    advance: NextFrame,
+    first: Tensor,  # (B, 3, H, W) in [-1, 1]
+    seeds: Tensor,  # (B,) int64
+    frames: int,
+    burn_in: int = 0,  # frames that are not yielded, `first` among them
+    first_index: int = 0,
+    graph: bool = True,  # on a GPU, a CUDA graph a frame
+) -> Iterator[Tensor]:
+    """(B, H, W, 3) uint8 on the device, overwritten by the next: `first`, then each frame after the one before."""
+
+    def one(image: Tensor, frame_index: Tensor) -> tuple[Tensor, Tensor]:
+        image = advance(image, seeds, frame_index)
+        return image, to_uint8(image)
+
+    step = cuda_graphed(one, first.device, graph)
+    image = first
+    if burn_in == 0:
+        yield to_uint8(image)
+    for number in range(1, burn_in + frames):
+        image, frame = step(image, _on_device(first_index + number, first.device))
+        if number >= burn_in:
+            yield frame
 
 
 def extrapolate(
@@ -161,33 +161,36 @@ def extrapolate(
     before: int = 0,
     seed: int = 0,
     steps: int | None = None,
-    on_progress: OnProgress = lambda: None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[Frames, np.ndarray]:
     """The training clip with new frames after and/or before it.
 
     Returns (before + T + after, H, W, 3) uint8 and a mask (before + T + after,) bool, True where a frame is new.
+    on_progress: called after each new frame.
     """
     require_video(run)
     if after < 0 or before < 0 or after + before == 0:
         raise SinfusionError(f"extrapolate adds frames: after ({after}) or before ({before}) must be above 0.")
-    parts = [run.frames]
+    parts = []
     if after:
-        parts.append(_new_frames(stream(run, after + 1, 1, None, len(run.frames) - 1, 1, seed, steps), on_progress))
-    if before:
-        # Its frame indices follow those of the frames after: no noise is used twice.
-        parts.insert(0, _new_frames(stream(run, before + 1, 1, None, 0, -1, seed, steps, after), on_progress)[::-1])
+        parts.append(_continuation(run, len(run.frames) - 1, after, 1, seed, steps, 0))
+    if before:  # with frame indices after those above: no noise is used twice
+        parts.append(_continuation(run, 0, before, -1, seed, steps, after))
+    new: list[np.ndarray] = []
+    for images in itertools.chain(*parts):
+        new.append(images[0])
+        _report(on_progress, len(new), after + before, images[0])
     is_new = np.repeat([True, False, True], [before, len(run.frames), after])
-    return np.concatenate(parts), is_new
+    return np.stack([*new[after:][::-1], *run.frames, *new[:after]]), is_new
 
 
-def _new_frames(outputs: Iterator[Frames], on_progress: OnProgress) -> Frames:
-    """(T, H, W, 3) uint8: all but the first frame of a stream of one sample."""
-    next(outputs)
-    frames = []
-    for images in outputs:
-        frames.append(images[0])
-        on_progress()
-    return np.stack(frames)
+def _continuation(
+    run: Run, start: int, frames: int, frame_offset: int, seed: int, steps: int | None, first_index: int
+) -> Iterator[Frames]:
+    """(1, H, W, 3) uint8 for each new frame after frame `start` of the clip, which has index `first_index`."""
+    first = _tensor(run, run.frames[start : start + 1])
+    advance, seeds = next_frame(run, frame_offset, steps), seeds_of(run, seed, 1)
+    return copy_to_host_async(rollout(advance, first, seeds, frames, 1, first_index, run.graph))
 
 
 def upsample(
@@ -196,12 +199,12 @@ def upsample(
     frames: Frames | None = None,
     seed: int = 0,
     steps: int | None = None,
-    on_progress: OnProgress = lambda: None,
+    on_progress: OnProgress | None = None,
 ) -> Frames:
-    """(factor (T - 1) + 1, H, W, 3) uint8: frames put between those of a clip, which stay untouched.
+    """(factor (T - 1) + 1, H, W, 3) uint8: new frames between those of a clip, which stay as they are.
 
-    factor: 2, 4 or 8 (the Interpolator is used recursively). frames: (T, H, W, 3) uint8, or what
-    `as_frames` takes; None: the training clip.
+    factor: 2, 4 or 8; the Interpolator is used recursively. frames: (T, H, W, 3) uint8, or what
+    `as_frames` takes; None: the training clip. on_progress: called after each new frame.
     """
     require_video(run)
     if factor not in (2, 4, 8):
@@ -210,20 +213,22 @@ def upsample(
     if len(clip) < 2:
         raise SinfusionError(f"upsampling needs at least 2 frames, not {len(clip)}.")
     check_size(clip.shape[1:3])
-    seeds, sigmas = _seeds(run, seed, 1), sampling_sigmas(run, INTERPOLATOR, 1, steps)
+    seeds, process = seeds_of(run, seed, 1), reverse_process(run, INTERPOLATOR, steps=steps)
 
     def between(pair: Tensor, frame_index: Tensor) -> Tensor:
-        return to_uint8(reverse(run, INTERPOLATOR, seeds, frame_index, sigmas, condition=pair))
+        return to_uint8(process(seeds, frame_index, pair))
 
     between_two = cuda_graphed(between, run.device, run.graph)
-    moments = itertools.count()
+    done, total = 0, (factor - 1) * (len(clip) - 1)
     while factor > 1:
         # A pair at a time bounds the memory.
         pairs = (_tensor(run, clip[i : i + 2]).flatten(0, 1)[None] for i in range(len(clip) - 1))
+        new = (between_two(pair, _on_device(done + i, run.device)) for i, pair in enumerate(pairs))
         middles = []
-        for outputs in copy_to_host_async(between_two(pair, _frame_index(run, next(moments))) for pair in pairs):
-            middles.append(outputs[0])
-            on_progress()
+        for images in copy_to_host_async(new):
+            middles.append(images[0])
+            _report(on_progress, done + len(middles), total, images[0])
+        done += len(middles)
         woven = np.empty((2 * len(clip) - 1, *clip.shape[1:]), np.uint8)
         woven[::2], woven[1::2] = clip, np.stack(middles)
         clip, factor = woven, factor // 2
@@ -237,47 +242,49 @@ def retarget(
     strength: float = 0.5,
     seed: int = 0,
     steps: int | None = None,
-    on_progress: OnProgress = lambda: None,
+    on_progress: OnProgress | None = None,
 ) -> Frames:
-    """An image or video at another size and aspect ratio, its details made by the trained models at their own scale.
+    """An image or video at another size and aspect ratio, its details generated at their own scale.
 
     size: (height, width). frames: what to retarget, (T, H, W, 3) or (H, W, 3) uint8, or what `as_pixels` takes; None:
-    what the run was trained on.
-    strength: in (0, 1], how much of the plainly resized input is made anew.
+    what the run was trained on. strength: in (0, 1], how much of the resized input is generated anew. on_progress:
+    called after each frame.
     Returns (T, *size, 3) uint8 for a video run, (*size, 3) for an image run.
     """
     size = check_size(size)
     source = run.frames if frames is None else as_frames(frames)
     if run.kind == "image":
         source = as_image(source)[None]
-    first = IMAGE if run.kind == "image" else PROJECTOR
-    seeds = _seeds(run, seed, 1)
+    seeds = seeds_of(run, seed, 1)
     stretched = _tensor(run, np.stack([resize(frame, size) for frame in source]))
-    sigmas = sampling_sigmas(run, first, 1, steps, strength=strength)
-    image = reverse(run, first, seeds, 0, sigmas, stretched[:1])
+    role = IMAGE if run.kind == "image" else PROJECTOR
+    image = reverse_process(run, role, steps=steps, strength=strength)(seeds, 0, init_image=stretched[:1])
     if run.kind == "image":
-        on_progress()
-        return to_uint8(image)[0].cpu().numpy()
-    # Where each frame goes is the resized clip's to say (the entry level is above the change between frames),
-    # how it looks is the Predictor's.
-    sigma_start = 4 * strength * run.denoiser(PREDICTOR).sigma_data[0]
+        result = to_uint8(image)[0].cpu().numpy()
+        _report(on_progress, 1, 1, result)
+        return result
+    outputs: list[np.ndarray] = []
+    for images in copy_to_host_async(_follow(run, image, stretched, seeds, steps, strength)):
+        outputs.append(images[0])
+        _report(on_progress, len(outputs), len(stretched), images[0])
+    return np.stack(outputs)
 
-    def follow(image: Tensor, frame_index: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        image = next_frame(run, image, seeds, frame_index, 1, steps, target, sigma_start)
+
+def _follow(
+    run: Run, image: Tensor, targets: Tensor, seeds: Tensor, steps: int | None, strength: float
+) -> Iterator[Tensor]:
+    """(1, H, W, 3) uint8 for each of `targets` (T, 3, H, W): laid out as the target, looking like the one before."""
+    # The Predictor starts from the noisy target, at a sigma above the change between frames.
+    advance = next_frame(run, 1, steps, sigma_start=4 * strength * run.denoiser(PREDICTOR).sigma_data[0])
+
+    def one(image: Tensor, frame_index: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        image = advance(image, seeds, frame_index, target)
         return image, to_uint8(image)
 
-    follow_one = cuda_graphed(follow, run.device, run.graph)
-
-    def followed(image: Tensor) -> Iterator[Tensor]:
-        for number in range(len(stretched)):  # frame index 0 was the first image's
-            image, frame = follow_one(image, _frame_index(run, number + 1), stretched[number : number + 1])
-            yield frame
-
-    outputs = []
-    for frame in copy_to_host_async(followed(image)):
-        outputs.append(frame[0])
-        on_progress()
-    return np.stack(outputs)
+    step = cuda_graphed(one, run.device, run.graph)
+    for number in range(len(targets)):  # frame index 0 was the first image's
+        image, frame = step(image, _on_device(number + 1, run.device), targets[number : number + 1])
+        yield frame
 
 
 def require_video(run: Run) -> None:
@@ -286,17 +293,19 @@ def require_video(run: Run) -> None:
         raise SinfusionError(f"{run.path} is an image run; this needs a run trained on a video.")
 
 
+def seeds_of(run: Run, seed: int, count: int) -> Tensor:
+    """(count,) int64 on the run's device: the seeds of `count` samples."""
+    if count < 1:
+        raise SinfusionError(f"count must be at least 1, not {count}.")
+    seed = check_seed(seed, count)
+    return torch.arange(seed, seed + count, dtype=torch.int64, device=run.device)
+
+
 def _check_offset(run: Run, frame_offset: int) -> None:
     known = run.recipe.offsets()
     if frame_offset not in known:
         choices = ", ".join(map(str, known))
         raise SinfusionError(f"frame offset {frame_offset} was not trained; this run knows {choices}.")
-
-
-def _from_noise(
-    run: Run, role: Role, seeds: Tensor, size: tuple[int, int], steps: int | None, frame_index: int = 0
-) -> Tensor:
-    return reverse(run, role, seeds, frame_index, sampling_sigmas(run, role, steps=steps), size=size)
 
 
 def _start_frame(run: Run, start: Any) -> Frames:
@@ -311,8 +320,11 @@ def _tensor(run: Run, frames: Frames) -> Tensor:
     return to_unit(torch.from_numpy(np.ascontiguousarray(frames)).to(run.device))
 
 
-def _seeds(run: Run, seed: int, count: int) -> Tensor:
-    if count < 1:
-        raise SinfusionError(f"count must be at least 1, not {count}.")
-    seed = check_seed(seed, count)
-    return torch.arange(seed, seed + count, dtype=torch.int64, device=run.device)
+def _on_device(frame_index: int, device: torch.device) -> Tensor:
+    """() int64, without a copy from the host."""
+    return torch.full((), frame_index, device=device)
+
+
+def _report(on_progress: OnProgress | None, done: int, total: int, image: np.ndarray) -> None:
+    if on_progress is not None:
+        on_progress(Progress(done, total, image=image))

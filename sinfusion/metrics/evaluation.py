@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import SinfusionError
-from ..generation.reverse_process import reverse, sampling_sigmas
+from ..generation.reverse_process import reverse_process
 from ..generation.video import generate_images, next_frame, require_video, stream
 from ..media import Clip, Source
 from ..pixels import to_pixel_values, to_unit
@@ -266,25 +266,20 @@ def conditional_mean(run: Run, frames: np.ndarray, role: Role = PREDICTOR) -> np
 
     At the highest noise level the noisy image says nothing: what the network finds likely is all there is.
     """
-    sigmas = sampling_sigmas(run, role, steps=1)
-    outputs = [
-        reverse(run, role, seeds, 1, sigmas, condition=some, frame_offset=1 if role.frame_offset else None)
-        for some, seeds in _conditions(run, frames, role, 0)
-    ]
-    return _pixels(outputs)
+    process = reverse_process(run, role, frame_offset=1 if role.frame_offset else None, steps=1)
+    return _pixels([process(seeds, 1, some) for some, seeds in _conditions(run, frames, role, 0)])
 
 
 def sampled(
     run: Run, frames: np.ndarray, role: Role = PREDICTOR, seed: int = 0, steps: int | None = None
 ) -> np.ndarray:
     """A sample for each of `targets`, (T - n, H, W, 3) float, uint8 scale, made as a rollout makes it."""
-    outputs = []
-    for some, seeds in _conditions(run, frames, role, seed):
-        if role is PREDICTOR:
-            outputs.append(next_frame(run, some, seeds, 1, steps=steps))
-        else:
-            outputs.append(reverse(run, role, seeds, 1, sampling_sigmas(run, role, steps=steps), condition=some))
-    return _pixels(outputs).round()
+    parts = _conditions(run, frames, role, seed)
+    if role is PREDICTOR:
+        advance = next_frame(run, steps=steps)
+        return _pixels([advance(some, seeds, 1) for some, seeds in parts]).round()
+    process = reverse_process(run, role, steps=steps)
+    return _pixels([process(seeds, 1, some) for some, seeds in parts]).round()
 
 
 def targets(frames: np.ndarray, role: Role) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import resource
@@ -19,11 +20,12 @@ import torch.distributed as dist
 
 from .. import console
 from ..checkpoint import last_checkpoint
+from ..diffusion.denoiser import Denoiser
 from ..errors import SettingError, SinfusionError
-from ..generation.video import generate_images, stream, upsample
+from ..generation.reverse_process import reverse_process
+from ..generation.video import NextFrame, rollout
 from ..media import Source, contact_sheet, write_image
-from ..network import NextNet
-from ..pixels import check_size
+from ..pixels import check_size, to_uint8, to_unit
 from ..precision import choose_device
 from ..recipe import Recipe
 from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
@@ -153,7 +155,6 @@ def train(
             raise
     if short := shortfall(run):
         log(short)
-    run._denoisers.clear()
     return run
 
 
@@ -251,26 +252,29 @@ def _previewer(run: Run, role: Role, trainer: Trainer) -> Callable[[], None]:
 
     def preview() -> None:
         averaged = run.build(role)
-        assert isinstance(averaged.network, NextNet)
         weights = trainer.optimizer.average if run.recipe.ema_gamma > 0 else trainer.optimizer.parameters
         averaged.network.load_state_dict(weights)
-        # A run of its own, so that sampling finds this denoiser and never the checkpoint's.
-        now = run.to(str(run.device), graph=False)
-        now.dtype = run.dtype
-        now.recipe = run.recipe.replace(correction_timesteps=0)
-        now._denoisers[role.name] = averaged
-        if role is PREDICTOR:
-            outputs = np.stack([frames[0] for frames in stream(now, 8, start=0)])
-        elif role is INTERPOLATOR:
-            outputs = upsample(now, 2, now.frames[:3])
-        elif role is IMAGE:
-            outputs = generate_images(now, 4)
-        else:
-            now._denoisers[IMAGE.name] = averaged
-            outputs = generate_images(now, 2)
+        outputs = preview_images(dataclasses.replace(run, graph=False), role, averaged)
         write_image(run.path / role.name / "preview.png", contact_sheet(outputs), overwrite=True)
 
     return preview
+
+
+def preview_images(run: Run, role: Role, denoiser: Denoiser) -> np.ndarray:
+    """(N, H, W, 3) uint8: a few images or frames that a denoiser of the run generates."""
+    process = reverse_process(run, role, denoiser, 1 if role.frame_offset else None)
+    seeds = torch.arange(4, device=run.device)
+    if role is PREDICTOR:
+        first = to_unit(torch.from_numpy(run.frames[:1]).to(run.device))
+        frames = rollout(NextFrame(process), first, seeds[:1], 8, graph=False)
+        return np.concatenate([frame.cpu().numpy() for frame in frames])
+    if role is INTERPOLATOR:
+        shown = [run.frames[0]]
+        for i in range(2):
+            pair = to_unit(torch.from_numpy(run.frames[i : i + 2]).to(run.device)).flatten(0, 1)[None]
+            shown += [to_uint8(process(seeds[:1], i, pair))[0].cpu().numpy(), run.frames[i + 1]]
+        return np.stack(shown)
+    return to_uint8(process(seeds[: 4 if role is IMAGE else 2], 0, size=run.size)).cpu().numpy()
 
 
 def _log_what(run: Run, log: Callable[[str], None]) -> None:

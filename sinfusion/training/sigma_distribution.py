@@ -28,7 +28,7 @@ def draw_sigmas(
     an sqrt(alphas_cumprod) uniform between two neighbouring timesteps (as in the released code).
     """
     device = seeds.device
-    if denoiser.parameterization == "preconditioned":
+    if denoiser.preconditioned:
         normal = ops.normal(seeds, STREAM_SIGMA, step, (1,), device)[:, 0]
         if not role.conditions:
             log_sigma = recipe.unconditional_log_sigma_mean + recipe.unconditional_log_sigma_std * normal

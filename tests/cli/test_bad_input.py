@@ -283,7 +283,7 @@ def test_an_output_that_exists_is_refused_before_any_work(
     def no_work(*_, **__):
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr("sinfusion.generation.reverse_process.reverse", no_work)
+    monkeypatch.setattr("sinfusion.generation.reverse_process.ReverseProcess.__call__", no_work)
     for name in ("x.mp4", "x.mp4-sheet.png", "x.mp4.json"):
         (tmp_path / name).write_text("precious")
         for words in (("generate",), ("extrapolate", "--after", 1), ("upsample",), ("retarget", "--size", "32x16")):
@@ -354,7 +354,11 @@ def _raises(error):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize(
     "call",
-    ["sinfusion.media.writing._Mp4.write", "sinfusion.media.writing._Mp4.close", "sinfusion.generation.video.reverse"],
+    [
+        "sinfusion.media.writing._Mp4.write",
+        "sinfusion.media.writing._Mp4.close",
+        "sinfusion.generation.reverse_process.ReverseProcess.__call__",
+    ],
 )
 def test_a_disk_that_fills_up_while_generating_leaves_nothing(refused, video_run, tmp_path, monkeypatch, call, code):
     monkeypatch.setattr(call, _raises(OSError(code, os.strerror(code))))
@@ -433,17 +437,17 @@ def test_what_is_nobodys_fault_but_ours_keeps_its_traceback(video_run, tmp_path,
     "command", ["generate --frames 5 --count 2", "extrapolate --after 3 --mark", "upsample", "retarget --size 32x16"]
 )
 def test_ctrl_c_ends_with_130_and_one_line_and_leaves_nothing(video_run, tmp_path, monkeypatch, capsys, command):
-    from sinfusion.generation.reverse_process import reverse
+    from sinfusion.generation.reverse_process import ReverseProcess
 
-    calls = []
+    call, calls = ReverseProcess.__call__, []
 
     def interrupted(*given, **named):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return reverse(*given, **named)
+        return call(*given, **named)
 
-    monkeypatch.setattr("sinfusion.generation.video.reverse", interrupted)
+    monkeypatch.setattr("sinfusion.generation.reverse_process.ReverseProcess.__call__", interrupted)
     name, *rest = command.split()
     assert main([name, str(video_run.path), *rest, "--out", str(tmp_path / "x.mp4")]) == 130
     assert capsys.readouterr().err.endswith("interrupted.\n")

@@ -43,7 +43,7 @@ def refused(tmp_path, capsys, monkeypatch):
         raise AssertionError("work was begun")
 
     monkeypatch.setattr("sinfusion.metrics.evaluation.nnf", no_work)
-    monkeypatch.setattr("sinfusion.metrics.evaluation.reverse", no_work)
+    monkeypatch.setattr("sinfusion.generation.reverse_process.ReverseProcess.__call__", no_work)
 
     def run(*words):
         before = sorted(tmp_path.rglob("*"))
@@ -85,11 +85,11 @@ def test_json_holds_the_rows_and_how_they_came_about(files, tmp_path):
 def test_fields_are_sheets_and_videos_numbered_as_in_the_table(files, clip, tmp_path):
     do("evaluate", *files, "--fields", tmp_path / "fields")
     assert sorted(path.name for path in (tmp_path / "fields").iterdir()) == [
-        "1-a-made.mp4", "1-a-made.png", "2-b-made.mp4", "2-b-made.png",
+        "1-a-outputs.mp4", "1-a-outputs.png", "2-b-outputs.mp4", "2-b-outputs.png",
     ]  # fmt: skip
     images = field_image(nnf(read_media(files[2]).frames, clip)[0])
-    video = read_media(tmp_path / "fields/2-b-made.mp4", max_side=None).frames
-    assert len(video) == len(images) == 6 and read_image(tmp_path / "fields/2-b-made.png").size
+    video = read_media(tmp_path / "fields/2-b-outputs.mp4", max_side=None).frames
+    assert len(video) == len(images) == 6 and read_image(tmp_path / "fields/2-b-outputs.png").size
     small = video[:, ::10, ::10][:, : images.shape[1], : images.shape[2]]
     assert small.shape == images.shape and np.abs(small.astype(int) - images).mean() < 20
 
@@ -187,7 +187,7 @@ def test_held_out_frames_are_cut_by_start_and_stop(run_copy, clip, tmp_path, cap
 
 def test_results_are_compared_with_the_frames_of_a_run(run_copy, files, capsys):
     do("evaluate", run_copy, files[1])
-    assert "\nmade " in capsys.readouterr().out
+    assert "\noutputs " in capsys.readouterr().out
     assert not (run_copy / "outputs").exists()
 
 
@@ -205,7 +205,7 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(refused, files, vide
         (tmp_path / "missing", a): "does not exist",
         (fish, a, tmp_path / "missing.mp4"): "missing.mp4 does not exist",
         (fish, tmp_path / "one.png"): "one.png is an image",
-        (tmp_path / "one.png", a): "made is a video",
+        (tmp_path / "one.png", a): "outputs is a video",
         (fish, tmp_path / "two"): "two has 2 frame(s)",
         (fish, tmp_path / "wide", "--max-side", "20"): "--size",
         (fish, a, "--inception", tmp_path / "w.pth"): "weights of Inception are for images",
@@ -245,6 +245,6 @@ def test_ctrl_c_leaves_nothing(run_copy, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sinfusion.metrics.evaluation.Measuring.self-baseline", interrupted)
+    monkeypatch.setattr("sinfusion.metrics.evaluation.Measuring.self_baseline", interrupted)
     assert main(["evaluate", str(run_copy), "--count", "1", "--steps", "1"]) == 130
     assert not (run_copy / "outputs").exists()

@@ -19,6 +19,7 @@ from sinfusion.cli import main
 from sinfusion.cli.generation import Generate
 from sinfusion.cli.outputs import Outputs
 from sinfusion.files import acquire, release
+from sinfusion.generation.reverse_process import ReverseProcess
 from sinfusion.media import write_image, write_video
 
 ROOT = Path(__file__).parents[2]
@@ -153,18 +154,15 @@ def test_results_of_two_formats_share_neither_sheet_nor_record(run_copy, tmp_pat
     ["generate --count 2", "extrapolate --after 3 --mark", "upsample", "retarget --size 32x16", "evaluate --steps 1"],
 )
 def test_a_signal_leaves_nothing_half_written(run_copy, monkeypatch, capsys, command, number, code):
-    from sinfusion.generation.reverse_process import reverse
-
-    calls = []
+    call, calls = ReverseProcess.__call__, []
 
     def signalled(*given, **named):
         calls.append(1)
         if len(calls) == 2:
             os.kill(os.getpid(), number)
-        return reverse(*given, **named)
+        return call(*given, **named)
 
-    for module in ("generation.video", "metrics.evaluation"):
-        monkeypatch.setattr(f"sinfusion.{module}.reverse", signalled)
+    monkeypatch.setattr(ReverseProcess, "__call__", signalled)
     before = sorted(run_copy.rglob("*"))
     name, *words = command.split()
     assert main([name, str(run_copy), *words]) == code

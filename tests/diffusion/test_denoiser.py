@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sinfusion.diffusion.denoiser import PARAMETERIZATIONS, Denoiser, rms_change
+from sinfusion.diffusion.denoiser import Denoiser, rms_change
+from sinfusion.diffusion.parameterization import PARAMETERIZATIONS
 from sinfusion.diffusion.schedule import cosine_schedule
 
 EVERY = pytest.mark.parametrize("name", PARAMETERIZATIONS)
@@ -108,7 +109,9 @@ class Recorder(torch.nn.Module):
 
 
 def denoiser(name, network=None, continuous=False, sigma_data=(0.1, 0.2), frame_offset=False):
-    return Denoiser(network or Recorder(), name, cosine_schedule(), continuous, sigma_data, frame_offset)
+    return Denoiser(
+        network or Recorder(), PARAMETERIZATIONS[name], cosine_schedule(), continuous, sigma_data, frame_offset
+    )
 
 
 def test_the_network_is_told_the_timestep_counted_from_0_or_the_level_itself():
@@ -173,9 +176,9 @@ def test_training_coefficients_make_what_the_network_sees_and_should_answer(name
     model = denoiser(name, sigma_data=(0.1,))
     c = model.training_coefficients(sigma, sigma_data)[..., None, None, None]
     s, d = (value[:, None, None, None] for value in (sigma, sigma_data))
-    expected = seen(model.form, clean + s * noise, s, condition, d)
+    expected = seen(model.parameterization, clean + s * noise, s, condition, d)
     torch.testing.assert_close(c[:, 0] * clean + c[:, 1] * noise + c[:, 2] * condition, expected, rtol=1e-5, atol=1e-5)
-    expected = target(model.form, clean, noise, s, condition, d)
+    expected = target(model.parameterization, clean, noise, s, condition, d)
     torch.testing.assert_close(c[:, 3] * clean + c[:, 4] * noise + c[:, 5] * condition, expected, rtol=1e-5, atol=1e-5)
 
 

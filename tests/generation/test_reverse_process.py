@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from sinfusion import ops
-from sinfusion.diffusion.denoiser import PARAMETERIZATIONS, prior_mean_of
-from sinfusion.diffusion.samplers import SAMPLERS
+from sinfusion.diffusion.denoiser import prior_mean_of
+from sinfusion.diffusion.parameterization import PARAMETERIZATIONS
+from sinfusion.diffusion.samplers import SAMPLERS, sample
 from sinfusion.diffusion.schedule import cosine_schedule, karras_sigmas
 from sinfusion.errors import SinfusionError
-from sinfusion.generation.reverse_process import DRAWS_A_FRAME, STREAM_SAMPLE, reverse, sampling_sigmas
+from sinfusion.generation.reverse_process import (
+    DRAWS_A_FRAME,
+    STREAM_SAMPLE,
+    ReverseProcess,
+    reverse_process,
+)
+from sinfusion.generation.reverse_process import sampling_sigmas as sigmas_of
 from sinfusion.pixels import check_size, to_unit
 from sinfusion.recipe import PAPER
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
@@ -21,7 +28,15 @@ from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 def published(video_run, tmp_path):
     """The fixture's weights read as x0 and noise models."""
     recipe = PAPER.replace(filters=8, depth=2, dense_kernel=1, sampling_steps=10, unconditional_sampling_steps=10)
-    return dataclasses.replace(video_run, recipe=recipe, _denoisers={})
+    return dataclasses.replace(video_run, recipe=recipe)
+
+
+def sampling_sigmas(run, role, frame_offset=1, **settings):
+    return sigmas_of(run.recipe, role, run.denoiser(role), frame_offset, **settings)
+
+
+def process_of(run, role, sigmas, frame_offset=None, sampler="ancestral"):
+    return ReverseProcess(run.denoiser(role), SAMPLERS[sampler](sigmas), role.conditions, frame_offset, run.graph)
 
 
 def sigma_data(run, role, frame_offset=1):
@@ -95,9 +110,9 @@ def test_sizes_too_small_for_the_network_are_refused():
         check_size((7, 30))
 
 
-def image(run, seeds, frame_index=1, **arguments):
-    sigmas = sampling_sigmas(run, PROJECTOR, steps=3)
-    return reverse(run, PROJECTOR, torch.tensor(seeds), frame_index, sigmas, size=(11, 13), **arguments)
+def image(run, seeds, frame_index=1, sampler="ancestral", **arguments):
+    process = process_of(run, PROJECTOR, sampling_sigmas(run, PROJECTOR, steps=3), sampler=sampler)
+    return process(torch.tensor(seeds), frame_index, size=(11, 13), **arguments)
 
 
 def test_a_sample_is_a_function_of_its_seed_and_frame_index(video_run):
@@ -121,26 +136,25 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(video_run, precision, sampler
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("sampler", ["ancestral", "heun"])
 @pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR], ids=lambda role: role.name)
-def test_a_recorded_process_is_the_plain_one(video_run, role, precision, sampler, monkeypatch):
-    """From the second call on a CPU plays what it recorded; to the bit, whatever came between."""
+def test_a_captured_process_is_the_eager_one(video_run, role, precision, sampler, monkeypatch):
+    """From the second call of a shape on a CPU replays a graph; to the bit, whatever came between."""
     run, sigmas, images = video_run.to("cpu", precision), np.array([2.0, 0.7, 0.2, 0.0]), []
     known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
     known[..., :5] = True
     frames = to_unit(torch.from_numpy(run.frames[:8]))
-    arguments = [
-        (torch.tensor([frame_index, 3]), frame_index, sigmas, frames[frame_index : frame_index + 2])
-        + (
-            (None, frames[frame_index + 2 : frame_index + 4], 1 - 3 * (frame_index % 2))
-            if role.conditions
-            else (None, None, None)
-        )
-        + ((known, frames[:1]) if frame_index > 2 else (None, None))
-        for frame_index in range(5)
-    ]
-    for _ in range(2):
-        images.append([reverse(run, role, *a, sampler) for a in arguments for _ in range(2)])
-        monkeypatch.setattr("sinfusion.generation.reverse_process.GRAPHED_PIXELS", 0)
-    assert len(run.loops) == 1 and all(torch.equal(a, b) for a, b in zip(*images, strict=True))
+    process = process_of(run, role, sigmas, -2 if role.frame_offset else None, sampler)
+    graphed, captured = process.graphed, []
+    monkeypatch.setattr(process, "graphed", lambda *state: captured.append(1) or graphed(*state))
+
+    def outputs_of(frame_index):
+        seeds, some = torch.tensor([frame_index, 3]), frames[frame_index : frame_index + 2]
+        mask = (known, frames[:1]) if frame_index > 2 else (None, None)
+        return process(seeds, frame_index, *((some, None) if role.conditions else (None, some)), None, *mask)
+
+    for pixels in (2**14, 0):
+        monkeypatch.setattr("sinfusion.generation.reverse_process.GRAPHED_PIXELS", pixels)
+        images.append([outputs_of(frame_index) for frame_index in range(5) for _ in range(2)])
+    assert len(captured) == 10 and all(torch.equal(a, b) for a, b in zip(*images, strict=True))
 
 
 def test_what_is_known_is_kept(video_run):
@@ -153,8 +167,7 @@ def test_what_is_known_is_kept(video_run):
 
 
 def test_samples_are_images(image_run):
-    sigmas = sampling_sigmas(image_run, IMAGE)
-    outputs = reverse(image_run, IMAGE, torch.tensor([0, -3]), 0, sigmas, size=(16, 24))
+    outputs = reverse_process(image_run, IMAGE)(torch.tensor([0, -3]), 0, size=(16, 24))
     assert outputs.shape == (2, 3, 16, 24) and outputs.dtype == torch.float32 and not outputs.requires_grad
     assert outputs.abs().max() <= 1
 
@@ -162,31 +175,32 @@ def test_samples_are_images(image_run):
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun"])
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
-def test_a_reverse_process_follows_the_samplers_table_with_the_denoiser(video_run, role, parameterization, sampler):
-    """`reverse` makes its steps by one operator; here each is put together from the parts."""
+def test_the_fused_process_is_the_plain_loop_with_the_denoiser(video_run, role, parameterization, sampler):
+    """To fp32's rounding: the loop embeds the time of one evaluation at once, and adds in another order."""
     run = video_run.to("cpu", "fp32")
     run.models = {**run.models, role.name: {**run.models[role.name], "parameterization": parameterization}}
+    denoiser = run.denoiser(role)
     seeds, frame_index, offset = torch.tensor([3, 8]), 5, -2 if role.frame_offset else None
     frames = to_unit(torch.from_numpy(run.frames[: 2 * role.conditions])).reshape(2, -1, *run.size)
     condition = frames if role.conditions else None
-    start = None if role.conditions else to_unit(torch.from_numpy(run.frames[:2]))
+    init_image = None if role.conditions else to_unit(torch.from_numpy(run.frames[:2]))
     known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
     known[..., :5] = True
     image = to_unit(torch.from_numpy(run.frames[5:6]))
     sigmas = np.array([2.0, 0.7, 0.2, 0.0])
-    outputs = reverse(run, role, seeds, frame_index, sigmas, start, None, condition, offset, known, image, sampler)
+    process = process_of(run, role, sigmas, offset, sampler)
+    outputs = process(seeds, frame_index, condition, init_image, None, known, image)
 
     def noise(step):
         return ops.normal(seeds, STREAM_SAMPLE + role.conditions, frame_index * DRAWS_A_FRAME + step, outputs.shape[1:])
 
-    x = (prior_mean_of(outputs, condition) if start is None else start) + 2.0 * noise(DRAWS_A_FRAME - 1)
-    before = torch.zeros_like(x)
-    offsets = None if offset is None else torch.tensor([offset])
+    offsets = None if offset is None else torch.tensor([offset, offset])
+
+    def denoise(x, sigma):
+        return torch.where(known, image, denoiser(x, sigma, condition, offsets).clamp(-1, 1))
+
+    mean = prior_mean_of(outputs, condition) if init_image is None else init_image
     with torch.no_grad():
-        for i, step in enumerate(SAMPLERS[sampler](sigmas)):
-            clean = run.denoiser(role)(x, torch.tensor([step.sigma]), condition, offsets).clamp(-1, 1)
-            clean = torch.where(known, image, clean)
-            after = step.of_state * x + step.of_previous * before + step.of_clean * clean + step.of_noise * noise(i)
-            before, x = x, after
-    torch.testing.assert_close(outputs, x, rtol=1e-3, atol=1e-3)
+        plain = sample(denoise, mean + 2.0 * noise(DRAWS_A_FRAME - 1), SAMPLERS[sampler](sigmas), noise)
+    torch.testing.assert_close(outputs, plain, rtol=1e-4, atol=1e-4)
     assert torch.equal(outputs[..., :5].round(decimals=5), image.expand_as(outputs)[..., :5].round(decimals=5))

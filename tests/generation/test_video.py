@@ -4,11 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from sinfusion.errors import SinfusionError
-from sinfusion.generation import reverse_process
-from sinfusion.generation import video as rollout
-from sinfusion.generation.video import extrapolate, generate, retarget, stream, upsample
+from sinfusion.generation.reverse_process import STREAM_SAMPLE, ReverseProcess
+from sinfusion.generation.video import NextFrame, extrapolate, generate, next_frame, retarget, rollout, stream, upsample
+from sinfusion.pixels import to_unit
 
 
 @pytest.fixture(params=["fp32", "bf16"])
@@ -57,7 +58,7 @@ def test_a_video_starts_from_a_frame_an_image_or_noise(video_run, clip):
 def with_offsets(run, largest):
     """The run as if its curriculum had reached offsets up to `largest`."""
     recipe = run.recipe.replace(offset_milestones=(0.0, 0.0), max_frame_offset=largest)
-    return dataclasses.replace(run, recipe=recipe, _denoisers={})
+    return dataclasses.replace(run, recipe=recipe)
 
 
 @pytest.mark.parametrize("frame_offset", [-1, 2, -3])
@@ -78,8 +79,8 @@ def test_frame_offsets_that_were_not_trained_are_refused(video_run, frame_offset
 
 def test_frames_are_made_as_they_are_asked_for(video_run, monkeypatch):
     outputs = []
-    next_frame = rollout.next_frame
-    monkeypatch.setattr(rollout, "next_frame", lambda *a, **k: outputs.append(1) or next_frame(*a, **k))
+    advance = NextFrame.__call__
+    monkeypatch.setattr(NextFrame, "__call__", lambda *a, **k: outputs.append(1) or advance(*a, **k))
     frames = stream(video_run, 10**9, count=2, start=0)
     assert next(frames).shape == (2, 16, 24, 3) and len(outputs) == 0
     second = next(frames)
@@ -88,10 +89,7 @@ def test_frames_are_made_as_they_are_asked_for(video_run, monkeypatch):
 
 
 def test_the_projector_corrects_frames_only_if_the_recipe_says_so(video_run):
-    on, off = (
-        dataclasses.replace(video_run, recipe=video_run.recipe.replace(correction_timesteps=n), _denoisers={})
-        for n in (3, 0)
-    )
+    on, off = (dataclasses.replace(video_run, recipe=video_run.recipe.replace(correction_timesteps=n)) for n in (3, 0))
     assert not np.array_equal(generate(on, frames=2, start=0), generate(off, frames=2, start=0))
 
 
@@ -106,8 +104,9 @@ def test_extrapolation_goes_on_from_both_ends_and_marks_what_is_new(video_run, c
         assert np.array_equal(outputs[len(outputs) - after :], onward[1:])
     if before:  # played backward, so the frame nearest the clip is the first that was made
         # With noise of other frame indices than the frames after have.
-        outputs_so = stream(video_run, before + 1, start=0, frame_offset=-1, seed=4, frame_index=after)
-        backward = np.stack([images[0] for images in outputs_so])
+        first, seeds = to_unit(torch.from_numpy(clip[:1])), torch.tensor([4])
+        frames = rollout(next_frame(video_run, -1), first, seeds, before + 1, first_index=after)
+        backward = np.stack([frame[0].numpy().copy() for frame in frames])
         assert np.array_equal(outputs[:before], backward[1:][::-1])
 
 
@@ -195,17 +194,18 @@ def drawn(video_run, monkeypatch):
     """drawn(make, **settings): the keys of all noise that make(run) draws, of a run whose recipe has the settings."""
     keys = []
 
-    def loop(network, table, stream, x, prior_mean, seeds, counters, *rest):
-        noisy = table.coefficients[:, 6] != 0
+    def loop(process, x, prior_mean, seeds, counters, *rest):
+        noisy = process.coefficients[:, 6] != 0
+        stream = STREAM_SAMPLE + process.conditions
         keys.extend((stream, seed, counter) for seed in seeds.tolist() for counter in counters[noisy].tolist())
         return x.clamp_(-1, 1)
 
-    monkeypatch.setattr(reverse_process, "_loop", loop)
+    monkeypatch.setattr(ReverseProcess, "_loop", loop)
 
     def keys_of(make, **settings):
         keys.clear()
         recipe = video_run.recipe.replace(correction_timesteps=3, sampler="ddpm", burn_in_frames=2, **settings)
-        run = dataclasses.replace(video_run, recipe=recipe, graph=False, _denoisers={}, tables={})
+        run = dataclasses.replace(video_run, recipe=recipe, graph=False)
         make(run)
         assert keys
         return list(keys)
@@ -239,3 +239,22 @@ def test_noise_is_never_drawn_twice_however_many_evaluations_a_frame_takes(drawn
 def test_noise_is_that_of_a_seed_a_frame_index_and_a_step_as_runs_have_always_drawn_it(drawn):
     keys = drawn(lambda run: generate(run, 2, start=0, seed=9), sampling_steps=3)
     assert keys[:3] == [(17, 9, 4096 + 4095), (17, 9, 4096), (17, 9, 4096 + 1)]
+
+
+@pytest.mark.parametrize(
+    ("make", "total"),
+    [
+        (lambda run, seen: generate(run, 3, 2, start=0, on_progress=seen), 3),
+        (lambda run, seen: extrapolate(run, after=2, before=1, on_progress=seen), 3),
+        (lambda run, seen: upsample(run, 4, run.frames[:3], on_progress=seen), 6),
+        (lambda run, seen: retarget(run, (18, 30), run.frames[:2], on_progress=seen), 2),
+    ],
+    ids=["generate", "extrapolate", "upsample", "retarget"],
+)
+def test_progress_is_told_after_each_new_frame_with_the_frame(video_run, make, total):
+    seen = []
+    make(video_run, seen.append)
+    assert [(progress.done, progress.total, progress.unit) for progress in seen] == [
+        (done, total, "frame") for done in range(1, total + 1)
+    ]
+    assert all(progress.image.dtype == np.uint8 and progress.image.ndim == 3 for progress in seen)

@@ -11,6 +11,7 @@ import torch
 from sinfusion import ops
 from sinfusion.checkpoint import last_checkpoint, load_optimizer, load_weights
 from sinfusion.diffusion.denoiser import Denoiser
+from sinfusion.diffusion.parameterization import PARAMETERIZATIONS
 from sinfusion.errors import SinfusionError
 from sinfusion.pixels import to_unit
 from sinfusion.recipe import PAPER, TINY
@@ -236,7 +237,7 @@ def test_a_stop_at_the_last_step_keeps_the_finished_state(new_run):
 
 
 def drawn(role, recipe, count=4000, run=None, sigma_data=0.1):
-    denoiser = Denoiser(torch.nn.Identity(), recipe.parameterization_of(role), run.build(role).schedule,
+    denoiser = Denoiser(torch.nn.Identity(), PARAMETERIZATIONS[recipe.parameterization_of(role)], run.build(role).schedule,
                         role.continuous, (sigma_data,))  # fmt: skip
     return draw_sigmas(
         recipe, role, denoiser, torch.full((count,), sigma_data), sample_seeds(5, range(count)), torch.tensor(17)
@@ -312,7 +313,7 @@ def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe):
                   trainer.largest_offset[7], run.recipe.every_triple)  # fmt: skip
     assert torch.equal(batch.frame_offset, places[:, 1])
     noise = ops.normal(trainer.seeds, STREAM_NOISE, step, (3, height, width))
-    form = trainer.denoiser.form
+    form = trainer.denoiser.parameterization
     for b, (target, offset, top, left) in enumerate(places.tolist()):
         around = {0: [], 1: [target - offset], 2: [target - 1, target + 1]}[role.conditions]
         cut = to_unit(torch.from_numpy(run.frames[:, top : top + height, left : left + width]))
