@@ -2,9 +2,9 @@
 
 python benchmarks/figures.py                        # list them all; exit code 1 if one is missing or stale
 python benchmarks/figures.py --run all --data ../shared/data --released PATH --released-vgpnn PATH \
-    --released-nnfdiv PATH                          # measure, then write docs/benchmarks.md
+    --released-nnfdiv PATH                          # measure, then write the documents
 python benchmarks/figures.py --run speed busy ...   # some of them
-python benchmarks/figures.py --write                # docs/benchmarks.md from the results that there are
+python benchmarks/figures.py --write                # the documents from the results that there are
 
 A result is stale when the package, or the native code, has changed since the commit that it names. Stale results, and
 speeds that were measured under load, are not written, unless --stale-too says so. Results of commits that train and
@@ -27,10 +27,11 @@ import report
 import tyro
 from load import QUIET
 from machine import name_of
+from rows import duration, faster, size_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOC, ROOFLINE = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "roofline.png"
+ROOFLINE = ROOT / "docs" / "roofline.png"
 CODE = ("sinfusion", "csrc", "kernels", "CMakeLists.txt")  # what results depend on
 BEGIN, END = "<!-- benchmarks/figures.py: {name} -->", "<!-- end of {name} -->"
 
@@ -45,10 +46,42 @@ class Figure(NamedTuple):
     minutes: float  # on two quiet cores
     table: Table | None = None  # Markdown of its results, for docs/benchmarks.md; None: named in text
     same_since: str = ""  # the first commit that gives these results, bit for bit
+    document: str = "docs/benchmarks.md"
 
 
 def speed(path: Path) -> str:
     return report.table(report.read([path])[0])
+
+
+def headlines(path: Path) -> str:
+    """The few lines of the README; each of them where it was measured."""
+    file = report.read([path])[0]
+    found: dict[str, list[report.Info]] = {}
+    for entry in file.entries:
+        found.setdefault(entry.test, []).append(entry.info)
+    lines = [
+        *map(_of_network, (info for info in found.get("test_network", []) if info["what"] == "step")),
+        *map(_of_tiny, found.get("test_step_of_tiny", []), found.get("test_video_of_tiny", [])),
+        *map(_of_patches, found.get("test_patches_generate", [])),
+        f"{name_of(file.facts)}, commit {file.facts['commit'][:7]}; all figures: [docs/benchmarks.md](docs/benchmarks.md)",
+    ]
+    return "".join(f"- {line}.\n" for line in lines)
+
+
+def _of_network(info: report.Info) -> str:
+    what = f"forward and backward of the released network, {info['filters']} filters, {size_of(info['size'])}"
+    return f"{what}: {faster([info])}"
+
+
+def _of_tiny(step: report.Info, video: report.Info) -> str:
+    rate = f"{video['frames_a_second']['ours']:.3g} frames a second of {size_of(video['size'])}"
+    return f"`tiny`, a training step: {faster([step])}; {rate}"
+
+
+def _of_patches(info: report.Info) -> str:
+    return (
+        f"`patches generate`, {info['frames']} frames of {size_of(info['size'])}: {duration(info['seconds']['ours'])}"
+    )
 
 
 def of_machine(result: Facts, command: str) -> str:
@@ -133,6 +166,7 @@ STEPS_NEEDED = "python benchmarks/steps_needed.py {data}/tornado {data}/publishe
 FIGURES = (
     measured("speed", 5, speed, "python -m pytest benchmarks --device cpu {checkouts} --clip {data}/airballoons "
              "--benchmark-json="),
+    Figure("headlines", "benchmarks/results/speed.json", (), 0, headlines, document="README.md"),
     measured("speed-avx2", 2, speed, f"env {AVX2} python -m pytest benchmarks/bench_training_step.py --device cpu "
              "-k 'test_network and 136x243' {checkouts} --benchmark-json="),
     measured("busy", 3, busy, "python benchmarks/busy.py --out "),
@@ -205,14 +239,14 @@ def replaced(text: str, name: str, content: str) -> str:
     """The text with other content between the two comments of a figure."""
     begin, end = BEGIN.format(name=name), END.format(name=name)
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise SystemExit(f"{DOC.name} needs the two comments {begin} and {end}, in this order and once each.")
+        raise SystemExit(f"the two comments {begin} and {end} are needed, in this order and once each.")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
 
 
 def write(stale_too: bool) -> bool:
-    """Put every table into docs/benchmarks.md; whether all were current."""
-    text, good = DOC.read_text(), True
+    """Put every table into its document, and draw the roofline; whether all were current."""
+    good = True
     for figure in FIGURES:
         if figure.table is None:
             continue
@@ -221,10 +255,10 @@ def write(stale_too: bool) -> bool:
             print(f"not written: {figure.name} is {found} ({why})")
             good = False
             continue
-        text = replaced(text, figure.name, figure.table(ROOT / figure.result))
+        document, result = ROOT / figure.document, ROOT / figure.result
+        document.write_text(replaced(document.read_text(), figure.name, figure.table(result)))
         if figure.name == "speed":
-            report.main(report.Settings((ROOT / figure.result,), ROOFLINE))
-    DOC.write_text(text)
+            report.main(report.Settings((result,), ROOFLINE))
     return good
 
 
