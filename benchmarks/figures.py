@@ -59,11 +59,12 @@ def headlines(path: Path) -> str:
     found: dict[str, list[report.Info]] = {}
     for entry in file.entries:
         found.setdefault(entry.test, []).append(entry.info)
+    commit, where = file.facts["commit"][:7], "[docs/benchmarks.md](docs/benchmarks.md)"
     lines = [
         *map(_of_network, (info for info in found.get("test_network", []) if info["what"] == "step")),
         *map(_of_tiny, found.get("test_step_of_tiny", []), found.get("test_video_of_tiny", [])),
         *map(_of_patches, found.get("test_patches_generate", [])),
-        f"{name_of(file.facts)}, commit {file.facts['commit'][:7]}; all figures: [docs/benchmarks.md](docs/benchmarks.md)",
+        f"{name_of(file.facts)}, commit {commit}; all figures: {where}",
     ]
     return "".join(f"- {line}.\n" for line in lines)
 
@@ -79,9 +80,8 @@ def _of_tiny(step: report.Info, video: report.Info) -> str:
 
 
 def _of_patches(info: report.Info) -> str:
-    return (
-        f"`patches generate`, {info['frames']} frames of {size_of(info['size'])}: {duration(info['seconds']['ours'])}"
-    )
+    what = f"`patches generate`, {info['frames']} frames of {size_of(info['size'])}"
+    return f"{what}: {duration(info['seconds']['ours'])}"
 
 
 def of_machine(result: Facts, command: str) -> str:
@@ -166,7 +166,6 @@ STEPS_NEEDED = "python benchmarks/steps_needed.py {data}/tornado {data}/publishe
 FIGURES = (
     measured("speed", 5, speed, "python -m pytest benchmarks --device cpu {checkouts} --clip {data}/airballoons "
              "--benchmark-json="),
-    Figure("headlines", "benchmarks/results/speed.json", (), 0, headlines, document="README.md"),
     measured("speed-avx2", 2, speed, f"env {AVX2} python -m pytest benchmarks/bench_training_step.py --device cpu "
              "-k 'test_network and 136x243' {checkouts} --benchmark-json="),
     measured("busy", 3, busy, "python benchmarks/busy.py --out "),
@@ -178,6 +177,7 @@ FIGURES = (
              f"{STEPS_NEEDED} {{data}}/published/birds/input.mp4 --roles predictor projector --sizes 64 --out ",
              f"{STEPS_NEEDED} --sizes 64 --steps 4000 --out ",
              f"{STEPS_NEEDED} --sizes 64 --steps 1600 --depth 16 --filters 48 --out "),
+    Figure("headlines", "benchmarks/results/speed.json", (), 0, headlines, document="README.md"),
 )  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def replaced(text: str, name: str, content: str) -> str:
     """The text with other content between the two comments of a figure."""
     begin, end = BEGIN.format(name=name), END.format(name=name)
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise SystemExit(f"the two comments {begin} and {end} are needed, in this order and once each.")
+        raise SystemExit(f"{name} needs the two comments {begin} and {end}, in this order and once each.")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
 
