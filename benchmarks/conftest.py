@@ -171,17 +171,29 @@ def untrained(request, tmp_path, device, scale):
 
 
 @pytest.fixture(autouse=True)
-def _is_a_result(request, benchmark, scale):
-    """Native code is forced: a benchmark of the reference would pass for one of the kernels."""
-    shares, threads = request.config.stash[SHARES], torch.get_num_threads()
-    seconds = 0.01 if scale.quick else load.PROBE_SECONDS
-    shares.append(load.cores_share(threads, seconds))
+def _native_code_is_forced(benchmark):
+    """A benchmark of the reference would pass for one of the kernels."""
     with ops.backend("native"):
         benchmark.extra_info["backend"] = "native"
         yield
+
+
+@pytest.fixture(autouse=True)
+def _load_is_probed(request, scale):
+    """Before and after each benchmark."""
+    shares, threads = request.config.stash[SHARES], torch.get_num_threads()
+    seconds = 0.01 if scale.quick else load.PROBE_SECONDS
     shares.append(load.cores_share(threads, seconds))
-    if "seconds" in benchmark.extra_info or len(benchmark.extra_info) > 1:
-        request.config.stash[RESULTS].append((request.function.__name__, dict(benchmark.extra_info)))
+    yield
+    shares.append(load.cores_share(threads, seconds))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if call.when == "call" and report.passed:
+        item.config.stash[RESULTS].append((item.function.__name__, dict(item.funcargs["benchmark"].extra_info)))
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
