@@ -14,7 +14,9 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import re
+import statistics
 import sys
+import tempfile
 from pathlib import Path
 
 import authors
@@ -22,6 +24,7 @@ import clock
 import floors
 import pytest
 import torch
+from runs import new_run
 
 from sinfusion import ops
 from sinfusion.generation.reverse_process import GRAPHED_PIXELS
@@ -93,8 +96,20 @@ def high_water():
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
 
 
+def in_a_fresh_process(monkeypatch, function, *arguments):
+    """What a function of this file puts into the queue that it gets as its last argument."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where the process finds this file again
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    process = context.Process(target=function, args=(*arguments, answer))
+    process.start()
+    value = answer.get(timeout=120)
+    process.join()
+    return value
+
+
 def peak_of_steps(path, size, shape, answer):
-    """Put GiB of resident memory at the peak of training steps into `answer`; path: of the authors' code, or None."""
+    """GiB of resident memory at the peak of training steps; path: of the authors' code, or None."""
     if path is None:
         network = our_network(shape)
     else:
@@ -107,23 +122,35 @@ def peak_of_steps(path, size, shape, answer):
 
 @pytest.mark.usefixtures("cpu_only")
 def test_peak_memory_of_a_step(benchmark, checkout, scale, monkeypatch):
-    """Each in a fresh process."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where that finds this file again
     size, shape = (scale.crop, scale.network) if scale.quick else (LARGE, floors.Network())
 
-    def peak(path):
-        context = multiprocessing.get_context("spawn")
-        answer = context.Queue()
-        process = context.Process(target=peak_of_steps, args=(path, size, shape, answer))
-        process.start()
-        gib = answer.get(timeout=120)
-        process.join()
-        return gib
-
     def both():
-        return {"ours_peak_gib": peak(None), "released_peak_gib": peak(checkout.resolve())}
+        paths = {"ours_peak_gib": None, "released_peak_gib": checkout.resolve()}
+        return {name: in_a_fresh_process(monkeypatch, peak_of_steps, path, size, shape) for name, path in paths.items()}
 
     benchmark.extra_info.update(size=size, **benchmark.pedantic(both))
+
+
+def seconds_of_tiny(keep, size, network, answer):
+    """Of a training step, the median; with freed memory kept, or given back to the system as by default."""
+    if keep:
+        ops.keep_memory()
+    recipe = TINY.replace(filters=network.filters, depth=network.depth)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(new_run(render(12, size), Path(folder) / "run", recipe, [PREDICTOR]), PREDICTOR, STEPS)
+        answer.put(clock.medians({"ours": trainer.step}, torch.device("cpu"), rounds=100)["ours"])
+
+
+@pytest.mark.usefixtures("cpu_only")
+def test_kept_memory(benchmark, scale, monkeypatch):
+    def rounds():
+        found = {"ours": [], "given back": []}
+        for _ in range(1 if scale.quick else 3):
+            for name, seconds in found.items():
+                seconds.append(in_a_fresh_process(monkeypatch, seconds_of_tiny, name == "ours", *scale.tiny))
+        return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+    benchmark.extra_info["seconds"] = benchmark.pedantic(rounds)
 
 
 STEPS = 100_000  # more than are measured

@@ -79,6 +79,12 @@ def memory(info: Info) -> Iterator[Row]:
     yield f"memory at the peak of a forward and backward at {size_of(info['size'])}", ", ".join(peaks)
 
 
+def kept_memory(info: Info) -> Iterator[Row]:
+    kept, given_back = info["seconds"]["ours"], info["seconds"]["given back"]
+    figure = f"{duration(kept)}; {duration(given_back)} where it is not: {1 - kept / given_back:.0%} less time"
+    yield "training step of `tiny` where freed memory is kept (`keep_memory`)", figure
+
+
 def whole_step(info: Info) -> Iterator[Row]:
     what = f"training step of `{info['recipe']}`, batch {info['batch']} (released: 1), {size_of(info['crop'])}"
     yield what, durations(info)
@@ -170,6 +176,7 @@ def _code(family: str) -> str:
 ROWS: dict[str, Callable[[Info], Iterator[Row]]] = {
     "test_network": network,
     "test_peak_memory_of_a_step": memory,
+    "test_kept_memory": kept_memory,
     "test_whole_step": whole_step,
     "test_released_training_in_lightning": lightning,
     "test_step_of_tiny": step_of_tiny,
