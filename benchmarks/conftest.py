@@ -228,6 +228,7 @@ def pytest_benchmark_update_json(config, benchmarks, output_json):
     given = [f"{option} PATH" for option in PATHS if config.getoption(option)]
     given += [f"--device {device}" for device in [config.getoption("--device")] if device != "auto"]
     given += [option for option in ("--full", "--quick") if config.getoption(option)]
+    given += [f"-k '{config.getoption('keyword')}'"] * bool(config.getoption("keyword"))
     output_json["options"] = " ".join(given)
     output_json["cores_share"] = statistics.median(config.stash[SHARES])
     for key in ("commit_info", "datetime", "version"):

@@ -26,13 +26,12 @@ from typing import Any, Literal, NamedTuple
 import report
 import tyro
 from load import QUIET
-from machine import name_of
+from machine import CODE, name_of
 from rows import duration, faster, size_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 ROOFLINE = ROOT / "docs" / "roofline.png"
-CODE = ("sinfusion", "csrc", "kernels", "CMakeLists.txt")  # what results depend on
 BEGIN, END = "<!-- benchmarks/figures.py: {name} -->", "<!-- end of {name} -->"
 
 Facts = dict[str, Any]
@@ -184,7 +183,7 @@ FIGURES = (
 @dataclass
 class Settings:
     run: tuple[str, ...] = ()  # names of figures to measure, or `all`
-    write: bool = False  # docs/benchmarks.md, from the results that there are
+    write: bool = False  # the documents, from the results that there are
     stale_too: bool = False  # write what is stale or was measured under load
     data: Path = Path("../shared/data")  # folder of clips
     released: Path | None = None  # checkout of the authors' sinfusion-code

@@ -113,7 +113,7 @@ def test_what_the_benchmarks_of_a_cpu_write_makes_a_table(tmp_path, capsys):
     with pytest.raises(SystemExit, match="is a rehearsal"):
         main(Settings((path,)))
     result = json.loads(path.read_text())
-    assert result["options"] == "--device cpu --quick" and 0 < result["cores_share"] <= 1
+    assert result["options"] == f"--device cpu --quick -k '{which}'" and 0 < result["cores_share"] <= 1
     path.write_text(json.dumps(result | {"options": "--device cpu"}))
     main(Settings((path,)))
     shown = {what: figure for what, figure in rows(capsys.readouterr().out)}
