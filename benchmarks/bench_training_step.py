@@ -145,7 +145,7 @@ def seconds_of_tiny(keep, size, network, answer):
 def test_kept_memory(benchmark, scale, monkeypatch):
     def rounds():
         found = {"ours": [], "given back": []}
-        for _ in range(1 if scale.quick else 3):
+        for _ in range(1 if scale.quick else 2):
             for name, seconds in found.items():
                 seconds.append(in_a_fresh_process(monkeypatch, seconds_of_tiny, name == "ours", *scale.tiny))
         return {name: statistics.median(seconds) for name, seconds in found.items()}

@@ -163,7 +163,7 @@ def measured(name: str, minutes: float, table: Table | None, *commands: str, sam
 
 STEPS_NEEDED = "python benchmarks/steps_needed.py {data}/tornado {data}/published/penguins/input.mp4"
 FIGURES = (
-    measured("speed", 5, speed, "python -m pytest benchmarks --device cpu {checkouts} --clip {data}/airballoons "
+    measured("speed", 7, speed, "python -m pytest benchmarks --device cpu {checkouts} --clip {data}/airballoons "
              "--benchmark-json="),
     measured("speed-avx2", 2, speed, f"env {AVX2} python -m pytest benchmarks/bench_training_step.py --device cpu "
              "-k 'test_network and 136x243' {checkouts} --benchmark-json="),

@@ -105,7 +105,7 @@ def measure(run: Run, frames: np.ndarray, stop: int, sheet: Path | None) -> dict
 def of_training(settings: Settings, scenario: Scenario, folder: Path) -> dict[str, Any]:
     words = ["train", str(settings.clip), "--stop", str(settings.stop), "--out", str(folder / "out")]
     words += ["--minutes", str(settings.minutes)]
-    seconds, text = timed(words, scenario, 30 * settings.minutes - 15)
+    seconds, text = timed(words, scenario, max(1, 30 * settings.minutes - 15))
     run = load(folder / "out")
     frames = read_video(settings.clip, size=run.size, log=lambda _: None).frames
     figures = measure(run, frames, settings.stop, sheet_of(settings, "train", scenario))

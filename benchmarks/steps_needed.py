@@ -35,7 +35,7 @@ from sinfusion.metrics.evaluation import conditional_mean, halves, high_frequenc
 from sinfusion.metrics.similarity import nnf, nnfdist, sliced_wasserstein
 from sinfusion.pixels import to_uint8
 from sinfusion.recipe import TINY
-from sinfusion.roles import INTERPOLATOR, PREDICTOR, ROLES, Role
+from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
 from sinfusion.run import Run
 from sinfusion.training.trainer import Trainer
 
@@ -61,7 +61,7 @@ class Settings:
 def trained(clip: np.ndarray, role: Role, steps: int, settings: Settings, folder: Path) -> tuple[Run, float]:
     """A run with one model, and the CPU seconds that a step took, of all threads."""
     recipe = TINY.replace(depth=settings.depth, filters=settings.filters, **{f"{role.name}_steps": steps})
-    run = new_run(clip, folder, recipe, [role], settings.seed)
+    run = new_run(clip[:1] if role is IMAGE else clip, folder, recipe, [role], settings.seed)
     trainer, times = Trainer(run, role, steps), []
     for _ in range(steps):
         started = time.process_time()
