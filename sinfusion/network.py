@@ -17,7 +17,7 @@ from . import ops
 
 
 class Dense(nn.Conv2d):
-    """A k x k convolution of fp32 weights in the dtype of its input, with what follows it."""
+    """A k x k convolution in the dtype of its input, fp32 weights, with its epilogue."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int):
         super().__init__(in_channels, out_channels, kernel, padding=kernel // 2)
@@ -25,7 +25,7 @@ class Dense(nn.Conv2d):
         self._version = -1  # of the weight that was copied
 
     def adopt(self, copy: Tensor) -> None:
-        """Use a copy of the weight that is kept up to date from outside, unless the weight is written otherwise."""
+        """Use a copy of the weight that the optimizer keeps up to date, until anything else writes the weight."""
         self._copy, self._version = copy, self.weight._version
 
     def forward(  # type: ignore[override]
@@ -73,7 +73,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class _Sinusoid(nn.Module):
-    """A number as `channels` sines and cosines, then a two-layer MLP."""
+    """Sinusoidal embedding of a number, then a two-layer MLP."""
 
     frequencies: Tensor
 
@@ -123,9 +123,8 @@ class NextNet(nn.Module):
         self.final = Dense(filters, out_channels, 1)
         self.time = _Sinusoid(filters)
         self.frame_offset = _Sinusoid(filters) if frame_offset else None
-        self.graphed_evaluate: Callable[[Tensor, Tensor], Tensor] | None = (
-            None  # `evaluate`, as whoever trains has it recorded
-        )
+        # `evaluate` with a graph, where the trainer captures one.
+        self.graphed_evaluate: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def forward(
         self,
@@ -138,7 +137,7 @@ class NextNet(nn.Module):
         return evaluate(x, self.shifts(time, frame_offset)).float()
 
     def shifts(self, time: Tensor, frame_offset: Tensor | None = None) -> Tensor:
-        """(B, sum of all blocks' in_channels) fp32: the embedding of both numbers as every block adds it."""
+        """(B, sum of all blocks' in_channels) fp32: what every block adds for time and frame offset."""
         embedding = self.time(time)
         if self.frame_offset is not None:
             if frame_offset is None:

@@ -1,4 +1,4 @@
-"""Where to compute and in which dtype, decided once and said aloud."""
+"""Choice of device and dtype."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .errors import SettingError
 
 
 def choose_device(device: torch.device | str = "auto") -> torch.device:
-    """`auto` is CUDA where there is a GPU, else the CPU; cpu, cuda and, where there are several, cuda:1 are themselves.
+    """The device named auto (CUDA where there is a GPU, else the CPU), cpu, cuda or, of several GPUs, cuda:1.
 
-    Raises SettingError for what is no such device, or is not there.
+    Raises SettingError for any other name, and for a device that is not there.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,7 +30,7 @@ def choose_device(device: torch.device | str = "auto") -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """bf16 activations where the hardware is fast at them, fp32 otherwise; `bf16` and `fp32` force."""
+    """dtype of the activations: bf16, fp32, or with auto bf16 where the hardware is fast at it."""
     if precision not in ("auto", "bf16", "fp32"):
         raise SettingError(f"{{precision}} must be auto, bf16 or fp32, not {precision!r}.")
     if precision != "auto":

@@ -1,4 +1,4 @@
-"""The four models as data: what each is conditioned on and how its training examples are cut from the frames."""
+"""The four models as data: what each is conditioned on, and its training crops."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Role:
 
     name: str
     conditions: int  # number of conditioning frames
-    frame_offset: bool  # the network is told how many frames lie between condition and target
-    continuous: bool  # the network is told the noise level, not the whole timestep (x0 and noise parameterizations)
-    square_crop: bool  # the released code crops squares of the shorter side, for the Predictor a part of each side
+    frame_offset: bool  # the network is conditioned on the frames between condition and target
+    continuous: bool  # the network's time is sqrt(alphas_cumprod), not a whole timestep (x0 and noise)
+    square_crop: bool  # the released code crops squares, but for the Predictor
     least_frames: int  # the shortest clip it can learn from
 
     @property

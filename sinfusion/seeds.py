@@ -1,7 +1,7 @@
-"""Seeds: one range of them everywhere, and keys of the generator for the parts of what one seed makes.
+"""Seeds, and the generator's keys that are derived from them.
 
-Keys of the generator are 64 bits wide, kept as int64. A seed takes the lower 32 of them, so that the upper are free to
-tell apart what is made from one seed; and training, which spreads keys by a product, never reaches a key twice.
+A key has 64 bits, held as int64. A seed takes the lower 32, so that the upper ones are free to tell parts of one seed's
+output apart; the keys of training samples, which are products of a seed, never meet.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ SEEDS = 2**32
 
 
 def check_seed(seed: int, count: int = 1) -> int:
-    """The seed as a plain int, for `count` samples made from `seed`, `seed` + 1 and so on.
+    """The seed as a plain int, for `count` samples with seeds `seed`, `seed` + 1 and so on.
 
-    Raises SettingError for what is no whole number, and where one of these is not from 0 to 2^32 - 1.
+    Raises SettingError for what is no whole number, and where one of the seeds is not from 0 to 2^32 - 1.
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise SettingError(f"{{seed}} must be a whole number, not {seed!r:.40}.")
@@ -31,5 +31,5 @@ def check_seed(seed: int, count: int = 1) -> int:
 
 
 def part_key(seed: int, part: int) -> int:
-    """The generator's key for a part, below 2^31, of what a seed makes; no two seeds or parts have one in common."""
+    """The generator's key of a part, below 2^31, of a seed's output; no two seeds or parts share a key."""
     return seed | part << 32

@@ -99,3 +99,13 @@ def test_a_program_can_ask_for_it(monkeypatch):
     monkeypatch.setattr(_native.cpu, "_module", type("Module", (), {"keep_memory": lambda: asked.append(1)}))
     sinfusion.keep_memory()
     assert asked == [1]
+
+
+@pytest.mark.parametrize(
+    "statement", ["import sinfusion.train", "import importlib; importlib.import_module('sinfusion.train')"]
+)
+def test_importing_the_module_behind_the_train_command_hides_no_function(statement):
+    program = (
+        f"import sinfusion\n{statement}\nfrom sinfusion.training.session import train\nassert sinfusion.train is train"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -100,7 +100,10 @@ def test_the_presets_are_named_and_only_paper_is_as_published():
     [
         ({"sigma_min": 20.0}, r"sigma_min \(20\) must be below sigma_max \(20\)"),
         ({"sigma_max": 0.01}, r"sigma_min \(0.05\) must be below sigma_max \(0.01\)"),
-        ({"unconditional_sigma_min": 31.0}, r"unconditional_sigma_min \(31\) must be below unconditional_sigma_max \(30\)"),
+        (
+            {"unconditional_sigma_min": 31.0},
+            r"unconditional_sigma_min \(31\) must be below unconditional_sigma_max \(30\)",
+        ),
         ({"offset_milestones": (0.6, 0.4)}, "offset_milestones must rise, from 0 on and below 1, not 0.6 0.4"),
         ({"offset_milestones": (-0.1, 0.4)}, "offset_milestones must rise"),
         ({"offset_milestones": (0.4, 1.0)}, "offset_milestones must rise"),  # the last offset would never be trained

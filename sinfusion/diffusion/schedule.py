@@ -1,7 +1,8 @@
-"""Noise schedules and noise levels, as float64 numbers made once.
+"""Noise schedules, in float64.
 
-Everything downstream measures noise by sigma, the standard deviation added to a clean image in [-1, 1]:
-x = clean + sigma * noise. A variance-preserving state x_t = a * clean + s * noise is the same thing divided by a.
+Noise is measured by sigma, the standard deviation of what is added to a clean image in [-1, 1]:
+x = clean + sigma * noise. A variance-preserving x_t = a * clean + s * noise is a * x, with a = sqrt(alphas_cumprod) and
+sigma = s / a.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Schedule:
 
     @property
     def timesteps(self) -> int:
-        """T, the number of noisy levels."""
+        """T."""
         return len(self.alphas_cumprod) - 1
 
     @property
@@ -42,7 +43,7 @@ class Schedule:
         return np.exp(np.interp(timestep, np.arange(1, self.timesteps + 1), np.log(self.sigma[1:])))
 
     def sigmas(self, steps: int) -> np.ndarray:
-        """(steps + 1,) float64 levels of a reverse process of any number of steps, from T down to 0."""
+        """(steps + 1,) float64: the sigmas of a reverse process of any number of steps, from timestep T down to 0."""
         if steps < 1:
             raise SinfusionError(f"sampling takes at least 1 step, not {steps}.")
         timestep = np.linspace(self.timesteps, 1, steps)
@@ -70,7 +71,7 @@ SCHEDULES = {"linear": linear_schedule, "cosine": cosine_schedule}
 
 
 def karras_sigmas(steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> np.ndarray:
-    """(steps + 1,) float64 levels from sigma_max to sigma_min, then 0 (Karras et al. 2022, equation 5)."""
+    """(steps + 1,) float64: sigmas from sigma_max to sigma_min, then 0 (Karras et al. 2022, eq. 5)."""
     if steps < 1:
         raise SinfusionError(f"sampling takes at least 1 step, not {steps}.")
     ramp = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
@@ -79,6 +80,6 @@ def karras_sigmas(steps: int, sigma_max: float, sigma_min: float, rho: float = 7
 
 
 def truncated(sigmas: np.ndarray, sigma_start: float) -> np.ndarray:
-    """The end of a reverse process entered at sigma_start: that level, then every lower level of `sigmas`."""
-    # The tolerance keeps an entry exactly on a level from being visited twice.
+    """The end of a reverse process: sigma_start, then every lower one of `sigmas`."""
+    # With the tolerance, a sigma_start that is one of `sigmas` is not visited twice.
     return np.append(sigma_start, sigmas[sigmas < sigma_start * (1 - 1e-6)])

@@ -17,7 +17,7 @@ def column(*values):
 
 @pytest.fixture
 def parts():
-    """clean, noise, sigma, prior_mean, sigma_data: float64, five samples from hardly any noise to almost nothing else."""
+    """clean, noise, sigma, prior_mean, sigma_data: float64, five samples of little to much noise."""
     torch.manual_seed(0)
     clean, noise, prior_mean = torch.randn(3, 5, 3, 4, 6, dtype=torch.float64)
     return clean, noise, column(1e-3, 0.1, 1, 10, 1e3), prior_mean, column(0.05, 0.2, 1, 0.02, 0.5)
