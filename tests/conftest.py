@@ -1,10 +1,17 @@
-"""Fixtures shared by all tests: the GPU gate, random state, a moving clip, tiny trained runs."""
+"""What all tests share: which run and in which order, random state, a moving clip, tiny trained runs."""
 
 from __future__ import annotations
 
 import os
+import signal
 import tracemalloc
+from pathlib import Path
 
+# Beside another busy process, threads that wait for each other by spinning take most of the time of a test.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -12,13 +19,44 @@ import torch
 import sinfusion
 from sinfusion.recipe import TINY
 
+# No test depends on how fast or idle the machine is.
+hypothesis.settings.register_profile("any", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any")
 
-def pytest_collection_modifyitems(items):
+# Words in the paths of test files: what users do comes first, then what is not named, then the last ones.
+FIRST = "demo test_cli. cli/ session request generation/ patches/ media/ metrics/ training/".split()
+LAST = "ops/ kernels/ benchmarks/ imports packaging fuzz kills".split()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    items.sort(key=_place)
+    if not (config.option.full or config.option.markexpr):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     if torch.cuda.is_available():
         return
     for item in items:
         if item.get_closest_marker("gpu") and not os.environ.get("SINFUSION_FAIL_WITHOUT_CUDA"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and PyTorch sees none"))
+
+
+def _place(item):
+    path = item.path.as_posix().removeprefix(Path(__file__).parent.as_posix())
+    last, first = ([i for i, word in enumerate(words) if word in path] for words in (LAST, FIRST))
+    return (2, last[0]) if last else (0, first[0]) if first else (1, 0)
+
+
+def pytest_report_header(config):
+    return None if config.option.full else "slow tests are left out: pytest --full runs them, too"
+
+
+@pytest.fixture
+def words_of_the_order():
+    return FIRST + LAST
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +65,18 @@ def _random_state_is_restored():
     yield
     torch.random.set_rng_state(state)
     np.random.set_state(numpy_state)
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_heard():
+    """Though the tests were begun with nohup, or behind a script."""
+    heard = {signal.SIGINT: signal.default_int_handler, getattr(signal, "SIGHUP", signal.SIGTERM): signal.SIG_DFL}
+    ignored = [number for number in heard if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, heard[number])
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
-import pytest
 
 from sinfusion import demo as _demo  # noqa: F401  # importable as a module
 from sinfusion.cli import main
 from sinfusion.media import read_image, read_media
+from sinfusion.training.session import train
 
 
-@pytest.mark.timeout(120)
 def test_the_demo_leaves_videos_a_sheet_and_a_usable_run(tmp_path, capsys, monkeypatch):
     scene = "sinfusion.demo.render"
     from sinfusion.scene import render
 
     monkeypatch.setattr(scene, lambda seed: render(6, (16, 24), seed))
+    small = functools.partial(train, settings={"filters": 8, "depth": 2})
+    monkeypatch.setattr("sinfusion.demo.train", small)
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--minutes", "0.02"]) == 0
     printed = capsys.readouterr()

@@ -3,7 +3,6 @@
 import json
 import sys
 import tarfile
-import time
 
 import prove_on_gpu
 import pytest
@@ -31,6 +30,7 @@ def test_without_a_gpu_what_needs_one_is_skipped_and_the_summary_says_why(tmp_pa
     assert "| tests | skipped | 0 | needs a GPU |" in text and "prove nothing" in text
 
 
+@pytest.mark.slow
 def test_the_operators_are_measured_on_a_cpu_too(tmp_path):
     assert main(["--out", str(tmp_path), "--device", "cpu", "--quick", "--steps", "ops,dense"]) == 0
     measured = {row["what"].split(",")[0] for row in summary(tmp_path)["figures"]}
@@ -49,14 +49,12 @@ def test_the_operators_are_measured_on_a_cpu_too(tmp_path):
 
 def test_a_step_that_fails_or_takes_too_long_does_not_stop_the_next(tmp_path, monkeypatch):
     monkeypatch.setattr(prove_on_gpu, "STEPS", {
-        "broken": Step(runs("print('so it goes'); raise SystemExit(3)"), 1),
-        "slow": Step(runs("import time; time.sleep(60)"), 0.01),
+        "broken": Step(runs("print('so it goes'); raise SystemExit(3)"), 60),
+        "slow": Step(runs("import time; time.sleep(3600)"), 0.01),
         "missing": Step(lambda place: iter([["no-such-program"]]), 1),
-        "good": Step(runs("pass"), 1),
+        "good": Step(runs("pass"), 60),
     })  # fmt: skip
-    started = time.monotonic()
     assert main(["--out", str(tmp_path), "--device", "cpu"]) == 1
-    assert time.monotonic() - started < 40
     results = {step["step"]: (step["result"], step["why"]) for step in summary(tmp_path)["steps"]}
     assert results["broken"] == ("failed", "exit code 3, see its log")
     assert results["slow"] == ("failed", "took too long")

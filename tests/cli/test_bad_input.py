@@ -315,7 +315,7 @@ def _limited(bytes_, *words):
 
     return subprocess.run(
         [sys.executable, "-m", "sinfusion", *map(str, words)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_)),
     )  # fmt: skip
 

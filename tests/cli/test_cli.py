@@ -51,7 +51,7 @@ def do(*words):
 def process(*words, module="sinfusion", **options):
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, words)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120, **options,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, **options,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 def shell(line, **options):
     """A line of sh, in which $SINFUSION is the command."""
     environment = {**os.environ, "SINFUSION": f"{sys.executable} -m sinfusion"}
-    return subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment,
+    return subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, env=environment,
                           **options)  # fmt: skip
 
 

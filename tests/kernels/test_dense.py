@@ -129,7 +129,9 @@ def assert_close(ours, theirs, dtype):
 
 
 @needs_triton
-@pytest.mark.parametrize("cases", CASES)
+@pytest.mark.parametrize(
+    "cases", [pytest.param(name, marks=[pytest.mark.slow] * (name == "a whole image")) for name in CASES]
+)
 def test_interpreted_kernels_are_as_close_to_float64_as_pytorch(cases):
     result = subprocess.run(
         [sys.executable, __file__, cases],
@@ -150,8 +152,9 @@ LAYERS += [(6, 64, 1, ""), (128, 64, 1, ""), (64, 3, 1, "")]  # of the default n
 @pytest.mark.parametrize(
     ("layer", "config", "capability"),
     [(layer, 0, 90) for layer in LAYERS]
-    + [(LAYERS[1], config, 90) for config in range(1, 6)]
-    + [(layer, 0, capability) for layer in (LAYERS[0], LAYERS[1]) for capability in (80, 100)],
+    + [pytest.param(LAYERS[1], config, 90, marks=pytest.mark.slow) for config in range(1, 6)]
+    + [(LAYERS[0], 0, capability) for capability in (80, 100)]
+    + [pytest.param(LAYERS[1], 0, capability, marks=pytest.mark.slow) for capability in (80, 100)],
     ids=str,
 )
 def test_compiled_kernels_use_tensor_cores_and_spill_nothing(layer, config, capability, tmp_path, monkeypatch):

@@ -31,8 +31,6 @@ IMAGES = {
 }
 CASES = 25  # of each format
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture(autouse=True)
 def _memory_stays_small():

@@ -9,7 +9,7 @@ from sinfusion.errors import SinfusionError
 from sinfusion.media import Clip, Native, Source, write_image, write_video
 
 KINDS = ("array", "clip", "tensor", "list", "pillow", "folder", "gif", "mp4")
-silent = {"say": lambda _: None}
+silent = {"log": lambda _: None}
 
 
 @pytest.fixture

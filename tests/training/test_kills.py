@@ -176,12 +176,14 @@ print(deaths)
 """
 
 
-@pytest.mark.parametrize(("scenario", "least"), [("begin", 30), ("overwrite", 40), ("generate", 15)])
+@pytest.mark.parametrize(
+    ("scenario", "least"),
+    [("begin", 30), pytest.param("overwrite", 40, marks=pytest.mark.slow), ("generate", 15)],
+)
 def test_a_kill_at_any_file_operation_leaves_what_was_whole_and_a_folder_that_goes_on(tmp_path, scenario, least):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", LIVES, str(tmp_path), scenario], capture_output=True, text=True, env=environment,
-        timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert int(done.stdout.split()[-1]) >= least

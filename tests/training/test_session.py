@@ -247,7 +247,7 @@ def test_the_command_saves_on_a_signal_and_tells_how_to_go_on(clip, tmp_path):
         log = folder / "predictor" / "log.jsonl"
         wait_for(process, lambda log=log: log.exists() and log.stat().st_size)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate()
         assert process.returncode == 128 + number
         assert f"sinfusion train run{number}" in said and "Traceback" not in said
         run = load(folder)
@@ -372,7 +372,7 @@ def test_steps_ask_the_system_for_no_more_memory():
         "from sinfusion.training.request import new_run\n"
         "from sinfusion.training.session import peak_memory\n"
         "frames = np.random.default_rng(0).integers(0, 255, (5, 72, 128, 3), dtype=np.uint8)\n"
-        "recipe = TINY.replace(dense_kernel=3, depth=4)\n"
+        "recipe = TINY.replace(dense_kernel=3, depth=2)\n"
         "sinfusion.keep_memory()\n"
         "folder = tempfile.mkdtemp() + '/run'\n"
         "clip = Clip(frames, 20.0, 'video', (72, 128))\n"
