@@ -32,7 +32,7 @@ def shares_of_limits(work, floor, seconds, limits):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("batch", [1, pytest.param(4, marks=pytest.mark.full)])
+@pytest.mark.parametrize("batch", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_operator(measure, benchmark, device, scale, limits, operator, batch):
     functions, work = OPERATORS[operator](Shapes(device, batch, scale.crop, scale.network))

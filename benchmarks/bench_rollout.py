@@ -57,7 +57,7 @@ def seconds_of_a_video(run, batch, frames):
 
 @torch.no_grad()
 @pytest.mark.usefixtures("not_for_hours")
-@pytest.mark.parametrize("batch", [1, pytest.param(4, marks=pytest.mark.full)])
+@pytest.mark.parametrize("batch", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("recipe", [PAPER, FAST], ids=lambda recipe: recipe.name)
 def test_rollout(measure, benchmark, request, device, scale, untrained, recipe, batch):
     runs = {"graph": untrained(recipe, BOTH), "eager": untrained(recipe, BOTH, graph=False)}

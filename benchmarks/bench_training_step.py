@@ -87,7 +87,7 @@ def test_network(measure, released, scale, what, size, shape):
         assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
         functions["released"] = one_call(theirs, size)
     facts = {"what": what, "size": size, "filters": shape.filters, "depth": shape.depth, "dtype": str(ours.dtype)}
-    measure(functions, rounds=5 if size == LARGE else 9, **facts)
+    measure(functions, rounds=3 if size == LARGE else 9, **facts)
 
 
 def high_water():
@@ -183,7 +183,7 @@ def test_step_of_tiny(measure, benchmark, scale, untrained):
     benchmark.extra_info.update(shares=shares)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.usefixtures("not_for_hours", "checkout")
 def test_released_training_in_lightning(benchmark, device, scale):
     if missing := authors.missing():

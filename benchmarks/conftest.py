@@ -44,20 +44,18 @@ def pytest_addoption(parser):
         parser.addoption(option, type=Path, default=None, help=what)
     parser.addoption("--device", default="auto", help="auto, cpu or cuda: where to measure")
     parser.addoption("--quick", action="store_true", help="small images and networks, few rounds: a rehearsal")
-    parser.addoption("--full", action="store_true", help="everything, not only the comparisons that matter")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    config.addinivalue_line("markers", "full: measured with --full alone")
     config.option.benchmark_quiet = True  # its table shows how long a whole benchmark takes
     config.stash[RESULTS], config.stash[SHARES], config.stash[LOAD] = [], [], load.load_average()
 
 
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--full"):
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
 class Scale(NamedTuple):

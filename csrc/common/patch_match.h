@@ -1,9 +1,9 @@
-// One step of PatchMatch (Barnes et al. 2009) as a jump flood: every patch of the query looks, at once, at what its
-// neighbours `stride` away had found, at random places beside that, and at two around the best of its own. What a step
-// gives depends on the field before it alone: not on the order of the patches, nor on threads or devices.
+// PatchMatch (Barnes et al. 2009) as a jump flood. In a step every query patch tries, at once, the matches of its
+// neighbours `stride` away, a random position beside each of these, and two around its own best. The result depends on
+// the field before the step alone: not on the order of patches, threads or the device.
 //
-// For host and device. The distance between two patches is the caller's; that of the device, plain and scalar, is here
-// too, where the tests compile it for the host. All functions are static, because this is compiled once for each
+// For host and device. The caller provides the distance between two patches; the device's, plain and scalar, is here,
+// too, where tests compile it for the host. All functions are static, because this is compiled once for each
 // instruction set.
 #pragma once
 #include <cstdint>
@@ -12,22 +12,22 @@
 
 namespace sinfusion {
 
-// Where a patch begins: the first of its frames, rows and columns.
-struct Place {
+// Of a patch: its first frame, row and column.
+struct Position {
   int32_t t, y, x;
 };
 
-// Place of the match minus place of the query.
+// Position of the match minus position of the query patch.
 struct Offset {
   int16_t t, y, x;
 };
 
 constexpr int32_t NEIGHBOURS = 6;
-constexpr int32_t RANDOM_PLACES = NEIGHBOURS + 2;   // a step, a multiple of 4
-constexpr int32_t NEAR_LEVEL = 3;                    // of random places: within an eighth of the key's size
-constexpr uint32_t PATCH_MATCH_STREAM = 0x50617463;  // "Patc"
+constexpr int32_t RANDOM_CANDIDATES = NEIGHBOURS + 2;  // of a step: a multiple of 4, the words of a Philox block
+constexpr int32_t FIRST_NEAR_LEVEL = 3;                // near candidates: within 1/2^3 of the key's size, or less
+constexpr uint32_t PATCH_MATCH_STREAM = 0x50617463;    // "Patc"
 
-constexpr float INFINITE = __builtin_inff();
+constexpr float INFINITE_DISTANCE = __builtin_inff();
 
 struct Volume {
   const int16_t* data;  // (T, H, W, C), not negative; readable up to 64 bytes past its end
@@ -38,180 +38,186 @@ struct Volume {
 struct PatchMatch {
   Volume query, key;
   int64_t channels;     // the squared differences of two patches sum to less than 2^31
-  Place patch;          // frames, rows and columns of a patch
-  const float* weight;  // one for each patch of the key, or null: distances are multiplied by it; inf: never chosen
+  Position patch;       // frames, rows and columns of a patch
+  const float* weight;  // of each key patch, or null: a factor of its distances; inf: never chosen
   int64_t steps;
-  const int32_t* strides;  // (steps), in the host's memory
+  const int32_t* strides;  // (steps), in host memory
   uint64_t seed;
-  bool started;      // whether `field` holds a field to start from
-  Offset* field;     // in and out, one for each patch of the query
-  Offset* other;     // as large, to work with
-  float* distances;  // out, likewise
+  bool has_initial_field;  // in `field`; else the search begins at random
+  Offset* field;           // (query patches), in and out
+  Offset* scratch_field;   // as large
+  float* distances;        // (query patches), out
 };
 
-struct PatchMatchGrids {
-  Place query, key;  // how many places there are
+struct SearchSpace {
+  Position query, key;  // how many patches there are, along each axis
   uint64_t seed;
-  Place far, near;  // how far random places are from a patch's own best
+  Position far_radius, near_radius;  // of the candidates around a patch's own best
 };
 
-// In turn, from step to step: far is anywhere, within half, within a quarter of the key's size; near within an eighth, a
-// sixteenth, ... and 1.
-SINFUSION_HD static inline PatchMatchGrids grids_of(Place query, Place key, uint64_t seed, uint64_t step) {
+// The radii take turns from step to step: far is 1, 1/2 and 1/4 of the key's size; near is 1/8, 1/16, ... down to 1
+// pixel.
+SINFUSION_HD static inline SearchSpace search_space(Position query, Position key, uint64_t seed, uint64_t step) {
   int32_t longest = key.x > key.y ? key.x : key.y, levels = 0;
   if (key.t > longest) longest = key.t;
-  while (longest >> (levels + NEAR_LEVEL) > 0) ++levels;
+  while (longest >> (levels + FIRST_NEAR_LEVEL) > 0) ++levels;
   if (levels == 0) levels = 1;
   const auto within = [key](int32_t level) {
-    return Place{key.t >> level > 1 ? key.t >> level : 1, key.y >> level > 1 ? key.y >> level : 1,
-                 key.x >> level > 1 ? key.x >> level : 1};
+    return Position{key.t >> level > 1 ? key.t >> level : 1, key.y >> level > 1 ? key.y >> level : 1,
+                    key.x >> level > 1 ? key.x >> level : 1};
   };
-  return {query, key, seed, within(int32_t(step % NEAR_LEVEL)), within(NEAR_LEVEL + int32_t(step % uint64_t(levels)))};
+  return {query, key, seed, within(int32_t(step % FIRST_NEAR_LEVEL)),
+          within(FIRST_NEAR_LEVEL + int32_t(step % uint64_t(levels)))};
 }
 
-SINFUSION_HD static inline Place places(const Volume& video, const Place& patch) {
+SINFUSION_HD static inline Position patch_counts(const Volume& video, const Position& patch) {
   return {int32_t(video.frames - patch.t + 1), int32_t(video.height - patch.y + 1), int32_t(video.width - patch.x + 1)};
 }
 
-SINFUSION_HD static inline PatchMatchGrids grids_of(const PatchMatch& a, uint64_t step) {
-  return grids_of(places(a.query, a.patch), places(a.key, a.patch), a.seed, step);
+SINFUSION_HD static inline SearchSpace search_space(const PatchMatch& a, uint64_t step) {
+  return search_space(patch_counts(a.query, a.patch), patch_counts(a.key, a.patch), a.seed, step);
 }
 
-SINFUSION_HD static inline bool same(Place a, Place b) { return a.t == b.t && a.y == b.y && a.x == b.x; }
+SINFUSION_HD static inline bool equal(Position a, Position b) { return a.t == b.t && a.y == b.y && a.x == b.x; }
 
-SINFUSION_HD static inline int32_t clamped(int32_t value, int32_t count) {
+SINFUSION_HD static inline int32_t clamp_index(int32_t value, int32_t count) {
   return value < 0 ? 0 : value >= count ? count - 1 : value;
 }
 
-SINFUSION_HD static inline Place matched(Place query, Offset offset, Place count) {
-  return {clamped(query.t + offset.t, count.t), clamped(query.y + offset.y, count.y),
-          clamped(query.x + offset.x, count.x)};
+SINFUSION_HD static inline Position match_position(Position query, Offset offset, Position count) {
+  return {clamp_index(query.t + offset.t, count.t), clamp_index(query.y + offset.y, count.y),
+          clamp_index(query.x + offset.x, count.x)};
 }
 
-SINFUSION_HD static inline Offset offset_between(Place query, Place key) {
+SINFUSION_HD static inline Offset offset_between(Position query, Position key) {
   return {int16_t(key.t - query.t), int16_t(key.y - query.y), int16_t(key.x - query.x)};
 }
 
-SINFUSION_HD static inline int64_t number_of(Place place, Place count) {
-  return (int64_t(place.t) * count.y + place.y) * count.x + place.x;
+SINFUSION_HD static inline int64_t linear_index(Position p, Position count) {
+  return (int64_t(p.t) * count.y + p.y) * count.x + p.x;
 }
 
-SINFUSION_HD static inline Place place_of(int64_t number, Place count) {
-  const int64_t row = number / count.x;
-  return {int32_t(row / count.y), int32_t(row % count.y), int32_t(number % count.x)};
+SINFUSION_HD static inline Position position_at(int64_t index, Position count) {
+  const int64_t row = index / count.x;
+  return {int32_t(row / count.y), int32_t(row % count.y), int32_t(index % count.x)};
 }
 
-// Uniform in what lies within reach of the centre, from `bits` random bits.
-SINFUSION_HD static inline int32_t around(int32_t centre, int32_t reach, int32_t count, uint32_t random, int bits) {
-  const int32_t low = centre > reach ? centre - reach : 0;
-  const int32_t high = centre + reach < count ? centre + reach : count - 1;
+// Uniform among the positions within `radius` of the centre, from `bits` random bits.
+SINFUSION_HD static inline int32_t random_near(int32_t centre, int32_t radius, int32_t count, uint32_t random,
+                                               int bits) {
+  const int32_t low = centre > radius ? centre - radius : 0;
+  const int32_t high = centre + radius < count ? centre + radius : count - 1;
   return low + int32_t((uint32_t(high - low + 1) * random) >> bits);
 }
 
-// Where the search begins if nothing is known: all bits of a block for one place.
-SINFUSION_HD static inline Place random_start(const PatchMatchGrids& g, int64_t number) {
-  const PhiloxBlock r = philox_block(g.seed, PATCH_MATCH_STREAM, 0, uint32_t(number));
+// Where the search begins without an initial field; it takes a Philox block.
+SINFUSION_HD static inline Position random_position(const SearchSpace& g, int64_t index) {
+  const PhiloxBlock r = philox_block(g.seed, PATCH_MATCH_STREAM, 0, uint32_t(index));
   const auto pick = [](int32_t count, uint32_t word) { return int32_t((uint64_t(count) * word) >> 32); };
   return {pick(g.key.t, r.v[0]), pick(g.key.y, r.v[1]), pick(g.key.x, r.v[2])};
 }
 
-// Block `part`, below RANDOM_PLACES / 4, of the random words for a place in step 1, 2, ...
-SINFUSION_HD static inline uint64_t words_step(uint64_t step, int part) { return step * (RANDOM_PLACES / 4) + part; }
+// The Philox step of block `part` < RANDOM_CANDIDATES / 4 of the random words for step 1, 2, ...
+SINFUSION_HD static inline uint64_t random_words_step(uint64_t step, int part) {
+  return step * (RANDOM_CANDIDATES / 4) + part;
+}
 
-// One step at query place `q`: reads the field `before`; `best` and `least` go in and come out. `words` are the
-// RANDOM_PLACES random words; distance(q, key, least) is the distance, or anything from `least` upwards if it is no
-// less.
+// One step for the query patch at q. best and best_distance are updated. words: RANDOM_CANDIDATES random words.
+// distance(q, key, limit) may return anything from `limit` on where the distance is not below it.
 template <class Distance>
-SINFUSION_HD static inline void patch_match_step(const PatchMatchGrids& g, const Offset* before, Place q,
+SINFUSION_HD static inline void patch_match_step(const SearchSpace& g, const Offset* field_in, Position q,
                                                  int32_t stride, const uint32_t* words, const Distance& distance,
-                                                 Place& best, float& least) {
-  if (least <= 0) return;
-  int32_t t[RANDOM_PLACES], y[RANDOM_PLACES], x[RANDOM_PLACES], count = 0;  // of the places to be tried
-  Place beside[NEIGHBOURS];
+                                                 Position& best, float& best_distance) {
+  if (best_distance <= 0) return;
+  int32_t t[RANDOM_CANDIDATES], y[RANDOM_CANDIDATES], x[RANDOM_CANDIDATES], count = 0;  // candidates
+  Position neighbour_matches[NEIGHBOURS];
   const auto improve = [&] {
     for (int32_t i = 0; i < count; ++i) {
-      const Place key = {t[i], y[i], x[i]};
-      const float found = distance(q, key, least);
-      if (found < least) least = found, best = key;
+      const Position key = {t[i], y[i], x[i]};
+      const float found = distance(q, key, best_distance);
+      if (found < best_distance) best_distance = found, best = key;
     }
   };
-  const Place own = best;
-  // All are gathered first: those threads of a GPU that have few of them then wait in one place only.
+  const Position own = best;
+  // Candidates are gathered before they are compared: else threads of a warp diverge at each of them.
   for (int32_t side = 0; side < NEIGHBOURS; ++side) {
     const int32_t axis = side / 2, move = side % 2 ? stride : -stride;
-    const Place from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
-    const bool there = from.t >= 0 && from.t < g.query.t && from.y >= 0 && from.y < g.query.y && from.x >= 0 &&
-                       from.x < g.query.x;
-    const Place key = there ? matched(q, before[number_of(from, g.query)], g.key) : own;
-    beside[side] = key;
-    bool known = same(key, own);
-    for (int32_t i = 0; i < count; ++i) known = known || same(key, {t[i], y[i], x[i]});
-    if (known) continue;
+    const Position from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
+    const bool inside_query =
+        from.t >= 0 && from.t < g.query.t && from.y >= 0 && from.y < g.query.y && from.x >= 0 && from.x < g.query.x;
+    const Position key = inside_query ? match_position(q, field_in[linear_index(from, g.query)], g.key) : own;
+    neighbour_matches[side] = key;
+    bool seen = equal(key, own);
+    for (int32_t i = 0; i < count; ++i) seen = seen || equal(key, {t[i], y[i], x[i]});
+    if (seen) continue;
     t[count] = key.t, y[count] = key.y, x[count] = key.x;
     ++count;
   }
   improve();
-  for (count = 0; count < RANDOM_PLACES; ++count) {
+  for (count = 0; count < RANDOM_CANDIDATES; ++count) {
     const bool of_neighbour = count < NEIGHBOURS;
-    const Place centre = of_neighbour ? beside[count] : best;
-    const Place reach = of_neighbour ? Place{1, 1, 1} : count == NEIGHBOURS ? g.far : g.near;
-    t[count] = around(centre.t, reach.t, g.key.t, words[count] >> 24, 8);
-    y[count] = around(centre.y, reach.y, g.key.y, words[count] >> 12 & 0xfff, 12);
-    x[count] = around(centre.x, reach.x, g.key.x, words[count] & 0xfff, 12);
+    const Position centre = of_neighbour ? neighbour_matches[count] : best;
+    const Position radius = of_neighbour ? Position{1, 1, 1} : count == NEIGHBOURS ? g.far_radius : g.near_radius;
+    t[count] = random_near(centre.t, radius.t, g.key.t, words[count] >> 24, 8);
+    y[count] = random_near(centre.y, radius.y, g.key.y, words[count] >> 12 & 0xfff, 12);
+    x[count] = random_near(centre.x, radius.x, g.key.x, words[count] & 0xfff, 12);
   }
   improve();
 }
 
-// The device's part: one thread a patch of the query, `number` in the order of the field.
+// The device's part: a thread for each query patch, `index` of the field.
 
-SINFUSION_HD static inline const int16_t* pixel(const Volume& video, int64_t channels, int64_t t, int64_t y,
-                                                int64_t x) {
+SINFUSION_HD static inline const int16_t* pixel_at(const Volume& video, int64_t channels, int64_t t, int64_t y,
+                                                   int64_t x) {
   return video.data + ((t * video.height + y) * video.width + x) * channels;
 }
 
-// The sum of squared differences of two patches, times the weight; given up where it reaches what is to be beaten.
-// Rounding to float and the product with a weight keep order, so giving up changes nothing.
-SINFUSION_HD static inline float patch_distance(const PatchMatch& a, Place count, Place q, Place k, float least) {
-  const float weight = a.weight ? a.weight[number_of(k, count)] : 1;
-  if (weight == INFINITE) return INFINITE;
+// The weighted sum of squared differences of two patches; stops after a frame where it reaches `limit`. Rounding to
+// float and the product with a weight are monotonic, so stopping changes no result.
+SINFUSION_HD static inline float patch_distance(const PatchMatch& a, Position count, Position q, Position k,
+                                                float limit) {
+  const float weight = a.weight ? a.weight[linear_index(k, count)] : 1;
+  if (weight == INFINITE_DISTANCE) return INFINITE_DISTANCE;
   const int32_t row = int32_t(a.patch.x * a.channels);
   int32_t total = 0;
   for (int32_t t = 0;;) {
     for (int32_t y = 0; y < a.patch.y; ++y) {
-      const int16_t* from = pixel(a.query, a.channels, q.t + t, q.y + y, q.x);
-      const int16_t* to = pixel(a.key, a.channels, k.t + t, k.y + y, k.x);
+      const int16_t* from = pixel_at(a.query, a.channels, q.t + t, q.y + y, q.x);
+      const int16_t* to = pixel_at(a.key, a.channels, k.t + t, k.y + y, k.x);
       for (int32_t i = 0; i < row; ++i) {
         const int32_t difference = int32_t(from[i]) - int32_t(to[i]);
         total += difference * difference;
       }
     }
     const float found = float(total) * weight;
-    if (++t == a.patch.t || found >= least) return found;
+    if (++t == a.patch.t || found >= limit) return found;
   }
 }
 
-SINFUSION_HD static inline void start_patch(const PatchMatch& a, const PatchMatchGrids& g, int64_t number) {
-  const Place q = place_of(number, g.query);
-  const Place k = a.started ? matched(q, a.field[number], g.key) : random_start(g, number);
-  a.field[number] = offset_between(q, k);
-  a.distances[number] = patch_distance(a, g.key, q, k, INFINITE);
+SINFUSION_HD static inline void initialize_patch(const PatchMatch& a, const SearchSpace& g, int64_t index) {
+  const Position q = position_at(index, g.query);
+  const Position k = a.has_initial_field ? match_position(q, a.field[index], g.key) : random_position(g, index);
+  a.field[index] = offset_between(q, k);
+  a.distances[index] = patch_distance(a, g.key, q, k, INFINITE_DISTANCE);
 }
 
-// Step 1, 2, ...: reads the field `before`, writes the field `after`.
-SINFUSION_HD static inline void step_patch(const PatchMatch& a, const PatchMatchGrids& g, const Offset* before,
-                                           Offset* after, uint64_t step, int32_t stride, int64_t number) {
-  uint32_t words[RANDOM_PLACES];
-  for (int part = 0; part < RANDOM_PLACES / 4; ++part) {
-    const PhiloxBlock block = philox_block(g.seed, PATCH_MATCH_STREAM, words_step(step, part), uint32_t(number));
+// Step 1, 2, ... for one query patch.
+SINFUSION_HD static inline void step_patch(const PatchMatch& a, const SearchSpace& g, const Offset* field_in,
+                                           Offset* field_out, uint64_t step, int32_t stride, int64_t index) {
+  uint32_t words[RANDOM_CANDIDATES];
+  for (int part = 0; part < RANDOM_CANDIDATES / 4; ++part) {
+    const PhiloxBlock block = philox_block(g.seed, PATCH_MATCH_STREAM, random_words_step(step, part), uint32_t(index));
     for (int i = 0; i < 4; ++i) words[4 * part + i] = block.v[i];
   }
-  const Place q = place_of(number, g.query);
-  Place best = matched(q, before[number], g.key);
-  float least = a.distances[number];
-  const auto distance = [&](Place from, Place to, float most) { return patch_distance(a, g.key, from, to, most); };
-  patch_match_step(g, before, q, stride, words, distance, best, least);
-  after[number] = offset_between(q, best);
-  a.distances[number] = least;
+  const Position q = position_at(index, g.query);
+  Position best = match_position(q, field_in[index], g.key);
+  float best_distance = a.distances[index];
+  const auto distance = [&](Position from, Position to, float limit) {
+    return patch_distance(a, g.key, from, to, limit);
+  };
+  patch_match_step(g, field_in, q, stride, words, distance, best, best_distance);
+  field_out[index] = offset_between(q, best);
+  a.distances[index] = best_distance;
 }
 
 }  // namespace sinfusion

@@ -8,13 +8,13 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-constexpr int64_t PIECE = 32768;  // numbers that a thread adds at once
+constexpr int64_t VALUES_PER_CHUNK = 32768;
 
 template <class T>
 void add_all(T* to, const T* value, int64_t count) {
-  each((count + L - 1) / L, PIECE / L, [&](int64_t n) {
-    const int64_t i = n * L;
-    const int lanes = count - i < L ? int(count - i) : L;
+  parallel_for((count + LANES - 1) / LANES, VALUES_PER_CHUNK / LANES, [&](int64_t n) {
+    const int64_t i = n * LANES;
+    const int lanes = count - i < LANES ? int(count - i) : LANES;
     store(to + i, load(to + i, lanes) + load(value + i, lanes), lanes);
   });
 }
@@ -22,7 +22,7 @@ void add_all(T* to, const T* value, int64_t count) {
 }  // namespace
 
 void add(float* to, const float* value, int64_t count) { add_all(to, value, count); }
-void add(uint16_t* to, const uint16_t* value, int64_t count) { add_all(to, value, count); }
+void add(bf16_t* to, const bf16_t* value, int64_t count) { add_all(to, value, count); }
 
 }  // namespace SINFUSION_ISA_NAMESPACE
 }  // namespace sinfusion

@@ -1,13 +1,13 @@
-// to += value, rounded as PyTorch does: gradients of what two calls of a recording have read.
+// to += value, rounded as PyTorch does. Adds up gradients of what several calls of a recording have read.
 #pragma once
-#include <cstdint>
+#include "../common/bf16.h"
 
 namespace sinfusion {
 
-#define SINFUSION_DECLARE(name)                                      \
-  namespace name {                                                   \
-  void add(float* to, const float* value, int64_t count);            \
-  void add(uint16_t* to, const uint16_t* value, int64_t count);      \
+#define SINFUSION_DECLARE(name)                             \
+  namespace name {                                          \
+  void add(float* to, const float* value, int64_t count);   \
+  void add(bf16_t* to, const bf16_t* value, int64_t count); \
   }
 SINFUSION_DECLARE(plain)
 SINFUSION_DECLARE(avx2)

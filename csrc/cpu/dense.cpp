@@ -1,18 +1,25 @@
-// Compiled once for each instruction set (SINFUSION_ISA_NAMESPACE, SINFUSION_LANES). Arithmetic is fp32, whatever the
-// activations are.
+// Convolutions in fp32 arithmetic, whatever the activations are. Compiled once for each instruction set
+// (SINFUSION_ISA_NAMESPACE, SINFUSION_LANES).
 //
-// A 3x3 convolution is Winograd's F(4x4, 3x3) (Lavin and Gray 2016): a tile of 4x4 outputs, the 6x6 inputs under it
-// and the kernel each become 36 numbers, and a product of matrices for each of the 36 takes the place of nine: 36
-// multiplications where there were 144. The weight gradient is the transposed algorithm. A 1x1 convolution is the same
-// with one number for each pixel. Transformed tiles are made block by block and stay in cache.
+//   dense/packing.h      the matrices of a convolution, with a drawing; the weights' panels
+//   dense/winograd.h     the transforms of a 3x3 convolution
+//   dense/pointwise.h    a 1x1 convolution
+//   dense/microkernel.h  the innermost product
+//   dense/gelu.h         GELU and its gradient
 //
-// Every sum is taken in the order of the tiles, whichever thread adds, so results do not depend on threads.
+// This file has the loops around the microkernel: forward and input gradient, then the weight gradient. Every sum is
+// taken in an order that the shape fixes, so results do not depend on the number of threads.
 //
 // The C++ library stays out of this file: see depthwise_norm.cpp.
 #include "dense.h"
 
 #include <string.h>
 
+#include "dense/gelu.h"
+#include "dense/microkernel.h"
+#include "dense/packing.h"
+#include "dense/pointwise.h"
+#include "dense/winograd.h"
 #include "scratch.h"
 #include "threads.h"
 #include "vector.h"
@@ -21,503 +28,253 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-// A product of matrices holds R x 2 vectors in registers; in the weight gradient G outputs x 2 vectors.
-#if defined(__AVX512F__)
-constexpr int R = 13;
-#elif defined(__aarch64__)
-constexpr int R = 9;
-#else
-constexpr int R = 6;
-#endif
-constexpr int G = L < 8 ? L : L / 2;
-constexpr int BANDS = 16;  // of pixels, for sums over them
+constexpr int BIAS_SPLIT_K = 16;  // parts of the bias gradient's sum over pixels
 
-inline int64_t rounded_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+// Floats between the matrices of two points, beyond what they need: else the same rows of all of them would be in the
+// same sets of the cache.
+constexpr int64_t POINT_PADDING = 16;
 
-// One tensor, or two whose channels follow each other, in planes of L channels; the last plane of each may have fewer.
-template <class T>
-struct Channels {
-  T* data[2];
-  int64_t count[2];
+inline int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
-  int64_t planes(int part) const { return (count[part] + L - 1) / L; }
-  int64_t planes() const { return planes(0) + planes(1); }
-  struct Plane {
-    T* data;          // of the first pixel
-    int64_t stride;   // from pixel to pixel
-    int lanes;        // that are channels
-    int64_t channel;  // of the first lane
-  };
-  Plane plane(int64_t p) const {
-    const int part = p >= planes(0);
-    const int64_t first = (p - part * planes(0)) * L, left = count[part] - first;
-    return {data[part] + first, count[part], int(left < L ? left : L), part * count[0] + first};
-  }
-};
-
-template <int N>
-inline vf polynomial(vf x, const float (&coefficients)[N]) {  // the highest power first
-  vf sum = vf{} + coefficients[0];
-  for (int i = 1; i < N; ++i) sum = sum * x + coefficients[i];
-  return sum;
-}
-constexpr float POWER[] = {1.3276457e-3f, 9.6755412e-3f, 5.5507133e-2f, 0.2402212f, 0.69314697f, 1.0f};  // of 2
-constexpr float MILLS[] = {0.11796315f, -0.45063939f, 0.45363367f, 0.066515412f, 0.3502366f, 0.3553686f, 0.36023534f};
-
-// 0.3989 exp(-x^2 / 2) and the normal distribution's mass above x, for x from 0 to 14: the mass is the density times
-// Mills' ratio, of which this is a minimax polynomial in 1 / (1 + 0.36 x), off by 9e-7 of it.
-inline void normal_tail(vf x, vf& density, vf& mass) {
-  const vf exponent = x * x * -0.72134752f;
-  const vi whole = __builtin_convertvector(exponent - 0.5f, vi);  // rounds to the nearest: the argument is negative
-  const vf f = exponent - __builtin_convertvector(whole, vf);
-  const vf power = polynomial(f, POWER);
-  const vi least = vi{} - 126;
-  const vi clamped = whole > least ? whole : least;
-  density = power * (vf)((clamped + 127) << 23) * 0.39894228f;
-  const vf t = 1.0f / (1.0f + 0.36f * x);
-  mass = density * polynomial(t, MILLS) * t;
-}
-inline vf magnitude(vf x) {
-  const vf positive = x < 0.0f ? -x : x;
-  return positive < 14.0f ? positive : vf{} + 14.0f;
-}
-inline vf gelu(vf x) {
-  vf density, mass;
-  const vf m = magnitude(x);
-  normal_tail(m, density, mass);
-  return (x < 0.0f ? vf{} : x) - m * mass;
-}
-inline vf gelu_gradient(vf x) {
-  vf density, mass;
-  normal_tail(magnitude(x), density, mass);
-  return (x < 0.0f ? mass : 1.0f - mass) + (x < 14.0f && x > -14.0f ? x * density : x - x);
-}
-
-// c (R, V L) = a (R, depth) b (depth, V L), added to what is there, or in its place.
-template <int R, int V>
-inline void product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t depth,
-                    float* c, int64_t c_row, bool add) {
-  vf sum[R][V];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) sum[r][v] = add ? load(c + r * c_row + v * L) : vf{};
-  const float* rows[(R + 3) / 4];
-  for (int r = 0; r < R; r += 4) rows[r / 4] = a + r * a_row;
-  for (int64_t k = 0; k < depth; ++k) {
-    vf line[V];
-    for (int v = 0; v < V; ++v) line[v] = load(b + v * L), __builtin_prefetch(b + depth * b_step + v * L);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[r][v] += rows[r / 4][r % 4 * a_row] * line[v];
-#pragma GCC unroll 4
-    for (int i = 0; i < (R + 3) / 4; ++i) rows[i] += a_step;
-    b += b_step;
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) store(c + r * c_row + v * L, sum[r][v]);
-}
-
-// The points 0, 2/3, -2/3, 3/2, -3/2 and infinity: of those tried the ones with the smallest error, 5 times that of a
-// direct convolution in fp32 (0, 1, -1, 2, -2: 11 times).
-constexpr float A = 2.0f / 3, B = 3.0f / 2, A2 = A * A, B2 = B * B, A3 = A2 * A, B3 = B2 * B;
-constexpr float NA = 0.5f / (A2 * (A2 - B2)), NB = 0.5f / (B2 * (B2 - A2));
-
-struct Winograd {
-  static constexpr int F = 36, TAPS = 9, BLOCK = 2 * R;
-  static constexpr int GRADIENT_BLOCK = 64, GRADIENT_BANDS = 4;
-
-  struct Grid {
-    int64_t height, width, rows, columns, tiles;
-    Grid(const Dense& a)
-        : height(a.height), width(a.width), rows((height + 3) / 4), columns((width + 3) / 4),
-          tiles(a.batch * rows * columns) {}
-    struct Tile {
-      int64_t image, y, x;  // the first pixel of the image; the corner of the tile in it
-    };
-    Tile tile(int64_t t) const {
-      const int64_t row = t / columns;
-      return {row / rows * height * width, row % rows * 4, t % columns * 4};
-    }
-  };
-
-  static void kernel_to_points(const vf* g, vf* out) {  // 3x3 -> 6x6
-    vf half[6][3];
-    const auto line = [](vf g0, vf g1, vf g2, vf* to, int step) {
-      const vf ea = NA * (g0 + A2 * g2), oa = NA * A * g1, eb = NB * (g0 + B2 * g2), ob = NB * B * g1;
-      to[0] = g0, to[step] = ea + oa, to[2 * step] = ea - oa, to[3 * step] = eb + ob, to[4 * step] = eb - ob;
-      to[5 * step] = g2;
-    };
-    for (int j = 0; j < 3; ++j) line(g[j], g[3 + j], g[6 + j], &half[0][j], 3);
-    for (int i = 0; i < 6; ++i) line(half[i][0], half[i][1], half[i][2], out + 6 * i, 1);
-  }
-  static void points_to_kernel(const vf* m, vf* out) {  // 6x6 -> 3x3, the transpose
-    vf half[3][6];
-    const auto line = [](const vf* m, int step, vf* to, int to_step) {
-      const vf ea = NA * (m[step] + m[2 * step]), oa = NA * (m[step] - m[2 * step]);
-      const vf eb = NB * (m[3 * step] + m[4 * step]), ob = NB * (m[3 * step] - m[4 * step]);
-      to[0] = m[0] + ea + eb;
-      to[to_step] = A * oa + B * ob;
-      to[2 * to_step] = A2 * ea + B2 * eb + m[5 * step];
-    };
-    for (int j = 0; j < 6; ++j) line(m + j, 6, &half[0][j], 6);
-    for (int i = 0; i < 3; ++i) line(half[i], 1, out + 3 * i, 1);
-  }
-
-  // The 36 numbers of the 6x6 pixels around a tile, `step` floats apart.
-  template <class T>
-  static void gather(const Grid& grid, const typename Grid::Tile& tile, const typename Channels<const T>::Plane& plane,
-                     float* out, int64_t step) {
-    vf half[6][6];
-    const auto line = [](vf d0, vf d1, vf d2, vf d3, vf d4, vf d5, vf* to) {
-      constexpr float S = A2 + B2;
-      const vf ea = d4 - B2 * d2, oa = A * d3 - B * d1, eb = d4 - A2 * d2, ob = B * d3 - A * d1;
-      to[0] = d0 - S * d2 + d4, to[1] = ea + oa, to[2] = ea - oa, to[3] = eb + ob, to[4] = eb - ob;
-      to[5] = d1 - S * d3 + d5;
-    };
-    const T* corner = plane.data + (tile.image + (tile.y - 1) * grid.width + tile.x - 1) * plane.stride;
-    const int64_t right = plane.stride, down = grid.width * plane.stride;
-    const bool inside = tile.y > 0 && tile.x > 0 && tile.y + 5 <= grid.height && tile.x + 5 <= grid.width;
-    if (inside && plane.lanes == L) {
-      for (int j = 0; j < 6; ++j) {
-        const T* p = corner + j * right;
-        line(load(p), load(p + down), load(p + 2 * down), load(p + 3 * down), load(p + 4 * down), load(p + 5 * down),
-             half[j]);
-      }
-    } else {
-      for (int j = 0; j < 6; ++j) {
-        vf d[6];
-        for (int i = 0; i < 6; ++i) {
-          const int64_t y = tile.y - 1 + i, x = tile.x - 1 + j;
-          const bool there = y >= 0 && y < grid.height && x >= 0 && x < grid.width;
-          d[i] = there ? load(corner + i * down + j * right, plane.lanes) : vf{};
-        }
-        line(d[0], d[1], d[2], d[3], d[4], d[5], half[j]);
-      }
-    }
-    for (int i = 0; i < 6; ++i) {
-      vf to[6];
-      line(half[0][i], half[1][i], half[2][i], half[3][i], half[4][i], half[5][i], to);
-      for (int j = 0; j < 6; ++j) store(out + (6 * i + j) * step, to[j]);
-    }
-  }
-
-  // The outputs of a tile of the 36 numbers `step` floats apart: calls write(value, pixel) for those in the picture.
-  template <class Write>
-  static void scatter(const Grid& grid, const typename Grid::Tile& tile, const float* m, int64_t step, Write&& write) {
-    vf half[4][6];
-    const auto line = [](vf m0, vf m1, vf m2, vf m3, vf m4, vf m5, vf* to, int to_step) {
-      const vf ea = m1 + m2, oa = m1 - m2, eb = m3 + m4, ob = m3 - m4;
-      to[0] = m0 + ea + eb, to[to_step] = A * oa + B * ob, to[2 * to_step] = A2 * ea + B2 * eb;
-      to[3 * to_step] = A3 * oa + B3 * ob + m5;
-    };
-    for (int j = 0; j < 6; ++j, m += step)
-      line(load(m), load(m + 6 * step), load(m + 12 * step), load(m + 18 * step), load(m + 24 * step),
-           load(m + 30 * step), &half[0][j], 6);
-    for (int i = 0; i < 4 && tile.y + i < grid.height; ++i) {
-      vf y[4];
-      line(half[i][0], half[i][1], half[i][2], half[i][3], half[i][4], half[i][5], y, 1);
-      const int64_t first = tile.image + (tile.y + i) * grid.width + tile.x;
-      for (int j = 0; j < 4 && tile.x + j < grid.width; ++j) write(y[j], first + j);
-    }
-  }
-
-  // The 36 numbers of a tile of 4x4 gradients: what `scatter` would do, transposed.
-  template <class T>
-  static void spread(const Grid& grid, const typename Grid::Tile& tile, const typename Channels<const T>::Plane& plane,
-                     float* out, int64_t step) {
-    vf half[4][6];
-    const auto line = [](vf y0, vf y1, vf y2, vf y3, vf* to) {
-      const vf ea = y0 + A2 * y2, oa = A * y1 + A3 * y3, eb = y0 + B2 * y2, ob = B * y1 + B3 * y3;
-      to[0] = y0, to[1] = ea + oa, to[2] = ea - oa, to[3] = eb + ob, to[4] = eb - ob, to[5] = y3;
-    };
-    const T* corner = plane.data + (tile.image + tile.y * grid.width + tile.x) * plane.stride;
-    for (int j = 0; j < 4; ++j) {
-      vf y[4];
-      for (int i = 0; i < 4; ++i) {
-        const bool there = tile.y + i < grid.height && tile.x + j < grid.width;
-        y[i] = there ? load(corner + (i * grid.width + j) * plane.stride, plane.lanes) : vf{};
-      }
-      line(y[0], y[1], y[2], y[3], half[j]);
-    }
-    for (int i = 0; i < 6; ++i) {
-      vf to[6];
-      line(half[0][i], half[1][i], half[2][i], half[3][i], to);
-      for (int j = 0; j < 6; ++j) store(out + (6 * i + j) * step, to[j]);
-    }
-  }
-};
-
-struct Pointwise {
-  static constexpr int F = 1, TAPS = 1, BLOCK = 8 * R;
-  static constexpr int GRADIENT_BLOCK = 128, GRADIENT_BANDS = 16;
-
-  struct Grid {
-    int64_t tiles;
-    Grid(const Dense& a) : tiles(a.batch * a.height * a.width) {}
-    using Tile = int64_t;
-    Tile tile(int64_t t) const { return t; }
-  };
-  static void kernel_to_points(const vf* g, vf* out) { *out = *g; }
-  static void points_to_kernel(const vf* m, vf* out) { *out = *m; }
-  template <class T>
-  static void gather(const Grid&, int64_t pixel, const typename Channels<const T>::Plane& plane, float* out, int64_t) {
-    store(out, load(plane.data + pixel * plane.stride, plane.lanes));
-  }
-  template <class Write>
-  static void scatter(const Grid&, int64_t pixel, const float* m, int64_t, Write&& write) {
-    write(load(m), pixel);
-  }
-  template <class T>
-  static void spread(const Grid& grid, int64_t pixel, const typename Channels<const T>::Plane& plane, float* out,
-                     int64_t step) {
-    gather<T>(grid, pixel, plane, out, step);
-  }
-};
-
-// (pairs of planes that come out, F, what is summed over, 2 L); a last plane without a pair has L.
-template <class Algorithm>
-struct Weights {
-  static int64_t floats(int64_t input_planes, int64_t output_planes) {
-    return Algorithm::F * input_planes * output_planes * L * L;
-  }
-  // from, to: what is summed over and what comes out, of which one has a (O, taps, C) weight's channels.
-  template <class From, class To>
-  static void pack(const float* weight, int64_t channels, const From& from, const To& to,
-                   bool transposed, float* packed) {
-    constexpr int TAPS = Algorithm::TAPS, F = Algorithm::F;
-    const int64_t depth = from.planes() * L;
-    const int64_t out_step = transposed ? 1 : TAPS * channels, in_step = transposed ? TAPS * channels : 1;
-    each(to.planes() * from.planes(), F == 1 ? 32 : 4, [&](int64_t task) {
-      const int64_t p = task / from.planes(), q = task % from.planes();
-      const auto out = to.plane(p);
-      const auto in = from.plane(q);
-      // Planes stand in pairs: the two vectors of a product are neighbours.
-      const int64_t pair = p & ~int64_t(1), width = pair + 1 < to.planes() ? 2 * L : L;
-      for (int k = 0; k < L; ++k) {
-        vf g[TAPS], u[F];
-        for (int tap = 0; tap < TAPS; ++tap) {
-          float lanes[L];
-          for (int n = 0; n < L; ++n) {
-            const int from_tap = transposed ? TAPS - 1 - tap : tap;
-            lanes[n] = n < out.lanes && k < in.lanes ? weight[(out.channel + n) * out_step + from_tap * channels +
-                                                              (in.channel + k) * in_step]
-                                                     : 0.0f;
-          }
-          g[tap] = load(lanes);
-        }
-        Algorithm::kernel_to_points(g, u);
-        float* at = packed + F * pair * L * depth + (q * L + k) * width + (p - pair) * L;
-        for (int f = 0; f < F; ++f) store(at + f * width * depth, u[f]);
-      }
-    });
-  }
-};
-
-// out = convolution of `in` with packed weights; write(plane, pixel, value) takes the results.
+// The forward, and the input's gradient.
 template <class Algorithm, class T>
 struct Convolution {
-  static constexpr int F = Algorithm::F, BLOCK = Algorithm::BLOCK;
-  static int64_t step(int64_t planes) { return BLOCK * planes * L + 16; }  // from one of F to the next
-  static int64_t floats(int64_t in_planes) { return F * (step(in_planes) + step(2)); }
+  static constexpr int POINTS = Algorithm::POINTS;
 
+  // write(vector, pixel, value) takes the results.
   template <class Out, class Write>
-  static void run(const Dense& a, const Channels<const T>& in, const float* packed, const Out& out, Write&& write) {
-    const typename Algorithm::Grid grid(a);
-    const int64_t K = in.planes() * L, in_step = step(in.planes()), out_step = step(2);
-    constexpr bool in_place = F == 1 && sizeof(T) == sizeof(float);  // rows of a product are pixels as they lie
-    each((grid.tiles + BLOCK - 1) / BLOCK, 1, [&](int64_t block) {
-      const int64_t first = block * BLOCK;
-      float *v = own_scratch(floats(in.planes())), *m = v + F * in_step;
-      const int64_t count = grid.tiles - first < BLOCK ? grid.tiles - first : BLOCK;
-      const int64_t as_they_are = in_place ? count / R * R : 0;
-      for (int64_t t = as_they_are; t < count; ++t) {
-        const auto tile = grid.tile(first + t);
-        for (int64_t p = 0; p < in.planes(); ++p)
-          Algorithm::template gather<T>(grid, tile, in.plane(p), v + t * K + p * L, in_step);
+  static void run(const Dense& a, const ConcatTensor<const T>& in, const float* packed, const Out& out, Write&& write) {
+    const typename Algorithm::Tiles tiles(a);
+    const int64_t K = in.vectors() * LANES, mc = Algorithm::mc(K);
+    const int64_t v_stride = mc * K + POINT_PADDING, m_stride = mc * NR + POINT_PADDING;  // from point to point
+    constexpr bool unpacked = POINTS == 1 && sizeof(T) == sizeof(float);  // rows of V are the pixels in the tensors
+    parallel_for((tiles.count + mc - 1) / mc, 1, [&](int64_t block) {
+      const int64_t first = block * mc;
+      float *v = thread_scratch(POINTS * (v_stride + m_stride)), *m = v + POINTS * v_stride;
+      const int64_t count = tiles.count - first < mc ? tiles.count - first : mc;
+      const int64_t unpacked_count = unpacked ? count / MR * MR : 0;  // MR rows that begin in the tensor end there, too
+      for (int64_t t = unpacked_count; t < count; ++t) {
+        const auto tile = tiles.tile(first + t);
+        for (int64_t n = 0; n < in.vectors(); ++n)
+          Algorithm::template transform_input<T>(tiles, tile, in.vector(n), v + t * K + n * LANES, v_stride);
       }
-      for (int64_t p = 0; p < out.planes(); p += 2) {
-        const bool both = p + 1 < out.planes();
-        const int64_t width = both ? 2 * L : L;
-        const auto multiply = [&](const float* rows, int64_t row, const float* b, int64_t depth, float* to, bool add) {
-          both ? product<R, 2>(rows, row, 1, b, 2 * L, depth, to, 2 * L, add)
-               : product<R, 1>(rows, row, 1, b, L, depth, to, L, add);
-        };
-        for (int f = 0; f < F; ++f) {
-          const float* b = packed + (F * p * L + f * width) * K;
-          for (int64_t t = 0; t < count; t += R) {  // rows beyond `count` are not read
-            float* to = m + f * out_step + t * width;
-            if (t >= as_they_are) {
-              multiply(v + f * in_step + t * K, K, b, K, to, false);
-              continue;
-            }
-            for (int part = 0; part < 2 && in.count[part]; ++part)
-              multiply(reinterpret_cast<const float*>(in.data[part]) + (first + t) * in.count[part], in.count[part],
-                       b + part * in.planes(0) * L * width, in.count[part], to, part);
+      for (int64_t n = 0; n < out.vectors(); n += 2) {
+        const PanelPosition panel(n, out.vectors());
+        for (int f = 0; f < POINTS; ++f) {
+          const float* b = packed + (POINTS * n * LANES + f * panel.width) * K;
+          for (int64_t t = 0; t < count; t += MR) {  // rows of V beyond `count` are garbage, and so are those of M
+            float* c = m + f * m_stride + t * panel.width;
+            t < unpacked_count ? multiply_pixels(in, first + t, b, panel.width, c)
+                               : multiply(v + f * v_stride + t * K, K, b, panel.width, K, c, false);
           }
         }
         for (int64_t t = 0; t < count; ++t) {
-          const auto tile = grid.tile(first + t);
-          for (int64_t n = 0; n < width; n += L) {
-            const auto plane = out.plane(p + n / L);
-            Algorithm::scatter(grid, tile, m + t * width + n, out_step,
-                               [&](vf value, int64_t pixel) { write(plane, pixel, value); });
+          const auto tile = tiles.tile(first + t);
+          for (int64_t offset = 0; offset < panel.width; offset += LANES) {
+            const auto vector = out.vector(n + offset / LANES);
+            Algorithm::transform_output(tiles, tile, m + t * panel.width + offset, m_stride,
+                                        [&](vec_f32 value, int64_t pixel) { write(vector, pixel, value); });
           }
         }
       }
     });
   }
+
+ private:
+  static ALWAYS_INLINE void multiply(const float* a, int64_t lda, const float* b, int64_t width, int64_t k, float* c,
+                                     bool accumulate) {
+    width == NR ? gemm_microkernel<MR, 2>(a, lda, 1, b, NR, k, c, NR, accumulate)
+                : gemm_microkernel<MR, 1>(a, lda, 1, b, LANES, k, c, LANES, accumulate);
+  }
+  // MR pixels as they lie in one tensor or two.
+  static ALWAYS_INLINE void multiply_pixels(const ConcatTensor<const T>& in, int64_t pixel, const float* b,
+                                            int64_t width, float* c) {
+    for (int part = 0; part < 2 && in.channels[part]; ++part)
+      multiply(reinterpret_cast<const float*>(in.data[part]) + pixel * in.channels[part], in.channels[part],
+               b + part * in.vectors(0) * LANES * width, width, in.channels[part], c, part);
+  }
 };
 
 template <class T>
-Channels<const T> inputs_of(const Dense& a) {
+ConcatTensor<const T> input_of(const Dense& a) {
   return {{static_cast<const T*>(a.x), static_cast<const T*>(a.skip)}, {a.channels, a.skip_channels}};
 }
 
+template <class Algorithm, class In, class Out>
+const float* packed_weights(const Dense& a, const In& in, const Out& out, bool transposed) {
+  float* packed = caller_scratch(round_up(PackedWeights<Algorithm>::floats(in.vectors(), out.vectors()), 16));
+  PackedWeights<Algorithm>::pack(a.weight, a.channels + a.skip_channels, in, out, transposed, packed);
+  return packed;
+}
+
 template <class Algorithm, class T>
-void forward_of(const DenseForward& a) {
-  const auto in = inputs_of<T>(a);
-  const Channels<T> out{{static_cast<T*>(a.out), nullptr}, {a.outputs, 0}};
-  using Run = Convolution<Algorithm, T>;
-  const int64_t weights = rounded_up(Weights<Algorithm>::floats(in.planes(), out.planes()), 16);
-  float* packed = scratch(weights);
-  Weights<Algorithm>::pack(a.weight, a.channels + a.skip_channels, in, out, false, packed);
+void forward_with(const DenseForward& a) {
+  const auto in = input_of<T>(a);
+  const ConcatTensor<T> out{{static_cast<T*>(a.out), nullptr}, {a.out_channels, 0}};
+  const float* packed = packed_weights<Algorithm>(a, in, out, false);
   T* z = static_cast<T*>(a.z);
   const T* residual = static_cast<const T*>(a.residual);
-  Run::run(a, in, packed, out, [&](const auto& plane, int64_t pixel, vf value) {
-    const int64_t at = pixel * a.outputs + plane.channel;
-    if (a.bias) value += load(a.bias + plane.channel, plane.lanes);
-    if (z) store(z + at, value, plane.lanes);
+  Convolution<Algorithm, T>::run(a, in, packed, out, [&](const auto& vector, int64_t pixel, vec_f32 value) {
+    const int64_t at = pixel * a.out_channels + vector.channel;
+    if (a.bias) value += load(a.bias + vector.channel, vector.lanes);
+    if (z) store(z + at, value, vector.lanes);
     if (a.gelu) value = gelu(value);
-    if (residual) value += load(residual + at, plane.lanes);
-    store(plane.data + pixel * plane.stride, value, plane.lanes);
+    if (residual) value += load(residual + at, vector.lanes);
+    store(vector.data + pixel * vector.stride, value, vector.lanes);
   });
 }
 
-// grad_z = grad_out * GELU'(z) if there was a GELU, and the gradient of the bias.
+// grad_z = grad_out * GELU'(z) if there was a GELU; the gradient of the bias.
 template <class T>
-void before_convolution(const DenseBackward& a) {
-  const int64_t pixels = a.batch * a.height * a.width, O = a.outputs;
-  const Channels<const T> grad{{static_cast<const T*>(a.grad_out), nullptr}, {O, 0}};
-  const int64_t N = grad.planes() * L;
+void gelu_and_bias_gradient(const DenseBackward& a) {
+  const int64_t pixels = a.batch * a.height * a.width, O = a.out_channels;
+  const ConcatTensor<const T> grad{{static_cast<const T*>(a.grad_out), nullptr}, {O, 0}};
+  const int64_t N = grad.vectors() * LANES;
   const T* z = static_cast<const T*>(a.z);
-  T* to = static_cast<T*>(a.grad_z);
-  float* partial = scratch(BANDS * N);
-  each(BANDS, 1, [&](int64_t band) {
-    float* sums = partial + band * N;
-    memset(sums, 0, N * sizeof(float));
-    for (int64_t pixel = pixels * band / BANDS; pixel < pixels * (band + 1) / BANDS; ++pixel)
-      for (int64_t p = 0; p < grad.planes(); ++p) {
-        const auto plane = grad.plane(p);
-        const int64_t at = pixel * O + p * L;
-        vf value = load(plane.data + pixel * O, plane.lanes);
+  T* grad_z = static_cast<T*>(a.grad_z);
+  float* sums = caller_scratch(BIAS_SPLIT_K * N);
+  parallel_for(BIAS_SPLIT_K, 1, [&](int64_t part) {
+    float* part_sums = sums + part * N;
+    memset(part_sums, 0, N * sizeof(float));
+    for (int64_t pixel = pixels * part / BIAS_SPLIT_K; pixel < pixels * (part + 1) / BIAS_SPLIT_K; ++pixel)
+      for (int64_t n = 0; n < grad.vectors(); ++n) {
+        const auto vector = grad.vector(n);
+        const int64_t at = pixel * O + n * LANES;
+        vec_f32 value = load(vector.data + pixel * O, vector.lanes);
         if (z) {
-          value *= gelu_gradient(load(z + at, plane.lanes));
-          store(to + at, value, plane.lanes);
+          value *= gelu_gradient(load(z + at, vector.lanes));
+          store(grad_z + at, value, vector.lanes);
         }
-        store(sums + p * L, load(sums + p * L) + value);
+        store(part_sums + n * LANES, load(part_sums + n * LANES) + value);
       }
   });
-  for (int64_t p = 0; a.grad_bias && p < grad.planes(); ++p) {
-    vf sum{};
-    for (int64_t band = 0; band < BANDS; ++band) sum += load(partial + band * N + p * L);
-    store(a.grad_bias + p * L, sum, grad.plane(p).lanes);
+  for (int64_t n = 0; a.grad_bias && n < grad.vectors(); ++n) {
+    vec_f32 sum{};
+    for (int64_t part = 0; part < BIAS_SPLIT_K; ++part) sum += load(sums + part * N + n * LANES);
+    store(a.grad_bias + n * LANES, sum, grad.vector(n).lanes);
   }
 }
 
-// A task owns a band of tiles and, where there are more threads than bands, a part of the outputs.
+// The weight gradient: for each point, (outputs, inputs) = the transformed gradient (tiles, outputs), transposed, times
+// the transformed input (tiles, inputs). The sum over tiles is cut into SPLIT_K parts; where there are more threads
+// than these, the outputs are cut as well.
 template <class Algorithm, class T>
-void weight_gradient(const DenseBackward& a, const Channels<const T>& grad) {
-  constexpr int F = Algorithm::F, BLOCK = Algorithm::GRADIENT_BLOCK, BANDS = Algorithm::GRADIENT_BANDS;
-  const auto in = inputs_of<T>(a);
-  const typename Algorithm::Grid grid(a);
-  const int64_t planes = in.planes(), K = planes * L, wanted = (threads() + BANDS - 1) / BANDS;
-  const int64_t outs = (grad.planes() + wanted - 1) / wanted;  // planes of a part
-  const int64_t parts = (grad.planes() + outs - 1) / outs;
-  const int64_t in_step = BLOCK * K + 16, grad_step = BLOCK * outs * L + 16;
-  const int64_t per_thread = F * (in_step + grad_step), per_task = F * outs * L * K;
-  float* sums = scratch(BANDS * parts * per_task);
-  each(BANDS * parts, 1, [&](int64_t task) {
-    const int64_t band = task / parts, plane = task % parts * outs;
-    const int64_t count = grad.planes() - plane < outs ? grad.planes() - plane : outs;
-    // (F, pairs of planes of inputs, tiles, 2 L); (F, planes of outputs, tiles, L); (F, outputs, inputs)
-    float *v = own_scratch(per_thread), *d = v + F * in_step, *to = sums + task * per_task;
-    const int64_t begin = grid.tiles * band / BANDS, end = grid.tiles * (band + 1) / BANDS;
-    if (begin == end) memset(to, 0, per_task * sizeof(float));
-    for (int64_t first = begin; first < end; first += BLOCK) {
-      const int64_t tiles = end - first < BLOCK ? end - first : BLOCK;
-      for (int64_t t = 0; t < tiles; ++t) {
-        const auto tile = grid.tile(first + t);
-        for (int64_t p = 0; p < planes; ++p) {
-          const int64_t pair = p & ~int64_t(1), width = pair + 1 < planes ? 2 * L : L;
-          float* slot = v + pair * L * BLOCK + t * width + (p - pair) * L;
-          Algorithm::template gather<T>(grid, tile, in.plane(p), slot, in_step);
-        }
-        for (int64_t p = 0; p < count; ++p)
-          Algorithm::template spread<T>(grid, tile, grad.plane(plane + p), d + (p * BLOCK + t) * L, grad_step);
-      }
-      for (int64_t f = 0; f < F; ++f)
-        for (int64_t o = 0; o < count * L; o += G)
-          for (int64_t k = 0; k < K; k += 2 * L) {
-            const float *left = d + f * grad_step + o / L * BLOCK * L + o % L,
-                        *right = v + f * in_step + k * BLOCK;
-            float* block = to + (f * outs * L + o) * K + k;
-            k + L < K ? product<G, 2>(left, 1, L, right, 2 * L, tiles, block, K, first > begin)
-                      : product<G, 1>(left, 1, L, right, L, tiles, block, K, first > begin);
+class WeightGradient {
+ public:
+  WeightGradient(const DenseBackward& a, const ConcatTensor<const T>& grad)
+      : a_(a),
+        in_(input_of<T>(a)),
+        grad_(grad),
+        tiles_(a),
+        K_(in_.vectors() * LANES),
+        part_vectors_(ceil_div(grad.vectors(), ceil_div(num_threads(), SPLIT_K))),
+        parts_(ceil_div(grad.vectors(), part_vectors_)),
+        in_stride_(KC * K_ + POINT_PADDING),
+        grad_stride_(KC * part_vectors_ * LANES + POINT_PADDING),
+        task_floats_(POINTS * part_vectors_ * LANES * K_) {}
+
+  void run() const {
+    float* sums = caller_scratch(SPLIT_K * parts_ * task_floats_);  // (SPLIT_K, parts, POINTS, outputs, K)
+    parallel_for(SPLIT_K * parts_, 1, [&](int64_t task) { sum_part(task, sums + task * task_floats_); });
+    reduce(sums);
+  }
+
+ private:
+  static constexpr int POINTS = Algorithm::POINTS, KC = Algorithm::GRADIENT_KC, SPLIT_K = Algorithm::SPLIT_K;
+  static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+  void sum_part(int64_t task, float* sums) const {
+    const int64_t k_part = task / parts_, first_vector = task % parts_ * part_vectors_;
+    const int64_t left = grad_.vectors() - first_vector, vectors = left < part_vectors_ ? left : part_vectors_;
+    // v (POINTS, pairs of input vectors, KC, NR); d (POINTS, output vectors, KC, LANES)
+    float *v = thread_scratch(POINTS * (in_stride_ + grad_stride_)), *d = v + POINTS * in_stride_;
+    const int64_t begin = tiles_.count * k_part / SPLIT_K, end = tiles_.count * (k_part + 1) / SPLIT_K;
+    if (begin == end) memset(sums, 0, task_floats_ * sizeof(float));
+    for (int64_t first = begin; first < end; first += KC) {
+      const int64_t count = end - first < KC ? end - first : KC;
+      pack(first, count, first_vector, vectors, v, d);
+      for (int f = 0; f < POINTS; ++f)
+        for (int64_t o = 0; o < vectors * LANES; o += GRADIENT_MR)
+          for (int64_t k = 0; k < K_; k += NR) {
+            const float* left = d + f * grad_stride_ + o / LANES * KC * LANES + o % LANES;
+            const float* right = v + f * in_stride_ + k * KC;
+            float* c = sums + (f * part_vectors_ * LANES + o) * K_ + k;
+            k + LANES < K_
+                ? gemm_microkernel<GRADIENT_MR, 2>(left, 1, LANES, right, NR, count, c, K_, first > begin)
+                : gemm_microkernel<GRADIENT_MR, 1>(left, 1, LANES, right, LANES, count, c, K_, first > begin);
           }
     }
-  });
-  const int64_t C = a.channels + a.skip_channels;
-  each(a.outputs, 8, [&](int64_t o) {
-    for (int64_t p = 0; p < planes; ++p) {
-      const auto plane = in.plane(p);
-      const float* from = sums + o / (outs * L) * per_task + o % (outs * L) * K + p * L;
-      vf m[F], g[Algorithm::TAPS];
-      for (int f = 0; f < F; ++f) {
-        m[f] = load(from + f * outs * L * K);
-        for (int band = 1; band < BANDS; ++band) m[f] += load(from + band * parts * per_task + f * outs * L * K);
+  }
+  void pack(int64_t first, int64_t count, int64_t first_vector, int64_t vectors, float* v, float* d) const {
+    for (int64_t t = 0; t < count; ++t) {
+      const auto tile = tiles_.tile(first + t);
+      for (int64_t n = 0; n < in_.vectors(); ++n) {
+        const PanelPosition panel(n, in_.vectors());
+        float* to = v + panel.first * LANES * KC + t * panel.width + (n - panel.first) * LANES;
+        Algorithm::template transform_input<T>(tiles_, tile, in_.vector(n), to, in_stride_);
       }
-      Algorithm::points_to_kernel(m, g);
-      for (int tap = 0; tap < Algorithm::TAPS; ++tap)
-        store(a.grad_weight + (o * Algorithm::TAPS + tap) * C + plane.channel, g[tap], plane.lanes);
+      for (int64_t n = 0; n < vectors; ++n)
+        Algorithm::template transform_gradient<T>(tiles_, tile, grad_.vector(first_vector + n),
+                                                  d + (n * KC + t) * LANES, grad_stride_);
     }
-  });
-}
+  }
+  void reduce(const float* sums) const {
+    constexpr int TAPS = Algorithm::TAPS, OUTPUTS_PER_CHUNK = 8;
+    const int64_t C = a_.channels + a_.skip_channels, part_outputs = part_vectors_ * LANES;
+    parallel_for(a_.out_channels, OUTPUTS_PER_CHUNK, [&](int64_t o) {
+      for (int64_t n = 0; n < in_.vectors(); ++n) {
+        const auto vector = in_.vector(n);
+        const float* from = sums + o / part_outputs * task_floats_ + o % part_outputs * K_ + n * LANES;
+        vec_f32 m[POINTS], g[TAPS];
+        for (int f = 0; f < POINTS; ++f) {
+          m[f] = load(from + f * part_outputs * K_);
+          for (int k_part = 1; k_part < SPLIT_K; ++k_part)
+            m[f] += load(from + k_part * parts_ * task_floats_ + f * part_outputs * K_);
+        }
+        Algorithm::transform_weight_gradient(m, g);
+        for (int tap = 0; tap < TAPS; ++tap)
+          store(a_.grad_weight + (o * TAPS + tap) * C + vector.channel, g[tap], vector.lanes);
+      }
+    });
+  }
+
+  const DenseBackward& a_;
+  const ConcatTensor<const T> in_, grad_;
+  const typename Algorithm::Tiles tiles_;
+  const int64_t K_;                     // inputs, rounded up to whole vectors
+  const int64_t part_vectors_, parts_;  // the outputs' cut
+  const int64_t in_stride_, grad_stride_, task_floats_;
+};
 
 template <class Algorithm, class T>
-void backward_of(const DenseBackward& a) {
-  const T* given = static_cast<const T*>(a.z ? a.grad_z : a.grad_out);
-  const Channels<const T> grad{{given, nullptr}, {a.outputs, 0}};
-  if (a.z || a.grad_bias) before_convolution<T>(a);
-  weight_gradient<Algorithm, T>(a, grad);
+void backward_with(const DenseBackward& a) {
+  const T* before_gelu = static_cast<const T*>(a.z ? a.grad_z : a.grad_out);  // the gradient there
+  const ConcatTensor<const T> grad{{before_gelu, nullptr}, {a.out_channels, 0}};
+  if (a.z || a.grad_bias) gelu_and_bias_gradient<T>(a);
+  WeightGradient<Algorithm, T>(a, grad).run();
   if (!a.grad_x) return;
-  const Channels<T> out{{static_cast<T*>(a.grad_x), static_cast<T*>(a.grad_skip)}, {a.channels, a.skip_channels}};
-  using Run = Convolution<Algorithm, T>;
-  const int64_t weights = rounded_up(Weights<Algorithm>::floats(grad.planes(), out.planes()), 16);
-  float* packed = scratch(weights);
-  Weights<Algorithm>::pack(a.weight, a.channels + a.skip_channels, grad, out, true, packed);
-  Run::run(a, grad, packed, out, [&](const auto& plane, int64_t pixel, vf value) {
-    store(plane.data + pixel * plane.stride, value, plane.lanes);
+  const ConcatTensor<T> grad_in{{static_cast<T*>(a.grad_x), static_cast<T*>(a.grad_skip)},
+                                {a.channels, a.skip_channels}};
+  const float* packed = packed_weights<Algorithm>(a, grad, grad_in, true);
+  Convolution<Algorithm, T>::run(a, grad, packed, grad_in, [&](const auto& vector, int64_t pixel, vec_f32 value) {
+    store(vector.data + pixel * vector.stride, value, vector.lanes);
   });
 }
 
 }  // namespace
 
 void dense_forward(const DenseForward& a) {
-  if (a.kernel == 1)
-    a.bf16 ? forward_of<Pointwise, uint16_t>(a) : forward_of<Pointwise, float>(a);
+  if (a.kernel_size == 1)
+    a.bf16 ? forward_with<Pointwise, bf16_t>(a) : forward_with<Pointwise, float>(a);
   else
-    a.bf16 ? forward_of<Winograd, uint16_t>(a) : forward_of<Winograd, float>(a);
+    a.bf16 ? forward_with<Winograd, bf16_t>(a) : forward_with<Winograd, float>(a);
 }
 
 void dense_backward(const DenseBackward& a) {
-  if (a.kernel == 1)
-    a.bf16 ? backward_of<Pointwise, uint16_t>(a) : backward_of<Pointwise, float>(a);
+  if (a.kernel_size == 1)
+    a.bf16 ? backward_with<Pointwise, bf16_t>(a) : backward_with<Pointwise, float>(a);
   else
-    a.bf16 ? backward_of<Winograd, uint16_t>(a) : backward_of<Winograd, float>(a);
+    a.bf16 ? backward_with<Winograd, bf16_t>(a) : backward_with<Winograd, float>(a);
 }
 
 }  // namespace SINFUSION_ISA_NAMESPACE

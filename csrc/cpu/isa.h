@@ -1,4 +1,4 @@
-// Which instruction set the CPU library uses: the best the machine has, or at most what SINFUSION_ISA names.
+// Which instruction set the CPU library uses: the best of the machine's, at most the one that SINFUSION_ISA names.
 #pragma once
 #include <cstdlib>
 #include <cstring>
@@ -14,21 +14,21 @@
 
 namespace sinfusion {
 
-// The last two differ from avx512 in dense convolutions of bf16, avx512_bf16 in those of single pixels alone: of 3x3
-// pixels, Winograd's algorithm in fp32 is faster.
+// amx and avx512_bf16 differ from avx512 in bf16 convolutions alone; avx512_bf16 in 1x1 ones alone, since for 3x3
+// Winograd's algorithm in fp32 is faster.
 enum class Isa { plain, avx2, avx512, avx512_bf16, amx };
 constexpr const char* ISA_NAMES[] = {"plain", "avx2", "avx512", "avx512_bf16", "amx"};
 
-#if defined(SINFUSION_BF16)  // the compiler could make these
+#if defined(SINFUSION_BF16)  // the compiler knows these instructions
 inline bool has_amx() {
 #if defined(__linux__)
   unsigned eax, ebx, ecx, edx;
   constexpr unsigned xgetbv = 1u << 27, bf16 = 1u << 22, tile = 1u << 24;
   if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & xgetbv)) return false;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & (bf16 | tile)) != (bf16 | tile)) return false;
-  constexpr unsigned kept = 3u << 17;  // the system keeps tiles, and their configuration, of each process
+  constexpr unsigned saved = 3u << 17;  // XCR0: the system saves tiles and their configuration for each process
   asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
-  if ((eax & kept) != kept) return false;
+  if ((eax & saved) != saved) return false;
   constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else
@@ -80,7 +80,7 @@ inline Isa best_isa() {
   return Isa(limit);
 }
 
-// Chosen once, when first asked; throws as long as SINFUSION_ISA names none.
+// Chosen at the first call; throws as long as SINFUSION_ISA has an unknown name.
 inline Isa isa() {
   static const Isa chosen = best_isa();
   return chosen;
@@ -88,7 +88,7 @@ inline Isa isa() {
 
 inline const char* isa_name() { return ISA_NAMES[int(isa())]; }
 
-// Products of bf16 in hardware, in AMX tiles or AVX-512 lanes: then bf16 is the faster precision.
+// Whether the hardware multiplies bf16, in AMX tiles or AVX-512 vectors: then bf16 is the faster precision.
 inline bool has_bf16() { return isa() >= Isa::avx512_bf16; }
 
 }  // namespace sinfusion

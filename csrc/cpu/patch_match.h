@@ -4,7 +4,7 @@
 
 namespace sinfusion {
 
-// Rows of patches are short: wider vectors than AVX2's gain nothing.
+// A patch's rows are short: vectors wider than AVX2's gain nothing.
 #define SINFUSION_DECLARE(name)          \
   namespace name {                       \
   void patch_match(const PatchMatch& a); \

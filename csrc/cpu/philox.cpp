@@ -7,16 +7,17 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-constexpr int64_t RUN = 1024;  // blocks that a thread draws at once
+constexpr int64_t BLOCKS_PER_CHUNK = 1024;
 
-// Whole blocks in loops that a compiler makes vectors of; then what is left of a row's last one.
+// Whole blocks in loops that the compiler vectorizes, then the rest of a row's last block.
 template <class T>
 void draw(const PhiloxRows& a, T* out) {
-  const int64_t blocks = (a.count + 3) / 4, runs = (blocks + RUN - 1) / RUN;
-  const uint64_t step = value_of(a.at);
-  each(a.batch * runs, 1, [&](int64_t i) {
-    const int64_t row = i / runs, first = i % runs * RUN;
-    const int64_t end = first + RUN < blocks ? first + RUN : blocks, whole = end < blocks ? end : a.count / 4;
+  const int64_t blocks = (a.count + 3) / 4, chunks = (blocks + BLOCKS_PER_CHUNK - 1) / BLOCKS_PER_CHUNK;
+  const uint64_t step = resolve(a.at);
+  parallel_for(a.batch * chunks, 1, [&](int64_t i) {
+    const int64_t row = i / chunks, first = i % chunks * BLOCKS_PER_CHUNK;
+    const int64_t end = first + BLOCKS_PER_CHUNK < blocks ? first + BLOCKS_PER_CHUNK : blocks,
+                  whole = end < blocks ? end : a.count / 4;
     draw_blocks({uint64_t(a.seeds[row]), a.stream, step}, uint32_t(first), int(whole - first),
                 out + row * a.count + 4 * first);
     if (whole < end) draw_block(a, row * blocks + whole, out);

@@ -1,4 +1,4 @@
-// Uniform bits and standard normals for many samples, each from its own seed (arguments: csrc/common/philox.h).
+// Uniform bits and standard normals, a row for each seed (arguments: csrc/common/philox.h).
 #pragma once
 #include "../common/philox.h"
 

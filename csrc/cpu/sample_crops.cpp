@@ -1,5 +1,5 @@
-// A tile of pixels after the other, as the device has them, in loops that a compiler makes vectors of. Compiled once
-// for each instruction set; no C++ library here (see vector.h).
+// Tile by tile, in loops that the compiler vectorizes. Compiled once for each instruction set; no C++ library here (see
+// vector.h).
 #include "sample_crops.h"
 
 #include "threads.h"
@@ -9,9 +9,9 @@ namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-// Calls visit(first pixel in the tile, how many, y, x of the first) for the parts of a tile that lie in one row.
+// Calls visit(pixel of the tile, count, y, x) for each run of pixels that lie in one row of the crop.
 template <class Visit>
-inline void each_row(const SampleCrops& a, const Tile& tile, const Visit& visit) {
+inline void for_each_row(const SampleCrops& a, const Tile& tile, const Visit& visit) {
   int32_t y = int32_t(tile.first / a.crop_width), x = int32_t(tile.first % a.crop_width);
   for (int pixel = 0, count; pixel < tile.count; pixel += count, ++y, x = 0) {
     count = a.crop_width - x < tile.count - pixel ? a.crop_width - x : tile.count - pixel;
@@ -19,67 +19,69 @@ inline void each_row(const SampleCrops& a, const Tile& tile, const Visit& visit)
   }
 }
 
-inline void values_of(const SampleCrops& a, const Tile& tile, int64_t frame, float* out) {
-  const int64_t* place = a.places + 4 * tile.sample;
-  uint8_t bytes[TILE_NUMBERS];
-  each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
-    memcpy(bytes + 3 * pixel, bytes_of(a, frame, place, y, x), 3 * count);
+inline void load_values(const SampleCrops& a, const Tile& tile, int64_t frame, float* out) {
+  const int64_t* crop = a.crops + 4 * tile.sample;
+  uint8_t bytes[TILE_VALUES];
+  for_each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
+    memcpy(bytes + 3 * pixel, pixel_bytes(a, frame, crop, y, x), 3 * count);
   });
-  for (int i = 0; i < 3 * tile.count; ++i) out[i] = value_of(bytes[i]);
+  for (int i = 0; i < 3 * tile.count; ++i) out[i] = normalize_byte(bytes[i]);
 }
 
-// Blotches of three channels.
-inline void spread(const SampleCrops& a, const Tile& tile, int channel, float* out) {
-  const float down = stride_of(a.crop_height, a.blotch_height), right = stride_of(a.crop_width, a.blotch_width);
-  float spread[3][TILE];
-  each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
-    const Between rows = between(y, down, a.blotch_height);
+// Coarse noise of three channels at the pixels of a tile.
+inline void upsample_coarse_noise(const SampleCrops& a, const Tile& tile, int channel, float* out) {
+  const float y_scale = interpolation_scale(a.crop_height, a.coarse_height);
+  const float x_scale = interpolation_scale(a.crop_width, a.coarse_width);
+  float planes[3][TILE_PIXELS];
+  for_each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
+    const Interpolation rows = interpolation_at(y, y_scale, a.coarse_height);
     for (int c = 0; c < 3; ++c) {
-      const float* values = blotches_of(a, tile, channel + c);
-      const float *above = values + rows.low * a.blotch_width, *below = values + rows.high * a.blotch_width;
-      float* to = spread[c] + pixel;
+      const float* values = coarse_noise_plane(a, tile, channel + c);
+      const float *above = values + rows.lower * a.coarse_width, *below = values + rows.upper * a.coarse_width;
+      float* to = planes[c] + pixel;
       for (int i = 0; i < count; ++i)
-        to[i] = blotch_of(above, below, rows.share, between(x + i, right, a.blotch_width));
+        to[i] = bilinear(above, below, rows.weight, interpolation_at(x + i, x_scale, a.coarse_width));
     }
   });
-  interleave(spread[0], spread[1], spread[2], tile.count, out);
+  interleave(planes[0], planes[1], planes[2], tile.count, out);
 }
 
 template <class T>
 inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
   const int64_t pixels = pixels_of(a), row = tile.sample * pixels + tile.first, channels = 3 * (a.conditions + 1);
-  const int64_t* place = a.places + 4 * tile.sample;
+  const int64_t* crop = a.crops + 4 * tile.sample;
   const float* c = a.coefficients + 8 * tile.sample;
-  const int numbers = 3 * tile.count;
-  float noise[TILE_NUMBERS], grain[TILE_NUMBERS] = {}, blotches[TILE_NUMBERS] = {}, values[TILE_NUMBERS];
-  float centre[TILE_NUMBERS] = {};
+  const int values_count = 3 * tile.count;
+  float noise[TILE_VALUES], white_noise[TILE_VALUES] = {}, coarse_noise[TILE_VALUES] = {}, values[TILE_VALUES];
+  float prior_mean[TILE_VALUES] = {};
   T* to = input + row * channels;
   for (int i = 0; i < a.conditions; ++i, to += 3) {
-    values_of(a, tile, frame_of(a, place, i), values);
-    if (has_grain(a, tile)) draw_numbers(grain_of(a, tile), tile, pixels, 3 * i, grain);
-    if (a.blotches) spread(a, tile, 3 * i, blotches);
-    for (int k = 0; k < numbers; ++k) {
-      values[k] = condition_of(a, c, values[k], grain[k], blotches[k]);
-      centre[k] += values[k];
+    load_values(a, tile, condition_frame(a, crop, i), values);
+    if (has_white_noise(a, tile))
+      draw_interleaved_normals(white_noise_random(a, tile), tile, pixels, 3 * i, white_noise);
+    if (a.coarse_noise) upsample_coarse_noise(a, tile, 3 * i, coarse_noise);
+    for (int k = 0; k < values_count; ++k) {
+      values[k] = noisy_condition(a, c, values[k], white_noise[k], coarse_noise[k]);
+      prior_mean[k] += values[k];
     }
-    put_numbers(values, tile.count, to, channels);
+    store_channels(values, tile.count, to, channels);
   }
-  for (int k = 0; k < numbers; ++k) centre[k] = mean_of(a, centre[k]);
-  values_of(a, tile, place[0], values);
-  draw_numbers(noise_of(a, tile), tile, pixels, 0, noise);
-  float picture[TILE_NUMBERS], *target = a.target + 3 * row;
-  for (int k = 0; k < numbers; ++k) picture[k] = mixed(c, values[k], noise[k], centre[k]);
-  put_numbers(picture, tile.count, to, channels);
-  for (int k = 0; k < numbers; ++k) target[k] = mixed(c + 3, values[k], noise[k], centre[k]);
+  for (int k = 0; k < values_count; ++k) prior_mean[k] = mean_of_conditions(a, prior_mean[k]);
+  load_values(a, tile, crop[0], values);
+  draw_interleaved_normals(noise_random(a, tile), tile, pixels, 0, noise);
+  float noisy[TILE_VALUES], *target = a.target + 3 * row;
+  for (int k = 0; k < values_count; ++k) noisy[k] = linear_combination(c, values[k], noise[k], prior_mean[k]);
+  store_channels(noisy, tile.count, to, channels);
+  for (int k = 0; k < values_count; ++k) target[k] = linear_combination(c + 3, values[k], noise[k], prior_mean[k]);
 }
 
 }  // namespace
 
 void sample_crops(const SampleCrops& a) {
-  const int64_t pixels = pixels_of(a), tiles = a.batch * tiles_of(pixels);
-  each(tiles, 4, [&](int64_t i) {
+  const int64_t pixels = pixels_of(a), tiles = a.batch * tile_count(pixels);
+  parallel_for(tiles, 4, [&](int64_t i) {
     if (a.bf16)
-      crop_tile(a, tile_of(i, pixels), static_cast<uint16_t*>(a.input));
+      crop_tile(a, tile_of(i, pixels), static_cast<bf16_t*>(a.input));
     else
       crop_tile(a, tile_of(i, pixels), static_cast<float*>(a.input));
   });

@@ -6,34 +6,34 @@
 namespace sinfusion {
 namespace {
 
-struct Memory {
+struct Buffer {
   float* data = nullptr;
   size_t floats = 0;
-  ~Memory() { std::free(data); }
+  ~Buffer() { std::free(data); }
 };
 
-float* enough(Memory& memory, size_t floats) {
-  if (memory.floats < floats) {
-    std::free(memory.data);
-    memory.floats = 0;
+float* at_least(Buffer& buffer, size_t floats) {
+  if (buffer.floats < floats) {
+    std::free(buffer.data);
+    buffer.floats = 0;
     const size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
-    memory.data = static_cast<float*>(std::aligned_alloc(64, bytes));
-    if (!memory.data) throw std::bad_alloc();
-    memory.floats = floats;
+    buffer.data = static_cast<float*>(std::aligned_alloc(64, bytes));
+    if (!buffer.data) throw std::bad_alloc();
+    buffer.floats = floats;
   }
-  return memory.data;
+  return buffer.data;
 }
 
 }  // namespace
 
-float* scratch(size_t floats) {
-  thread_local Memory memory;
-  return enough(memory, floats);
+float* caller_scratch(size_t floats) {
+  thread_local Buffer buffer;
+  return at_least(buffer, floats);
 }
 
-float* own_scratch(size_t floats) {
-  thread_local Memory memory;
-  return enough(memory, floats);
+float* thread_scratch(size_t floats) {
+  thread_local Buffer buffer;
+  return at_least(buffer, floats);
 }
 
 }  // namespace sinfusion

@@ -1,9 +1,9 @@
-// Working memory, 64-byte aligned and kept between calls: fresh pages would cost more than the arithmetic. Both throw
-// std::bad_alloc; asked again, the same thread gets the same memory.
+// Working memory, 64-byte aligned and kept between calls: page faults would cost more than the arithmetic. Each
+// function returns the same memory to a thread every time, enlarged where needed. Both throw std::bad_alloc.
 #pragma once
 #include <cstddef>
 
 namespace sinfusion {
-float* scratch(size_t floats);      // of a call, for the thread that makes it
-float* own_scratch(size_t floats);  // of a thread that works on pieces of a call
-}
+float* caller_scratch(size_t floats);  // of the thread that calls an operator
+float* thread_scratch(size_t floats);  // of any thread, for the chunks of a call
+}  // namespace sinfusion

@@ -1,15 +1,19 @@
-// Helpers beside the thread that calls. A call is cut into pieces that its shape fixes; each thread claims those of its
-// own range in their order (which keeps what it has in cache), then what is left of the others'. A call is over when its
-// pieces are done: a helper that comes late, or never, holds nothing up, and one that is interrupted holds up a piece.
-// To claim a piece is to count up in one atomic word. Only who has claimed one reads the call: it cannot end before.
+// A thread pool whose callers do not wait for threads that have no work.
 //
-// Helpers look for the next call for SPIN, then sleep; a call wakes them once, as a tree. The caller waits for the last
-// pieces the same way, and asleep it leaves its core to who has them. Why not OpenMP: its barrier waits for threads that
-// have nothing to do. Measured on two cores with one busy process beside them, training `tiny` at 64x36: a step takes
-// 83 ms with OpenMP (22 on a quiet machine), 39 with two threads here, 35 with one, which ThreadChoice finds. A whole
-// recording as one parallel region would meet at one barrier a step, but keeps every core from others between its calls.
+// A call is cut into chunks, which its shape fixes. Each thread claims the chunks of its own range in order (which
+// keeps their data in its cache), then steals what is left of the other ranges. A call ends when its chunks are done: a
+// worker that comes late, or never, delays nothing, and one that is preempted delays one chunk. Claiming a chunk is one
+// atomic increment, and only a thread that has claimed one reads the call, which cannot end before that chunk is done.
 //
-// One caller at a time has the helpers; others compute alone meanwhile. A child has none after a fork and begins anew.
+// Workers spin for the next call for SPIN_TIME, then sleep; a call wakes them once, as a binary tree. The caller waits
+// for the last chunks the same way: asleep, it leaves its core to the threads that have them.
+//
+// Why not OpenMP: its barrier waits for all threads. Measured on two cores with one busy process beside them, training
+// `tiny` at 64x36, a step takes 83 ms with OpenMP (22 ms on a quiet machine), 39 ms with two threads here, 35 ms with
+// one, which ThreadChoice finds. A whole recording as one parallel region would have one barrier a step, but would keep
+// the cores from other processes between its calls.
+//
+// One caller at a time has the workers; others compute alone meanwhile. A forked child has none and starts its own.
 #include "threads.h"
 
 #include <time.h>
@@ -31,17 +35,17 @@
 
 namespace sinfusion {
 
-// Pieces of one thread: the first that nobody has claimed, and above 32 bits where they end.
-struct alignas(64) Range {
-  std::atomic<uint64_t> left{0};
+// The chunks of one thread: in the lower 32 bits the first unclaimed one, in the upper the end.
+struct alignas(64) ChunkRange {
+  std::atomic<uint64_t> begin_end{0};
 };
 
-bool Pieces::claim() {
+bool Chunks::claim() {
   for (int tried = 0; tried < count_; ++tried, own_ = own_ + 1 < count_ ? own_ + 1 : 0) {
-    std::atomic<uint64_t>& left = ranges_[own_].left;
-    for (uint64_t seen = left.load(std::memory_order_acquire); uint32_t(seen) < seen >> 32;)
-      if (left.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
-        piece_ = uint32_t(seen);
+    std::atomic<uint64_t>& range = ranges_[own_].begin_end;
+    for (uint64_t seen = range.load(std::memory_order_acquire); uint32_t(seen) < seen >> 32;)
+      if (range.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+        chunk_ = uint32_t(seen);
         ++claimed_;
         return true;
       }
@@ -49,19 +53,18 @@ bool Pieces::claim() {
   return false;
 }
 
-bool Pieces::next(int64_t& piece) {
-  const bool there = any();
-  held_ = false;
-  piece = piece_;
-  return there;
+bool Chunks::next(int64_t& chunk) {
+  const bool found = claim_ahead();
+  claimed_ahead_ = false;
+  chunk = chunk_;
+  return found;
 }
 
 namespace {
 
-constexpr int MOST_THREADS = 256;
-constexpr auto SPIN = std::chrono::microseconds(30);
-
-constexpr double PAUSE = 1e-4;  // seconds between calls that belong to them
+constexpr int MAX_THREADS = 256;
+constexpr auto SPIN_TIME = std::chrono::microseconds(30);
+constexpr double BACK_TO_BACK = 1e-4;  // seconds: a shorter pause between two calls counts as theirs
 
 using Clock = std::chrono::steady_clock;
 
@@ -74,7 +77,7 @@ inline double cpu_time() {  // of this thread
   return now();
 }
 
-inline void relax() {
+inline void cpu_relax() {
 #if defined(__SSE2__)
   _mm_pause();
 #elif defined(__aarch64__)
@@ -82,50 +85,51 @@ inline void relax() {
 #endif
 }
 
-// Whether `done` comes true within SPIN.
+// Whether `done` comes true within SPIN_TIME.
 template <class Done>
-bool soon(const Done& done) {
-  for (const auto end = Clock::now() + SPIN; Clock::now() < end;)
-    for (int i = 0; i < 16; ++i, relax())
+bool spin_until(const Done& done) {
+  for (const auto end = Clock::now() + SPIN_TIME; Clock::now() < end;)
+    for (int i = 0; i < 16; ++i, cpu_relax())
       if (done()) return true;
   return done();
 }
 
-// How a thread rounds, and whether denormals are zero, which PyTorch sets for one thread.
-inline unsigned rounding() {
+// Rounding mode and flush-to-zero, which PyTorch sets for one thread alone (MXCSR).
+inline unsigned fp_mode() {
 #if defined(__SSE2__)
   return _mm_getcsr();
 #else
   return 0;
 #endif
 }
-inline void set_rounding(unsigned wanted) {
+inline void set_fp_mode(unsigned wanted) {
 #if defined(__SSE2__)
-  if ((_mm_getcsr() ^ wanted) & ~0x3fu) _mm_setcsr(wanted);  // but for what has happened so far
+  if ((_mm_getcsr() ^ wanted) & ~0x3fu) _mm_setcsr(wanted);  // all but the exception flags
 #endif
   (void)wanted;
 }
 
 std::atomic<bool> adapts{true};
 
-struct Sleeper {
+struct Waiter {
   std::mutex mutex;
   std::condition_variable wake;
   std::atomic<bool> asleep{false};
 };
 
 struct Call {
-  void (*work)(const void*, Pieces&);
+  void (*work)(const void*, Chunks&);
   const void* context;
-  unsigned rounding;
+  unsigned fp_mode;
 
-  // Where memory is missing pieces are left undone; then false.
-  bool take_part(Pieces& pieces) const {
+  // False where it throws, for want of memory; chunks are then claimed but not done.
+  bool work_on(Chunks& chunks) const {
     try {
-      work(context, pieces);
+      work(context, chunks);
       return true;
     } catch (...) {
-      for (int64_t piece; pieces.next(piece);) {}
+      for (int64_t chunk; chunks.next(chunk);) {
+      }
       return false;
     }
   }
@@ -133,46 +137,48 @@ struct Call {
 
 struct Pool {
   std::atomic<bool> taken{false};
-  Range ranges[MOST_THREADS];
-  Call call;                                 // is read by threads that have claimed a piece
-  alignas(64) std::atomic<int64_t> left{0};  // pieces that are not done
+  ChunkRange ranges[MAX_THREADS];
+  Call call;                                       // read by threads that have claimed a chunk
+  alignas(64) std::atomic<int64_t> unfinished{0};  // chunks
   std::atomic<bool> failed{false};
-  Sleeper caller;
+  Waiter caller;
   alignas(64) std::atomic<uint32_t> calls{0};
   std::atomic<int> wanted{0};  // threads of the last call
-  int started = 1;             // threads there are, the caller among them
+  int started = 1;             // threads, the caller among them
   ThreadChoice choice;
   std::thread::id last_caller;
-  double last_end = 0, last_cpu = 0;  // of it
-  Sleeper helpers[MOST_THREADS];
+  double last_end = 0, last_cpu = 0;  // of its last call
+  Waiter workers[MAX_THREADS];
 
-  // Wakes those of the helpers that thread `own` is to wake: each wakes two more.
+  // Wakes the two workers below thread `own` in the tree.
   void wake(int own, int count) {
     for (int next = 2 * own + 1; next <= 2 * own + 2 && next < count; ++next)
-      if (helpers[next].asleep.load()) helpers[next].wake.notify_one();  // one just lying down may miss a call
+      if (workers[next].asleep.load()) workers[next].wake.notify_one();  // one that is about to sleep may miss it
   }
 
-  void help(int own) {
-    const unsigned mine = rounding();
+  void worker_loop(int own) {
+    const unsigned mine = fp_mode();
     for (uint32_t seen = 0;;) {
       const int count = wanted.load(std::memory_order_relaxed);
       const bool needed = own < count;
       if (needed) {
         wake(own, count);
-        Pieces pieces(ranges, count, own);
-        if (pieces.any()) {
-          set_rounding(call.rounding);
-          if (!call.take_part(pieces)) failed.store(true);
-          set_rounding(mine);
-          if (left.fetch_sub(pieces.claimed()) == pieces.claimed() && caller.asleep.load()) {
-            { std::lock_guard<std::mutex> lock(caller.mutex); }
+        Chunks chunks(ranges, count, own);
+        if (chunks.claim_ahead()) {
+          set_fp_mode(call.fp_mode);
+          if (!call.work_on(chunks)) failed.store(true);
+          set_fp_mode(mine);
+          if (unfinished.fetch_sub(chunks.claimed()) == chunks.claimed() && caller.asleep.load()) {
+            {
+              std::lock_guard<std::mutex> lock(caller.mutex);
+            }
             caller.wake.notify_one();
           }
         }
       }
       const auto called = [&] { return calls.load() != seen; };
-      if (!needed || !soon(called)) {
-        Sleeper& me = helpers[own];
+      if (!needed || !spin_until(called)) {
+        Waiter& me = workers[own];
         std::unique_lock<std::mutex> lock(me.mutex);
         me.asleep.store(true);
         me.wake.wait(lock, called);
@@ -184,55 +190,55 @@ struct Pool {
 
   void start(int count) {
     for (; started < count; ++started) try {
-        std::thread(&Pool::help, this, started).detach();
+        std::thread(&Pool::worker_loop, this, started).detach();
       } catch (...) {
-        return;  // the others do the work
+        return;  // the caller goes on with those that started
       }
   }
 
-  bool run(int64_t pieces, int allowed, const Call& made) {
+  bool run(int64_t chunks, int allowed, const Call& new_call) {
     const double begin = now();
-    const bool adapt = adapts.load(), watched = adapt && choice.watches(begin);
-    const int most = adapt ? choice.used(allowed) : allowed, count = int(pieces < most ? pieces : most);
-    const bool again = begin - last_end < PAUSE && std::this_thread::get_id() == last_caller;
+    const bool adapt = adapts.load(), watched = adapt && choice.measures(begin);
+    const int limit = adapt ? choice.used(allowed) : allowed, count = int(chunks < limit ? chunks : limit);
+    const bool again = begin - last_end < BACK_TO_BACK && std::this_thread::get_id() == last_caller;
     const double from = again ? last_end : begin, cpu = again ? last_cpu : watched ? cpu_time() : 0;
-    int64_t own = pieces;
-    double spun = 0;  // seconds that this thread waited awake
-    const bool done = count == 1 ? alone(pieces, made) : together(pieces, count, made, own, spun);
+    int64_t own = chunks;
+    double spun = 0;  // seconds that the caller waited awake
+    const bool done = count == 1 ? alone(chunks, new_call) : together(chunks, count, new_call, own, spun);
     if (!watched) return last_end = 0, done;
     last_cpu = cpu_time(), last_caller = std::this_thread::get_id();
-    last_end = now();  // behind that, in which the scheduler likes to give the core to another
-    choice.add(last_cpu - cpu - spun, last_end - from, own, pieces, last_end);
+    last_end = now();  // after cpu_time(), at which the scheduler likes to preempt
+    choice.add(last_cpu - cpu - spun, last_end - from, own, chunks, last_end);
     return done;
   }
 
-  static bool alone(int64_t pieces, const Call& made) {
-    Range all;
-    all.left.store(uint64_t(pieces) << 32, std::memory_order_relaxed);
-    Pieces mine(&all, 1, 0);
-    return made.take_part(mine);
+  static bool alone(int64_t chunks, const Call& new_call) {
+    ChunkRange all;
+    all.begin_end.store(uint64_t(chunks) << 32, std::memory_order_relaxed);
+    Chunks mine(&all, 1, 0);
+    return new_call.work_on(mine);
   }
 
-  bool together(int64_t pieces, int count, const Call& made, int64_t& own, double& spun) {
+  bool together(int64_t chunks, int count, const Call& new_call, int64_t& own, double& spun) {
     start(count);
-    call = made;
-    left.store(pieces, std::memory_order_relaxed);
+    call = new_call;
+    unfinished.store(chunks, std::memory_order_relaxed);
     failed.store(false, std::memory_order_relaxed);
     for (int n = 0; n < count; ++n)
-      ranges[n].left.store(uint64_t(pieces * (n + 1) / count) << 32 | uint64_t(pieces * n / count),
-                           std::memory_order_release);
+      ranges[n].begin_end.store(uint64_t(chunks * (n + 1) / count) << 32 | uint64_t(chunks * n / count),
+                                std::memory_order_release);
     wanted.store(count, std::memory_order_relaxed);
     calls.fetch_add(1);
     wake(0, count);
-    Pieces mine(ranges, count, 0);
-    const bool done = made.take_part(mine);
+    Chunks mine(ranges, count, 0);
+    const bool done = new_call.work_on(mine);
     own = mine.claimed();
-    const auto over = [&] { return left.load() == 0; };
-    if (left.fetch_sub(mine.claimed()) != mine.claimed()) {
-      const double waits = now(), most = std::chrono::duration<double>(SPIN).count();
-      const bool there = soon(over);
-      spun = now() - waits < most ? now() - waits : most;
-      if (!there) {
+    const auto over = [&] { return unfinished.load() == 0; };
+    if (unfinished.fetch_sub(mine.claimed()) != mine.claimed()) {
+      const double wait_begin = now(), spin = std::chrono::duration<double>(SPIN_TIME).count();
+      const bool done_soon = spin_until(over);
+      spun = now() - wait_begin < spin ? now() - wait_begin : spin;
+      if (!done_soon) {
         std::unique_lock<std::mutex> lock(caller.mutex);
         caller.asleep.store(true);
         caller.wake.wait(lock, over);
@@ -244,37 +250,37 @@ struct Pool {
 };
 
 std::atomic<Pool*> shared{nullptr};
-void forget() { shared.store(nullptr); }  // the threads of a parent are not there in its child
+void drop_pool() { shared.store(nullptr); }  // a child has none of its parent's threads
 
 Pool& pool() {
-  Pool* there = shared.load();
-  if (there) return *there;
+  Pool* existing = shared.load();
+  if (existing) return *existing;
 #if defined(__unix__) || defined(__APPLE__)
-  static const int registered = pthread_atfork(nullptr, nullptr, forget);
+  static const int registered = pthread_atfork(nullptr, nullptr, drop_pool);
   (void)registered;
 #endif
-  Pool* made = new Pool;
-  if (shared.compare_exchange_strong(there, made)) return *made;
-  delete made;
-  return *there;
+  Pool* created = new Pool;
+  if (shared.compare_exchange_strong(existing, created)) return *created;
+  delete created;
+  return *existing;
 }
 
 thread_local int allowed = 1;
 
 }  // namespace
 
-void use_threads(int count) { allowed = count < 1 ? 1 : count < MOST_THREADS ? count : MOST_THREADS; }
-int threads() { return allowed; }
+void set_num_threads(int count) { allowed = count < 1 ? 1 : count < MAX_THREADS ? count : MAX_THREADS; }
+int num_threads() { return allowed; }
 void adapt_threads(bool wanted) { adapts.store(wanted); }
 
-void share(int64_t count, void (*work)(const void*, Pieces&), const void* context) {
-  const Call call{work, context, rounding()};
-  Pool* there = count > 1 && allowed > 1 ? &pool() : nullptr;
+void run_chunks(int64_t count, void (*work)(const void*, Chunks&), const void* context) {
+  const Call call{work, context, fp_mode()};
+  Pool* workers = count > 1 && allowed > 1 ? &pool() : nullptr;
   bool done;
-  if (there && !there->taken.exchange(true)) {
-    done = there->run(count, allowed, call);
-    there->taken.store(false);
-  } else {  // as while another thread of Python's has the helpers
+  if (workers && !workers->taken.exchange(true)) {
+    done = workers->run(count, allowed, call);
+    workers->taken.store(false);
+  } else {  // another caller has the workers, or none are needed
     done = Pool::alone(count, call);
   }
   if (!done) throw std::bad_alloc();

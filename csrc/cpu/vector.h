@@ -1,5 +1,6 @@
-// Vectors of L lanes, for sources compiled once an instruction set (SINFUSION_ISA_NAMESPACE, SINFUSION_LANES). In an
-// unnamed namespace, so that no copy made for one instruction set serves another.
+// Vectors of LANES lanes, for sources that are compiled once for each instruction set (SINFUSION_ISA_NAMESPACE,
+// SINFUSION_LANES). In an unnamed namespace: else the linker may keep one instruction set's copy for all of them. That
+// is also why these sources leave the C++ library alone.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -7,89 +8,84 @@
 #include <immintrin.h>
 #endif
 
+#include "../common/bf16.h"
+
 namespace sinfusion {
 namespace SINFUSION_ISA_NAMESPACE {
 namespace {
 
-constexpr int L = SINFUSION_LANES;
+constexpr int LANES = SINFUSION_LANES;
 
-// Unaligned: tensors are aligned to their elements only.
-typedef float vf __attribute__((vector_size(L * 4), aligned(4), may_alias));
-typedef uint32_t vu __attribute__((vector_size(L * 4), aligned(4), may_alias));
-typedef uint16_t vh __attribute__((vector_size(L * 2), aligned(2), may_alias));
+// Unaligned: tensors are aligned to their elements alone.
+typedef float vec_f32 __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint32_t vec_u32 __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t vec_u16 __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
-inline vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
-inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
-// By hand: GCC converts vectors in halves.
-inline vu widened(const uint16_t* p) {
+inline vec_f32 load(const float* p) { return *reinterpret_cast<const vec_f32*>(p); }
+inline void store(float* p, vec_f32 v) { *reinterpret_cast<vec_f32*>(p) = v; }
+// By intrinsics: GCC converts vectors in two halves.
+inline vec_u32 load_u16(const uint16_t* p) {
 #if defined(__AVX512F__)
-  return (vu)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return (vec_u32)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__AVX2__)
-  return (vu)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return (vec_u32)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
-  return __builtin_convertvector(*reinterpret_cast<const vh*>(p), vu);
+  return __builtin_convertvector(*reinterpret_cast<const vec_u16*>(p), vec_u32);
 #endif
 }
-inline void narrow(uint16_t* p, vu v) {  // of numbers below 2^16
+inline void store_u16(uint16_t* p, vec_u32 v) {  // of numbers below 2^16
 #if defined(__AVX512F__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)v));
 #elif defined(__AVX2__)
   const __m256i packed = _mm256_packus_epi32((__m256i)v, (__m256i)v);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 8)));
 #else
-  *reinterpret_cast<vh*>(p) = __builtin_convertvector(v, vh);
+  *reinterpret_cast<vec_u16*>(p) = __builtin_convertvector(v, vec_u16);
 #endif
 }
-inline vf load(const uint16_t* p) { return (vf)(widened(p) << 16); }
-inline vu rounded(vf v) {  // to bf16, in the upper half: to nearest even; NaN stays NaN
-  const vu bits = (vu)v;
-  const vu r = (bits & 0x10000u) != 0 ? bits + 0x8000u : bits + 0x7fffu;
-  return v == v ? r : vu{} + 0x7fc00000u;
+inline vec_f32 load(const bf16_t* p) { return (vec_f32)(load_u16(p) << 16); }
+inline vec_u32 round_to_bf16(vec_f32 v) {  // to nearest even, in the upper 16 bits; NaN stays NaN
+  const vec_u32 bits = (vec_u32)v;
+  const vec_u32 r = (bits & 0x10000u) != 0 ? bits + 0x8000u : bits + 0x7fffu;
+  return v == v ? r : vec_u32{} + 0x7fc00000u;
 }
-inline void store(uint16_t* p, vf v) { narrow(p, rounded(v) >> 16); }
-// bf16 in pairs: a shift or a mask makes a vector of every second number.
+inline void store(bf16_t* p, vec_f32 v) { store_u16(p, round_to_bf16(v) >> 16); }
+// Pairs of bf16: a shift or a mask makes a vector of the even or the odd ones.
 template <int odd>
-inline vf load_half(const uint16_t* p) {
-  const vu pairs = *reinterpret_cast<const vu*>(p);
-  return (vf)(odd ? pairs & 0xffff0000u : pairs << 16);
+inline vec_f32 load_deinterleaved(const bf16_t* p) {
+  const vec_u32 pairs = *reinterpret_cast<const vec_u32*>(p);
+  return (vec_f32)(odd ? pairs & 0xffff0000u : pairs << 16);
 }
-inline void store_halves(uint16_t* p, vf even, vf odd) {
-  *reinterpret_cast<vu*>(p) = rounded(even) >> 16 | (rounded(odd) & 0xffff0000u);
+inline void store_interleaved(bf16_t* p, vec_f32 even, vec_f32 odd) {
+  *reinterpret_cast<vec_u32*>(p) = round_to_bf16(even) >> 16 | (round_to_bf16(odd) & 0xffff0000u);
 }
-inline float wide(float value) { return value; }
-inline float wide(uint16_t value) {  // of bf16
-  const uint32_t bits = uint32_t(value) << 16;
-  float result;
-  memcpy(&result, &bits, 4);
-  return result;
-}
-// The first n of L lanes; the others are zero, or left alone in memory.
+// The first n lanes; the others are zero, or left alone in memory.
 template <class T>
-inline vf load(const T* p, int n) {
-  if (n == L) return load(p);
-  T part[L];
+inline vec_f32 load(const T* p, int n) {
+  if (n == LANES) return load(p);
+  T part[LANES];
   memset(part, 0, sizeof part);
   memcpy(part, p, n * sizeof(T));
   return load(part);
 }
 template <class T>
-inline void store(T* p, vf v, int n) {
-  if (n == L) return store(p, v);
-  T part[L];
+inline void store(T* p, vec_f32 v, int n) {
+  if (n == LANES) return store(p, v);
+  T part[LANES];
   store(part, v);
   memcpy(p, part, n * sizeof(T));
 }
-inline vf root(vf v) {
+inline vec_f32 sqrt(vec_f32 v) {
 #if defined(__AVX512F__)
-  return (vf)_mm512_sqrt_ps((__m512)v);
+  return (vec_f32)_mm512_sqrt_ps((__m512)v);
 #elif defined(__AVX2__)
-  return (vf)_mm256_sqrt_ps((__m256)v);
+  return (vec_f32)_mm256_sqrt_ps((__m256)v);
 #else
-  for (int i = 0; i < L; ++i) v[i] = __builtin_sqrtf(v[i]);
+  for (int i = 0; i < LANES; ++i) v[i] = __builtin_sqrtf(v[i]);
   return v;
 #endif
 }
-inline float sum(vf v) {  // by halves
+inline float reduce_add(vec_f32 v) {  // pairwise
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);
 #elif defined(__AVX2__)
@@ -101,21 +97,21 @@ inline float sum(vf v) {  // by halves
 #endif
 }
 
-typedef int32_t vi __attribute__((vector_size(L * 4), aligned(4), may_alias));
-typedef int16_t vs __attribute__((vector_size(L * 4), aligned(2), may_alias));  // twice as many, half as wide
+typedef int32_t vec_i32 __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int16_t vec_i16 __attribute__((vector_size(LANES * 4), aligned(2), may_alias));  // 2 LANES of them
 
-inline vi squares_in_pairs(vs v) {  // v[0] v[0] + v[1] v[1], v[2] v[2] + v[3] v[3], ...
+inline vec_i32 madd_squares(vec_i16 v) {  // v[0] v[0] + v[1] v[1], v[2] v[2] + v[3] v[3], ...
 #if defined(__AVX512BW__)
-  return (vi)_mm512_madd_epi16((__m512i)v, (__m512i)v);
+  return (vec_i32)_mm512_madd_epi16((__m512i)v, (__m512i)v);
 #elif defined(__AVX2__)
-  return (vi)_mm256_madd_epi16((__m256i)v, (__m256i)v);
+  return (vec_i32)_mm256_madd_epi16((__m256i)v, (__m256i)v);
 #else
-  vi result;
-  for (int i = 0; i < L; ++i) result[i] = int32_t(v[2 * i]) * v[2 * i] + int32_t(v[2 * i + 1]) * v[2 * i + 1];
+  vec_i32 result;
+  for (int i = 0; i < LANES; ++i) result[i] = int32_t(v[2 * i]) * v[2 * i] + int32_t(v[2 * i + 1]) * v[2 * i + 1];
   return result;
 #endif
 }
-inline int32_t sum(vi v) {
+inline int32_t reduce_add(vec_i32 v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_epi32((__m512i)v);
 #elif defined(__AVX2__)

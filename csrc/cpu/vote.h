@@ -1,4 +1,4 @@
-// Folding of matched patches (arguments: csrc/common/vote.h).
+// Votes of matched patches on the host (arguments: csrc/common/vote.h).
 #pragma once
 #include "../common/vote.h"
 

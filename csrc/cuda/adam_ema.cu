@@ -1,6 +1,5 @@
-// Adam and the moving average of the weights on the device: the values of csrc/cpu/adam_ema.cpp, bit for bit; compiled
-// without fused multiply-adds for that. Roots and quotients are rounded correctly, as nvcc has them unless told
-// otherwise.
+// Adam and the moving average of the weights on the device. The same bits as csrc/cpu/adam_ema.cpp: compiled with
+// --fmad=false; roots and quotients are correctly rounded, nvcc's default.
 #include <cuda_runtime.h>
 
 #include "../common/adam_ema.h"
@@ -20,11 +19,11 @@ __global__ void __launch_bounds__(THREADS) adam_ema_kernel(AdamEma a) {
 // Returns the error of the launch, 0 for none.
 int adam_ema(const AdamEma& a, void* cuda_stream) {
   const auto stream = static_cast<cudaStream_t>(cuda_stream);
-  const bool by_four = aligned(a);
-  const int64_t blocks = (threads_of(a, by_four) + THREADS - 1) / THREADS;
+  const bool vectorized = aligned(a);
+  const int64_t blocks = (threads_of(a, vectorized) + THREADS - 1) / THREADS;
   if (blocks == 0) return 0;
   if (blocks > INT32_MAX) return int(cudaErrorInvalidValue);
-  if (by_four)
+  if (vectorized)
     adam_ema_kernel<true><<<unsigned(blocks), THREADS, 0, stream>>>(a);
   else
     adam_ema_kernel<false><<<unsigned(blocks), THREADS, 0, stream>>>(a);

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "../common/ddpm_step.h"
 #include "../common/adam_ema.h"
+#include "../common/ddpm_step.h"
 #include "../common/patch_match.h"
 #include "../common/philox.h"
 #include "../common/sample_crops.h"

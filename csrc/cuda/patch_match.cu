@@ -1,4 +1,4 @@
-// Nearest-neighbour field on the device: the field of csrc/cpu/patch_match.cpp, bit for bit.
+// Nearest-neighbour field on the device, the same bits as csrc/cpu/patch_match.cpp.
 #include <cuda_runtime.h>
 
 #include "../common/patch_match.h"
@@ -7,19 +7,19 @@ namespace sinfusion {
 namespace {
 
 constexpr int THREADS = 128;
-constexpr int BLOCKS = 6;  // at least, on a multiprocessor: with more, registers spill
+constexpr int MIN_BLOCKS = 6;  // on a multiprocessor: with more, registers spill
 
-// One thread a patch of the query, in both.
-__global__ void __launch_bounds__(THREADS) start_kernel(PatchMatch a, PatchMatchGrids grids, int64_t count) {
-  const int64_t number = int64_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (number < count) start_patch(a, grids, number);
+// A thread for each query patch, in both kernels.
+__global__ void __launch_bounds__(THREADS) start_kernel(PatchMatch a, SearchSpace space, int64_t count) {
+  const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;
+  if (index < count) initialize_patch(a, space, index);
 }
 
-__global__ void __launch_bounds__(THREADS, BLOCKS)
-    step_kernel(PatchMatch a, PatchMatchGrids grids, int64_t count, const Offset* before, Offset* after, uint64_t step,
-                int32_t stride) {
-  const int64_t number = int64_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (number < count) step_patch(a, grids, before, after, step, stride, number);
+__global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+    step_kernel(PatchMatch a, SearchSpace space, int64_t count, const Offset* field_in, Offset* field_out,
+                uint64_t step, int32_t stride) {
+  const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;
+  if (index < count) step_patch(a, space, field_in, field_out, step, stride, index);
 }
 
 }  // namespace
@@ -27,18 +27,19 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
 // Returns the error of a launch, 0 for none.
 int patch_match(const PatchMatch& a, void* cuda_stream) {
   const auto stream = static_cast<cudaStream_t>(cuda_stream);
-  const PatchMatchGrids grids = grids_of(a, 0);
-  const int64_t count = int64_t(grids.query.t) * grids.query.y * grids.query.x;  // below 2^31
+  const SearchSpace space = search_space(a, 0);
+  const int64_t count = int64_t(space.query.t) * space.query.y * space.query.x;  // below 2^31
   const unsigned blocks = unsigned((count + THREADS - 1) / THREADS);
-  start_kernel<<<blocks, THREADS, 0, stream>>>(a, grids, count);
-  Offset *before = a.field, *after = a.other;
+  start_kernel<<<blocks, THREADS, 0, stream>>>(a, space, count);
+  Offset *field_in = a.field, *field_out = a.scratch_field;
   for (int64_t step = 0; step < a.steps; ++step) {
-    const uint64_t number = uint64_t(step + 1);
-    step_kernel<<<blocks, THREADS, 0, stream>>>(a, grids_of(a, number), count, before, after, number, a.strides[step]);
-    Offset* swapped = before;
-    before = after, after = swapped;
+    const uint64_t index = uint64_t(step + 1);
+    step_kernel<<<blocks, THREADS, 0, stream>>>(a, search_space(a, index), count, field_in, field_out, index,
+                                                a.strides[step]);
+    Offset* swapped = field_in;
+    field_in = field_out, field_out = swapped;
   }
-  if (before != a.field) cudaMemcpyAsync(a.field, before, count * sizeof(Offset), cudaMemcpyDeviceToDevice, stream);
+  if (field_in != a.field) cudaMemcpyAsync(a.field, field_in, count * sizeof(Offset), cudaMemcpyDeviceToDevice, stream);
   return int(cudaGetLastError());
 }
 

@@ -1,4 +1,4 @@
-// Uniform bits and standard normals on the device: the numbers of csrc/cpu/philox.cpp.
+// Uniform bits and standard normals on the device, the same bits as csrc/cpu/philox.cpp.
 #include <cuda_runtime.h>
 
 #include "../common/philox.h"
@@ -8,16 +8,16 @@ namespace {
 
 constexpr int THREADS = 256;
 
-// One thread a block of four numbers.
+// A thread for each Philox block, four numbers.
 template <class T>
 __global__ void __launch_bounds__(THREADS) draw_kernel(PhiloxRows a, T* out) {
   const int64_t i = int64_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (i < blocks_of(a)) draw_block(a, i, out);
+  if (i < block_count(a)) draw_block(a, i, out);
 }
 
 template <class T>
 int draw(const PhiloxRows& a, T* out, void* cuda_stream) {
-  const int64_t grid = (blocks_of(a) + THREADS - 1) / THREADS;
+  const int64_t grid = (block_count(a) + THREADS - 1) / THREADS;
   if (grid == 0) return 0;
   draw_kernel<<<unsigned(grid), THREADS, 0, static_cast<cudaStream_t>(cuda_stream)>>>(a, out);
   return int(cudaGetLastError());

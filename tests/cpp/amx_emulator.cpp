@@ -1,8 +1,8 @@
-// AMX for machines without it: a handler of SIGILL that executes the instructions a library meets.
+// Emulates AMX on machines without it: a SIGILL handler executes the instructions.
 //
 // Written after Intel's manual (SDM volume 2: LDTILECFG, STTILECFG, TILERELEASE, TILEZERO, TILELOADD, TILELOADDT1,
-// TILESTORED, TDPBF16PS). Anything else that is illegal goes to the handler that was there before. Tiles belong to
-// threads.
+// TILESTORED, TDPBF16PS). Other illegal instructions go to the previous handler. Each thread has its
+// own tiles.
 #include <immintrin.h>
 #include <signal.h>
 #include <stdint.h>
@@ -38,8 +38,8 @@ float widened(uint16_t value) {
   return result;
 }
 
-// Even and odd numbers of the pairs are summed apart, by fused products in their order, then added to each other and to
-// c. Denormals are zero, rounding is to nearest even, whatever the thread's own settings.
+// The even and the odd elements of pairs are summed apart, by fused multiply-adds in order, then added to each other
+// and to c. Denormals are zero and rounding is to nearest even, whatever the thread's own MXCSR.
 void dot_products(float* c, const uint16_t* a, const uint16_t* b, int rows, int pairs, int columns) {
   const unsigned own = _mm_getcsr();
   _mm_setcsr(0x1f80 | 0x8040);
@@ -127,7 +127,7 @@ bool decode(const uint8_t* code, const greg_t* registers, Instruction& it) {
   return true;
 }
 
-// False where the processor would fault.
+// Returns false where the processor would fault.
 bool execute(const Instruction& it) {
   Configuration& configuration = state.configuration;
   const auto rows = [&](int tile) { return int(configuration.rows[tile]); };
@@ -189,7 +189,7 @@ void illegal(int number, siginfo_t* info, void* context) {
   } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
     previous.sa_handler(number);
   } else {
-    signal(SIGILL, SIG_DFL);  // and the instruction is met again
+    signal(SIGILL, SIG_DFL);  // the instruction is executed again, and kills the process
   }
 }
 
@@ -197,15 +197,15 @@ void illegal(int number, siginfo_t* info, void* context) {
 
 extern "C" {
 int install() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = illegal;
   action.sa_flags = SA_SIGINFO | SA_NODEFER;
   return sigaction(SIGILL, &action, &previous);
 }
 uint64_t executed(int kind) { return counts[kind]; }
 
-// c (rows, 16) += a (rows, 2 pairs of numbers) b (pairs, 2 columns), in lines of 16 and 32: by this file's arithmetic,
-// and by instructions.
+// c (rows, 16) += a (rows, 2 pairs of numbers) b (pairs, 2 columns), in lines of 16 and 32: by dot_products, and by
+// instructions.
 void product(float* c, const uint16_t* a, const uint16_t* b, int rows, int pairs, int columns) {
   dot_products(c, a, b, rows, pairs, columns);
 }

@@ -1,5 +1,5 @@
 // The device's patch_match on the host, for tests: one 'thread' after the other, in an order that no device would take,
-// because nothing may depend on it. Signature and arguments of csrc/cpu/bindings.cpp.
+// since nothing may depend on it. Signature as in csrc/cpu/bindings.cpp.
 #include <cstring>
 #include <numeric>
 #include <utility>
@@ -14,8 +14,8 @@ template <class Thread>
 void launch(int64_t count, const Thread& thread) {
   int64_t jump = 611953 % count + 1;
   while (std::gcd(jump, count) != 1) ++jump;
-  int64_t number = count / 2;
-  for (int64_t i = 0; i < count; ++i, number = (number + jump) % count) thread(number);
+  int64_t index = count / 2;
+  for (int64_t i = 0; i < count; ++i, index = (index + jump) % count) thread(index);
 }
 
 }  // namespace
@@ -23,8 +23,8 @@ void launch(int64_t count, const Thread& thread) {
 extern "C" void patch_match(const int16_t* query, int64_t query_frames, int64_t query_height, int64_t query_width,
                             const int16_t* key, int64_t key_frames, int64_t key_height, int64_t key_width,
                             int64_t channels, int32_t patch_frames, int32_t patch_height, int32_t patch_width,
-                            const float* weight, int64_t steps, const int32_t* strides, uint64_t seed, bool started,
-                            Offset* field, Offset* other, float* distances) {
+                            const float* weight, int64_t steps, const int32_t* strides, uint64_t seed,
+                            bool has_initial_field, Offset* field, Offset* scratch_field, float* distances) {
   const PatchMatch a{{query, query_frames, query_height, query_width},
                      {key, key_frames, key_height, key_width},
                      channels,
@@ -33,19 +33,19 @@ extern "C" void patch_match(const int16_t* query, int64_t query_frames, int64_t 
                      steps,
                      strides,
                      seed,
-                     started,
+                     has_initial_field,
                      field,
-                     other,
+                     scratch_field,
                      distances};
-  const PatchMatchGrids start = grids_of(a, 0);
+  const SearchSpace start = search_space(a, 0);
   const int64_t count = int64_t(start.query.t) * start.query.y * start.query.x;
-  launch(count, [&](int64_t number) { start_patch(a, start, number); });
-  Offset *before = field, *after = other;
+  launch(count, [&](int64_t index) { initialize_patch(a, start, index); });
+  Offset *field_in = field, *field_out = scratch_field;
   for (int64_t step = 0; step < steps; ++step) {
-    const PatchMatchGrids grids = grids_of(a, uint64_t(step + 1));
+    const SearchSpace space = search_space(a, uint64_t(step + 1));
     launch(count,
-           [&](int64_t number) { step_patch(a, grids, before, after, uint64_t(step + 1), strides[step], number); });
-    std::swap(before, after);
+           [&](int64_t index) { step_patch(a, space, field_in, field_out, uint64_t(step + 1), strides[step], index); });
+    std::swap(field_in, field_out);
   }
-  if (before != field) memcpy(field, before, count * sizeof(Offset));
+  if (field_in != field) memcpy(field, field_in, count * sizeof(Offset));
 }

@@ -1,5 +1,5 @@
 // The device's sample_crops on the host, for tests: the threads of a tile one after the other, from the last to the
-// first. Signature and arguments of csrc/cpu/bindings.cpp.
+// first. Signature as in csrc/cpu/bindings.cpp.
 #include <algorithm>
 #include <cmath>
 
@@ -8,9 +8,9 @@
 using namespace sinfusion;
 
 extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t width, int64_t batch, const int64_t* places,
-                             const float* coefficients, const float* blotches, int32_t blotch_height,
-                             int32_t blotch_width, const int64_t* seeds, const int64_t* step, int64_t noise_stream,
-                             int64_t grain_stream, int32_t conditions, int32_t crop_height, int32_t crop_width,
+                             const float* coefficients, const float* coarse_noise, int32_t coarse_height,
+                             int32_t coarse_width, const int64_t* seeds, const int64_t* step, int64_t noise_stream,
+                             int64_t white_noise_stream, int32_t conditions, int32_t crop_height, int32_t crop_width,
                              void* input, bool bf16, float* target) {
   const SampleCrops a{frames,
                       height,
@@ -18,13 +18,13 @@ extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t widt
                       batch,
                       places,
                       coefficients,
-                      blotches,
-                      blotch_height,
-                      blotch_width,
+                      coarse_noise,
+                      coarse_height,
+                      coarse_width,
                       seeds,
                       step,
                       uint32_t(noise_stream),
-                      uint32_t(grain_stream),
+                      uint32_t(white_noise_stream),
                       conditions,
                       crop_height,
                       crop_width,
@@ -32,12 +32,12 @@ extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t widt
                       bf16,
                       target};
   const int64_t pixels = pixels_of(a);
-  for (int64_t i = batch * tiles_of(pixels); i-- > 0;) {
+  for (int64_t i = batch * tile_count(pixels); i-- > 0;) {
     const Tile tile = tile_of(i, pixels);
-    float drawn[CROP_NORMALS];
-    std::fill_n(drawn, CROP_NORMALS, NAN);  // shows where a number that was not drawn is used
-    for (int thread = TILE; thread-- > 0;) draw_crop(a, tile, thread, drawn);
-    for (int thread = TILE; thread-- > 0;)
-      for (int number = thread; number < 3 * tile.count; number += TILE) crop_number(a, tile, drawn, number);
+    float normals[CROP_NORMALS];
+    std::fill_n(normals, CROP_NORMALS, NAN);  // shows where a normal is used that was not drawn
+    for (int thread = TILE_PIXELS; thread-- > 0;) draw_crop_normals(a, tile, thread, normals);
+    for (int thread = TILE_PIXELS; thread-- > 0;)
+      for (int index = thread; index < 3 * tile.count; index += TILE_PIXELS) crop_value(a, tile, normals, index);
   }
 }

@@ -1,4 +1,4 @@
-// How many threads are chosen on machines whose speed with each number is given: a model, no clock.
+// ThreadChoice on modelled machines, whose speed with each number of threads is given; there is no clock.
 #include "../../csrc/cpu/thread_choice.h"
 
 #include <stdio.h>
@@ -10,19 +10,20 @@ namespace {
 
 double clock_now = 0;
 
-// A call of a millisecond of work, at so many seconds of it in a second; returns what it takes.
-double call(ThreadChoice& choice, int allowed, double (*rate)(int)) {
+// A call that computes for a millisecond in one thread; speed(threads): seconds of computation in a second. Returns how
+// long it takes.
+double call(ThreadChoice& choice, int allowed, double (*speed)(int)) {
   const int used = choice.used(allowed);
-  const double wall = 1e-3 / rate(used);
-  if (choice.watches(clock_now)) choice.add(1e-3 / used, wall, 100 / used, 100, clock_now + wall);
+  const double wall = 1e-3 / speed(used);
+  if (choice.measures(clock_now)) choice.add(1e-3 / used, wall, 100 / used, 100, clock_now + wall);
   clock_now += wall;
   return wall;
 }
 
-// Seconds of so many calls.
-double calls(ThreadChoice& choice, int allowed, double (*rate)(int), int count) {
+// How long `count` calls take, in seconds.
+double calls(ThreadChoice& choice, int allowed, double (*speed)(int), int count) {
   double sum = 0;
-  for (int n = 0; n < count; ++n) sum += call(choice, allowed, rate);
+  for (int n = 0; n < count; ++n) sum += call(choice, allowed, speed);
   return sum;
 }
 

@@ -1,5 +1,5 @@
-// The threads of the CPU's operators by themselves, for a sanitizer: many small calls by several threads at once, with
-// numbers of threads that change, pieces that throw, and forks. Prints `sound`, or ends with what was wrong.
+// The thread pool alone, for a sanitizer: many small calls by several threads at once, with changing numbers of
+// threads, chunks that throw, and forks. Prints `sound`, or ends with what was wrong.
 #include <stdio.h>
 #include <stdlib.h>
 #if !defined(NO_FORK)
@@ -24,32 +24,32 @@ void check(bool holds, const char* what) {
   _Exit(1);
 }
 
-// One call: every piece is done once, by writes that nothing else orders.
-void call(int64_t pieces, int64_t size) {
-  std::vector<int> done(pieces * size, 0);
-  each(pieces * size, size, [&](int64_t n) { ++done[n]; });
-  for (const int times : done) check(times == 1, "a piece is done once");
+// Every chunk is done once, by writes that nothing else orders.
+void call(int64_t chunks, int64_t size) {
+  std::vector<int> done(chunks * size, 0);
+  parallel_for(chunks * size, size, [&](int64_t n) { ++done[n]; });
+  for (const int times : done) check(times == 1, "a chunk is done once");
 }
 
 void failing_call() {
   bool thrown = false;
   try {
-    each(64, 1, [](int64_t n) {
+    parallel_for(64, 1, [](int64_t n) {
       if (n % 7 == 3) throw std::bad_alloc();
     });
   } catch (const std::bad_alloc&) {
     thrown = true;
   }
-  check(thrown, "a piece without memory is told");
+  check(thrown, "a chunk without memory is told");
 }
 
 void calls(unsigned seed, int count) {
   for (int n = 0; n < count; ++n) {
     seed = seed * 1664525 + 1013904223;
-    use_threads(1 + (n / 100 + seed % 3) % 5);
+    set_num_threads(1 + (n / 100 + seed % 3) % 5);
     if (n % 50 == 7) failing_call();
     call(1 + (seed >> 8) % 40, 1 + (seed >> 16) % 3);
-    if (n % 200 == 9) std::this_thread::sleep_for(std::chrono::microseconds(300));  // helpers lie down
+    if (n % 200 == 9) std::this_thread::sleep_for(std::chrono::microseconds(300));  // workers go to sleep
   }
 }
 

@@ -1,5 +1,4 @@
-// The device's vote on the host, for tests: one 'thread' after the other. Signature and arguments of
-// csrc/cpu/bindings.cpp.
+// The device's vote on the host, for tests: one 'thread' after the other. Signature as in csrc/cpu/bindings.cpp.
 #include "../../csrc/common/vote.h"
 
 using namespace sinfusion;
@@ -19,7 +18,7 @@ extern "C" void vote(const void* value, int32_t height, int32_t width, bool bf16
                mean,
                weight,
                out};
-  const Place size = size_of(a);
+  const Position size = output_size(a);
   const int64_t count = int64_t(size.t) * size.y * size.x * channels;
-  for (int64_t number = count; number-- > 0;) bf16 ? vote_for<uint16_t>(a, number) : vote_for<float>(a, number);
+  for (int64_t index = count; index-- > 0;) bf16 ? vote_value<bf16_t>(a, index) : vote_value<float>(a, index);
 }
