@@ -162,7 +162,7 @@ def test_whole_step(measure, request, device, scale, untrained, recipe):
     functions = {}
     for name, graph in (("graph", True), ("eager", False))[device.type == "cpu" :]:
         trainer = Trainer(untrained(recipe, [PREDICTOR], graph), PREDICTOR, STEPS)
-        assert trainer.crop == scale.crop
+        assert trainer.batch_sampler.crop == scale.crop
         functions[name] = trainer.step
     if request.config.getoption("--released"):
         request.getfixturevalue("checkout")
@@ -177,8 +177,9 @@ def test_step_of_tiny(measure, benchmark, scale, untrained):
     size, network = scale.tiny
     trainer = Trainer(untrained(TINY, [PREDICTOR], size=size, network=network), PREDICTOR, STEPS)
     functions = {"ours": clock.shipped(trainer.step), "reference": clock.by_reference(trainer.step)}
-    works = floors.training_step(TINY.batch_size * trainer.crop[0] * trainer.crop[1], network)
-    measure(functions, works, recipe="tiny", batch=TINY.batch_size, crop=trainer.crop)
+    crop = trainer.batch_sampler.crop
+    works = floors.training_step(TINY.batch_size * crop[0] * crop[1], network)
+    measure(functions, works, recipe="tiny", batch=TINY.batch_size, crop=crop)
     shares = {name: clock.share(name, functions["ours"], 5 * scale.rounds) for name in ("sample_crops", "adam_ema")}
     benchmark.extra_info.update(shares=shares)
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sinfusion.metrics.evaluation import change, conditional_mean, high_frequency, mean_psnr
+from sinfusion.metrics.fidelity import change, high_frequency, mean_psnr
+from sinfusion.metrics.run_evaluation import conditional_mean
 from sinfusion.run import Run
 
 LAST = 15  # frames of a rollout that are looked at apart

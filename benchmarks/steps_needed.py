@@ -31,8 +31,10 @@ from runs import new_run
 from sinfusion.generation.reverse_process import reverse_process
 from sinfusion.generation.video import generate
 from sinfusion.media import contact_sheet, read_media, write_image
-from sinfusion.metrics.evaluation import conditional_mean, halves, high_frequency, mean_psnr, targets
-from sinfusion.metrics.similarity import nnf, nnfdist, sliced_wasserstein
+from sinfusion.metrics.comparison import halves
+from sinfusion.metrics.fidelity import high_frequency, mean_psnr, sliced_wasserstein
+from sinfusion.metrics.nearest_neighbors import nnf, nnfdist
+from sinfusion.metrics.run_evaluation import conditional_mean, targets
 from sinfusion.pixels import to_uint8
 from sinfusion.recipe import TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role

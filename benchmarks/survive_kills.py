@@ -105,8 +105,8 @@ def one_round(folder: Path, clip: np.ndarray, minutes: float, rng: random.Random
     after = state(run)
     same = before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     steps = {name: load(run).models[name]["steps"] for name in MODELS}
-    pieces = {name: len(plan.pieces) for name, plan in zip(MODELS, plans, strict=True) if plan}
-    return {"kills": kills, "seconds": seconds, "steps": steps, "pieces": pieces, "equal": same}
+    segments = {name: len(plan.segments) for name, plan in zip(MODELS, plans, strict=True) if plan}
+    return {"kills": kills, "seconds": seconds, "steps": steps, "segments": segments, "equal": same}
 
 
 def main(settings: Settings) -> None:

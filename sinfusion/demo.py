@@ -13,6 +13,7 @@ from .errors import SinfusionError
 from .generation.video import generate
 from .media import contact_sheet, side_by_side, write_image, write_video
 from .precision import choose_device
+from .progress import OnProgress
 from .run import Run
 from .scene import render
 from .seeds import check_seed
@@ -27,10 +28,14 @@ def demo(
     seed: int = 0,
     overwrite: bool = False,
     log: Callable[[str], None] = print,
+    on_progress: OnProgress | None = None,
 ) -> Run:
     """Write, under `out`: original.mp4, a rendered scene; patches.mp4, made of its patches in seconds; and, after
     training for `minutes`, or for as long as a slow machine needs, generated.mp4 (from a real first frame), diverse.mp4
     (from a first frame of its own), original-beside-generated.mp4, contact-sheet.png and the run.
+
+    on_progress: as `patches.generate` and `train` take it. Raises SinfusionError where `out` is in use, or a value is
+    out of range.
     """
     out = Path(out)
     names = ("original.mp4", "patches.mp4", "generated.mp4", "diverse.mp4", "original-beside-generated.mp4",
@@ -45,10 +50,13 @@ def demo(
     write_video(out / names[0], original, fps=FPS, overwrite=overwrite)
     log(f"rendered {out / names[0]}: {len(original)} frames of {original.shape[2]}x{original.shape[1]}")
     before = time.monotonic()
-    shuffled = patches.generate(original, seed=seed, device=choose_device())[0]
+    shuffled = patches.generate(original, seed=seed, device=choose_device(), on_progress=on_progress)[0]
     write_video(out / names[1], shuffled, fps=FPS, overwrite=overwrite)
     log(f"made {out / names[1]} of its patches, without training, in {time.monotonic() - before:.0f} s; now training")
-    run = train(original, out / "run", minutes=minutes, fps=FPS, seed=seed, overwrite=overwrite, patient=True)
+    run = train(
+        original, out / "run", minutes=minutes, fps=FPS, seed=seed, overwrite=overwrite, patient=True,
+        on_progress=on_progress,
+    )  # fmt: skip
     log(f"generating two videos of {len(original)} frames")
     outputs = generate(run, len(original), start=0, seed=seed)[0]
     diverse = generate(run, len(original), seed=seed + 1)[0]

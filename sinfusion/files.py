@@ -1,8 +1,8 @@
-"""Files that are whole or not there, and names that one process has for itself.
+"""Atomic writes of files and folders, JSON lines, and locks between processes.
 
-with beside(path) as temporary: write(temporary)    # it has its own name, and is on the disk, when it is whole
-with sole_writer(folder): ...                       # or a sentence that names the process which writes there
-append_row(path, {"step": 3})                       # a line of JSON, wholly or not at all; `rows` reads them back
+with atomic_write(path) as temporary: write(temporary)   # `path` is complete and on the disk, or as it was before
+with sole_writer(folder): ...                            # SinfusionError while another process writes there
+append_row(path, {"step": 3})                            # a line of JSON, complete or not there; `rows` reads them
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from typing import Any
 
 from .errors import SinfusionError
 
-TEMPORARY = ".writing-"  # how names begin of what is not whole yet, or is being removed
-LOCK = ".writer"  # in a folder that one process at a time may write to
+TEMPORARY = ".writing-"  # prefix of the names of files that are being written or removed
+LOCK = ".writer"  # name of the lock file in a folder that one process at a time may write to
 _NO_REPLACE, _EXCHANGE = 1, 2  # of renameat2, on Linux
-_CANNOT = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # what a file system says that does not know a request
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # errors of file systems that lack an operation
 
 
-# Whole or not there --------------------------------------------------------------------------------------------------
+# Atomic writes -------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def atomic_write(final: Path, overwrite: bool = True) -> Iterator[Path]:
-    """Another name to write a file or a folder under: renamed when whole and on the disk, removed after an error.
+    """A temporary path to write a file or a folder to; it becomes `final` at the end, or is removed after an error.
 
-    overwrite: whether to replace what has the name by then; otherwise that is a SinfusionError.
+    overwrite: whether to replace what is at `final` by then; if not, that is a SinfusionError.
     """
     temporary = temporary_name(final)
     discard(temporary)
@@ -49,12 +49,12 @@ def atomic_write(final: Path, overwrite: bool = True) -> Iterator[Path]:
 
 
 def temporary_name(final: Path) -> Path:
-    """Where this process writes what will be `final`."""
+    """The temporary path of this process for `final`, in the same folder."""
     return final.with_name(f"{TEMPORARY}{os.getpid()}-{final.name}")
 
 
 def put(temporary: Path, final: Path, overwrite: bool = True) -> None:
-    """Give a whole file or folder its name, at once; all of it is on the disk then. What it replaces is removed."""
+    """Rename a complete file or folder to `final` atomically, after all of it is on the disk; remove what was there."""
     for path in temporary.rglob("*") if temporary.is_dir() else ():
         synchronise(path)
     synchronise(temporary)
@@ -63,7 +63,7 @@ def put(temporary: Path, final: Path, overwrite: bool = True) -> None:
             _rename(temporary, final, _NO_REPLACE)
         except FileExistsError:
             raise SinfusionError(f"{final} exists; pass --overwrite or choose another name.") from None
-    elif final.exists() and (final.is_dir() or temporary.is_dir()):  # a folder is not renamed over something
+    elif final.exists() and (final.is_dir() or temporary.is_dir()):  # a folder cannot be renamed onto another
         _rename(temporary, final, _EXCHANGE)
     else:
         os.replace(temporary, final)
@@ -72,12 +72,12 @@ def put(temporary: Path, final: Path, overwrite: bool = True) -> None:
 
 
 def _rename(temporary: Path, final: Path, flag: int) -> None:
-    """Linux's renameat2; where there is none, two calls for one."""
+    """Rename with renameat2 of Linux; where it is missing, by several calls, which a kill can come between."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if rename is not None:
         if rename(-100, os.fsencode(temporary.absolute()), -100, os.fsencode(final.absolute()), flag) == 0:
             return
-        if (error := ctypes.get_errno()) not in _CANNOT:
+        if (error := ctypes.get_errno()) not in _UNSUPPORTED:
             raise OSError(error, os.strerror(error), str(final))
     if flag == _NO_REPLACE:
         if final.exists():
@@ -91,7 +91,7 @@ def _rename(temporary: Path, final: Path, flag: int) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder; a folder is never seen with a part of its files."""
+    """Remove a file or a folder; a folder disappears at once with all of its files."""
     if path.is_dir() and not path.is_symlink():
         hidden = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}-old")
         discard(hidden)
@@ -101,7 +101,7 @@ def remove(path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or a folder, if it is there and as far as that is possible."""
+    """Remove a file or a folder if it exists; errors are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -110,14 +110,17 @@ def discard(path: Path) -> None:
 
 
 def discard_leftovers(folder: Path, of: str | None = None) -> None:
-    """Remove what a killed process has left half-written in a folder, or of one name, that no other process writes."""
+    """Remove temporary files that killed processes left in a folder; `of`: only those of the file with this name.
+
+    No other process may be writing there.
+    """
     for path in folder.glob(f"{TEMPORARY}*"):
         if of is None or path.name.removeprefix(TEMPORARY).partition("-")[2] in (of, f"{of}-old"):
             discard(path)
 
 
 def synchronise(path: Path) -> None:
-    """Have a file, or the entries of a folder, on the disk; nothing where a platform cannot do that."""
+    """Write a file, or the entries of a folder, through to the disk, if the platform can do that."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except PermissionError:
@@ -125,27 +128,27 @@ def synchronise(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (*_CANNOT, errno.EBADF, errno.EACCES):
+        if error.errno not in (*_UNSUPPORTED, errno.EBADF, errno.EACCES):
             raise
     finally:
         os.close(descriptor)
 
 
-# Lines ---------------------------------------------------------------------------------------------------------------
+# JSON lines ----------------------------------------------------------------------------------------------------------
 
 
 def append_row(path: Path, row: dict[str, Any], durable: bool = True) -> None:
-    """Add a line of JSON to a file, wholly or not at all. durable: it is on the disk on return."""
+    """Append a line of JSON to a file, completely or not at all. durable: it is on the disk on return."""
     is_new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         size = os.fstat(descriptor).st_size
         ended = size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"  # not so after a kill in the middle of a line
         line = ("" if ended else "\n") + json.dumps(row) + "\n"
-        left = line.encode()
+        remaining = line.encode()
         try:
-            while left:
-                left = left[os.write(descriptor, left) :]
+            while remaining:
+                remaining = remaining[os.write(descriptor, remaining) :]
             if durable:
                 os.fsync(descriptor)
         except BaseException:
@@ -158,47 +161,47 @@ def append_row(path: Path, row: dict[str, Any], durable: bool = True) -> None:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that were written wholly; none if it does not exist."""
+    """The rows of a file that were written completely; none if the file does not exist."""
     found = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
-        except ValueError:  # a line cut short by a kill
+        except ValueError:  # a line that a kill cut short
             continue
         if isinstance(row, dict):
             found.append(row)
     return found
 
 
-# One at a time -------------------------------------------------------------------------------------------------------
+# Locks ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that holds a lock: its number, its machine, and when it began, since numbers are used again."""
+    """A process that holds a lock."""
 
-    process: int
+    process: int  # its number
     machine: str
-    began: str
+    started: str  # when it started, because numbers are used again
 
     @staticmethod
     def here() -> Owner:
         """This process."""
-        return Owner(os.getpid(), platform.node(), _began(os.getpid()) or "")
+        return Owner(os.getpid(), platform.node(), _start_of(os.getpid()) or "")
 
     def is_gone(self) -> bool:
-        """Whether it has ended; of another machine nobody knows."""
+        """Whether the process has ended; False on another machine, where that cannot be known."""
         if self.machine != platform.node():
             return False
-        began = _began(self.process)
-        return began is None or (began != self.began and began != "")
+        started = _start_of(self.process)
+        return started is None or (started != self.started and started != "")
 
     def __str__(self) -> str:
         return f"process {self.process}" + ("" if self.machine == platform.node() else f" on {self.machine}")
 
 
-def _began(process: int) -> str | None:
-    """When a process began, in the system's own units; None if it has ended, "" if the system does not tell."""
+def _start_of(process: int) -> str | None:
+    """When a process started, in units of the system; None if it has ended, "" if the system does not say."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -215,12 +218,15 @@ def _began(process: int) -> str | None:
 
 
 def acquire(lock: Path) -> Owner | None:
-    """Take a lock file for this process, also from one that is gone; returns who holds it if that is another."""
+    """Take a lock for this process, also from a process that has ended.
+
+    Returns None, or the process that holds the lock.
+    """
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _alone(descriptor)
-            if not _is(lock, descriptor):  # removed by its owner just now
+            _flock(descriptor)
+            if not _is_same(lock, descriptor):  # removed by its owner just now
                 continue
             owner = _owner(os.pread(descriptor, 4096, 0))
             if owner is not None and not owner.is_gone():
@@ -228,7 +234,7 @@ def acquire(lock: Path) -> Owner | None:
             os.ftruncate(descriptor, 0)
             try:
                 here = Owner.here()
-                os.pwrite(descriptor, f"{here.process}\n{here.began}\n{here.machine}\n".encode(), 0)
+                os.pwrite(descriptor, f"{here.process}\n{here.started}\n{here.machine}\n".encode(), 0)
             except BaseException:  # a full disk
                 lock.unlink()
                 raise
@@ -242,20 +248,20 @@ def release(lock: Path) -> None:
     with suppress(FileNotFoundError):
         descriptor = os.open(lock, os.O_RDWR)
         try:
-            _alone(descriptor)
-            if _is(lock, descriptor) and _owner(os.pread(descriptor, 4096, 0)) == Owner.here():
+            _flock(descriptor)
+            if _is_same(lock, descriptor) and _owner(os.pread(descriptor, 4096, 0)) == Owner.here():
                 lock.unlink()
         finally:
             os.close(descriptor)
 
 
-def _alone(descriptor: int) -> None:
-    """Wait until no other process looks at the lock file; of no use on file systems without such locks."""
+def _flock(descriptor: int) -> None:
+    """Wait until no other process examines the lock file; without effect on file systems without flock."""
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def _is(path: Path, descriptor: int) -> bool:
+def _is_same(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -263,18 +269,18 @@ def _is(path: Path, descriptor: int) -> bool:
 
 
 def _owner(text: bytes) -> Owner | None:
-    """Who a lock file names; None for one that a kill left empty."""
+    """The process that a lock file names; None if a kill left it empty."""
     try:
-        process, began, machine, *_ = text.decode().split("\n")
-        return Owner(int(process), machine, began)
+        process, started, machine, *_ = text.decode().split("\n")
+        return Owner(int(process), machine, started)
     except ValueError:
         return None
 
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """A folder, made if need be, that only this process writes to; SinfusionError while another one does."""
-    made = make_folders(folder)
+    """Create a folder if needed, and lock it for this process; SinfusionError while another process has it."""
+    new_folders = make_folders(folder)
     lock = folder / LOCK
     if owner := acquire(lock):
         hint = "wait for it, or stop it"
@@ -285,11 +291,11 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         release(lock)
-        remove_empty(made)
+        remove_empty(new_folders)
 
 
 def make_folders(folder: Path) -> list[Path]:
-    """Make a folder and those above it; returns the new ones, inner ones first."""
+    """Create a folder and its parents; returns those that are new, inner ones first."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in new:
@@ -298,7 +304,7 @@ def make_folders(folder: Path) -> list[Path]:
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Remove those of the folders that nothing came into."""
+    """Remove those of the folders that are empty."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()

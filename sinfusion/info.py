@@ -1,4 +1,4 @@
-"""What runs where and why, and what a run is: the ten lines of `sinfusion info`."""
+"""The lines of `sinfusion info`: versions, the device, which native code is active and why; a summary of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .training.capacity import shortfall
 
 
 def describe() -> list[str]:
-    """Versions, device and native code, in seven lines."""
+    """Versions, the device and the native code, in seven lines."""
     device = choose_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     dtype = str(choose_dtype("auto", device)).removeprefix("torch.")
@@ -40,7 +40,7 @@ def _threads() -> str:
 
 
 def describe_run(run: Run) -> list[str]:
-    """What a run is and how far it is, in three lines; and whether that is too little."""
+    """The frames, the recipe and the training of a run, in three lines; a fourth if it was trained too little."""
     height, width = run.size
     what = "an image" if run.kind == "image" else f"{len(run.frames)} frames, {run.fps:g} a second,"
     models = []

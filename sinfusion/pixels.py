@@ -1,4 +1,4 @@
-"""Pixels: uint8 to [-1, 1] and back, resizing, and the least size of an image."""
+"""Pixels: uint8 to [-1, 1] and back, resizing, which pixels are light, and the smallest image that can be used."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from .errors import SinfusionError
 
-LEAST_SIDE = 8  # pixels; below this there is nothing a 7x7 kernel could learn
+LEAST_SIDE = 8  # pixels; in a smaller image there is nothing that a 7x7 kernel could learn
 
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """A usable (height, width), or SinfusionError."""
+    """The (height, width) as plain ints; SinfusionError if a side is below `LEAST_SIDE`."""
     height, width = size
     if min(height, width) < LEAST_SIDE:
         raise SinfusionError(f"size {width}x{height} is too small: each side must be at least {LEAST_SIDE} pixels.")
@@ -37,6 +37,16 @@ def to_pixel_values(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 127.5).movedim(-3, -1)
 
 
+def fractions_to_uint8(values: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1] -> uint8 in [0, 255], rounded to the nearest; of any shape."""
+    return np.round(values * 255).astype(np.uint8)
+
+
+def is_light(frames: np.ndarray) -> np.ndarray:
+    """(..., H, W, 3) uint8 -> (..., H, W) bool: where the mean of the colours is in the upper half of the range."""
+    return frames.mean(-1) > 127.5
+
+
 def resize(frame: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """(H, W, 3) uint8 resized to (height, width) by a Lanczos filter; the frame itself where it has that size."""
     if frame.shape[:2] == tuple(size):
@@ -44,7 +54,7 @@ def resize(frame: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return np.array(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.LANCZOS))
 
 
-def fitting(size: tuple[int, int], longest: int) -> tuple[int, int]:
+def fit_longer_side(size: tuple[int, int], longest: int) -> tuple[int, int]:
     """(height, width) scaled down so that the longer side is at most `longest`; 0 keeps it."""
     longer = max(size)
     if not longest or longer <= longest:

@@ -21,3 +21,16 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], object]  # called by the thread that works; it may raise to stop the work
+
+
+class ProgressCounter:
+    """Counts frames that are done in several places, and reports their sum."""
+
+    def __init__(self, total: int, on_progress: OnProgress | None):
+        self.done, self.total, self.on_progress = 0, total, on_progress
+
+    def add(self, frames: int, image: np.ndarray | None = None) -> None:
+        """Report so many more frames; image: as in `Progress`."""
+        self.done += frames
+        if self.on_progress is not None:
+            self.on_progress(Progress(self.done, self.total, image=image))

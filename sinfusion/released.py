@@ -1,7 +1,7 @@
-"""Import of checkpoints of the released SinFusion code (PyTorch Lightning .ckpt files) as runs.
+"""Import checkpoints of the released SinFusion code (PyTorch Lightning .ckpt files) as runs.
 
 run = import_released("projector.ckpt", "runs/fish", "fish.mp4")      # once for each model of the run
-Nothing in the file is executed: of what it pickles, only tensors and plain containers come to life.
+Nothing in the file is executed: of its pickled objects only tensors and plain containers are created.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from .recipe import PAPER, Recipe
 from .roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES, Role
 from .run import Run, load, writing
 
-# What the released code trains each model to predict; for the Projector it departs from the paper.
+# What the released code trains each model to predict; for the Projector this is not what the paper says.
 PARAMETERIZATIONS = {"image": "x0", "predictor": "noise", "projector": "noise", "interpolator": "x0"}
 
-# Our names (left) of what a block and the rest of the network call theirs.
+# Names of the parts of a block and of the rest of the network: ours, and those of the released code.
 _BLOCK = {"depthwise": "ds_conv", "shift": "mlp.1", "expand": "net.1", "project": "net.3", "residual": "res_conv"}
 _REST = {
     "final": "final_conv",
@@ -47,10 +47,10 @@ def import_released(
     frames: Any = None,
     role: str | None = None,
 ) -> Run:
-    """Make a released checkpoint a run of its own, or add it to the run folder `out`.
+    """Import a released checkpoint as a run of its own, or add it to the run in the folder `out`.
 
-    frames: what it was trained on, whatever `Source` takes, such as a file; None: what the run `out` holds.
-    role: image, predictor, projector or interpolator; None: told by the weights and by whether `frames` is an image.
+    frames: what it was trained on, a file or whatever else `Source` takes; None: the frames of the run `out`.
+    role: image, predictor, projector or interpolator; None: found from the weights and the kind of `frames`.
 
     The run has the paper's recipe with the network and schedule of the checkpoint; it cannot be trained further.
     Raises SinfusionError for a file that is not such a checkpoint, or that does not fit the run.
@@ -58,28 +58,17 @@ def import_released(
     path, folder = Path(checkpoint), Path(out)
     content = read_checkpoint(path)
     weights, depth, filters, channels = _network_weights(content, path)
-    joined = load(folder) if (folder / "run.json").is_file() else None
-    if joined is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    existing = load(folder) if (folder / "run.json").is_file() else None
+    if existing is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SinfusionError(f"{folder} exists and is not a run folder; choose another --out.")
-    clip, kind, fps = _clip(frames, joined)
+    clip, kind, fps = _clip(frames, existing)
     chosen = _role(role, channels, "frame_offset.inner.weight" in weights, kind, path)
     schedule, timesteps = _schedule(content["state_dict"], path)
-    recipe = PAPER.replace(
-        filters=filters,
-        depth=depth,
-        schedule=schedule,
-        timesteps=timesteps,
-        sampling_steps=timesteps,
-        unconditional_sampling_steps=timesteps,
-        # The paper's numbers, for 50 and for 500 timesteps.
-        correction_timesteps=min(3 if timesteps < 500 else 10, timesteps),
-        correction_steps=3 if timesteps < 500 else 10,
-        max_frame_offset=min(PAPER.max_frame_offset, max(1, len(clip) - 1)),
-    )
+    recipe = _recipe(depth, filters, schedule, timesteps, len(clip))
     _check_network(weights, recipe, chosen, path)
     steps = content.get("global_step")
     steps = min(max(steps, 1), 99_999_999) if isinstance(steps, int) else 1
-    # Only the Predictor's sigma_data is asked for: x0 and noise models know none, but retargeting enters by them.
+    # x0 and noise models use no sigma_data; only the Predictor's is needed, because retargeting starts from it.
     sigma_data = [rms_change(clip, k) for k in range(1, recipe.max_frame_offset + 1)] if chosen is PREDICTOR else [1.0]
     model = {
         "steps": steps,
@@ -91,7 +80,7 @@ def import_released(
     with writing(folder):
         run = Run(folder, kind, recipe, clip, fps, 0, {}, str(path))
         if (folder / "run.json").is_file():
-            run = load(folder)  # as it is now that nobody else writes to it
+            run = load(folder)  # read again, now that no other process can write to it
             _check_fits(run, recipe, chosen)
         run.models[chosen.name] = model
         run.save()
@@ -99,8 +88,24 @@ def import_released(
     return load(folder)
 
 
+def _recipe(depth: int, filters: int, schedule: str, timesteps: int, frames: int) -> Recipe:
+    """The paper's recipe with the network and noise schedule of a checkpoint."""
+    return PAPER.replace(
+        filters=filters,
+        depth=depth,
+        schedule=schedule,
+        timesteps=timesteps,
+        sampling_steps=timesteps,
+        unconditional_sampling_steps=timesteps,
+        # The paper's numbers, for 50 and for 500 timesteps.
+        correction_timesteps=min(3 if timesteps < 500 else 10, timesteps),
+        correction_steps=3 if timesteps < 500 else 10,
+        max_frame_offset=min(PAPER.max_frame_offset, max(1, frames - 1)),
+    )
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a .ckpt file, with `state_dict` of tensors on the CPU; foreign objects in it are inert."""
+    """The content of a .ckpt file, with `state_dict` of tensors on the CPU; other objects in it are inert."""
     try:
         with zipfile.ZipFile(path) as archive:
             entry = next(name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1)
@@ -116,7 +121,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class _Inert:
-    """Stands for any object that is not a tensor: takes whatever a pickle does to it, and does nothing."""
+    """Replaces any object that is not a tensor: accepts whatever a pickle does to it, and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
         return super().__new__(cls)
@@ -146,21 +151,21 @@ _DTYPES = {
 
 
 class _Reader(pickle.Unpickler):
-    """Reads torch.save's zip format: a pickle in which every storage stands by reference, as a file of its own."""
+    """Reads the zip format of torch.save: a pickle that refers to each storage, which is a file of its own."""
 
     def __init__(self, file: Any, archive: zipfile.ZipFile, root: str):
         super().__init__(file)
         self.archive, self.root = archive, root
 
     def find_class(self, module: str, name: str) -> Any:
-        known: dict[tuple[str, str], Any] = {
+        allowed: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _view,
             ("torch._utils", "_rebuild_parameter"): _parameter,
         }
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        return known.get((module, name), _Inert)
+        return allowed.get((module, name), _Inert)
 
     def persistent_load(self, reference: Any) -> Tensor:
         _, dtype, key, _, count = reference
@@ -168,12 +173,12 @@ class _Reader(pickle.Unpickler):
             return torch.empty(0, dtype=dtype)
         entry = self.archive.getinfo(f"{self.root}data/{key}")
         if entry.file_size != count * dtype.itemsize:
-            raise ValueError("a storage is cut short")
+            raise ValueError("a storage is truncated")
         return torch.frombuffer(bytearray(self.archive.read(entry)), dtype=dtype)
 
 
 def _network_weights(content: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], int, int, int]:
-    """Weights under our names, fp32, and the network's depth, filters and input channels."""
+    """The weights with our names, fp32; depth, filters and input channels of the network."""
     theirs = {
         name.removeprefix("model."): value.float().contiguous()
         for name, value in content["state_dict"].items()
@@ -193,29 +198,29 @@ def _network_weights(content: dict[str, Any], path: Path) -> tuple[dict[str, Ten
     return weights, depth, final.shape[1], len(first)
 
 
-def _clip(frames: Any, joined: Run | None) -> tuple[np.ndarray, str, float]:
-    """(T, H, W, 3) uint8, image or video, and frames per second."""
+def _clip(frames: Any, existing: Run | None) -> tuple[np.ndarray, str, float]:
+    """(T, H, W, 3) uint8, "image" or "video", and frames per second."""
     if frames is None:
-        if joined is None:
+        if existing is None:
             raise SinfusionError("a new run needs the video or image that the checkpoint was trained on: --frames.")
-        return joined.frames, joined.kind, joined.fps
+        return existing.frames, existing.kind, existing.fps
     clip = Source(frames, max_side=0).read()
-    if joined is not None and not np.array_equal(clip.frames, joined.frames):
-        raise SinfusionError(f"{joined.path} holds other frames than these; give it none to keep its own.")
+    if existing is not None and not np.array_equal(clip.frames, existing.frames):
+        raise SinfusionError(f"{existing.path} has other frames than these; leave out frames to keep those of the run.")
     return clip.frames, clip.kind, clip.fps
 
 
 def _role(name: str | None, channels: int, frame_offset: bool, kind: str, path: Path) -> Role:
-    """The role asked for, or else the one that the network's inputs and the kind of clip tell."""
+    """The role of that name, or the role that fits the inputs of the network and the kind of clip."""
     if name is not None and name not in ROLES:
         raise SinfusionError(f"role must be one of {', '.join(ROLES)}, not {name!r}.")
-    free = IMAGE if kind == "image" else PROJECTOR
-    told = {3: free, 6: PREDICTOR, 9: INTERPOLATOR}.get(channels)
-    role = told if name is None else ROLES[name]
+    unconditional = IMAGE if kind == "image" else PROJECTOR
+    by_channels = {3: unconditional, 6: PREDICTOR, 9: INTERPOLATOR}
+    role = by_channels.get(channels) if name is None else ROLES[name]
     if role is None or role.in_channels != channels or role.frame_offset != frame_offset:
         raise SinfusionError(
             f"{path} has a network with {channels} input channels and {'a' if frame_offset else 'no'} frame encoder, "
-            f"which is no {role.name if role else 'model that is known'}."
+            f"which is not that of {f'the {role.name}' if role else 'any model'}."
         )
     if (role is IMAGE) != (kind == "image"):
         raise SinfusionError(f"the {role.name} model belongs to {'an image' if role is IMAGE else 'a video'}.")
@@ -223,7 +228,7 @@ def _role(name: str | None, channels: int, frame_offset: bool, kind: str, path: 
 
 
 def _schedule(state: dict[str, Any], path: Path) -> tuple[str, int]:
-    """Name and number of timesteps of the schedule in the checkpoint; cosine, 50 where it has none."""
+    """Name and number of timesteps of the noise schedule in the checkpoint; if it has none, cosine and 50."""
     betas = state.get("betas")
     if betas is None:
         return "cosine", PAPER.timesteps
@@ -235,18 +240,18 @@ def _schedule(state: dict[str, Any], path: Path) -> tuple[str, int]:
 
 
 def _check_network(weights: dict[str, Tensor], recipe: Recipe, role: Role, path: Path) -> None:
-    """SinfusionError unless the weights are finite and just those of the network."""
+    """SinfusionError unless the weights are finite and exactly those of the network."""
     with torch.device("meta"):
         network = NextNet(role.in_channels, filters=recipe.filters, depth=recipe.depth, frame_offset=role.frame_offset)
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     if shapes != {name: tuple(value.shape) for name, value in weights.items()}:
-        raise SinfusionError(f"{path} holds a network of another shape than the released code's.")
+        raise SinfusionError(f"{path} holds a network of another shape than that of the released code.")
     if not all(math.isfinite(value.sum().item()) for value in weights.values()):
         raise SinfusionError(f"{path} holds weights that are not finite.")
 
 
 def _check_fits(run: Run, recipe: Recipe, role: Role) -> None:
-    """SinfusionError unless the model can join the run."""
+    """SinfusionError unless the model can be added to the run."""
     if run.has(role):
         raise SinfusionError(f"{run.path} has a {role.name} already; choose another --out.")
     for name in ("filters", "depth", "dense_kernel", "schedule", "timesteps"):

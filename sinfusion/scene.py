@@ -1,17 +1,18 @@
-"""A small lively scene of our own for `sinfusion demo`: balloons, birds, a windmill and glittering water at dusk."""
+"""A rendered scene for `sinfusion demo`: balloons, birds, a windmill and glittering water at dusk."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .pixels import fractions_to_uint8
 from .seeds import check_seed
 
 Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
 
 
 def render(frames: int = 48, size: tuple[int, int] = (40, 64), seed: int = 0) -> np.ndarray:
-    """(frames, H, W, 3) uint8, drawn at three times the size and averaged down. All moves a little each frame."""
+    """(frames, H, W, 3) uint8, rendered at three times the size and averaged. Everything moves a little each frame."""
     height, width = 3 * size[0], 3 * size[1]
     rng = np.random.default_rng(check_seed(seed))
     y, x = np.mgrid[0:height, 0:width] / height  # both in units of the height
@@ -44,11 +45,11 @@ def render(frames: int = 48, size: tuple[int, int] = (40, 64), seed: int = 0) ->
         water = _mix((0.16, 0.26, 0.42), (0.95, 0.76, 0.60), np.clip(ripple * 0.75 + 0.22, 0, 1)[..., None])
         image = np.where((y > 0.84 + 0.02 * np.sin(4 * x))[..., None], water, image)
         small = image.reshape(size[0], 3, size[1], 3, 3).mean((1, 3))
-        images.append(np.clip(np.round(small * 255), 0, 255).astype(np.uint8))
+        images.append(fractions_to_uint8(np.clip(small, 0, 1)))
     return np.stack(images)
 
 
-# Speed (heights a frame), height above, radius, two colours.
+# Speed, distance from the top, radius (all in units of the height), two colours.
 _BALLOONS = (
     (0.011, 0.26, 0.13, ((0.85, 0.20, 0.22), (0.98, 0.86, 0.55))),
     (-0.008, 0.36, 0.10, ((0.17, 0.45, 0.62), (0.93, 0.95, 0.92))),
@@ -66,7 +67,7 @@ def _balloon(
     colours: tuple[Colour, Colour],
 ) -> np.ndarray:
     dx, dy = (x - cx) / radius, (y - cy) / (radius * 1.15)
-    # Narrower below, like an envelope.
+    # Narrower towards the bottom.
     inside = dx**2 * (1 + 0.45 * np.clip(dy, 0, 1)) + dy**2 < 1
     stripe = np.sin(7 * np.arcsin(np.clip(dx / np.sqrt(np.clip(1 - dy**2, 0.05, 1)), -1, 1))) > 0
     light = 0.75 + 0.3 * np.clip(-dx - 0.4 * dy, -0.6, 0.9)
@@ -89,7 +90,7 @@ def _windmill(image: np.ndarray, x: np.ndarray, y: np.ndarray, cx: float, cy: fl
 
 
 def _mix(a: ArrayLike, b: ArrayLike, share: np.ndarray) -> np.ndarray:
-    """Of two colours or images."""
+    """Two colours or images, blended: `share` of the second."""
     return np.asarray(a) * (1 - share) + np.asarray(b) * share
 
 

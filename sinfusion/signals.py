@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: an exception that cleans up on its way, or a wish that a training asks for.
+"""Ctrl-C, SIGTERM and SIGHUP: an exception that cleans up on its way, or a flag that a training reads between steps.
 
 A signal that was ignored from the beginning, as under nohup, stays ignored.
 """
@@ -9,7 +9,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -42,44 +44,44 @@ def raised() -> Iterator[None]:
         yield
 
 
-class Wish:
-    """Whether, and by which signal, a training was asked to stop."""
+class StopFlag:
+    """Whether, and by which signal, this process was asked to stop; a `should_stop`."""
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self.waiting = True  # else a signal raises at once
+        self._deferred = True  # else a signal raises at once
 
     def __call__(self) -> bool:
         return self.number is not None
 
     def handle(self, number: int, _: Any) -> None:
+        """A signal has come."""
         again, self.number = self.number is not None, number
-        if again or not self.waiting:
+        if again or not self._deferred:
             raise Interrupted(number)
 
-    def cut_short(self, work: Callable[[], None]) -> None:
-        """Do some work that a signal ends, and that is not begun after one; the wish to stop stays."""
-        self.waiting = False
+    def interruptible(self, work: Callable[[], T]) -> T | None:
+        """What `work` returns; None where a signal ends it, or has come before. The flag stays set."""
+        self._deferred = False
         try:
-            if self.number is None:
-                work()
+            return work() if self.number is None else None
         except Interrupted:
-            pass
+            return None
         finally:
-            self.waiting = True
+            self._deferred = True
 
 
 @contextmanager
-def awaited() -> Iterator[Wish]:
-    """A first signal becomes a wish that the loop asks for; a second one raises Interrupted at once."""
-    wish = Wish()
-    with _handled(wish.handle):
-        yield wish
+def deferred() -> Iterator[StopFlag]:
+    """A first signal sets a flag that a loop reads; a second one raises Interrupted at once."""
+    flag = StopFlag()
+    with _handled(flag.handle):
+        yield flag
 
 
 @contextmanager
 def _handled(handle: Callable[[int, Any], None]) -> Iterator[None]:
-    """Signals go to `handle`, but for those that are ignored; in the main thread, where alone that is possible."""
+    """Send signals that are not ignored to `handle`; in the main thread only, as Python allows it nowhere else."""
     before: dict[int, Any] = {}
     try:
         for number in SIGNALS:

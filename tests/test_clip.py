@@ -92,15 +92,15 @@ FRAMES = np.zeros((3, 16, 24, 3), np.uint8)
         ([[1, 2], [3, 4]], "number 0 of the frames"), (["a.png"], "number 0 of the frames .* not str"),
         ([FRAMES[0], FRAMES[0, :9]], r"number 0 is 24x16, number 1 24x9"), ([FRAMES, FRAMES], "not 3 frames"),
         (FRAMES[:0], "uint8"), (FRAMES[None], r"\(1, 3, 16, 24, 3\)"), (np.zeros(5), r"\(5,\) float64"),
-        (FRAMES[..., :2], "channels"), (FRAMES.transpose(3, 1, 2, 0)[..., 0], "which of these are channels"),
+        (FRAMES[..., :2], "channels"), (FRAMES.transpose(3, 1, 2, 0)[..., 0], "which axis has the channels"),
         (FRAMES.astype(np.uint16), "uint16.*divide by 257"), (FRAMES - 1.0, "from -1 to -1"),
         (FRAMES + 255.0, "floats from 0 to 1.*from 255 to 255"), (FRAMES + np.nan, "from nan to nan"),
         (FRAMES + np.int32(256), "0 to 255.*256"), (FRAMES.astype(np.int64) - 1, "from -1 to -1"),
         (FRAMES * 1j, "complex"), (FRAMES.astype(object), "object"), (FRAMES.astype(str), "0 to 255"),
-        (torch.zeros(4, 3, 16, 3), "which of these are channels"), (torch.zeros(4, 16, 24), "which of these"),
+        (torch.zeros(4, 3, 16, 3), "which axis has the channels"), (torch.zeros(4, 16, 24), "which axis"),
     ],
 )  # fmt: skip
-def test_what_is_not_plain_is_refused_in_one_sentence(value, words):
+def test_what_is_ambiguous_or_no_image_is_refused_in_one_sentence(value, words):
     with pytest.raises(SinfusionError, match=words) as refusal:
         as_pixels(value)
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 200

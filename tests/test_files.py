@@ -119,7 +119,7 @@ def environment():
 
 
 def stored(path, owner):
-    path.write_text(f"{owner.process}\n{owner.began}\n{owner.machine}\n")
+    path.write_text(f"{owner.process}\n{owner.started}\n{owner.machine}\n")
 
 
 def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):

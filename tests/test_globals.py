@@ -12,7 +12,7 @@ from sinfusion.cli import main
 from sinfusion.cli.evaluate import draw
 from sinfusion.network import NextNet
 from sinfusion.roles import PREDICTOR, ROLES
-from sinfusion.training.progress import Progress
+from sinfusion.training.logger import TrainingLogger
 
 IMPORTS = """
 import sys
@@ -42,10 +42,10 @@ def test_images_of_figures_leave_the_programs_backend_as_it_is(tmp_path, monkeyp
     import matplotlib
 
     monkeypatch.setattr(matplotlib, "use", lambda *_: pytest.fail("matplotlib.use"))
-    progress = Progress(tmp_path / "run", "predictor", 0, 2, quiet=True)
+    logger = TrainingLogger(tmp_path / "run", "predictor", 0, 2, quiet=True)
     for step in range(2):
-        progress.step(step, torch.tensor(0.5), 1e-3)
-    progress.close(True)
+        logger.step(step, torch.tensor(0.5), 1e-3)
+    logger.close(True)
     row = {"kind": "result", "name": "a", "nnfdiv": 0.4, "nnfdist": 1.0}
     for ending in ("png", "pdf", "svg"):
         draw([row, {**row, "kind": "self_baseline", "nnfdist": 2.0}], tmp_path / f"plot.{ending}")

@@ -27,14 +27,21 @@ ROOMS = {
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
     "generation": [{"reverse_process", "streaming"}, {"video"}, {"image"}],
     "training": [
-        {"plan", "crops", "optimizer"},
-        {"sigma_distribution", "progress"},
+        {"plan", "optimizer", "processes", "batch", "callbacks", "request"},
+        {"budget", "logger"},
         {"trainer"},
-        {"capacity"},
-        {"request"},
+        {"capacity", "preview"},
+        {"run_setup"},
         {"session"},
     ],
-    "metrics": [{"frechet"}, {"similarity"}, {"evaluation"}],
+    "patches": [{"pyramid", "dynamics"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting"}],
+    "metrics": [
+        {"stacks"},
+        {"nearest_neighbors", "fidelity", "frechet"},
+        {"comparison"},
+        {"run_evaluation"},
+        {"evaluation"},
+    ],
 }
 
 
@@ -112,7 +119,7 @@ def test_all_imports_are_seen():
 
 
 def test_the_patch_engine_needs_operators_and_no_models():
-    assert needed("patches") == {"errors", "seeds", "ops", "kernels", "precision", "clip", "pixels"}
+    assert needed("patches") == {"errors", "seeds", "progress", "ops", "kernels", "precision", "clip", "pixels"}
     assert {"network", "run", "ops"} <= needed("generation")
 
 

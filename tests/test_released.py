@@ -165,7 +165,7 @@ def test_models_join_one_run_and_make_a_video(write, clip, tmp_path):
     assert sinfusion.generate(load(run.path), frames=2, steps=2).shape == (1, 2, 16, 24, 3)
 
 
-def test_networks_are_told_apart_by_their_inputs(write, clip, tmp_path):
+def test_networks_are_recognised_by_their_inputs(write, clip, tmp_path):
     for i, (channels, encoder, frames, name) in enumerate(
         [(3, False, clip[0], "image"), (3, False, clip, "projector"), (9, False, clip, "interpolator")]
     ):
@@ -269,7 +269,7 @@ def test_a_schedule_that_is_neither_cosine_nor_linear_is_refused(write, clip, tm
         (GOOD, None, None, "has a predictor already"),
         (released_weights(3, depth=4), None, None, "has depth 4"),
         (released_weights(3), cosine_schedule(20), None, "has timesteps 20"),
-        (released_weights(3), None, np.zeros((4, 16, 24, 3), np.uint8), "holds other frames"),
+        (released_weights(3), None, np.zeros((4, 16, 24, 3), np.uint8), "has other frames than these"),
     ],
 )
 def test_a_model_that_does_not_fit_the_run_is_refused_and_the_run_kept(

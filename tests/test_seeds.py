@@ -13,7 +13,7 @@ from sinfusion.errors import SinfusionError
 from sinfusion.generation.video import stream
 from sinfusion.scene import render
 from sinfusion.seeds import SEEDS, check_seed, part_key
-from sinfusion.training.crops import sample_seeds
+from sinfusion.training.batch import sample_seeds
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Signals: the first is an exception or a wish, the second ends; ignored ones stay ignored."""
+"""Signals: the first is an exception or a flag, the second ends; ignored ones stay ignored."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sinfusion.signals import SIGNALS, Interrupted, awaited, raised
+from sinfusion.signals import SIGNALS, Interrupted, deferred, raised
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -35,7 +35,7 @@ def test_a_second_signal_ends_the_process_at_once(number):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == CODES[number]
 
 
-@pytest.mark.parametrize("context", [raised, awaited])
+@pytest.mark.parametrize("context", [raised, deferred])
 def test_what_was_ignored_stays_ignored(context):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -46,20 +46,20 @@ def test_what_was_ignored_stays_ignored(context):
         signal.signal(signal.SIGHUP, before)
 
 
-def test_an_awaited_signal_is_a_wish_and_the_second_an_exception():
-    with awaited() as wish:
-        assert not wish()
+def test_a_deferred_signal_is_a_flag_and_the_second_an_exception():
+    with deferred() as flag:
+        assert not flag()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert wish() and wish.number == signal.SIGTERM
+        assert flag() and flag.number == signal.SIGTERM
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_preview_is_cut_short_and_the_wish_stays():
-    with awaited() as wish:
-        wish.cut_short(lambda: os.kill(os.getpid(), signal.SIGTERM) or pytest.fail("went on"))
-        assert wish()
-        wish.cut_short(lambda: pytest.fail("begun after the wish to stop"))
+def test_a_preview_is_interrupted_and_the_flag_stays():
+    with deferred() as flag:
+        flag.interruptible(lambda: os.kill(os.getpid(), signal.SIGTERM) or pytest.fail("went on"))
+        assert flag()
+        flag.interruptible(lambda: pytest.fail("begun after a signal"))
 
 
 def test_nohup_lets_a_command_go_on(tmp_path):

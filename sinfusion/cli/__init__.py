@@ -1,7 +1,7 @@
 """The command line. A command is a dataclass, its comments are its help, calling it does the work.
 
-Here words find their command, and `main` alone turns errors into sentences and exit codes. What a command is stands in
-`command`, what commands share in `options` and `made`. Torch is imported only when there is work.
+This file finds the command, and `main` alone turns errors into messages and exit codes. `command` says what a command
+is; `options` and `outputs` have what commands share. Torch is imported only when there is work.
 """
 
 from __future__ import annotations
@@ -78,24 +78,24 @@ def _main(words: list[str]) -> int:
             sys.stdout.flush()
     except BrokenPipeError:  # nobody reads on, as after `sinfusion --help | head`
         return 1
-    except SystemExit as stop:  # tyro has said what it had to say
+    except SystemExit as stop:  # tyro has printed its message
         return int(stop.code or 0)
     except Exception as error:
-        sentence = _sentence(error, lower)
-        if debug or sentence is None:
+        message = _message(error, lower)
+        if debug or message is None:
             raise
-        log(f"error: {sentence}")
+        log(f"error: {message}")
         return 2
     return 0
 
 
 def _parse(words: list[str]) -> Command | None:
-    """The command that the words ask for, or None where help or the version was printed instead."""
+    """The command that the words ask for; None if help or the version was printed instead."""
     if words[:1] == ["--version"]:
         print(f"sinfusion {__version__}")
         return None
     found: type[Command] | Group = Group(ABOUT, COMMANDS)
-    before = ""  # the words that led to the group, with a space behind each
+    before = ""  # the words that lead to the group, each followed by a space
     while isinstance(found, Group):
         name, *words = words or ["--help"]
         if name in ("--help", "-h"):
@@ -125,19 +125,26 @@ def _parse(words: list[str]) -> Command | None:
 
 
 def _overview(group: Group, before: str) -> str:
-    """The help of a group; `before` is the words that lead to it, with a space behind each."""
+    """The help of a group; `before`: the words that lead to it, each followed by a space."""
     lines = [f"usage: sinfusion {before}COMMAND ... [--debug]", "", group.about, ""]
     for name, found in group.commands.items():
         text = found.about if isinstance(found, Group) else found.__doc__ or ""
         about = text.split("\n")[0].split(". ")[0].rstrip(".")
         lines.append(f"  {name:13}{about}.")
-    lines += ["", f"sinfusion {before}COMMAND --help tells the rest; --debug shows where an error comes from.", ""]
+    lines += [
+        "",
+        f"sinfusion {before}COMMAND --help lists the options of a command; --debug shows where an error comes from.",
+        "",
+    ]
     examples = [found.example for found in group.commands.values()][:2]
     return "\n".join([*lines, "example:", *(f"  {example}" for example in examples)])
 
 
-def _sentence(error: Exception, lower: str) -> str | None:
-    """What a user can do something about, as a sentence; None for everything else."""
+def _message(error: Exception, lower: str) -> str | None:
+    """The message of an error that a user can do something about; None for every other error.
+
+    lower: the options to lower where memory runs out.
+    """
     text = str(error)
     if isinstance(error, SettingError):
         return error.on_command_line()

@@ -1,4 +1,4 @@
-"""What a command is, and a group of them.
+"""A command, and a group of commands.
 
 class Boil(Command): ...                                      # "boil": Boil in COMMANDS: sinfusion boil
 "tea": Group("Everything about tea.", {"brew": TeaBrew})      # in COMMANDS: sinfusion tea brew
@@ -12,10 +12,10 @@ from typing import ClassVar
 
 
 class Command:
-    """Subclasses are keyword-only dataclasses: a field is an option, its comment the help; calling does the work."""
+    """Subclasses are keyword-only dataclasses: a field is an option, its comment is the help; a call does the work."""
 
-    example: ClassVar[str]  # a whole line that works, printed below the help
-    lower: ClassVar[str]  # what the user lowers when memory runs out: "--size or --count"
+    example: ClassVar[str]  # a complete command line, printed below the help
+    lower: ClassVar[str]  # what the user can lower when memory runs out, such as "--size or --count"
     renamed: ClassVar[dict[str, str]] = {}  # options of earlier versions, and what they are called now
     helps: ClassVar[dict[str, type]] = {}  # options that print the help of another dataclass instead
 
@@ -27,12 +27,12 @@ class Command:
 class Group:
     """Commands behind one word."""
 
-    about: str  # one sentence, in the overviews
+    about: str  # one sentence for the overview
     commands: dict[str, type[Command] | Group]
 
     @property
     def example(self) -> str:
-        """That of its first command."""
+        """The example of its first command."""
         return next(iter(self.commands.values())).example
 
 

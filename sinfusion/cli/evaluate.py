@@ -1,15 +1,13 @@
-"""sinfusion evaluate: a table, its figures as JSON, a plot, the nearest-neighbour fields to look at."""
+"""sinfusion evaluate: a table, its numbers as JSON, a plot, the nearest-neighbour fields as images."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 from tyro.conf import Positional
@@ -20,7 +18,19 @@ from ..errors import SinfusionError, option_name
 from ..files import atomic_write, make_folders
 from ..seeds import check_seed
 from .command import Command
-from .options import File, Format, Precision, Size, Whole, evenly_spaced, network_device, parse_size
+from .evaluation_report import Row, draw, table, write_field
+from .options import (
+    File,
+    Format,
+    Precision,
+    Size,
+    Whole,
+    check_count,
+    check_steps,
+    evenly_spaced,
+    network_device,
+    parse_size,
+)
 from .outputs import SHEET_COLUMNS, Outputs, check_writable
 
 if TYPE_CHECKING:
@@ -28,111 +38,102 @@ if TYPE_CHECKING:
 
     from ..run import Run
 
-Row = dict[str, Any]
-Result = tuple[str, "np.ndarray", "np.ndarray"]  # name, images, nearest-neighbour field
+Result = tuple[str, "np.ndarray", "np.ndarray"]  # name, pixels, nearest-neighbour field
 
-OF_A_RUN = ("held_out", "count", "steps", "out", "format", "device", "precision")  # options of what is made here
-OF_FILES = ("size", "max_side")
-OF_VIDEOS = ("start", "stop", "stride")
-FIELD_FPS = 10.0  # slow enough to be followed
-LABEL_APART = 0.045  # of the height of a plot, between two names
-LEGEND = (
-    "The self-baseline is the original alone: its halves, each measured against the other.",
-    "NNFDIV is diversity; NNFDIST and SWD (for each scale) are errors; change and high freq. are 1 in the original.",
-)
+RUN_OPTIONS = ("held_out", "count", "steps", "out", "format", "device", "precision")  # for a run alone
+FILE_OPTIONS = ("size", "max_side")  # for generated files
+FRAME_OPTIONS = ("start", "stop", "stride")
 
 
 @dataclass(kw_only=True)
 class Evaluate(Command):
-    """How close and how diverse results are, beside their original; or how good a run is.
+    """How close to the original and how diverse results are; or how good a run is.
 
-    A run alone predicts frames, generates, and leaves figures, plot and what it made in its folder.
+    A run alone predicts frames and generates; numbers, plot and outputs are kept in its folder.
     """
 
     example: ClassVar[str] = "sinfusion evaluate fish.mp4 a.mp4 b.mp4 --plot quality.png --fields fields"
     lower: ClassVar[str] = "--size, --stop or --count"
 
-    # A video, a folder of frames, an image; or a run, for the frames it was trained on.
+    # A video, a folder of frames or an image; or a run, for the frames it was trained on.
     original: Annotated[Positional[Path], tyro.conf.arg(metavar="ORIGINAL")]
-    # Results of the same kind; left out: ORIGINAL is a run, and makes them.
+    # Results of the same kind; left out: ORIGINAL is a run, which generates them.
     generated: Annotated[
         Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[GENERATED ...]", help_behavior_hint="")
     ] = ()
-    # File for the figures.
+    # JSON file to write the numbers to.
     json: File = None
-    # Image of error against diversity.
+    # Image file for a plot of error against diversity.
     plot: File = None
-    # Folder for the nearest-neighbour fields: where each patch comes from.
+    # Folder for images of the nearest-neighbour fields: where each patch comes from.
     fields: File = None
-    # Weights of Inception v3, for the SIFID of images.
+    # File with weights of Inception v3, for the SIFID of images.
     inception: File = None
-    # Weights of C3D, for the SVFID of videos.
+    # File with weights of C3D, for the SVFID of videos.
     c3d: File = None
-    # Size to bring all files to; left out: each keeps its own.
+    # Size that all files are resized to; left out: each keeps its own.
     size: Size = None
-    # The longer side that larger files are scaled down to; left out: none.
+    # The longer side that larger files are scaled down to; left out: no limit.
     max_side: Whole = None
-    # First frame to use of ORIGINAL, or of --held-out; left out: 0.
+    # First frame to use of ORIGINAL or --held-out; left out: 0.
     start: Whole = None
-    # Frame to stop before; left out: the end.
+    # Frame of ORIGINAL or --held-out to stop before; left out: the end.
     stop: Whole = None
-    # Use every n-th frame; left out: all.
+    # Use every n-th frame of ORIGINAL or --held-out; left out: all.
     stride: Whole = None
-    # Seed of all random numbers; sample i is made from seed + i.
+    # Seed of all random numbers; sample i is generated from seed + i.
     seed: int = 0
-    # A run: further frames of its video, to predict.
+    # For a run: further frames of its video, to predict.
     held_out: File = None
-    # A run: how many to make; of a video run from a real frame and as many from noise.
+    # For a run: number of samples; of videos, from a frame and from noise each.
     count: int = 3
-    # A run: network evaluations for an image; left out: the recipe's.
+    # For a run: network evaluations for an image; left out: the recipe's.
     steps: Whole = None
-    # A run: file to write; left out: outputs/evaluate-<number> in its folder.
+    # For a run: file to write; left out: outputs/evaluate-<number> in its folder.
     out: File = None
-    # A run: videos as mp4, gif or png; left out: by --out, else mp4.
+    # For a run: videos as mp4, gif or png; left out: by --out, else mp4.
     format: Format = None
-    # A run: where to compute: auto, cpu, cuda or cuda:1.
+    # For a run: where to compute: auto, cpu, cuda or cuda:1.
     device: str = "auto"
-    # A run: arithmetic.
+    # For a run: arithmetic; auto is bf16 where it is fast.
     precision: Precision = "auto"
     # Write over files that exist.
     overwrite: bool = False
 
     def __call__(self) -> None:
-        if self.count < 1:
-            raise SinfusionError(f"--count must be at least 1, not {self.count}.")
+        check_count(self.count)
         check_seed(self.seed, self.count)
-        if self.steps is not None and not 1 <= self.steps <= 4000:
-            raise SinfusionError(f"--steps must be from 1 to 4000, not {self.steps}.")
+        check_steps(self.steps)
         self._check_outputs()
         if self.generated:
-            self._refuse(OF_A_RUN, "is of what a run makes; leave it out, or what is already generated")
-            rows, results = self._measured(self.original)
+            self._refuse(RUN_OPTIONS, "is for the evaluation of a run alone; leave it out, or leave out the results")
+            rows, results = self._evaluate(self.original)
             self._write(rows, results, self.plot)
             return
-        self._refuse(OF_FILES, "is of generated files; what a run makes has the size of its frames")
+        self._refuse(FILE_OPTIONS, "is for generated files; what a run generates has the size of its frames")
         if self.held_out is None:
-            self._refuse(OF_VIDEOS, "is of ORIGINAL where results are given, and of --held-out; give one of these")
-        self._run()
+            self._refuse(FRAME_OPTIONS, "is for an ORIGINAL with results, and for --held-out; give one of these")
+        self._evaluate_run()
 
-    def _run(self) -> None:
-        """Measure what a run makes, and keep it."""
-        from ..metrics.evaluation import starts
+    def _evaluate_run(self) -> None:
+        """Measure what a run generates, and write it to its folder."""
+        from ..metrics.run_evaluation import start_frames
         from ..run import load
 
         if self.original.exists() and not (self.original / "run.json").is_file():
             raise SinfusionError(f"{self.original} is not a run; give results to compare with it.")
         run = load(self.original, network_device(self.device), self.precision)
-        count = self.count * max(1, len(starts(run)))
+        count = self.count * max(1, len(start_frames(run)))
         with Outputs(self, run.kind, run.path / "outputs", {"run": run.path}, count) as outputs:
-            self._make(run, outputs)
+            self._write_outputs(run, outputs)
 
-    def _make(self, run: Run, outputs: Outputs) -> None:
+    def _write_outputs(self, run: Run, outputs: Outputs) -> None:
         from ..media import refuse_existing, write_image, write_video
 
         plot = self.plot or outputs.record.with_name(f"{outputs.record.stem}-plot.png")
         refuse_existing(plot, self.overwrite)
-        rows, results = self._measured(run)
-        outputs.files = outputs.files[: len(results)]  # none of a run that only interpolates
+        rows, results = self._evaluate(run)
+        outputs.files = outputs.files[: len(results)]  # a run that only interpolates generates none
         videos = [result for _, result, _ in results]
         for path, result in zip(outputs.files, videos, strict=True):
             if run.kind == "image":
@@ -147,20 +148,21 @@ class Evaluate(Command):
         shown = [video[i] for video in (run.frames, *videos) for i in picked]
         outputs.finish(shown, len(picked), fps=run.fps, **_facts(rows))
 
-    def _measured(self, original: Path | Run) -> tuple[list[Row], list[Result]]:
+    def _evaluate(self, original: Path | Run) -> tuple[list[Row], list[Result]]:
         from ..metrics.evaluation import evaluate
 
         results: list[Result] = []
-        rows = evaluate(
-            original, list(self.generated) or None, inception=self.inception, c3d=self.c3d, size=parse_size(self.size),
-            max_side=self.max_side, start=self.start, stop=self.stop, stride=self.stride, held_out=self.held_out,
-            count=self.count, seed=self.seed, steps=self.steps, log=log, bar=_bar,
-            seen=lambda *seen: results.append(seen),
-        )  # fmt: skip
+        with Bar() as bar:
+            rows = evaluate(
+                original, list(self.generated) or None, inception=self.inception, c3d=self.c3d,
+                size=parse_size(self.size), max_side=self.max_side, start=self.start, stop=self.stop,
+                stride=self.stride, held_out=self.held_out, count=self.count, seed=self.seed, steps=self.steps,
+                log=log, on_progress=bar, on_result=lambda *result: results.append(result),
+            )  # fmt: skip
         return rows, results
 
     def _refuse(self, options: tuple[str, ...], why: str) -> None:
-        """Options that would be ignored in silence."""
+        """SinfusionError for options that were given and would have no effect."""
         for field in dataclasses.fields(self):
             if field.name in options and getattr(self, field.name) != field.default:
                 raise SinfusionError(f"{option_name(field.name)} {why}.")
@@ -181,7 +183,7 @@ class Evaluate(Command):
                 check_writable(path, option_name(option))
 
     def _write(self, rows: list[Row], results: list[Result], plot: Path | None) -> None:
-        """JSON, plot and fields; then the table, and what there is."""
+        """Write JSON, plot and fields; then print the table and the names of the files."""
         written = []
         if self.json is not None:
             report = {
@@ -202,112 +204,13 @@ class Evaluate(Command):
         if self.fields is not None:
             for number, (name, _, field) in enumerate(results, 1):
                 slug = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
-                _write_field(self.fields / f"{number}-{slug}.png", field, self.overwrite)
+                write_field(self.fields / f"{number}-{slug}.png", field, self.overwrite)
             written.append(self.fields)
         print_result(table(rows), *written)
 
 
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[], object]]:
-    with Bar(total) as shown:
-        yield shown.update
-
-
-def _write_field(path: Path, field: np.ndarray, overwrite: bool) -> None:
-    """The image of a field; of a video's a sheet, and an mp4 beside it."""
-    from ..media import contact_sheet, enlarged, write_image, write_video
-    from ..metrics.similarity import field_image
-
-    images = field_image(field)
-    write_image(path, contact_sheet(images), overwrite)
-    if len(images) > 1:
-        larger = (enlarged(image, 256) for image in images)
-        write_video(path.with_suffix(".mp4"), larger, fps=FIELD_FPS, overwrite=overwrite)
-
-
 def _facts(rows: list[Row]) -> Row:
-    """What a record holds beside the request."""
-    from ..metrics.evaluation import SETTINGS
+    """What a record holds of the evaluation."""
+    from ..metrics.comparison import SETTINGS
 
     return {"settings": SETTINGS, "seeds": [row["seed"] for row in rows if "seed" in row], "rows": rows}
-
-
-def table(rows: list[Row]) -> str:
-    """The rows for the eye."""
-    guesses = [row for row in rows if "baseline" in row]
-    measured = [row for row in rows if "baseline" not in row]
-    lines = []
-    if guesses:
-        cells = [["PSNR in dB", "expected", "sampled", "baseline", "frames", ""]]
-        for row in guesses:
-            decibels = [f"{row[key]:.2f}" for key in ("mean_db", "sample_db", "baseline_db")]
-            cells.append([row["name"], *decibels, str(row["frames"]), f"baseline: {row['baseline']}"])
-        lines += [*_aligned(cells), ""]
-    columns: list[tuple[str, list[str]]] = [
-        ("", [_title(row) for row in measured]),
-        ("NNFDIV", [f"{row['nnfdiv']:.3f}" for row in measured]),
-        ("NNFDIST", [f"{row['nnfdist']:.2f}" for row in measured]),
-    ]
-    for scale in range(len(measured[0]["swd"])):
-        columns.append((f"SWD 1/{2**scale}", [f"{row['swd'][scale]:.3f}" for row in measured]))
-    for key, title in {"sifid": "SIFID", "svfid": "SVFID", "change": "change", "high_frequency": "high freq."}.items():
-        if any(key in row for row in measured):
-            columns.append((title, [f"{row[key]:.2f}" if key in row else "-" for row in measured]))
-    columns.append(("frames", [str(row["frames"]) for row in measured]))
-    columns.append(("size", [row["size"] for row in measured]))
-    lines += _aligned([[title, *cells] for title, cells in columns], turned=True)
-    return "\n".join([*lines, *LEGEND])
-
-
-def _aligned(cells: list[list[str]], turned: bool = False) -> list[str]:
-    """Lines of a table given by rows, or by columns: the first column to the left, all others to the right."""
-    rows = list(zip(*cells, strict=True)) if turned else cells
-    lines = [""] * len(rows)
-    for number, column in enumerate(zip(*rows, strict=True)):
-        width = max(map(len, column))
-        lines = [
-            f"{line}  {cell.rjust(width)}" if number else cell.ljust(width)
-            for line, cell in zip(lines, column, strict=True)
-        ]
-    return [line.rstrip() for line in lines]
-
-
-def draw(rows: list[Row], path: Path) -> None:
-    """Write an image of error (NNFDIST) against diversity (NNFDIV), a point for each result and its name beside."""
-    from matplotlib.figure import Figure
-
-    points = sorted((row for row in rows if row["kind"] in ("self_baseline", "result")), key=lambda row: row["nnfdist"])
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlabel="diversity (NNFDIV)", ylabel="error (NNFDIST), lower is closer to the original")
-    axes.plot([row["nnfdiv"] for row in points], [row["nnfdist"] for row in points], "none")  # settles the limits
-    axes.margins(0.1)
-    axes.grid(alpha=0.3)
-    low, high = axes.get_ylim()
-    heights = _apart([(row["nnfdist"] - low) / (high - low) for row in points])
-    for number, (row, height) in enumerate(zip(points, heights, strict=True)):
-        known = row["kind"] == "self_baseline"
-        colour = "black" if known else f"C{number % 10}"
-        place = (row["nnfdiv"], row["nnfdist"])
-        axes.plot(*place, "*" if known else "o", color=colour, markersize=14 if known else 7)
-        axes.annotate(
-            _title(row), place, (1.03, height), textcoords="axes fraction", va="center", fontsize=9, color=colour,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": colour, "alpha": 0.5, "relpos": (0, 0.5)},
-        )  # fmt: skip
-    make_folders(path.parent)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-
-
-def _apart(heights: list[float]) -> list[float]:
-    """Rising heights in an axes, moved so that names at them do not overlap."""
-    apart = min(LABEL_APART, 1 / len(heights))
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + apart)
-    for i in reversed(range(len(heights))):
-        heights[i] = min(heights[i], 1 - apart * (len(heights) - 1 - i))
-    return heights
-
-
-def _title(row: Row) -> str:
-    return f"self-baseline: {row['name']}" if row["kind"] == "self_baseline" else str(row["name"])

@@ -1,4 +1,4 @@
-"""The commands that make images and videos with a run: generate, extrapolate, upsample, retarget, edit."""
+"""The commands that generate images and videos with a run: generate, extrapolate, upsample, retarget, edit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,22 @@ import tyro
 from tyro.conf import Positional
 
 from ..console import Bar, log
-from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
-from .options import File, Format, Graph, Precision, Size, Trained, Whole, evenly_spaced, network_device, parse_size
+from .options import (
+    File,
+    Format,
+    Graph,
+    Precision,
+    Size,
+    Trained,
+    Whole,
+    check_count,
+    check_steps,
+    evenly_spaced,
+    network_device,
+    parse_size,
+)
 from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 
 if TYPE_CHECKING:
@@ -27,15 +39,15 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Generation(Command):
-    """What all commands that make something have in common."""
+    """What all commands that generate with a run have in common."""
 
-    lower: ClassVar[str] = "the size: train the run again with a smaller --max-side"
+    lower: ClassVar[str] = "the size: train another run with a smaller --max-side"
 
-    # A run made by `sinfusion train`.
+    # The folder of a run that `sinfusion train` has trained.
     run: Trained
     # File to write; left out: outputs/<command>-<number> in the run folder.
     out: File = None
-    # Videos: mp4, gif or png (a folder of numbered images); images: png. Left out: by --out, else mp4.
+    # Format of videos: mp4, gif or png (a folder of numbered images); left out: by --out, else mp4. Images are png.
     format: Format = None
     # Seed of all random numbers.
     seed: int = 0
@@ -45,14 +57,13 @@ class Generation(Command):
     device: str = "auto"
     # Arithmetic: auto is bf16 where the hardware is fast at it.
     precision: Precision = "auto"
-    # Call kernels one by one: no CUDA graphs on a GPU, no recordings on a CPU; for finding errors.
+    # Call kernels one by one, without CUDA graphs on a GPU or CPU graphs on a CPU; for finding errors.
     graph: Graph = True
     # Write over files that exist.
     overwrite: bool = False
 
     def load(self) -> Run:
-        if self.steps is not None and not 1 <= self.steps <= 4000:
-            raise SinfusionError(f"--steps must be from 1 to 4000, not {self.steps}.")
+        check_steps(self.steps)
         check_seed(self.seed, getattr(self, "count", 1))
         from ..run import load
 
@@ -72,52 +83,48 @@ class Generate(Generation):
 
     # Length of each video in frames; left out: that of the training video.
     frames: Whole = None
-    # How many; sample i is made from seed + i.
+    # Number of samples; sample i is generated from seed + i.
     count: int = 1
-    # Size of what is made, such as 384x144; left out: that of the training frames.
+    # Size of the samples, such as 384x144; left out: that of the training frames.
     size: Size = None
-    # First frame: a number of a training frame, an image file, or noise (the Projector makes one).
+    # First frame: the number of a training frame, an image file, or noise (the Projector generates one).
     start: str = "noise"
-    # Frames of the training video a step: 2 is double speed, -1 backward.
+    # Training frames from one frame to the next: 2 is double speed, -1 plays backward.
     frame_offset: int = 1
 
     def __call__(self) -> None:
-        from ..generation import video as rollout
+        from ..generation.video import generate
 
         run, size = self.load(), parse_size(self.size)
         start = self._start(size or run.size)
-        if self.count < 1:
-            raise SinfusionError(f"--count must be at least 1, not {self.count}.")
+        check_count(self.count)
         with self.outputs(run, self.count) as outputs:
             if run.kind == "image":
-                outputs.images(
-                    rollout.generate(
-                        run, self.frames, self.count, size, start, self.frame_offset, self.seed, self.steps
-                    )
-                )
+                arguments = self.frames, self.count, size, start, self.frame_offset, self.seed, self.steps
+                outputs.write_images(generate(run, *arguments))
             else:
                 self._videos(run, outputs, size, start)
 
     def _videos(self, run: Run, outputs: Outputs, size: tuple[int, int] | None, start: int | np.ndarray | None) -> None:
-        """Make and write all videos, a frame at a time."""
-        from ..generation import video as rollout
+        """Generate and write all videos, a frame at a time."""
+        from ..generation.video import stream
         from ..media import VideoWriter
 
         length = len(run.frames) if self.frames is None else self.frames
-        stream = rollout.stream(run, length, self.count, size, start, self.frame_offset, self.seed, self.steps)
-        first = next(stream)  # raises what is wrong with the request before a file is opened
+        frames = stream(run, length, self.count, size, start, self.frame_offset, self.seed, self.steps)
+        first = next(frames)  # raises what is wrong with the request before a file is opened
         columns = None if self.count == 1 else SHEET_COLUMNS
         picked = evenly_spaced(length, columns or SHEET_FRAMES)
         shown = []
         with ExitStack() as stack:
-            on_progress = stack.enter_context(Bar(length)).update
+            bar = stack.enter_context(Bar(length))
             writers = [stack.enter_context(VideoWriter(path, run.fps, self.overwrite)) for path in outputs.files]
-            for frame_index, images in enumerate(itertools.chain([first], stream)):  # (count, H, W, 3)
+            for frame_index, images in enumerate(itertools.chain([first], frames)):  # (count, H, W, 3)
                 for writer, image in zip(writers, images, strict=True):
                     writer.write(image)
                 if frame_index in picked:
                     shown.append(images[: SHEET_FRAMES // 3])
-                on_progress()
+                bar.update()
         rows = [images[i] for i in range(len(shown[0])) for images in shown]
         outputs.finish(rows, len(picked) if columns else None, fps=run.fps, frames=length)
 
@@ -133,15 +140,15 @@ class Generate(Generation):
 
 @dataclass(kw_only=True)
 class Extrapolate(Generation):
-    """The training video with new frames after and/or before it, as one video."""
+    """The training video with new frames after or before it, or both, as one video."""
 
     example: ClassVar[str] = "sinfusion extrapolate runs/fish --after 60 --mark"
 
-    # Number of new frames after the last one.
+    # Number of new frames after the last frame.
     after: int = 0
-    # Number of new frames before the first one.
+    # Number of new frames before the first frame.
     before: int = 0
-    # Write a second video in which the new frames are marked.
+    # Also write a video in which the new frames have a coloured border.
     mark: bool = False
 
     def __call__(self) -> None:
@@ -150,22 +157,20 @@ class Extrapolate(Generation):
 
         run = self.load()
         with self.outputs(run, variants=("marked",) if self.mark else ()) as outputs:
-            with Bar(self.after + self.before) as shown:
-                frames, is_new = extrapolate(
-                    run, self.after, self.before, self.seed, self.steps, lambda _: shown.update()
-                )
+            with Bar() as bar:
+                frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, bar)
             if self.mark:
                 write_video(outputs.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
-            outputs.video(frames, run.fps)
+            outputs.write_video(frames, run.fps)
 
 
 @dataclass(kw_only=True)
 class Upsample(Generation):
-    """New frames between those of a video, which stay as they are. Plays as long as before."""
+    """New frames between those of a video, which stay as they are. It plays as long as before."""
 
     example: ClassVar[str] = "sinfusion upsample runs/fish --factor 4"
 
-    # How many times as many frames: 2, 4 or 8.
+    # Factor by which the frame rate grows: 2, 4 or 8.
     factor: Literal[2, 4, 8] = 2
     # Another video to upsample, such as a generated one; left out: the training video.
     input: File = None
@@ -176,24 +181,23 @@ class Upsample(Generation):
         run = self.load()
         with self.outputs(run) as outputs:
             frames, fps = _frames(run, self.input, None)
-            pairs = len(run.frames if frames is None else frames) - 1
-            with Bar(pairs * (self.factor - 1)) as shown:
-                result = upsample(run, self.factor, frames, self.seed, self.steps, lambda _: shown.update())
-            outputs.video(result, fps * self.factor)
+            with Bar() as bar:
+                result = upsample(run, self.factor, frames, self.seed, self.steps, bar)
+            outputs.write_video(result, fps * self.factor)
 
 
 @dataclass(kw_only=True)
 class Retarget(Generation):
-    """A video or image at another size and aspect ratio, its details at their own scale."""
+    """A video or image at another size and aspect ratio, with details at their own scale."""
 
     example: ClassVar[str] = "sinfusion retarget runs/fish --size 384x144"
     lower: ClassVar[str] = "--size"
 
-    # Size to bring it to, such as 384x144.
+    # Size of the result, such as 384x144.
     size: Annotated[str, tyro.conf.arg(metavar="WIDTHxHEIGHT")]
-    # Another video or image to retarget; left out: the one the run was trained on.
+    # Another video or image to retarget; left out: what the run was trained on.
     input: File = None
-    # How much is made anew, above 0 and up to 1.
+    # How much of the resized input is generated anew, above 0 and up to 1.
     strength: float = 0.5
 
     def __call__(self) -> None:
@@ -204,16 +208,16 @@ class Retarget(Generation):
             size = parse_size(self.size)
             assert size is not None
             frames, fps = _frames(run, self.input, size)
-            with Bar(1 if run.kind == "image" else len(run.frames if frames is None else frames)) as shown:
-                result = retarget(run, size, frames, self.strength, self.seed, self.steps, lambda _: shown.update())
+            with Bar() as bar:
+                result = retarget(run, size, frames, self.strength, self.seed, self.steps, bar)
             if run.kind == "image":
-                outputs.images(result[None])
+                outputs.write_images(result[None])
             else:
-                outputs.video(result, fps)
+                outputs.write_video(result, fps)
 
 
 def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[np.ndarray | None, float]:
-    """Frames and frames per second of another video or image, at a size or its own; None is what the run holds."""
+    """Frames of another video or image, at `size` or its own, and frames per second; None: the frames of the run."""
     from ..media import read_image, read_media
 
     if path is None:
@@ -232,14 +236,14 @@ class Edit(Generation):
     lower: ClassVar[str] = "--count or --canvas"
 
     # The edited image or a sketch of colour blobs; scaled down if it is larger than the training image.
-    image: Annotated[Positional[Path], tyro.conf.arg(metavar="PICTURE")]
-    # An image of the same size, white where the image may change (inpainting); left out: everywhere.
+    image: Annotated[Positional[Path], tyro.conf.arg(metavar="IMAGE")]
+    # A mask: an image of the same size, white where IMAGE may change (inpainting); left out: everywhere.
     mask: File = None
-    # Where in the reverse process the image enters: small keeps it, 1 makes it anew.
+    # How far back in the reverse process IMAGE enters: small values keep it, 1 generates it anew.
     strength: float = 0.5
-    # A larger size, such as 256x128, to continue the image to on all sides (outpainting).
+    # A larger size, such as 256x128, that IMAGE is continued to on all sides (outpainting).
     canvas: Size = None
-    # How many; sample i is made from seed + i.
+    # Number of samples; sample i is generated from seed + i.
     count: int = 1
 
     def __call__(self) -> None:
@@ -247,9 +251,8 @@ class Edit(Generation):
         from ..media import read_image, read_mask
 
         run, canvas = self.load(), parse_size(self.canvas)
-        if self.count < 1:
-            raise SinfusionError(f"--count must be at least 1, not {self.count}.")
+        check_count(self.count)
         image = read_image(self.image, max_side=max(run.size), log=log)
         mask = None if self.mask is None else read_mask(self.mask, image.shape[:2])
         with self.outputs(run, self.count) as outputs:
-            outputs.images(edit(run, image, mask, self.strength, canvas, self.count, self.seed, self.steps))
+            outputs.write_images(edit(run, image, mask, self.strength, canvas, self.count, self.seed, self.steps))

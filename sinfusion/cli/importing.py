@@ -16,18 +16,18 @@ from .options import OPTIONAL, File
 
 @dataclass(kw_only=True)
 class Import(Command):
-    """Make a checkpoint of the authors' released code a run, or add it to one."""
+    """Import a checkpoint of the authors' released code as a run, or add it to a run."""
 
     example: ClassVar[str] = "sinfusion import projector.ckpt --out runs/fish --frames fish.mp4"
     lower: ClassVar[str] = "the size of --frames"
 
     # A .ckpt file; nothing in it is executed.
     checkpoint: Annotated[Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
-    # Folder of the run: a new one, or one to add the model to.
+    # Folder of the run: a new folder, or a run to add the model to.
     out: Path
-    # The video or image that the checkpoint was trained on; left out: what the run holds.
+    # The video or image that the checkpoint was trained on; left out: that of the run.
     frames: File = None
-    # Which model it is; left out: told by its weights and the frames.
+    # Which model the checkpoint is; left out: found from its weights and the frames.
     role: Annotated[Literal["image", "predictor", "projector", "interpolator"] | None, OPTIONAL] = None
 
     def __call__(self) -> None:

@@ -15,12 +15,12 @@ from .command import Command
 
 @dataclass(kw_only=True)
 class Info(Command):
-    """Versions, device, which native code is active and why not; and what a run is."""
+    """Versions, the device, which native code is active and why the rest is not; and a summary of a run."""
 
     example: ClassVar[str] = "sinfusion info runs/fish"
     lower: ClassVar[str] = "nothing here"
 
-    # A run to describe.
+    # The folder of a run to summarise.
     run: Annotated[Positional[Path | None], tyro.conf.arg(metavar="[RUN]", help_behavior_hint="")] = None
 
     def __call__(self) -> None:

@@ -1,4 +1,4 @@
-"""What commands share: the types of their options, and checks of them."""
+"""What commands share: the types of their options, and checks of these."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from ..errors import SinfusionError
 if TYPE_CHECKING:
     import torch
 
-# Of an option that may be left out; its comment says what then happens.
+MAX_STEPS = 4000  # network evaluations for an image
+
+# For an option that may be left out; the comment of the option says what happens then.
 OPTIONAL = tyro.conf.arg(help_behavior_hint="")
 Whole = Annotated[int | None, OPTIONAL]
 Number = Annotated[float | None, OPTIONAL]
@@ -26,8 +28,20 @@ Graph = Annotated[bool, OPTIONAL]
 Trained = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 
+def check_count(count: int) -> None:
+    """SinfusionError unless --count asks for something."""
+    if count < 1:
+        raise SinfusionError(f"--count must be at least 1, not {count}.")
+
+
+def check_steps(steps: int | None) -> None:
+    """SinfusionError unless --steps is a possible number of network evaluations; None is the recipe's."""
+    if steps is not None and not 1 <= steps <= MAX_STEPS:
+        raise SinfusionError(f"--steps must be from 1 to {MAX_STEPS}, not {steps}.")
+
+
 def parse_size(word: str | None) -> tuple[int, int] | None:
-    """(height, width) from WIDTHxHEIGHT."""
+    """(height, width) from WIDTHxHEIGHT; SinfusionError for other words."""
     if word is None:
         return None
     match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", word)
@@ -44,7 +58,7 @@ def evenly_spaced(count: int, most: int) -> list[int]:
 
 
 def network_device(word: str) -> torch.device:
-    """The device of a command that runs a network; on a CPU this process, being ours, keeps the memory it frees."""
+    """The device of a command that runs a network; on a CPU the process keeps the memory that it frees, for speed."""
     from .. import ops
     from ..precision import choose_device
 

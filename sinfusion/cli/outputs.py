@@ -1,7 +1,7 @@
-"""The files of a command that makes images or videos: results, contact sheet, record.
+"""The output files of a command: images or videos, a contact sheet, a record of how they were generated.
 
-with Outputs(command, run.kind, run.path / "outputs", {"run": run.path}) as made:   # refuses what cannot be written
-    made.images(images)                                                   # or made.video(frames, fps)
+with Outputs(command, run.kind, run.path / "outputs", {"run": run.path}) as outputs:   # refuses what cannot be written
+    outputs.write_images(images)                                                       # or write_video(frames, fps)
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 SHEET_FRAMES = 24  # frames of one video on its contact sheet
-SHEET_COLUMNS = 8  # frames a row where the sheet shows several videos, a row each
+SHEET_COLUMNS = 8  # frames of each video on a sheet of several videos, which has a row for each
 
 
 def check_writable(path: Path, option: str) -> None:
-    """SinfusionError unless a file or folder can be made at `path`, which the option names."""
+    """SinfusionError unless a file or folder can be created at `path`, which `option` names."""
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise SinfusionError(f"{nearest} is not a folder that can be written to; choose another {option}.")
 
 
 class Request(Protocol):
-    """What Outputs reads of a command; all its other fields go into the record too."""
+    """The fields of a command that Outputs needs; all other fields go into the record, too."""
 
     out: File
     format: Format
@@ -45,36 +45,36 @@ class Request(Protocol):
 
 
 class Outputs:
-    """The files of one making command: refused where they exist, before any work; written at its end.
+    """The output files of one command: refused where they exist, before any work; written at its end.
 
-    In between, as a context, their names are for this process alone: of those that number their results in one folder
-    at once, each has a number of its own.
+    Inside of its context the names of the files belong to this process alone: commands that number their results in
+    one folder at the same time get different numbers.
     """
 
     def __init__(
         self,
         command: Request,
-        kind: str,  # "image": the results are png images; "video": mp4, or what is asked for
-        folder: Path,  # of the results where --out is left out; they are numbered there
-        source: dict[str, Path],  # from what it is made, as in the record: {"run": run.path}, {"input": video}
-        count: int = 1,  # of results, a file each
-        variants: tuple[str, ...] = (),  # tails of further files, such as "marked"; `finish` expects them written
+        kind: str,  # "image": the results are png images; "video": mp4, or the format that is asked for
+        folder: Path,  # of the results if --out is left out; they are numbered there
+        source: dict[str, Path],  # what the command works on, for the record: {"run": run.path}, {"input": video}
+        count: int = 1,  # number of results, each a file
+        variants: tuple[str, ...] = (),  # suffixes of further files, such as "marked", which the caller writes
     ):
         self.command, self.kind, self.folder, self.source = command, kind, folder, source
         self.started = time.monotonic()
         self.name = command_name(type(command))
         self.ending, self.count, self.tails = self._ending(), count, variants
-        self._take(self._numbered() if command.out is None else self._given(command.out))
+        self._name_files(self._numbered() if command.out is None else self._given(command.out))
         self._refuse_existing()
         check_writable(self.record, "--out")
 
-    def _take(self, base: Path) -> None:
-        """Name all files; `base` is the name without tail and ending."""
+    def _name_files(self, base: Path) -> None:
+        """Name all files; `base` is the path without number, suffix and ending."""
         self.base = base
         tails = [f"-{i + 1}" for i in range(self.count)] if self.count > 1 else [""]
         self.files = [base.with_name(base.name + tail + self.ending) for tail in tails]
         self.variants = [base.with_name(f"{base.name}-{variant}{self.ending}") for variant in self.tails]
-        # With the ending: p.mp4 and p.gif are two results.
+        # These keep the ending, because p.mp4 and p.gif are two results.
         self.sheet = base.with_name(f"{base.name}{self.ending}-sheet.png")
         self.record = base.with_name(f"{base.name}{self.ending}.json")
         self.lock = base.with_name(f".{base.name}{'' if self.command.out is None else self.ending}.lock")
@@ -92,7 +92,7 @@ class Outputs:
         return out.with_suffix("") if out.suffix.lower() in (".mp4", ".gif", ".png") else out
 
     def _numbered(self, beyond: int = 0) -> Path:
-        """The next number that no result has, and above `beyond`."""
+        """The path with the next number, above that of all results and above `beyond`."""
         stem = self.name.replace(" ", "-")
         numbers = [re.match(rf"{stem}-(\d+)", path.name) for path in self.folder.glob(f"{stem}-*")]
         self.number = 1 + max([beyond, *(int(match[1]) for match in numbers if match)])
@@ -106,7 +106,7 @@ class Outputs:
             while owner or self._numbered(self.number - 1) != self.base:
                 if not owner:
                     release(self.lock)
-                self._take(self._numbered(self.number if owner else 0))
+                self._name_files(self._numbered(self.number if owner else 0))
                 owner = acquire(self.lock)
         if owner:
             raise SinfusionError(f"{self.files[0]} is being written by {owner}; choose another --out.")
@@ -124,7 +124,7 @@ class Outputs:
         remove_empty(self.new_folders)
 
     def _ending(self) -> str:
-        """.mp4, .gif or .png; none for a folder of images."""
+        """.mp4, .gif or .png; empty for a folder of images."""
         out, wanted = self.command.out, self.command.format
         given = out.suffix.lower().removeprefix(".") if out is not None else ""
         if given and given not in ("mp4", "gif", "png"):
@@ -135,39 +135,39 @@ class Outputs:
         if self.kind == "image":
             if chosen != "png":
                 word, path = next(iter(self.source.items()))
-                raise SinfusionError(f"{path} is an image {word}: it makes png images, not {chosen}.")
+                raise SinfusionError(f"{path} is an image {word}: its results are png images, not {chosen}.")
             return ".png"
         return "" if chosen == "png" else f".{chosen}"
 
-    def images(self, images: np.ndarray) -> None:
-        """Write (count, H, W, 3) uint8 as one image each, and all that goes with them."""
+    def write_images(self, images: np.ndarray) -> None:
+        """Write (count, H, W, 3) uint8, each to a file; then the contact sheet and the record."""
         from ..media import write_image
 
         for path, image in zip(self.files, images, strict=True):
             write_image(path, image, overwrite=self.command.overwrite)
         self.finish(images[:SHEET_FRAMES])
 
-    def video(self, frames: np.ndarray, fps: float) -> None:
-        """Write (T, H, W, 3) uint8 as a video, and all that goes with it."""
+    def write_video(self, frames: np.ndarray, fps: float) -> None:
+        """Write (T, H, W, 3) uint8 as a video; then the contact sheet and the record."""
         from ..media import write_video
 
         write_video(self.files[0], frames, fps=fps, overwrite=self.command.overwrite)
         self.finish(frames[evenly_spaced(len(frames), SHEET_FRAMES)], fps=fps, frames=len(frames))
 
     def finish(self, shown: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, **facts: Any) -> None:
-        """Write the contact sheet and the record; say what there is."""
+        """Write the contact sheet of the frames `shown` and the record, with `facts`; print the names of all files."""
+        from ..clip import format_size
         from ..media import contact_sheet, write_image
 
         write_image(self.sheet, contact_sheet(shown, columns, len(shown)), overwrite=self.command.overwrite)
         files = [*self.files, *self.variants]
-        height, width = shown[0].shape[:2]
         record = {
             "command": self.name,
             "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.command).items()},
             **{word: str(path.resolve()) for word, path in self.source.items()},
             "files": [path.name for path in files],
             "seed": self.command.seed,
-            "size": f"{width}x{height}",
+            "size": format_size(shown[0].shape),
             **facts,
             "version": __version__,
             "seconds": round(time.monotonic() - self.started, 2),

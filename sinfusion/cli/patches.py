@@ -14,7 +14,7 @@ from ..console import Bar, log
 from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
-from .options import File, Format, Size, Whole, evenly_spaced, parse_size
+from .options import File, Format, Size, Whole, check_count, evenly_spaced, parse_size
 from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Patches(Command):
     input: Input
     # File to write; left out: outputs/<name of the input>/<command>-<number>.
     out: File = None
-    # Videos: mp4, gif or png (a folder of numbered images); images: png. Left out: by --out, else mp4.
+    # Format of videos: mp4, gif or png (a folder of numbered images); left out: by --out, else mp4. Images are png.
     format: Format = None
     # The longer side that a larger input is scaled down to; 0 keeps its size.
     max_side: int = 256
@@ -53,7 +53,7 @@ class Patches(Command):
     overwrite: bool = False
 
     def read(self, path: Path | None = None) -> Clip:
-        """The input, or another file by the same options."""
+        """The input, or another file read with the same options."""
         check_seed(self.seed, getattr(self, "count", 1))
         from ..media import Source
         from ..precision import choose_device
@@ -71,25 +71,15 @@ class Patches(Command):
         from ..media import write_video
 
         if results.ndim == 4:
-            outputs.images(results)
+            outputs.write_images(results)
         elif len(results) == 1:
-            outputs.video(results[0], fps)
+            outputs.write_video(results[0], fps)
         else:
             for path, frames in zip(outputs.files, results, strict=True):
                 write_video(path, frames, fps=fps, overwrite=self.overwrite)
             picked = evenly_spaced(results.shape[1], SHEET_COLUMNS)
             rows = [frames[i] for frames in results[: SHEET_FRAMES // 3] for i in picked]
             outputs.finish(rows, len(picked), fps=fps, frames=results.shape[1])
-
-
-def _frames(clip: Clip) -> np.ndarray:
-    """(T, H, W, 3), or (H, W, 3) of an image."""
-    return clip.frames[0] if clip.kind == "image" else clip.frames
-
-
-def _bar() -> Bar:
-    """Progress in shares of the whole."""
-    return Bar(1.0, unit="")
 
 
 @dataclass(kw_only=True)
@@ -99,41 +89,40 @@ class PatchesGenerate(Patches):
     example: ClassVar[str] = "sinfusion patches generate fish.mp4 --count 4"
     lower: ClassVar[str] = "--max-side, --scale or --frames"
 
-    # Length of each video in frames; left out: half of the input's.
+    # Length of each video in frames; left out: half that of the input.
     frames: Whole = None
-    # Size of what is made, such as 384x144; left out: that of the input, times --scale.
+    # Size of the samples, such as 384x144; left out: that of the input, times --scale.
     size: Size = None
-    # Size of what is made, relative to the input.
+    # Size of the samples relative to the input.
     scale: float = 1.0
-    # How different from the input; 0 is like it, 5 usual.
+    # How different the samples are from the input: 0 is like it, 5 is usual.
     noise: float = 5.0
-    # How many; sample i is made from seed + i.
+    # Number of samples; sample i is generated from seed + i.
     count: int = 1
 
     def __call__(self) -> None:
         clip, size = self.read(), parse_size(self.size)
         from ..patches import generate
 
-        if self.count < 1:
-            raise SinfusionError(f"--count must be at least 1, not {self.count}.")
+        check_count(self.count)
         with self.outputs(clip.kind, self.count) as outputs:
-            with _bar() as shown:
+            with Bar() as bar:
                 results = generate(
-                    _frames(clip), self.frames, size, self.scale, self.noise, self.count, self.seed,
-                    self.device, shown.update,
+                    clip.pixels, self.frames, size, self.scale, self.noise, self.count, self.seed,
+                    self.device, bar,
                 )  # fmt: skip
             self.write(outputs, results, clip.fps)
 
 
 @dataclass(kw_only=True)
 class PatchesRetarget(Patches):
-    """A video or image at another size, aspect ratio or length, its objects and motions at their own."""
+    """A video or image at another size or length, with objects and motions at their own scale."""
 
     example: ClassVar[str] = "sinfusion patches retarget fish.mp4 --size 384x144"
 
-    # Size to bring it to, such as 384x144; left out: as it is.
+    # Size of the result, such as 384x144; left out: that of the input.
     size: Size = None
-    # Length to bring a video to; left out: as it is.
+    # Length of the result in frames; left out: that of the input.
     frames: Whole = None
 
     def __call__(self) -> None:
@@ -141,24 +130,24 @@ class PatchesRetarget(Patches):
         from ..patches import retarget
 
         if size is None and self.frames is None:
-            raise SinfusionError("give what to bring it to: --size, --frames or both.")
+            raise SinfusionError("give the size or the length of the result: --size, --frames or both.")
         with self.outputs(clip.kind) as outputs:
-            with _bar() as shown:
-                result = retarget(_frames(clip), size, self.frames, self.seed, self.device, shown.update)
+            with Bar() as bar:
+                result = retarget(clip.pixels, size, self.frames, self.seed, self.device, bar)
             self.write(outputs, result[None], clip.fps)
 
 
 @dataclass(kw_only=True)
 class PatchesAnalogy(Patches):
-    """The layout of one video (or sketch) with the appearance and dynamics of another; or of images."""
+    """The layout of one video (or sketch) with the look and dynamics of another; or of images."""
 
     example: ClassVar[str] = "sinfusion patches analogy waterfall.mp4 lava.mp4"
 
-    # The video or image that gives appearance and dynamics. --start, --stop and --stride are for both.
+    # The video or image that gives appearance and dynamics. --start, --stop and --stride also apply to it.
     style: Annotated[Positional[Path], tyro.conf.arg(metavar="STYLE")]
     # The input is a sketch video: bright where there should be motion.
     sketch: bool = False
-    # Weights of torchvision's raft_large for the optical flow; left out: OpenCV's DIS.
+    # File with weights of torchvision's raft_large, for optical flow by RAFT; left out: by OpenCV's DIS.
     raft: File = None
 
     def __call__(self) -> None:
@@ -166,23 +155,22 @@ class PatchesAnalogy(Patches):
         from ..patches import analogy
 
         with self.outputs(content.kind) as outputs:
-            with _bar() as shown:
+            with Bar() as bar:
                 result = analogy(
-                    _frames(content), _frames(style), self.sketch, self.raft, self.seed, self.device,
-                    shown.update,
+                    content.pixels, style.pixels, self.sketch, self.raft, self.seed, self.device, bar,
                 )  # fmt: skip
             self.write(outputs, result[None], content.fps)
 
 
 @dataclass(kw_only=True)
 class PatchesInpaint(Patches):
-    """A masked part of a video or image made anew from what is around it."""
+    """A masked part of a video or image, filled from what is around it."""
 
     example: ClassVar[str] = "sinfusion patches inpaint fish.mp4 --mask mask.png"
 
-    # An image, or a video as long as the input, white where to fill. --start, --stop and --stride are for both.
+    # An image or a video as long as the input, white where to fill. --start, --stop and --stride also apply to it.
     mask: Path
-    # The colours of the input under the mask say roughly what should be there.
+    # Use the colours of the input under the mask as a rough hint of what should be there.
     hints: bool = False
 
     def __call__(self) -> None:
@@ -193,7 +181,7 @@ class PatchesInpaint(Patches):
         which = slice(self.start, self.stop, self.stride)
         masks = read_masks(self.mask, clip.frames.shape[1:3], len(clip.frames), which)
         with self.outputs(clip.kind) as outputs:
-            with _bar() as shown:
+            with Bar() as bar:
                 mask = masks[0] if clip.kind == "image" else masks
-                result = inpaint(_frames(clip), mask, self.hints, self.seed, self.device, shown.update)
+                result = inpaint(clip.pixels, mask, self.hints, self.seed, self.device, bar)
             self.write(outputs, result[None], clip.fps)

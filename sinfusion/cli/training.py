@@ -55,24 +55,24 @@ class TrainOptions:
     Every setting of the recipe is an option too: sinfusion train --help-recipe
     """
 
-    # A video, GIF, folder of frames or image; or the folder of a run, to go on with it, to add --tasks to it, or to
-    # train it further by --minutes or --steps.
+    # A video, GIF, folder of frames or image to train on; or the folder of a run. An unfinished run goes on as planned;
+    # a finished one is trained further by --minutes or --steps; --tasks adds models to it.
     input: Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
     # Folder of the run; left out: runs/ and the name of the input.
     out: File = None
-    # Settings to begin with; left out: fast on a GPU, tiny on a CPU.
+    # Preset of the settings; left out: fast on a GPU, tiny on a CPU.
     recipe: Annotated[Literal["paper", "fast", "tiny"] | None, OPTIONAL] = None
-    # Time for all models together; left out: the recipe's steps (tiny: 10 minutes).
+    # Minutes for all models together; left out: the recipe's steps decide (tiny: 10 minutes).
     minutes: Number = None
-    # Steps of each model, instead; of a finished run, that many more.
+    # Steps of each model, in place of --minutes; a finished run gets that many more.
     steps: Whole = None
-    # What a video run will be used for: generate (the default; also extrapolates, retargets), upsample.
+    # What the models of a video will be used for: generate (the default; also for extrapolate and retarget), upsample.
     tasks: Annotated[
         tuple[Literal["generate", "upsample"], ...] | None, tyro.conf.arg(metavar="TASKS", help_behavior_hint="")
     ] = None
     # Size of the training frames, such as 256x144; left out: that of the input, scaled down to --max-side.
     size: Size = None
-    # The longer side that larger inputs are scaled down to; 0 keeps; left out: 256 (tiny: by the time given).
+    # Longer side that larger inputs are scaled down to; 0 keeps their size; left out: 256 (tiny: what the time allows).
     max_side: Whole = None
     # First frame to use; left out: 0.
     start: Whole = None
@@ -84,11 +84,11 @@ class TrainOptions:
     fps: Number = None
     # Seed of all random numbers; left out: 0.
     seed: Whole = None
-    # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs; a run goes on where it was.
+    # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs; auto keeps the device of a run that goes on.
     device: str = "auto"
-    # Arithmetic: auto is bf16 where the hardware is fast at it; a run goes on as it was.
+    # Arithmetic: auto is bf16 where the hardware is fast at it; auto keeps the precision of a run that goes on.
     precision: Precision = "auto"
-    # Call kernels one by one: no CUDA graphs on a GPU, no recordings on a CPU; for finding errors.
+    # Call kernels one by one instead of replaying graphs, to find errors.
     graph: Graph = True
     # Write over a run that exists.
     overwrite: bool = False
@@ -109,12 +109,10 @@ class Train(TrainOptions, Command):
         from ..training.session import train
 
         network_device(self.device)
-        run = train(
-            self.input, self.out, self.recipe, self.minutes, self.tasks, parse_size(self.size), self.max_side,
-            self.start, self.stop, self.stride, self.fps, self.seed, self.device, self.precision,
-            None if self.graph else False, self.overwrite, steps=self.steps,
-            settings={name: value for name, value in vars(self.recipe_settings).items() if value is not None},
-        )  # fmt: skip
+        options = {option.name: getattr(self, option.name) for option in dataclasses.fields(TrainOptions)}
+        options |= {"size": parse_size(self.size), "graph": None if self.graph else False}
+        settings = {name: value for name, value in vars(self.recipe_settings).items() if value is not None}
+        run = train(**options, settings=settings)
         if os.environ.get("RANK", "0") == "0":
             command = "upsample" if list(run.models) == ["interpolator"] else "generate"
             print_result(f"trained {run.path}; next: sinfusion {command} {run.path}")

@@ -1,4 +1,4 @@
-"""Opening any video or image: its frames as uint8, one by one."""
+"""Open any file or folder that holds a video or an image: its frames as uint8, one by one."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..clip import FRAME_ENDINGS, from_pillow, size_words
+from ..clip import FRAME_ENDINGS, format_size, from_pillow
 from ..errors import SinfusionError
 
-# Named, because Pillow would hand other kinds to programs outside (EPS to Ghostscript), and FFmpeg open playlists.
+# Only these, because Pillow would start other programs (Ghostscript for EPS), and FFmpeg would open playlists.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 ANIMATED_FORMATS = ("PNG", "WEBP", "GIF")
 VIDEO_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,yuv4mpegpipe"
-GUESSED_FPS = 20.0  # of videos that do not say
+UNKNOWN_FPS = 20.0  # of videos whose file does not say
 
 
 @dataclass
 class Opened:
-    """A source of frames, opened. Either its frames are read, once, or it is probed."""
+    """An opened source of frames. Either its frames are read, once, or it is probed."""
 
-    frames: Iterator[np.ndarray]  # the wanted ones, (H, W, 3) uint8
+    frames: Iterator[np.ndarray]  # (H, W, 3) uint8: the frames that were asked for
     probe: Callable[[], tuple[tuple[int, int], int]]  # (height, width) and the number of all frames
-    fps: Callable[[], float] | None  # of all frames, asked after reading; None: it has none of its own
-    still: bool  # a kind of source in which one frame is an image
-    alone: bool  # an image: there is one frame only
-    source_size: tuple[int, int] | None = None  # where the frames have been scaled before
+    fps: Callable[[], float] | None  # of all frames, known after reading; None: the source has no frame rate
+    still: bool  # whether one frame of this kind of source is an image
+    alone: bool  # whether it is an image: it has one frame only
+    source_size: tuple[int, int] | None = None  # (height, width) of frames that were scaled before
 
 
 def open_file(path: Path, wanted: range) -> Opened:
-    """A file or a folder, and the frames that are wanted of it."""
+    """Open a file or a folder to read the frames `wanted`; SinfusionError if it cannot be read."""
     try:
         if path.is_dir():
             return _folder(path, wanted)
@@ -52,14 +52,14 @@ def open_file(path: Path, wanted: range) -> Opened:
     try:
         image = Image.open(path, formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
-        raise SinfusionError(f"{path} is too large an image ({_short(error)}).") from error
-    except Exception:  # Pillow's plugins let out anything at all
+        raise SinfusionError(f"{path} is too large an image ({_shorten(error)}).") from error
+    except Exception:  # Pillow's plugins raise all kinds
         return _video(path, wanted)
     return _image(path, image, wanted)
 
 
-def explained(name: str, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The frames; what decoders raise becomes one sentence."""
+def with_read_errors(name: str, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames; whatever decoders raise becomes a SinfusionError."""
     count = 0
     try:
         for frame in frames:
@@ -68,14 +68,14 @@ def explained(name: str, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     except SinfusionError:
         raise
     except Exception as error:  # on damage Pillow raises struct.error, SyntaxError, TypeError and more
-        raise SinfusionError(f"{name} is damaged or truncated: {count} frame(s) read ({_short(error)}).") from error
+        raise SinfusionError(f"{name} is damaged or truncated: {count} frame(s) read ({_shorten(error)}).") from error
 
 
 def _folder(path: Path, wanted: range) -> Opened:
     files = [p for p in path.iterdir() if p.suffix.lower() in FRAME_ENDINGS and not p.name.startswith(".")]
     if not files:
         raise SinfusionError(f"{path} holds no images (PNG, JPG, WebP, BMP, TIFF).")
-    files.sort(key=lambda p: (_natural(p.name), p.name))
+    files.sort(key=lambda p: (_natural_order(p.name), p.name))
 
     def frames() -> Iterator[np.ndarray]:
         first: tuple[Path, tuple[int, ...]] | None = None
@@ -85,24 +85,24 @@ def _folder(path: Path, wanted: range) -> Opened:
             try:
                 with Image.open(file, formats=IMAGE_FORMATS) as image:
                     frame = from_pillow(ImageOps.exif_transpose(image))
-            except Exception as error:  # see `explained`
-                raise SinfusionError(f"{file} is damaged or not an image ({_short(error)}).") from error
+            except Exception as error:  # see `with_read_errors`
+                raise SinfusionError(f"{file} is damaged or not an image ({_shorten(error)}).") from error
             first = first or (file, frame.shape)
             if frame.shape != first[1]:
                 raise SinfusionError(
-                    f"{path} has frames of different sizes: {first[0].name} is {size_words(first[1])}, "
-                    f"{file.name} is {size_words(frame.shape)}."
+                    f"{path} has frames of different sizes: {first[0].name} is {format_size(first[1])}, "
+                    f"{file.name} is {format_size(frame.shape)}."
                 )
             yield frame
 
     def probe() -> tuple[tuple[int, int], int]:
         return _upright_size(Image.open(files[0], formats=IMAGE_FORMATS)), len(files)
 
-    return Opened(frames(), _explained_probe(path, probe), fps=None, still=True, alone=len(files) == 1)
+    return Opened(frames(), _with_probe_errors(path, probe), fps=None, still=True, alone=len(files) == 1)
 
 
-def _natural(name: str) -> list[str | int]:
-    """Sorts 2.png before 10.png: text and numbers take turns."""
+def _natural_order(name: str) -> list[str | int]:
+    """A key that sorts 2.png before 10.png: the text and the numbers of a name in turn."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
@@ -110,16 +110,16 @@ def _image(path: Path, image: Image.Image, wanted: range) -> Opened:
     seconds: list[float] = []
     try:
         count = getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
-    except Exception as error:  # see `explained`
-        raise SinfusionError(f"{path} is damaged or truncated: 0 frame(s) read ({_short(error)}).") from error
-    # An APNG may begin with a still, for programs that do not animate.
-    before = 1 if count > 1 and image.info.get("default_image") else 0
-    moves = count - before > 1
+    except Exception as error:  # see `with_read_errors`
+        raise SinfusionError(f"{path} is damaged or truncated: 0 frame(s) read ({_shorten(error)}).") from error
+    # An APNG may begin with a still image, for programs that show no animations.
+    skipped = 1 if count > 1 and image.info.get("default_image") else 0
+    moves = count - skipped > 1
 
     def frames() -> Iterator[np.ndarray]:
         with image:
-            for index in range(min(count - before, wanted.stop)):
-                image.seek(before + index)
+            for index in range(min(count - skipped, wanted.stop)):
+                image.seek(skipped + index)
                 image.load()
                 seconds.append((image.info.get("duration") or 100) / 1000)
                 if index in wanted:
@@ -127,109 +127,123 @@ def _image(path: Path, image: Image.Image, wanted: range) -> Opened:
 
     def probe() -> tuple[tuple[int, int], int]:
         size = (image.height, image.width) if count > 1 else _upright_size(image)
-        return size, count - before
+        return size, count - skipped
 
     def fps() -> float:
-        return GUESSED_FPS if len(seconds) == 1 else len(seconds) / sum(seconds)
+        return UNKNOWN_FPS if len(seconds) == 1 else len(seconds) / sum(seconds)
 
-    return Opened(frames(), _explained_probe(path, probe), fps if moves else None, still=True, alone=not moves)
+    return Opened(frames(), _with_probe_errors(path, probe), fps if moves else None, still=True, alone=not moves)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) once turned as the EXIF says."""
+    """(height, width) after the rotation that EXIF asks for."""
     with image:
         sideways = image.getexif().get(0x0112, 1) > 4  # orientations 5 to 8
         return (image.width, image.height) if sideways else (image.height, image.width)
 
 
-def _explained_probe(
+def _with_probe_errors(
     path: Path, probe: Callable[[], tuple[tuple[int, int], int]]
 ) -> Callable[[], tuple[tuple[int, int], int]]:
-    """The same; what decoders raise becomes one sentence."""
+    """The probe; whatever decoders raise becomes a SinfusionError."""
 
-    def explain() -> tuple[tuple[int, int], int]:
+    def checked() -> tuple[tuple[int, int], int]:
         try:
             return probe()
         except SinfusionError:
             raise
-        except Exception as error:  # see `explained`
-            raise SinfusionError(f"{path} is damaged or truncated ({_short(error)}).") from error
+        except Exception as error:  # see `with_read_errors`
+            raise SinfusionError(f"{path} is damaged or truncated ({_shorten(error)}).") from error
 
-    return explain
+    return checked
 
 
 def _video(path: Path, wanted: range) -> Opened:
-    # An absolute path: FFmpeg takes "name:" for a protocol.
-    options = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
-    try:
-        container = av.open(str(path.absolute()), options=options, metadata_errors="ignore")
-    except Exception as error:  # FFmpegError, and what PyAV raises on headers that make no sense
-        raise SinfusionError(f"{path} is not a video or image that can be read ({_short(error)}).") from error
-    stream = next(iter(container.streams.video), None)
-    if stream is None or stream.codec_context is None:
-        container.close()
-        raise SinfusionError(f"{path} has no video in it that this FFmpeg decodes.")
-    stream.thread_type = "AUTO"
-    rate = float(stream.average_rate or stream.guessed_rate or GUESSED_FPS)
-    times: list[float] = []  # seconds
+    video = _VideoFile(path, wanted)
+    return Opened(video.frames(), _with_probe_errors(path, video.probe), video.fps, still=False, alone=False)
 
-    def frames() -> Iterator[np.ndarray]:
+
+class _VideoFile:
+    """A video file that FFmpeg decodes, of which either `frames` or `probe` is called, once."""
+
+    def __init__(self, path: Path, wanted: range):
+        self.path, self.wanted = path, wanted
+        # An absolute path: FFmpeg takes "name:" for a protocol.
+        options = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
+        try:
+            self.container = av.open(str(path.absolute()), options=options, metadata_errors="ignore")
+        except Exception as error:  # FFmpegError, and what PyAV raises on headers that make no sense
+            raise SinfusionError(f"{path} is not a video or image that can be read ({_shorten(error)}).") from error
+        stream = next(iter(self.container.streams.video), None)
+        if stream is None or stream.codec_context is None:
+            self.container.close()
+            raise SinfusionError(f"{path} has no video in it that this FFmpeg decodes.")
+        stream.thread_type = "AUTO"
+        self.stream = stream
+        self.rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_FPS)
+        self.times: list[float] = []  # of the frames so far, in seconds
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """The wanted frames, (H, W, 3) uint8; SinfusionError where the file is shorter than its header says."""
         count, end = 0, 0.0
-        with container:
-            promised = _promised_seconds(container, stream, rate)
-            for frame in islice(container.decode(stream), wanted.stop):
+        with self.container:
+            expected = _header_seconds(self.container, self.stream, self.rate)
+            for frame in islice(self.container.decode(self.stream), self.wanted.stop):
                 if frame.time is not None:
-                    times.append(frame.time)
+                    self.times.append(frame.time)
                     lasts = (frame.duration or 0) * float(frame.time_base or 0)
-                    # Matroska counts its length from 0 also where its first frame comes later.
-                    end = frame.time - min(times[0], 0) + max(1 / rate, lasts)
-                if count in wanted:
-                    yield _turned(_decoded(frame), frame.rotation)
+                    # The length of a Matroska file counts from 0 even if its first frame comes later.
+                    end = frame.time - min(self.times[0], 0) + max(1 / self.rate, lasts)
+                if count in self.wanted:
+                    yield _rotate(_decode(frame), frame.rotation)
                 count += 1
-        if times and count < wanted.stop and promised - end > max(3 / rate, 0.05 * promised):
-            raise SinfusionError(f"{path} is truncated: {count} frame(s) read, {end:.2f} of {promised:.2f} seconds.")
+        missing = expected - end
+        if self.times and count < self.wanted.stop and missing > max(3 / self.rate, 0.05 * expected):
+            raise SinfusionError(
+                f"{self.path} is truncated: {count} frame(s) read, {end:.2f} of {expected:.2f} seconds."
+            )
 
-    def fps() -> float:
-        """What the header says, unless the frames' times say otherwise (Matroska of variable rate)."""
-        span = times[-1] - times[0] if times else 0.0
-        measured = (len(times) - 1) / span if span > 0 else rate
-        return rate if abs(measured / rate - 1) < 0.05 else measured
+    def fps(self) -> float:
+        """The rate of the header, unless the times of the frames differ (Matroska with a variable rate)."""
+        span = self.times[-1] - self.times[0] if self.times else 0.0
+        measured = (len(self.times) - 1) / span if span > 0 else self.rate
+        return self.rate if abs(measured / self.rate - 1) < 0.05 else measured
 
-    def probe() -> tuple[tuple[int, int], int]:
+    def probe(self) -> tuple[tuple[int, int], int]:
+        """(height, width) of the first frame, and the number of packets."""
         size, count = None, 0
-        with container:
-            for packet in container.demux(stream):
+        with self.container:
+            for packet in self.container.demux(self.stream):
                 count += packet.size > 0
                 if size is None and (frame := next(iter(packet.decode()), None)) is not None:
-                    size = _turned(np.empty((frame.height, frame.width)), frame.rotation).shape
+                    size = _rotate(np.empty((frame.height, frame.width)), frame.rotation).shape
         if size is None:
-            raise SinfusionError(f"{path} has no frames that this FFmpeg decodes.")
+            raise SinfusionError(f"{self.path} has no frames that this FFmpeg decodes.")
         return (size[0], size[1]), count
 
-    return Opened(frames(), _explained_probe(path, probe), fps, still=False, alone=False)
 
-
-def _decoded(frame: av.VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8. Straight from yuv420p FFmpeg would repeat each chroma sample, and round downwards."""
+def _decode(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8. By way of yuv444p: directly, FFmpeg would repeat each chroma sample, and round down."""
     whole_chroma = {"yuv420p": "yuv444p", "yuvj420p": "yuvj444p"}.get(frame.format.name)
     if whole_chroma:
         frame = frame.reformat(format=whole_chroma, interpolation="BICUBIC")
     return frame.to_ndarray(format="rgb24")
 
 
-def _promised_seconds(container: Any, stream: Any, rate: float) -> float:
-    """How long the file says its video is; 0 if it does not."""
-    if container.format.name == "avi":  # FFmpeg shortens the duration to what is there, and leaves the count
+def _header_seconds(container: Any, stream: Any, rate: float) -> float:
+    """The length of the video by the header of its file; 0 if it does not say."""
+    if container.format.name == "avi":  # of a truncated file FFmpeg shortens the duration, but not the count
         return stream.frames / rate
     if stream.duration:
         return float(stream.duration * stream.time_base)
     return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
-def _turned(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Turned counter-clockwise to the nearest quarter."""
+def _rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Rotated counter-clockwise, to the nearest multiple of 90 degrees."""
     return np.ascontiguousarray(np.rot90(image, round(degrees / 90) % 4))
 
 
-def _short(error: BaseException) -> str:
+def _shorten(error: BaseException) -> str:
+    """Type and first line of an error, for the message of another."""
     return f"{type(error).__name__}: {error}".split("\n")[0][:120]

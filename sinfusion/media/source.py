@@ -1,7 +1,7 @@
-"""What frames are read from: any file, folder or value that holds some, which of them, and at what size.
+"""A source of frames: any file, folder or value that holds some, which frames of it, and at what size.
 
 source = Source("fish.mp4", start=10, max_side=128)       # checked, nothing read yet
-source.probe()                                            # Native: size and number of frames, before any is scaled
+info = source.probe()                                     # SourceInfo: size and number of frames, before scaling
 clip = source.read()                                      # Clip: frames (T, H, W, 3) uint8, fps, kind
 """
 
@@ -19,42 +19,42 @@ from typing import Any
 
 import numpy as np
 
-from ..clip import Clip, as_frames, check_fps, size_words
+from ..clip import Clip, as_frames, check_fps, format_size
 from ..errors import SinfusionError
-from ..pixels import fitting, resize
-from .reading import Opened, explained, open_file
+from ..pixels import fit_longer_side, is_light, resize
+from .reading import Opened, open_file, with_read_errors
 
-LONGER_SIDE = 256  # that larger sources are scaled down to where nobody says otherwise
-DEFAULT_FPS = 20.0  # of frames that come without a rate, as in the released code
-MOST_BYTES = 4 << 30  # of frames in memory
+LONGER_SIDE = 256  # pixels that larger sources are scaled down to by default
+DEFAULT_FPS = 20.0  # of frames without a frame rate, as in the released code
+MAX_BYTES = 4 << 30  # of frames in memory
 
 
 @dataclass(frozen=True)
-class Native:
-    """A source as it is, before scaling."""
+class SourceInfo:
+    """What a source holds."""
 
-    size: tuple[int, int]  # (height, width)
-    frames: int  # that will be used; of a video by its packets, which for odd files is not quite that of its frames
+    size: tuple[int, int]  # (height, width) before scaling
+    frames: int  # number that will be used; counted by the packets of a video, so that it can be off for odd files
     kind: str  # "image" or "video"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where frames come from, which of them, and at what size. All of it applies to every kind of source.
+    """Where frames come from, which frames are used, and at what size.
 
-    Raises SinfusionError for what cannot apply; what only the source itself can tell, when it is opened.
+    Raises SinfusionError for settings that cannot be met; where only the source itself can tell, when it is opened.
     """
 
-    # A video, an animation, a folder of frames or an image; a Clip; or whatever `clip.as_pixels` takes.
+    # A video, an animation, a folder of frames or an image; a Clip; or whatever `clip.as_pixels` accepts.
     value: Any
-    # Frames to keep, counted from 0 as in a slice; the clip plays as fast as before. Not for an image.
+    # Frames to use, as in a slice; the clip plays as fast as before. Not for an image.
     start: int | None = None
     stop: int | None = None
     stride: int | None = None
-    # Exact (height, width) of the frames; or the longer side that larger ones are scaled down to, 0 for none.
+    # Exact (height, width) of the frames; or the longer side that larger frames are scaled down to, 0 for any.
     size: tuple[int, int] | None = None
     max_side: int | None = None
-    # Frames per second, of a source that has none of its own: frames in memory, or a folder. None: 20.
+    # Frames per second of a source without a frame rate: frames in memory, or a folder. None: 20.
     fps: float | None = None
 
     def __post_init__(self) -> None:
@@ -73,30 +73,30 @@ class Source:
 
     @property
     def name(self) -> str:
-        """For sentences: the path, or what stands for it."""
+        """What errors call it: the path, or "the frames"."""
         return str(Path(self.value)) if self._is_path else "the frames"
 
-    def probe(self) -> Native:
-        """Size, number and kind of the frames, without reading them all."""
+    def probe(self) -> SourceInfo:
+        """Size, number and kind of the frames, without decoding them all."""
         opened, wanted = self._open(), self._range()
         size, count = opened.probe()
         kept = len(range(count)[wanted.start : wanted.stop : wanted.step])
-        return Native(opened.source_size or size, max(1, kept), "image" if opened.still and kept == 1 else "video")
+        return SourceInfo(opened.source_size or size, max(1, kept), "image" if opened.still and kept == 1 else "video")
 
     def target(self, native: tuple[int, int]) -> tuple[int, int] | None:
-        """(height, width) that frames of a native size are brought to; None where nobody says."""
+        """(height, width) that frames of the size `native` are scaled to; None if the source does not say."""
         if self.size is not None:
             return self.size[0], self.size[1]
-        return None if self.max_side is None else fitting(native, self.max_side)
+        return None if self.max_side is None else fit_longer_side(native, self.max_side)
 
     def read(self, longest: int = LONGER_SIDE, log: Callable[[str], None] = print) -> Clip:
-        """The frames.
+        """Read the frames.
 
-        longest: as `max_side`, where the source says neither that nor size. log: told about scaling.
+        longest: the `max_side` of a source with neither that nor a size. log: called with a note on scaling.
 
-        Frames are scaled antialiased. Transparency is laid over white; 16-bit, grey, palette and CMYK images become
-        8-bit RGB (colour profiles are not applied); EXIF and video rotation are applied. fps is the mean where frames
-        last differently. Raises SinfusionError, with what is wrong, for anything that cannot be read whole.
+        Frames are scaled antialiased. Transparency is composited over white; 16-bit, grey, palette and CMYK images
+        become 8-bit RGB (colour profiles are not applied); EXIF and video rotation are applied. fps is the mean where
+        frames last differently. Raises SinfusionError for anything that cannot be read completely.
         """
         opened, wanted = self._open(), self._range()
         side = longest if self.max_side is None else self.max_side
@@ -120,7 +120,7 @@ class Source:
         return range(first, last, step)
 
     def _open(self) -> Opened:
-        """The source, opened; SinfusionError for what does not apply to what it is."""
+        """Open the source; SinfusionError for settings that do not apply to its kind."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wanted = self._range()
@@ -130,12 +130,12 @@ class Source:
                 if getattr(self, name) is not None:
                     raise SinfusionError(f"{self.name}: {name} is for videos, this is an image; leave out {name}.")
         if self.fps is not None and opened.fps is not None:
-            raise SinfusionError(f"{self.name}: there are frames per second of its own; leave out fps.")
+            raise SinfusionError(f"{self.name}: it has frames per second of its own; leave out fps.")
         return opened
 
 
 def _in_memory(value: Any, wanted: range) -> Opened:
-    """Frames that are in memory already."""
+    """Open frames that are in memory already."""
     frames = as_frames(value)
     chosen = frames[wanted.start : wanted.stop : wanted.step]
     clip = value if isinstance(value, Clip) else None
@@ -163,21 +163,21 @@ def _read(
     original: tuple[int, int] | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for frame in explained(name, opened.frames):
+        for frame in with_read_errors(name, opened.frames):
             shape = frame.shape[:2]
             if original is None:
-                original, target = shape, tuple(size) if size else fitting(shape, longest)
+                original, target = shape, tuple(size) if size else fit_longer_side(shape, longest)
                 if target != original:
                     hint = "" if size else f" (longer side {longest}; use --size or --max-side for another)"
-                    log(f"scaled {size_words(original)} to {size_words(target)}{hint}")
+                    log(f"scaled {format_size(original)} to {format_size(target)}{hint}")
             if shape != original:
                 raise SinfusionError(
-                    f"{name} has frames of different sizes: {size_words(original)} and {size_words(shape)}."
+                    f"{name} has frames of different sizes: {format_size(original)} and {format_size(shape)}."
                 )
-            if (len(kept) + 1) * target[0] * target[1] * 3 > MOST_BYTES:
+            if (len(kept) + 1) * target[0] * target[1] * 3 > MAX_BYTES:
                 raise SinfusionError(
-                    f"{name} does not fit in memory: {len(kept)} frames of {size_words(target)} fill "
-                    f"{MOST_BYTES / 2**30:g} GB; use --stop, --stride or a smaller --size."
+                    f"{name} does not fit in memory: {len(kept)} frames of {format_size(target)} fill "
+                    f"{MAX_BYTES / 2**30:g} GB; use --stop, --stride or a smaller --size."
                 )
             kept.append(resize(frame, target))
     if original is None:
@@ -195,15 +195,15 @@ def read_media(
     max_side: int | None = LONGER_SIDE,
     log: Callable[[str], None] = print,
 ) -> Clip:
-    """Read a video, an animation, a folder of frames or an image: `Source`, read.
+    """Read a video, an animation, a folder of frames or an image; the arguments are those of `Source`.
 
-    max_side counts where no size is given; 0 or None keeps the size of the file.
+    max_side: ignored if a size is given; 0 or None keeps the size of the file.
     """
     return Source(path, start, stop, stride, size, None if size else max_side or 0).read(log=log)
 
 
 def read_video(path: str | Path, **options: Any) -> Clip:
-    """`read_media`, for something that moves."""
+    """Read a video of at least two frames; see `read_media`."""
     clip = read_media(path, **options)
     if len(clip.frames) < 2:
         raise SinfusionError(f"{path} has one frame only; a video has at least 2.")
@@ -217,36 +217,42 @@ def read_image(
     max_side: int | None = LONGER_SIDE,
     log: Callable[[str], None] = print,
 ) -> np.ndarray:
-    """(H, W, 3) uint8: an image, or the first frame of something animated. See `read_media`."""
+    """Read an image, or the first frame of a video: (H, W, 3) uint8. See `read_media`."""
     source = Source(path, size=size, max_side=None if size else max_side or 0)
     side = source.max_side or 0
     frames, original = _read(open_file(Path(path), range(1)), range(1), source.name, size, side, lambda _: None)
     if original != frames.shape[1:3]:
-        log(f"scaled {Path(path).name} from {size_words(original)} to {size_words(frames.shape[1:3])}")
+        log(f"scaled {Path(path).name} from {format_size(original)} to {format_size(frames.shape[1:3])}")
     return frames[0]
 
 
 def read_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool, True where the image is light: there an edit may change. Scaled to `size` if of its shape."""
-    return _light(read_image(path, max_side=None)[None], path, size)[0]
+    """Read a mask from an image: (H, W) bool, True where the image is light.
+
+    It is scaled to `size`, (height, width); SinfusionError if its aspect ratio is another.
+    """
+    return _masks_of(read_image(path, max_side=None)[None], path, size)[0]
 
 
 def read_masks(path: str | Path, size: tuple[int, int], count: int, which: slice = slice(None)) -> np.ndarray:
-    """(count, H, W) bool as `read_mask`: of an image for all, or of those frames of a video, `count` of them."""
-    light = _light(read_media(path, max_side=None).frames, path, size)
-    if len(light) > 1:
-        light = light[which]
-        if len(light) != count:
-            raise SinfusionError(f"the mask {path} has {len(light)} frame(s); it needs {count}, or is an image.")
-    return np.broadcast_to(light, (count, *size))
+    """Read a mask for each of `count` frames: (count, H, W) bool. See `read_mask`.
+
+    path: an image, for all frames; or a video, of which `which` selects `count` frames.
+    """
+    masks = _masks_of(read_media(path, max_side=None).frames, path, size)
+    if len(masks) > 1:
+        masks = masks[which]
+        if len(masks) != count:
+            raise SinfusionError(f"the mask {path} has {len(masks)} frame(s); give a mask of {count}, or an image.")
+    return np.broadcast_to(masks, (count, *size))
 
 
-def _light(frames: np.ndarray, path: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """(T, H, W) bool: where frames are light, once brought to `size`."""
+def _masks_of(frames: np.ndarray, path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """(T, H, W) bool: where frames (T, H, W, 3) are light, after they are scaled to `size`."""
     height, width = frames.shape[1:3]
     scale = max(size) / max(height, width)
     if abs(height * scale - size[0]) > 1 or abs(width * scale - size[1]) > 1:
         raise SinfusionError(
-            f"the mask {path} is {size_words((height, width))}, which has not the shape of {size_words(size)}."
+            f"the mask {path} is {format_size((height, width))}; it must have the aspect ratio of {format_size(size)}."
         )
-    return np.stack([resize(frame, size).mean(2) > 127.5 for frame in frames])
+    return np.stack([is_light(resize(frame, size)) for frame in frames])

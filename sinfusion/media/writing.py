@@ -1,4 +1,4 @@
-"""Writing videos and images: under another name first, so that a result is whole or not there."""
+"""Write videos and images: under a temporary name first, so that a file is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from ..clip import FRAME_ENDINGS, Clip, as_frames, as_image, check_fps, size_words
+from ..clip import FRAME_ENDINGS, Clip, as_frames, as_image, check_fps, format_size
 from ..errors import SinfusionError
 from ..files import atomic_write, discard, make_folders, put, temporary_name
 
@@ -24,16 +24,16 @@ H264 = "libx264"
 
 
 class VideoWriter:
-    """Writes frames as they come: .mp4, .gif, or a folder of numbered PNGs for a path without a suffix.
+    """Writes frames one by one: .mp4, .gif, or a folder of numbered PNGs for a path without a suffix.
 
     MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. A GIF shows repeated frames as
-    one that lasts longer. The result appears under its name when it is whole; after an error nothing is left. Raises
+    one that lasts longer. The file appears under its name when it is complete; after an error nothing is left. Raises
     SinfusionError for what cannot be written.
     """
 
     def __init__(self, path: str | Path, fps: float, overwrite: bool = False):
         self.path = Path(path)
-        encoders: dict[str, Any] = {".mp4": _Mp4, ".gif": _Gif, "": _Folder}
+        encoders: dict[str, Any] = {".mp4": Mp4Encoder, ".gif": GifEncoder, "": PngFolderEncoder}
         if self.path.suffix.lower() not in encoders:
             raise SinfusionError(f"{path}: write .mp4, .gif, or a name without a suffix for a folder of PNGs.")
         check_fps(fps)
@@ -46,7 +46,7 @@ class VideoWriter:
         self._shape: tuple[int, ...] = ()
 
     def write(self, frame: np.ndarray) -> None:
-        """Add one frame: (H, W, 3) uint8, or what `as_image` takes for that."""
+        """Add one frame: (H, W, 3) uint8, or what `as_image` accepts."""
         frame = as_image(frame, "a frame")
         with _writing(self.path):
             if self._encoder is None:
@@ -55,7 +55,8 @@ class VideoWriter:
                 self._encoder, self._shape = self._new_encoder(self.temporary, self.fps, frame.shape), frame.shape
             if frame.shape != self._shape:
                 raise SinfusionError(
-                    f"{self.path}: frames of {size_words(self._shape)} and {size_words(frame.shape)} mixed."
+                    f"{self.path}: all frames must have the same size, not {format_size(self._shape)} and "
+                    f"{format_size(frame.shape)}."
                 )
             self._encoder.write(frame)
 
@@ -65,7 +66,7 @@ class VideoWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
             if kind is not None:
-                with suppress(Exception):  # the first error is the one to tell
+                with suppress(Exception):  # the first error is the one to report
                     self._encoder.close()
                 return
             if self._encoder is None:
@@ -77,7 +78,7 @@ class VideoWriter:
             discard(self.temporary)
 
 
-class _Mp4:
+class Mp4Encoder:
     def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
         self.container = av.open(str(path.absolute()), "w", format="mp4", options={"movflags": "+faststart"})
         try:
@@ -88,7 +89,7 @@ class _Mp4:
         self.stream = stream
         stream.height, stream.width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
         stream.pix_fmt = "yuv420p"
-        # Players guess the colours of a file that does not name them. chromaloc=1: chroma lies between the pixels.
+        # Players guess the colour space of a file that does not name it. chromaloc=1: chroma lies between the pixels.
         colours = "colorprim=bt709:transfer=bt709:colormatrix=bt709:chromaloc=1"
         stream.options = {"crf": "12", "x264-params": colours}
 
@@ -104,7 +105,7 @@ class _Mp4:
             self.container.close()
 
 
-class _Gif:
+class GifEncoder:
     def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
         self.path, self.fps = path, fps
         self.images: list[Image.Image] = []
@@ -113,12 +114,12 @@ class _Gif:
         self.images.append(Image.fromarray(frame).quantize(256, kmeans=1))
 
     def close(self) -> None:
-        moments = [10 * round(100 * i / self.fps) for i in range(len(self.images) + 1)]  # ms; GIF counts 10 ms
-        durations = [max(20, b - a) for a, b in pairwise(moments)]  # browsers slow below 20
+        times = [10 * round(100 * i / self.fps) for i in range(len(self.images) + 1)]  # ms; a GIF counts in 10 ms
+        durations = [max(20, b - a) for a, b in pairwise(times)]  # browsers play shorter ones slowly
         self.images[0].save(self.path, "GIF", save_all=True, append_images=self.images[1:], loop=0, duration=durations)
 
 
-class _Folder:
+class PngFolderEncoder:
     def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
         self.path, self.count = path, 0
         path.mkdir()
@@ -132,7 +133,7 @@ class _Folder:
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float, overwrite: bool = False) -> None:
-    """Write (H, W, 3) uint8 frames, as they come or at once (`as_frames`); see `VideoWriter` for the formats."""
+    """Write frames, an iterable of (H, W, 3) uint8 or what `as_frames` accepts; see `VideoWriter` for the formats."""
     with VideoWriter(path, fps, overwrite) as writer:
         for frame in as_frames(frames) if hasattr(frames, "__array__") or isinstance(frames, Clip) else frames:
             writer.write(frame)
@@ -152,7 +153,7 @@ def write_image(path: str | Path, image: np.ndarray, overwrite: bool = False) ->
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    """SinfusionError if an output exists and may not be overwritten, or is a folder of more than our frames."""
+    """SinfusionError if an output exists and may not be overwritten, or is a folder with other files than frames."""
     if path.exists() and not overwrite:
         raise SinfusionError(f"{path} exists; pass --overwrite or choose another name.")
     if path.is_dir() and not all(re.fullmatch(r"\d{5,}\.png", p.name) for p in path.iterdir()):
@@ -161,12 +162,12 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turns a full disk and other failures to write into sentences."""
+    """Turns a full disk and other failures to write into SinfusionErrors."""
     try:
         yield
     except (OSError, av.error.FFmpegError) as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SinfusionError(
-                f"the disk is full: {path} was not written, and nothing half-written was left."
+                f"the disk is full: {path} was not written, and nothing incomplete was left behind."
             ) from error
         raise SinfusionError(f"{path} cannot be written: {error.strerror or error}.") from error

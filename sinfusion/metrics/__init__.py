@@ -1,5 +1,6 @@
-"""How close generated frames are to their original, and how diverse: `similarity`, `frechet`; `evaluation` of runs."""
+"""How close generated frames are to their original, and how diverse; `evaluation` measures files and runs."""
 
-from .similarity import nnf, nnfdist, nnfdiv, psnr, sliced_wasserstein
+from .fidelity import psnr, sliced_wasserstein
+from .nearest_neighbors import nnf, nnfdist, nnfdiv
 
 __all__ = ["nnf", "nnfdist", "nnfdiv", "psnr", "sliced_wasserstein"]

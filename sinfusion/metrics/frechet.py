@@ -16,22 +16,22 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..clip import as_frames, size_words
 from ..errors import SinfusionError
 from ..pixels import to_unit
+from .stacks import as_stack
 
 Weights = dict[str, Tensor]
 
 # Name, channels in and out, stride and padding of the convolutions of Inception v3 before its first pooling.
-_INCEPTION = (("Conv2d_1a_3x3", 3, 32, 2, 0), ("Conv2d_2a_3x3", 32, 32, 1, 0), ("Conv2d_2b_3x3", 32, 64, 1, 1))
-_INCEPTION_EPS = 1e-3  # of its batch norms
-_INCEPTION_LEAST = 9  # height and width of the smallest image with more than one feature
+INCEPTION_LAYERS = (("Conv2d_1a_3x3", 3, 32, 2, 0), ("Conv2d_2a_3x3", 32, 32, 1, 0), ("Conv2d_2b_3x3", 32, 64, 1, 1))
+INCEPTION_EPS = 1e-3  # of its batch norms
+INCEPTION_MIN_SIDE = 9  # height and width of the smallest image with more than one feature
 
 # Name, channels in and out of the convolutions of C3D before its second pooling.
-_C3D = (("conv1", 3, 64), ("conv2", 64, 128))
-_C3D_REACH = 2  # frames each way that a feature of C3D sees
-_C3D_LEAST = 4  # height and width
-_SLAB = 8  # frames whose features are in memory at once
+C3D_LAYERS = (("conv1", 3, 64), ("conv2", 64, 128))
+C3D_REACH = 2  # frames each way that a feature of C3D sees
+C3D_MIN_SIDE = 4  # height and width
+FRAMES_AT_ONCE = 8  # bounds the memory
 
 
 def sifid(generated: np.ndarray, original: np.ndarray, weights: str | Path) -> float:
@@ -44,8 +44,8 @@ def sifid(generated: np.ndarray, original: np.ndarray, weights: str | Path) -> f
     The features are those of `inception_features`, 64 numbers at every second pixel, of the image in its own size.
     SinGAN's paper says 'before the second pooling', which would be 192 numbers; its code stops before the first.
     """
-    several = as_stack("generated", generated, _INCEPTION_LEAST)
-    ones = as_stack("original", original, _INCEPTION_LEAST)
+    several = as_stack("generated", generated, INCEPTION_MIN_SIDE)
+    ones = as_stack("original", original, INCEPTION_MIN_SIDE)
     if len(ones) not in (1, len(several)):
         raise SinfusionError(f"give one original or one for each of the {len(several)} images, not {len(ones)}.")
     loaded = load_inception(weights)
@@ -65,9 +65,9 @@ def svfid(generated: np.ndarray, original: np.ndarray, weights: str | Path) -> f
     SinGAN's paper says of SIFID, carried over: the convolution before the second pooling (`c3d_features`), 128 numbers
     that see 5 frames of 8x8 pixels. Values compare with each other, not with published ones.
     """
-    clips = [as_stack("generated", generated, _C3D_LEAST), as_stack("original", original, _C3D_LEAST)]
+    clips = [as_stack("generated", generated, C3D_MIN_SIDE), as_stack("original", original, C3D_MIN_SIDE)]
     loaded = load_c3d(weights)
-    left, right = (_statistics(_features_of_slabs(clip, loaded)) for clip in clips)
+    left, right = (_statistics(_c3d_features_in_parts(clip, loaded)) for clip in clips)
     return frechet_distance(*left, *right)
 
 
@@ -78,7 +78,7 @@ def load_inception(path: str | Path) -> Weights:
     pytorch-fid's `pt_inception` has as well: Conv2d_1a_3x3.conv.weight, Conv2d_1a_3x3.bn.running_mean and so on.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, channels, out, *_ in _INCEPTION:
+    for name, channels, out, *_ in INCEPTION_LAYERS:
         shapes[f"{name}.conv.weight"] = (out, channels, 3, 3)
         shapes |= {f"{name}.bn.{part}": (out,) for part in ("weight", "bias", "running_mean", "running_var")}
     return _load(path, shapes, "Inception v3")
@@ -87,12 +87,12 @@ def load_inception(path: str | Path) -> Weights:
 def inception_features(images: Tensor, weights: Weights) -> Tensor:
     """(N, 3, H, W) fp32 in [-1, 1] -> (N, 64, h, w): Inception v3 (Szegedy et al. 2016) before its first pooling."""
     x = images
-    for name, _, _, stride, padding in _INCEPTION:
+    for name, _, _, stride, padding in INCEPTION_LAYERS:
         x = F.conv2d(x, weights[f"{name}.conv.weight"], stride=stride, padding=padding)
         mean, variance, gain, offset = (
             weights[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
         )
-        x = F.batch_norm(x, mean, variance, gain, offset, eps=_INCEPTION_EPS).relu_()
+        x = F.batch_norm(x, mean, variance, gain, offset, eps=INCEPTION_EPS).relu_()
     return x
 
 
@@ -102,8 +102,10 @@ def load_c3d(path: str | Path) -> Weights:
     path: a state dict, .safetensors or what torch.save writes, with the usual names conv1.weight, conv1.bias,
     conv2.weight and conv2.bias, for colours in the order red, green, blue.
     """
-    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (out, channels, 3, 3, 3) for name, channels, out in _C3D}
-    shapes |= {f"{name}.bias": (out,) for name, _, out in _C3D}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{name}.weight": (out, channels, 3, 3, 3) for name, channels, out in C3D_LAYERS
+    }
+    shapes |= {f"{name}.bias": (out,) for name, _, out in C3D_LAYERS}
     return _load(path, shapes, "C3D")
 
 
@@ -135,14 +137,6 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     return max(0.0, (apart + traces).item())
 
 
-def as_stack(name: str, images: np.ndarray, least: int = 1) -> Tensor:
-    """(N, H, W, 3) uint8 of what `as_frames` takes; SinfusionError for others or a side below `least` pixels."""
-    frames = as_frames(images, name)
-    if min(frames.shape[1:3]) < least:
-        raise SinfusionError(f"{name} must be {least}x{least} pixels or larger, not {size_words(frames.shape[1:])}.")
-    return torch.from_numpy(np.ascontiguousarray(frames))
-
-
 def _load(path: str | Path, shapes: dict[str, tuple[int, ...]], network: str) -> Weights:
     """The named tensors of a file, fp32 on the device."""
     file = Path(path)
@@ -161,12 +155,12 @@ def _load(path: str | Path, shapes: dict[str, tuple[int, ...]], network: str) ->
     return {name: content[name].float() for name in shapes}
 
 
-def _features_of_slabs(clip: Tensor, weights: Weights) -> Iterator[Tensor]:
+def _c3d_features_in_parts(clip: Tensor, weights: Weights) -> Iterator[Tensor]:
     """The C3D features of a clip, a few frames at a time: (1, 128, t, h, w) each."""
-    for start in range(0, len(clip), _SLAB):
-        first = max(0, start - _C3D_REACH)
-        frames = to_unit(clip[first : start + _SLAB + _C3D_REACH])  # (t, 3, H, W)
-        yield c3d_features(frames.transpose(0, 1)[None], weights)[:, :, start - first :][:, :, :_SLAB]
+    for start in range(0, len(clip), FRAMES_AT_ONCE):
+        first = max(0, start - C3D_REACH)
+        frames = to_unit(clip[first : start + FRAMES_AT_ONCE + C3D_REACH])  # (t, 3, H, W)
+        yield c3d_features(frames.transpose(0, 1)[None], weights)[:, :, start - first :][:, :, :FRAMES_AT_ONCE]
 
 
 def _statistics(features: Iterable[Tensor]) -> tuple[Tensor, Tensor]:

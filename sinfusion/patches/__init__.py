@@ -6,6 +6,7 @@ painted = patches.analogy(content, style)
 filled = patches.inpaint(frames, mask)
 """
 
-from .tasks import analogy, generate, inpaint, retarget
+from .inpainting import inpaint
+from .tasks import analogy, generate, retarget
 
 __all__ = ["analogy", "generate", "inpaint", "retarget"]

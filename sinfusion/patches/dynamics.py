@@ -1,4 +1,4 @@
-"""The dynamic structure of a video: how fast everything moves, in a few steps; or how bright an image is."""
+"""The dynamic structure of a video, the speed of its pixels, or the brightness of an image; in a few steps."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..errors import SinfusionError
 from ..pixels import to_unit
 
 LUMA = (0.299, 0.587, 0.114)
-DIS_LEAST = 16  # pixels each way: at half size a patch of DIS; below, OpenCV crashes
-RAFT_LEAST, RAFT_MULTIPLE = 128, 8
+DIS_MIN_SIDE = 16  # pixels: at half size, a patch of DIS; OpenCV crashes on smaller frames
+RAFT_MIN_SIDE, RAFT_MULTIPLE = 128, 8  # pixels; sides are multiples of the latter
 
 
 def motion(frames: np.ndarray, raft: str | Path | None = None, device: torch.device | str = "cpu") -> np.ndarray:
-    """(T, H, W) fp32: length of the optical flow, in pixels a frame, of (T, H, W, 3) uint8; the last is repeated.
+    """The length of the optical flow of (T, H, W, 3) uint8: (T, H, W) fp32, pixels a frame; the last frame repeats.
 
-    By OpenCV's DIS; with `raft`, a file with the weights of torchvision's raft_large, by RAFT as in VGPNN.
+    Estimated by OpenCV's DIS; with `raft`, a file with the weights of torchvision's raft_large, by RAFT as in VGPNN.
     """
     if len(frames) < 2:
-        raise SinfusionError("a video of one frame has no motion; give one of at least 2 frames.")
+        raise SinfusionError("a video of one frame has no motion; give a video of at least 2 frames.")
     flow = _dis(frames) if raft is None else _raft(frames, Path(raft), device)
     speed = np.linalg.norm(flow[:, : frames.shape[1], : frames.shape[2]], axis=-1).astype(np.float32)
     return np.concatenate((speed, speed[-1:]))
@@ -37,10 +37,10 @@ def _dis(frames: np.ndarray) -> np.ndarray:
         raise SinfusionError(
             "optical flow needs OpenCV: pip install opencv-python-headless, or give weights of RAFT (--raft FILE)."
         ) from error
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in _padded(frames, DIS_LEAST)]
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in _pad(frames, DIS_MIN_SIDE)]
     estimate: Any = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # its pool of threads would stand beside ours
+    cv2.setNumThreads(1)  # its threads would compete with ours
     try:
         return np.stack([estimate.calc(a, b, None) for a, b in pairwise(grey)])
     finally:
@@ -50,18 +50,17 @@ def _dis(frames: np.ndarray) -> np.ndarray:
 def _raft(frames: np.ndarray, weights: Path, device: torch.device | str) -> np.ndarray:
     try:
         from torchvision.models.optical_flow import raft_large
-    except (ImportError, RuntimeError) as error:  # the latter from one that was built for another PyTorch
+    except (ImportError, RuntimeError) as error:  # RuntimeError if it was built for another PyTorch
         raise SinfusionError("RAFT needs the torchvision of this PyTorch: pip install torchvision.") from error
     network: Any = raft_large(weights=None)
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except OSError as error:
         raise SinfusionError(f"{weights} cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # torch lets out several kinds, for other files and for other networks
+    except Exception as error:  # torch raises several kinds, for other files and for other networks
         raise SinfusionError(f"{weights} does not hold the weights of torchvision's raft_large.") from error
     network.to(device).eval()
-    padded = torch.from_numpy(_padded(frames, RAFT_LEAST, RAFT_MULTIPLE))
-    video = to_unit(padded)
+    video = to_unit(torch.from_numpy(_pad(frames, RAFT_MIN_SIDE, RAFT_MULTIPLE)))
     flows = []
     with torch.inference_mode():
         for a, b in pairwise(video):
@@ -70,22 +69,25 @@ def _raft(frames: np.ndarray, weights: Path, device: torch.device | str) -> np.n
     return np.stack(flows)
 
 
-def _padded(frames: np.ndarray, least: int, multiple: int = 1) -> np.ndarray:
-    """Frames whose last rows and columns are repeated until each side is a multiple, and not below `least`."""
-    down, right = (max(least, -(-side // multiple) * multiple) - side for side in frames.shape[1:3])
+def _pad(frames: np.ndarray, min_side: int, multiple: int = 1) -> np.ndarray:
+    """Frames whose last rows and columns are repeated until each side is a multiple, and at least `min_side`."""
+    down, right = (max(min_side, -(-side // multiple) * multiple) - side for side in frames.shape[1:3])
     return np.pad(frames, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge")
 
 
 def brightness(frames: np.ndarray) -> np.ndarray:
-    """(T, H, W) fp32 in [0, 1] of (T, H, W, 3) uint8."""
+    """(T, H, W, 3) uint8 -> luma (T, H, W) fp32 in [0, 1]."""
     return (frames @ np.array(LUMA, np.float32) / 255).astype(np.float32)
 
 
-def stepped(values: np.ndarray, steps: int) -> Tensor:
-    """(T, H, W) fp32 from 0 to 1 in at most `steps` steps, found by k-means; so that two videos can be compared."""
+def quantise(values: np.ndarray, steps: int) -> Tensor:
+    """(T, H, W) fp32 with at most `steps` evenly spaced values from 0 to 1: the ranks of the values' k-means clusters.
+
+    This makes two videos comparable whose speeds differ.
+    """
     flat = values.ravel().astype(np.float64)
     sample = np.sort(flat[:: max(1, flat.size // 100_000)])
-    # Of the values that there are, however rare: most of a sketch is black.
+    # Quantiles of the distinct values, so that rare ones count: most of a sketch is black.
     centres = np.unique(np.quantile(np.unique(sample), (np.arange(steps) + 0.5) / steps))
     for _ in range(30):
         nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, sample)

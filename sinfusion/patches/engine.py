@@ -1,4 +1,4 @@
-"""VGPNN's engine (Haim et al. 2022): coarse to fine, each patch replaced by its nearest among those of the original."""
+"""VGPNN's engine (Haim et al. 2022): coarse to fine, each patch replaced by its nearest neighbour in the original."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..progress import OnProgress, Progress
 from ..seeds import part_key
-from .pyramid import Shape, resized
+from .pyramid import Shape, resample, shape_of
 
-OnProgress = Callable[[float], object]  # called after each pass with its share of the whole work
-
-LARGE, HUGE = 3_000_000, 7_500_000  # pixels of a level that gets one pass; that gets smaller patches
+LARGE, HUGE = 3_000_000, 7_500_000  # pixels; a larger level gets one pass, and above HUGE also smaller patches
 
 
 @dataclass(frozen=True)
 class Level:
-    """One level of the pyramid. Videos are (T, H, W, C) fp32 on one device; all but `value` may be left out."""
+    """One level of the pyramid. Videos are (T, H, W, C) fp32, all on one device."""
 
-    value: Tensor  # the original's colours
-    shape: Shape  # of what is made
-    guides: tuple[Tensor, Tensor] | None = None  # further channels of query and key, of their shapes
-    weight: Tensor | None = None  # (T, H, W) fp32, one for each pixel of `value`: 1, or infinite where patches may not
-    # come from
-    known: tuple[Tensor, Tensor] | None = None  # bool (T, H, W), where what is made stays; a video for everywhere else
+    source: Tensor  # (T', H', W', 3): the original
+    shape: Shape  # of the output
+    guides: tuple[Tensor, Tensor] | None = None  # further channels of the output and of the source, of their shapes
+    weight: Tensor | None = (
+        None  # (T', H', W') fp32 for each pixel of the source: 1, or infinite to exclude its patches
+    )
+    known_mask: Tensor | None = None  # (T, H, W) bool: True where the output is that of `known_video`
+    known_video: Tensor | None = None  # (T, H, W, 3)
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done a level."""
+    """How much work is done on each level."""
 
     patch: Shape = (3, 7, 7)
-    passes: int = 5  # of a level; 1 on large ones
+    passes: int = 5  # on a level; 1 on large ones
     coarsest_passes: int = 1
-    first_rounds: int = 20  # of search on the coarsest level, where nothing is known
-    rounds: int = 2  # where the pass before, or the level before, says where to begin
+    first_rounds: int = 20  # of search on the coarsest level, from a random field
+    rounds: int = 2  # of every other search, from the field of the one before
     completeness: float | None = None  # small values make all of the original appear (bidirectional similarity)
 
-    def of(self, shape: Shape, coarsest: bool) -> tuple[Shape, int]:
-        """Patch and number of passes for a level."""
-        pixels = shape[0] * shape[1] * shape[2]
+    def patch_and_passes(self, shape: Shape, coarsest: bool) -> tuple[Shape, int]:
+        """Patch size and number of passes for a level."""
+        pixels = math.prod(shape)
         patch = (self.patch[0], min(self.patch[1], 5), min(self.patch[2], 5)) if pixels > HUGE else self.patch
         passes = self.coarsest_passes if coarsest else 1 if pixels > LARGE else self.passes
         return patch, passes
@@ -55,58 +56,90 @@ def coarse_to_fine(
     level_at: Callable[[int], Level],
     first: Tensor | None,
     effort: Effort,
-    seed: int = 0,  # as `seeds.check_seed` gives it
-    on_progress: OnProgress = lambda _: None,
+    seed: int = 0,  # as `seeds.check_seed` returns it
+    on_progress: OnProgress | None = None,
 ) -> Tensor:
-    """(T, H, W, 3) fp32 of the last shape.
+    """The output of the finest level, (T, H, W, 3) fp32.
 
-    shapes: of what is made on each level, from the coarsest on. level_at: level n, asked for when it is needed. first:
-    the query of the coarsest level, of its shape; None: only its guides are compared.
+    shapes: of the output on each level, coarsest first. level_at: returns level n, when it is needed. first: the query
+    of the coarsest level, of its shape; None: only its guides are compared. on_progress: called after each pass with
+    the share of all pixels of all passes.
     """
-    plan = [effort.of(shape, n == 0) for n, shape in enumerate(shapes)]
-    work = [passes * math.prod(shape) for shape, (_, passes) in zip(shapes, plan, strict=True)]
-    outputs, before = first, None
-    # Each search has a key of its own: what searches of other levels, passes and seeds draw, this one does not.
-    keys = (part_key(seed, part) for part in itertools.count())
-    field: tuple[Tensor, Shape] | None = None
+    plan = [effort.patch_and_passes(shape, n == 0) for n, shape in enumerate(shapes)]
+    total = sum(passes * math.prod(shape) for shape, (_, passes) in zip(shapes, plan, strict=True))
+    done = 0
+    output, coarser_source = first, None
+    search = _Search(effort, seed)
     for n, (shape, (patch, passes)) in enumerate(zip(shapes, plan, strict=True)):
         level = level_at(n)
-        if outputs is not None:
-            outputs = _composed(resized(outputs, shape), level)
-        key = level.value if before is None else resized(before, _shape(level.value))
-        allowed = _patch_weight(level.weight, patch)
-        for number in range(passes):
-            if number == 1:
-                key = level.value  # from now on what is made is as sharp as the original
-            query, compared = _joined(outputs, key, level.guides)
-            weight = allowed
-            if effort.completeness is not None:
-                _, nearest = ops.patch_match(compared, query, patch, effort.rounds, next(keys))
-                used = 1 / (effort.completeness + nearest)
-                weight = used if allowed is None else used * allowed
-            start = None if field is None else _carried(field, query, compared, patch)
-            rounds = effort.first_rounds if start is None else effort.rounds
-            offsets, _ = ops.patch_match(query, compared, patch, rounds, next(keys), start, weight)
-            outputs = _composed(ops.vote(level.value, offsets, patch), level)
-            field = offsets, ops.places(compared, patch)
-            on_progress(work[n] / passes / sum(work))
-        before = level.value
-    assert outputs is not None
-    return outputs
+        if output is not None:
+            output = _with_known(resample(output, shape), level)
+        # Blurred like the query in the first pass of a level, sharp afterwards, when the query is sharp as well.
+        key = level.source if coarser_source is None else resample(coarser_source, shape_of(level.source))
+        weight = _patch_weight(level.weight, patch)
+        for _ in range(passes):
+            offsets = search.nearest(*_with_guides(output, key, level.guides), patch, weight)
+            output = _with_known(ops.vote(level.source, offsets, patch), level)
+            key = level.source
+            done += math.prod(shape)
+            if on_progress is not None:
+                on_progress(Progress(done / total, 1.0, "share"))
+        coarser_source = level.source
+    assert output is not None
+    return output
 
 
-def _shape(video: Tensor) -> Shape:
-    return video.shape[0], video.shape[1], video.shape[2]
+class _Search:
+    """Finds nearest neighbours; each search begins with the field of the one before."""
+
+    def __init__(self, effort: Effort, seed: int):
+        self.effort = effort
+        # Each search has a random number key of its own, shared with no other level, pass or seed.
+        self.keys = (part_key(seed, part) for part in itertools.count())
+        self.last: tuple[Tensor, Shape] | None = None  # the last field, and the number of patches of its key each way
+
+    def nearest(self, query: Tensor, key: Tensor, patch: Shape, weight: Tensor | None) -> Tensor:
+        """(t, y, x, 3) int16: the offset from each patch of the query to its nearest in the key.
+
+        weight: (t', y', x') fp32 for each patch of the key, which multiplies distances to it.
+        """
+        effort = self.effort
+        if effort.completeness is not None:
+            _, distance = ops.patch_match(key, query, patch, effort.rounds, next(self.keys))
+            appears = 1 / (effort.completeness + distance)  # patches that appear nowhere yet are preferred
+            weight = appears if weight is None else appears * weight
+        start = None if self.last is None else carry_field(*self.last, query, key, patch)
+        rounds = effort.first_rounds if start is None else effort.rounds
+        offsets, _ = ops.patch_match(query, key, patch, rounds, next(self.keys), start, weight)
+        self.last = offsets, ops.places(key, patch)
+        return offsets
 
 
-def _composed(outputs: Tensor, level: Level) -> Tensor:
-    if level.known is None:
-        return outputs
-    new, elsewhere = level.known
-    return torch.where(new[..., None], outputs, elsewhere)
+def carry_field(offsets: Tensor, key_places: Shape, query: Tensor, key: Tensor, patch: Shape) -> Tensor:
+    """A field found for other sizes of query and key, scaled to these; the field itself where the sizes are the same.
+
+    offsets: (t, y, x, 3) int16. key_places: the number of patches each way of the key that it was found in.
+    """
+    new_query_places, new_key_places = ops.places(query, patch), ops.places(key, patch)
+    if offsets.shape[:3] == new_query_places and key_places == new_key_places:
+        return offsets
+    for axis, count in enumerate(new_query_places):
+        nearest = (torch.arange(count, device=offsets.device) + 0.5) * (offsets.shape[axis] / count)
+        offsets = offsets.index_select(axis, nearest.long().clamp(max=offsets.shape[axis] - 1))
+    scale = torch.tensor(
+        [new / old for new, old in zip(new_key_places, key_places, strict=True)], device=offsets.device
+    )
+    return (offsets * scale).round().to(torch.int16)
 
 
-def _joined(query: Tensor | None, key: Tensor, guides: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+def _with_known(output: Tensor, level: Level) -> Tensor:
+    """The output, with the known video where the mask says so."""
+    if level.known_mask is None or level.known_video is None:
+        return output
+    return torch.where(level.known_mask[..., None], level.known_video, output)
+
+
+def _with_guides(query: Tensor | None, key: Tensor, guides: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
     """Query and key with their guides as further channels; the guides alone where there is no query yet."""
     if guides is None:
         assert query is not None
@@ -117,20 +150,7 @@ def _joined(query: Tensor | None, key: Tensor, guides: tuple[Tensor, Tensor] | N
 
 
 def _patch_weight(weight: Tensor | None, patch: Shape) -> Tensor | None:
-    """One weight for each place: infinite where the patch has an infinite pixel."""
+    """Weights of pixels -> of patches: infinite where the patch has an infinite pixel."""
     if weight is None:
         return None
     return torch.nn.functional.max_pool3d(weight[None, None], patch, stride=1)[0, 0].contiguous()
-
-
-def _carried(field: tuple[Tensor, Shape], query: Tensor, key: Tensor, patch: Shape) -> Tensor:
-    """The last field for the places of now: as it is within a level, scaled between levels."""
-    offsets, key_places = field
-    query_now, key_now = ops.places(query, patch), ops.places(key, patch)
-    if offsets.shape[:3] == query_now and key_places == key_now:
-        return offsets
-    for axis, count in enumerate(query_now):
-        nearest = (torch.arange(count, device=offsets.device) + 0.5) * (offsets.shape[axis] / count)
-        offsets = offsets.index_select(axis, nearest.long().clamp(max=offsets.shape[axis] - 1))
-    scale = torch.tensor([now / then for now, then in zip(key_now, key_places, strict=True)], device=offsets.device)
-    return (offsets * scale).round().to(torch.int16)

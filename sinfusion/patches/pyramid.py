@@ -1,9 +1,10 @@
-"""Space-time pyramids: how large the levels are, and videos at other sizes."""
+"""Space-time pyramids: the sizes of their levels, and videos resampled to these."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,28 +13,33 @@ Scale = tuple[float, float]  # in time, in space
 
 
 def level_scales(shape: Shape, factors: tuple[float, float], coarsest: tuple[int, int]) -> list[Scale]:
-    """Scales in time and in space of each level, coarsest first, the last (1, 1).
+    """The scale in time and in space of each level, coarsest first; the last is (1, 1).
 
-    factors: what a level is to the next finer one, in time and in space. coarsest: frames and shorter side that no
-    level goes below; a video that begins below keeps its size.
+    factors: the size of a level relative to the next finer one, in time and in space. coarsest: frames and shorter side
+    of the coarsest level; a video that is smaller keeps its size.
     """
-    least = (min(1.0, coarsest[0] / shape[0]), min(1.0, coarsest[1] / min(shape[1:])))
+    smallest = (min(1.0, coarsest[0] / shape[0]), min(1.0, coarsest[1] / min(shape[1:])))
     scales: list[Scale] = [(1.0, 1.0)]
-    while scales[-1] != least:
+    while scales[-1] != smallest:
         n = len(scales)
-        scales.append((max(factors[0] ** n, least[0]), max(factors[1] ** n, least[1])))
+        scales.append((max(factors[0] ** n, smallest[0]), max(factors[1] ** n, smallest[1])))
     return scales[::-1]
 
 
-def scaled_shape(shape: Shape, scale: Scale, least: Shape) -> Shape:
-    """A shape at a scale in time and in space, rounded up, with no side below `least`."""
-    by = (scale[0], scale[1], scale[1])
-    t, y, x = (max(math.ceil(side * s - 1e-6), low) for side, s, low in zip(shape, by, least, strict=True))
+def scaled_shape(shape: Shape, scale: Scale, smallest: Shape) -> Shape:
+    """A shape at a scale in time and in space, rounded up, with no side below that of `smallest`."""
+    factors = (scale[0], scale[1], scale[1])
+    t, y, x = (max(math.ceil(side * f - 1e-6), low) for side, f, low in zip(shape, factors, smallest, strict=True))
     return t, y, x
 
 
-def resized(video: Tensor, shape: Shape) -> Tensor:
-    """(T, H, W, C) fp32 at another size: cubic, antialiased where it shrinks."""
+def shape_of(video: Tensor | np.ndarray) -> Shape:
+    """(T, H, W) of a video (T, H, W, C)."""
+    return video.shape[0], video.shape[1], video.shape[2]
+
+
+def resample(video: Tensor, shape: Shape) -> Tensor:
+    """(T, H, W, C) fp32 at another (T, H, W): bicubic, antialiased where it shrinks."""
     frames, _, _, channels = video.shape
     if video.shape[1:3] != shape[1:]:
         planes = video.permute(0, 3, 1, 2)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..pixels import fitting
+from ..media import LONGER_SIDE
+from ..pixels import fit_longer_side
+from ..precision import choose_dtype
 from ..recipe import Recipe
-from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
+from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from ..run import Run
+from .request import TINY_MINUTES, Compute, TrainingRequest, divide_minutes, roles_for
 from .trainer import Trainer
 
 # Steps of `tiny` on frames of 64 and of 128 pixels after which what a model makes is clean and moves as the clip does.
@@ -29,11 +32,12 @@ WATCHABLE = {
     INTERPOLATOR.name: (500, 500),
     IMAGE.name: (500, 1000),
 }
-GOOD = 1.75  # times as many steps: objects keep their shapes for longer. Also what a machine that gets busy can lose
+GOOD = 1.75  # times as many steps: objects keep their shapes for longer; and a machine that gets busy may lose so much
 
 SIDES = (48, 64, 80, 96, 112, 128, 160, 192, 224, 256)  # longer sides of frames to choose from
 MEASURED_SIZE = (36, 64)  # height and width of the frames of a step that is measured
 MEASURING_SECONDS = 1.0
+ENOUGH_FRAMES = max(role.least_frames for role in ROLES.values())
 BUSY = 0.35  # share of the cores that is enough to plan with all of them: other work may be over soon
 
 
@@ -46,7 +50,7 @@ def watchable_steps(recipe: Recipe, role: str, size: tuple[int, int]) -> int:
 
 
 def shortfall(run: Run) -> str | None:
-    """Which models of a run were trained to their end, and are not worth watching; and what would do."""
+    """A sentence on the models that were trained to their end and got too few steps, with what would do; or None."""
     short, times = [], [1.0]
     for name in run.models:
         done, least = run.steps_done(name), watchable_steps(run.recipe, name, run.size)
@@ -67,8 +71,8 @@ class Speed:
     """How fast this machine trains one recipe, measured on small frames."""
 
     recipe: Recipe
-    seconds: float  # of all threads together, that a step takes
-    share: float  # of the threads' time that the machine gave, in (0, 1]
+    seconds: float  # that a step takes, of all threads together
+    share: float  # of the threads' time that they got from the machine, in (0, 1]
     threads: int
 
     def step(self, size: tuple[int, int], share: float | None = None) -> float:
@@ -99,7 +103,7 @@ def measure_speed(recipe: Recipe, device: torch.device, dtype: torch.dtype, grap
         walls.append(time.monotonic() - wall)
         works.append(time.process_time() - work)
     threads = torch.get_num_threads()
-    # The first steps record; of the others a typical one's work, and what the machine gave for all of them.
+    # The first steps capture graphs. Of the others: the work of a typical one, and the share that all of them got.
     work, share = float(np.median(works[2:])), sum(works[2:]) / (sum(walls[2:]) * threads)
     return Speed(recipe, max(work, 1e-6), min(1.0, max(share, 0.01)), threads)
 
@@ -130,9 +134,45 @@ def choose(speed: Speed, native: tuple[int, int], minutes: Mapping[str, float]) 
 
     Where none do: the largest worth watching; where none are even that: the smallest.
     """
-    sizes = dict.fromkeys(fitting(native, side) for side in SIDES)
+    sizes = dict.fromkeys(fit_longer_side(native, side) for side in SIDES)
     found = [outlook(speed, size, minutes) for size in sizes]
     for least in (GOOD, 1):
         if reached := [choice for choice in found if choice.reached >= least]:
             return reached[-1]
     return found[0]
+
+
+def fit_frames(request: TrainingRequest, compute: Compute, log: Callable[[str], None]) -> int:
+    """The longer side of the frames, where the source says neither that nor a size.
+
+    With `tiny` the largest that this machine has the time for; a line says what the training will come to.
+    """
+    recipe, _ = request.resolve(compute.torch_device)
+    if recipe.name != "tiny":
+        return LONGER_SIDE
+    source, minutes = request.source, request.minutes
+    native = source.probe()
+    # How many frames there really are, only reading them tells.
+    roles = roles_for(native.kind, max(ENOUGH_FRAMES, native.frames), request.tasks)
+    times = divide_minutes(TINY_MINUTES if minutes is None else minutes, roles)
+    asked = source.target(native.size)
+    if minutes is None and (asked or max(native.size) <= SIDES[0]):
+        return LONGER_SIDE  # nothing to choose
+    dtype = choose_dtype(compute.precision, compute.torch_device)
+    speed = measure_speed(recipe, compute.torch_device, dtype, compute.graph is not False)
+    found = choose(speed, native.size, times) if asked is None else outlook(speed, asked, times)
+    if minutes is not None:
+        log(_forecast(found, minutes, asked is not None, request.patient))
+    return max(found.size)
+
+
+def _forecast(found: Outlook, minutes: float, asked: bool, patient: bool) -> str:
+    """What a training by the clock will come to, in a line. asked: the user chose the size."""
+    if found.reached >= 1:
+        why = "as asked for" if asked else f"as large as this machine can train in {minutes:g} minutes"
+        return f"{found}: {why}"
+    far = f"{found}: in {minutes:g} minutes this machine does not get to where results are worth watching"
+    if patient:
+        return f"{far}, so it takes about {math.ceil(found.minutes)}"
+    smaller = " or smaller frames (--max-side 64)" if asked and max(found.size) > 64 else ""
+    return f"{far}; --minutes {math.ceil(found.minutes)}{smaller} would do"

@@ -14,11 +14,12 @@ from .. import ops
 class AdamEma:
     """Adam on a network's fp32 weights, and their exponential moving average.
 
-    The average is Karras et al.'s power function (2024, eq. 123): after n steps its decay is (1 - 1/n)^(gamma + 1),
-    so it always spans the same fraction of the training so far, whatever the budget; gamma = 0 would be the plain mean.
+    The average is a power function of time (Karras et al. 2024, arXiv 2312.02696): step n decays it by
+    (1 - 1/n)^(gamma + 1) (equation 127), so it always spans the same fraction of the training so far, whatever the
+    budget; gamma = 0 is the plain mean.
 
-    All weights lie behind each other in one tensor (the network's parameters become views of it), and so do the
-    moments, the averages and, if a dtype is given for them, copies of the weights in that dtype: a step is one pass.
+    All weights are stored in one tensor (the network's parameters become views of it), and so are the moments, the
+    averages and, if a dtype is given for them, copies of the weights in that dtype: a step is one pass.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class AdamEma:
         self._copies = None if copies is None else self._value.to(copies)
         self.parameters = named
         self.average = self._views(self._average)
-        # Each with a version of its own, as far as autograd asks: a layer may write its copy while others are in use.
+        # Each has a version counter of its own for autograd: a layer may write its copy while others are in use.
         copied = {} if self._copies is None else self._views(self._copies)
         self.copies = {name: view.data for name, view in copied.items()}
 
@@ -52,7 +53,11 @@ class AdamEma:
         }
 
     def coefficients(self, rates: np.ndarray, first: int = 0) -> Tensor:
-        """(n, 3) fp32, what `ops.adam_ema` takes in the steps from `first` on, of learning rates (n,) float64."""
+        """(n, 3) fp32: what `ops.adam_ema` takes in the steps from `first` on, with learning rates (n,) float64.
+
+        A row is the step size and the scale of Adam's bias correction (Kingma and Ba 2015, algorithm 1), and the weight
+        of the new value in the average (equation 127).
+        """
         n = first + np.arange(1, len(rates) + 1)
         size = rates / (1 - self.betas[0] ** n)
         scale = (1 - self.betas[1] ** n) ** -0.5
@@ -60,7 +65,7 @@ class AdamEma:
         return torch.from_numpy(np.stack((size, scale, weight), 1)).float()
 
     def gradient(self, loss: Tensor) -> Tensor:
-        """(N + 1,) fp32: that of a loss () by all weights, behind each other; and then the loss."""
+        """(N + 1,) fp32: the gradient of a loss () by all weights, and then the loss itself."""
         weights = list(self.parameters.values())
         gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
         return torch.cat([*map(_in_memory_order, gradients), loss.detach().view(1)])
@@ -88,7 +93,7 @@ class AdamEma:
         }
 
     def load(self, state: dict[str, Any], average: dict[str, Tensor]) -> None:
-        """Continue from `state` and `average`; moments that are not there begin at 0."""
+        """Continue from `state` and `average`; moments that are missing begin at 0."""
         for key, flat in (("exp_avg", self._exp_avg), ("exp_avg_sq", self._exp_avg_sq)):
             for name, view in self._views(flat).items():
                 view.copy_(state[name].get(key, torch.zeros(())))

@@ -1,55 +1,37 @@
-"""`train`: from a file to a run. `planning` makes the run folder; here its models are trained one after another."""
+"""`train`: from a file to a run. `run_setup` makes the run folder; here its models are trained, one after another."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import os
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 
 from .. import console
-from ..checkpoint import last_checkpoint
-from ..diffusion.denoiser import Denoiser
-from ..errors import SettingError, SinfusionError
-from ..generation.reverse_process import reverse_process
-from ..generation.video import NextFrame, rollout
-from ..media import Source, contact_sheet, write_image
-from ..pixels import check_size, to_uint8, to_unit
-from ..precision import choose_device
+from ..console import Bar
+from ..errors import SinfusionError
+from ..media import Source
+from ..progress import OnProgress, Progress
 from ..recipe import Recipe
-from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
-from ..run import Run, load, writing
-from ..seeds import check_seed
-from ..signals import Interrupted, Wish, awaited
+from ..roles import ROLES, Role
+from ..run import Run, load
+from ..signals import Interrupted, StopFlag, deferred
+from .budget import Budget, Clock
+from .callbacks import Callbacks, ShouldStop
 from .capacity import shortfall, watchable_steps
-from .plan import MOST_STEPS, Budget, Clock, Plan, read_journal
-from .progress import Progress
-from .request import (
-    arithmetic,
-    as_before,
-    check_batch,
-    check_continuing,
-    check_extension,
-    check_length,
-    choose_recipe,
-    choose_roles,
-    extend_run,
-    fit_frames,
-    new_run,
-    run_folder,
-    save,
-)
+from .logger import TrainingLogger
+from .plan import MOST_STEPS, Plan, read_journal
+from .preview import preview
+from .processes import ALONE, Processes
+from .request import Compute, ContinuationRequest, TrainingRequest, refuse_other_settings, run_folder, task_names
+from .run_setup import ready_run
 from .trainer import Stopped, Trainer
 
 
@@ -74,6 +56,8 @@ def train(
     settings: Mapping[str, Any] | None = None,
     steps: int | None = None,
     patient: bool = False,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> Run:
     """Train on one image or one video and return the run; or go on with a run.
 
@@ -87,156 +71,190 @@ def train(
     start, stop, stride, size, max_side, fps: see `Source`; without size and max_side, frames are scaled down to a
     longer side of 256, with `tiny` to the largest that the machine can train in the time.
     seed: from 0 to 2^32 - 1; None: 0. device: auto, cpu, cuda, or cuda:1 of several GPUs. precision: auto, bf16, fp32.
-    graph: replay kernels, on a GPU each step from a CUDA graph; None: yes.
+    graph: replay kernels, on a GPU each step from a CUDA graph; None: yes. quiet: print nothing.
+
+    on_progress: called with a `Progress` about once a second, by the thread that trains: steps done and planned, the
+    model as the task, the mean loss, and an image whenever there is a new preview. An exception that it raises stops
+    the training after a save and is raised here. should_stop: called between steps, by the same thread; once it returns
+    True (`threading.Event().is_set` is one that any thread can set), the training is saved, and its run is returned,
+    unfinished: `train(run)` goes on to the same bits.
 
     input may be a Run or its folder. An unfinished one is taken to its end, with the device, precision and graph that
     it was trained with where nothing else is asked for. A finished one is trained further: `steps` more for each model,
     or `minutes` for all. `tasks` adds models that it has not, for which `minutes` or `steps` are then. Its other
     settings are its own. A model whose checkpoints were removed is trained again by its plan.jsonl, to the same bits.
 
-    Raises SinfusionError for anything wrong with these, before any work starts.
+    Raises SinfusionError for anything wrong with these, before any work starts; KeyboardInterrupt, after a save, where
+    a signal stops it.
     """
     started = time.monotonic()
-    check_length(minutes, steps, recipe, settings or {})
+    compute = Compute(device, precision, graph)
     folder = run_folder(input)
-    if folder is not None:
+    request: TrainingRequest | ContinuationRequest
+    if folder is None:
+        request = TrainingRequest(
+            source=Source(input, start, stop, stride, size, max_side, fps),
+            out=None if out is None else Path(out),
+            recipe=recipe,
+            settings=settings or {},
+            minutes=minutes,
+            steps=steps,
+            tasks=task_names(tasks),
+            seed=0 if seed is None else seed,
+            overwrite=overwrite,
+            patient=patient,
+        )
+    else:
         others = {
             "out": out, "recipe": recipe, "size": size, "max_side": max_side, "start": start, "stop": stop,
             "stride": stride, "fps": fps, "seed": seed, "overwrite": overwrite or None, **(settings or {}),
         }  # fmt: skip
-        check_continuing(folder, others)
-        run = load(folder, "cpu")
-        device, precision, graph, changes = as_before(run, device, precision, graph)
-    seed, graph = check_seed(0 if seed is None else seed), True if graph is None else graph
-    rank, ranks = _join_processes(device)
-    log: Callable[[str], None] = (lambda _: None) if quiet or rank else console.log
-    with ExitStack() as held:
-        if folder is not None:
-            if rank == 0:
-                held.enter_context(writing(folder))
-            run = load(folder, device, precision, graph, lambda _: None)  # again: now nobody else writes
-            check_extension(run, minutes, steps, tasks)
-            check_batch(run.recipe, ranks)
-            log("\n".join([f"continuing {run.path}", *changes]))
-            if (minutes, steps, tasks) != (None, None, None):
-                extend_run(run, minutes, steps, tasks)
-            if all(map(run.finished, run.models)):
-                log(f"it is finished; to train it further: sinfusion train {run.path} --minutes M, or --steps N")
-            else:
-                run.trained_with = arithmetic(run.device, precision, graph)
-                save(run, rank)
-        else:
-            chosen = choose_device(device)
-            source = Source(input, start, stop, stride, size, max_side, fps)
-            if size is not None:
-                check_size(size)
-            asked, minutes = choose_recipe(recipe, settings or {}, minutes, steps, chosen)
-            longest = fit_frames(source, asked, minutes, tasks, chosen, precision, graph, patient, log)
-            clip = source.read(longest, log)
-            roles = choose_roles(clip, tasks)
-            check_batch(asked, ranks)
-            trained_with = arithmetic(chosen, precision, graph)
-            run = new_run(input, clip, out, asked, roles, minutes, seed, overwrite, rank, trained_with, held)
-            run = run.to(chosen, precision, graph)
-        _log_what(run, log)
-        budget = _budget(run, started)
-        stopping = held.enter_context(awaited())
-        try:
-            for name in [name for name in run.models if not run.finished(name)]:
-                _train_role(run, ROLES[name], budget, rank, ranks, stopping, log, quiet, patient)
-        except Stopped:
-            log(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
-            raise (Interrupted(stopping.number) if stopping.number else KeyboardInterrupt()) from None
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise _out_of_memory(run) from error
-        except RuntimeError as error:
-            if "not enough memory" in str(error) or "can't allocate memory" in str(error):
-                raise _out_of_memory(run) from error
-            raise
+        refuse_other_settings(folder, others)
+        request = ContinuationRequest(
+            folder=folder, minutes=minutes, steps=steps, tasks=task_names(tasks), patient=patient
+        )
+        compute = compute.continuing(load(folder, "cpu", log=_silent if quiet else console.log))
+    processes = Processes.join(compute.device)
+    quiet = quiet or not processes.is_first
+    log: Callable[[str], None] = _silent if quiet else console.log
+    with ready_run(request, compute, processes, log) as run:
+        log(_summary(run))
+        session = Session(
+            run, budget_of(run, started), request.patient, Callbacks(on_progress, should_stop), quiet, processes
+        )
+        session.train_models()
     if short := shortfall(run):
         log(short)
     return run
 
 
-def _budget(run: Run, started: float) -> Budget:
-    """The time that the models of a run have together; without end where they were given steps."""
+def _silent(text: str) -> None:
+    pass
+
+
+def budget_of(run: Run, started: float) -> Budget:
+    """The time that the models of a run have together; without end where they were given steps.
+
+    started: `time.monotonic` when this session began.
+    """
     timed = [model for model in run.models.values() if model["minutes"]]
     since = max((model.get("since", 0.0) for model in timed), default=0.0)
     minutes = sum(model["minutes"] for model in timed if model.get("since", 0.0) == since)
     return Budget(since + 60 * minutes if timed else math.inf, run.seconds_used(), started)
 
 
-def _clock(run: Run, role: Role, plan: Plan, budget: Budget, patient: bool, log: Callable[[str], None]) -> Clock:
-    """What plans a model by the time that it has beside those after it."""
-    model = run.models[role.name]
+@dataclass
+class Session:
+    """The training of a run's models, one after another."""
 
-    def late(seconds: float) -> None:
-        log(
-            f"this machine is slow, or busy with other work: the {role.name} takes about {seconds / 60:.1f} minutes "
-            "more than planned, so that what it makes is worth watching"
+    run: Run
+    budget: Budget
+    patient: bool = False  # go on after the time until results are worth watching
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    quiet: bool = False
+    processes: Processes = ALONE
+
+    def train_models(self) -> None:
+        """Train all models that are not finished.
+
+        Raises what a callback raised, and KeyboardInterrupt after a signal, once everything is saved.
+        """
+        run = self.run
+        with deferred() as flag:
+            try:
+                for name in [name for name in run.models if not run.finished(name)]:
+                    self._train_model(ROLES[name], flag)
+            except Stopped:
+                self._log(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
+                self.callbacks.raise_error()
+                if flag.number is not None:
+                    raise Interrupted(flag.number) from None
+                if not self.callbacks.stopped:  # another process was stopped
+                    raise KeyboardInterrupt from None
+            except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                if _is_out_of_memory(error):
+                    raise _out_of_memory(run) from error
+                raise
+        self.callbacks.raise_error()  # of the very last report
+
+    def _train_model(self, role: Role, flag: StopFlag) -> None:
+        """Train one model to the end of its plan, which a clock makes where a time is given and no number of steps."""
+        run, model = self.run, self.run.models[role.name]
+        # A training whose checkpoints are gone is repeated, as its journal has it.
+        again = None if self.run.has(role) else read_journal(run.path / role.name)
+        trainer = Trainer(run, role, again or Plan.even(model["steps"] or MOST_STEPS), self.processes, self.budget)
+        trainer.restore()
+        if model.get("further") == trainer.done == trainer.total:
+            total = model["steps"] or MOST_STEPS
+            at = trainer.done / total if model["steps"] else self.budget.used / self.budget.seconds
+            trainer.end_after(total, at)
+        if trainer.done < trainer.total:
+            clock = None if model["steps"] or again else self._clock(role, trainer.plan)
+            self._run_trainer(trainer, clock, flag)
+        if model["steps"] != trainer.total:  # what the clock has found
+            model["steps"] = trainer.total
+            if self.processes.is_first:
+                run.save()
+
+    def _run_trainer(self, trainer: Trainer, clock: Clock | None, flag: StopFlag) -> None:
+        """Train a model, with a bar, files to look at and a line at the end."""
+        run, role = self.run, trainer.role
+        planned = clock and clock.seconds(trainer.progress)
+        began, worked, first = time.monotonic(), time.process_time(), trainer.done
+        with Bar(quiet=self.quiet, lasting=True) as bar:
+
+            def report(progress: Progress) -> None:
+                bar(progress)
+                self.callbacks.report(progress)
+
+            logger = None
+            if self.processes.is_first:
+                make_preview = partial(flag.interruptible, partial(preview, run, role, trainer))
+                logger = TrainingLogger(
+                    run.path / role.name,
+                    role.name,
+                    first,
+                    trainer.total,
+                    on_progress=report,
+                    preview=make_preview,
+                    quiet=self.quiet,
+                )
+            try:
+                trainer.train(logger, lambda: flag() or self.callbacks.should_stop(), clock)
+            finally:
+                if logger:
+                    logger.close(trainer.done == trainer.total)
+        seconds, threads = time.monotonic() - began, torch.get_num_threads()
+        share = (time.process_time() - worked) / (seconds * threads)
+        self._log(
+            f"{role.name}: {trainer.done - first} steps in {seconds:.0f} s"
+            + (f" ({planned:.0f} s planned)" if planned else "")
+            + (f", {share:.0%} of {threads} core(s)" if run.device.type == "cpu" else "")
+            + f", memory at the peak {peak_memory(run.device) / 2**30:.2f} GiB"
+            + (f", the graph of a step kept {trainer.graph_bytes / 2**20:.0f} MiB" if trainer.graph_bytes else "")
         )
 
-    names = list(run.models)
-    after = [run.models[name] for name in names[names.index(role.name) + 1 :]]
-    later = [model["minutes"] * 60 / budget.seconds for model in after if not model["steps"]]
-    least = watchable_steps(run.recipe, role.name, run.size) if patient else 0
-    begun = next((piece.progress for piece in plan.pieces if piece.step == model.get("further")), 0.0)
-    return Clock(budget, model["minutes"] * 60 / budget.seconds, later, begun, least, late)
+    def _clock(self, role: Role, plan: Plan) -> Clock:
+        """What plans a model by the time that it has beside those after it."""
+        run, model, seconds = self.run, self.run.models[role.name], self.budget.seconds
 
+        def on_overrun(beyond: float) -> None:
+            self._log(
+                f"this machine is slow, or busy with other work: the {role.name} takes about {beyond / 60:.1f} minutes "
+                "more than planned, so that what it makes is worth watching"
+            )
 
-def _train_role(
-    run: Run,
-    role: Role,
-    budget: Budget,
-    rank: int,
-    ranks: int,
-    stopping: Wish,
-    log: Callable[[str], None],
-    quiet: bool,
-    patient: bool,
-) -> None:
-    """Train one model to the end of its plan, which a clock makes where a time is given and no number of steps."""
-    model, folder = run.models[role.name], run.path / role.name
-    # A training whose checkpoints are gone is repeated, as its journal has it.
-    again = None if last_checkpoint(folder) else read_journal(folder)
-    trainer = Trainer(run, role, again or Plan.of(model["steps"] or MOST_STEPS), rank, ranks, budget)
-    trainer.restore()
-    if model.get("further") == trainer.done == trainer.total:
-        total = model["steps"] or MOST_STEPS
-        trainer.end_after(total, trainer.done / total if model["steps"] else budget.used / budget.seconds)
-    if trainer.done >= trainer.total:
-        _ended(run, model, trainer, rank)
-        return
-    clock = None if model["steps"] or again else _clock(run, role, trainer.plan, budget, patient, log)
-    planned = clock and clock.seconds(trainer.progress)
-    progress = None
-    if rank == 0:
-        preview = partial(stopping.cut_short, _previewer(run, role, trainer))
-        progress = Progress(folder, role.name, trainer.done, trainer.total, preview, quiet=quiet)
-    begun, worked, first = time.monotonic(), time.process_time(), trainer.done
-    try:
-        trainer.train(progress, stopping, clock)
-    finally:
-        if progress:
-            progress.close(trainer.done == trainer.total)
-    seconds, threads = time.monotonic() - begun, torch.get_num_threads()
-    share = (time.process_time() - worked) / (seconds * threads)
-    log(
-        f"{role.name}: {trainer.done - first} steps in {seconds:.0f} s"
-        + (f" ({planned:.0f} s planned)" if planned else "")
-        + (f", {share:.0%} of {threads} core(s)" if run.device.type == "cpu" else "")
-        + f", memory at the peak {peak_memory(run.device) / 2**30:.2f} GiB"
-        + (f", the graph of a step kept {trainer.graph_bytes / 2**20:.0f} MiB" if trainer.graph_bytes else "")
-    )
-    _ended(run, model, trainer, rank)
+        names = list(run.models)
+        after = [run.models[name] for name in names[names.index(role.name) + 1 :]]
+        later_shares = [model["minutes"] * 60 / seconds for model in after if not model["steps"]]
+        min_steps = watchable_steps(run.recipe, role.name, run.size) if self.patient else 0
+        further = model.get("further")
+        start = next((segment.progress for segment in plan.segments if segment.step == further), 0.0)
+        return Clock(self.budget, model["minutes"] * 60 / seconds, later_shares, start, min_steps, on_overrun)
 
-
-def _ended(run: Run, model: dict[str, Any], trainer: Trainer, rank: int) -> None:
-    """Have the steps of a training by the clock in run.json."""
-    if model["steps"] != trainer.total:
-        model["steps"] = trainer.total
-        if rank == 0:
-            run.save()
+    def _log(self, text: str) -> None:
+        if not self.quiet:
+            console.log(text)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -247,44 +265,21 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _previewer(run: Run, role: Role, trainer: Trainer) -> Callable[[], None]:
-    """Writes preview.png: what the model makes with the averaged weights it has so far."""
-
-    def preview() -> None:
-        averaged = run.build(role)
-        weights = trainer.optimizer.average if run.recipe.ema_gamma > 0 else trainer.optimizer.parameters
-        averaged.network.load_state_dict(weights)
-        outputs = preview_images(dataclasses.replace(run, graph=False), role, averaged)
-        write_image(run.path / role.name / "preview.png", contact_sheet(outputs), overwrite=True)
-
-    return preview
-
-
-def preview_images(run: Run, role: Role, denoiser: Denoiser) -> np.ndarray:
-    """(N, H, W, 3) uint8: a few images or frames that a denoiser of the run generates."""
-    process = reverse_process(run, role, denoiser, 1 if role.frame_offset else None)
-    seeds = torch.arange(4, device=run.device)
-    if role is PREDICTOR:
-        first = to_unit(torch.from_numpy(run.frames[:1]).to(run.device))
-        frames = rollout(NextFrame(process), first, seeds[:1], 8, graph=False)
-        return np.concatenate([frame.cpu().numpy() for frame in frames])
-    if role is INTERPOLATOR:
-        shown = [run.frames[0]]
-        for i in range(2):
-            pair = to_unit(torch.from_numpy(run.frames[i : i + 2]).to(run.device)).flatten(0, 1)[None]
-            shown += [to_uint8(process(seeds[:1], i, pair))[0].cpu().numpy(), run.frames[i + 1]]
-        return np.stack(shown)
-    return to_uint8(process(seeds[: 4 if role is IMAGE else 2], 0, size=run.size)).cpu().numpy()
-
-
-def _log_what(run: Run, log: Callable[[str], None]) -> None:
+def _summary(run: Run) -> str:
+    """What is trained, on what and how, in a line."""
     height, width = run.size
     dtype = str(run.dtype).removeprefix("torch.")
-    what = "an image" if run.kind == "image" else f"{len(run.frames)} frames"
-    log(
-        f"{run.path}: {' and '.join(run.models)} on {what} of {width}x{height}, recipe {run.recipe.name} "
+    frames = "an image" if run.kind == "image" else f"{len(run.frames)} frames"
+    return (
+        f"{run.path}: {' and '.join(run.models)} on {frames} of {width}x{height}, recipe {run.recipe.name} "
         f"(depth {run.recipe.depth}, {run.recipe.filters} filters), {run.device}, {dtype}"
     )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(sign in str(error) for sign in ("not enough memory", "can't allocate memory"))  # of the CPU's allocator
 
 
 def _out_of_memory(run: Run) -> SinfusionError:
@@ -292,21 +287,3 @@ def _out_of_memory(run: Run) -> SinfusionError:
         f"out of memory at {run.size[1]}x{run.size[0]}, batch size {run.recipe.batch_size}, {run.recipe.filters} "
         "filters; lower --max-side first, then --batch-size, --filters or --depth."
     )
-
-
-def _join_processes(device: str) -> tuple[int, int]:
-    """(rank, number of processes), joining the others if torchrun started this one."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        return 0, 1
-    if not dist.is_initialized():
-        chosen = choose_device(device)
-        on_gpu = chosen.type == "cuda"
-        if chosen.index is not None:
-            raise SettingError(f"{{device}} must be cuda, not {chosen}: several processes take a GPU each, by number.")
-        if on_gpu:
-            number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-            if number >= count:
-                raise SinfusionError(f"process {number} has no GPU: PyTorch sees {count}; start no more processes.")
-            torch.cuda.set_device(number)
-        dist.init_process_group("nccl" if on_gpu else "gloo")
-    return dist.get_rank(), dist.get_world_size()

@@ -22,44 +22,6 @@ from sinfusion.media import read_media, write_image, write_video
 QUICK = "--recipe fast --depth 2 --filters 4 --predictor-steps 4 --projector-steps 4 --image-steps 4".split()
 
 
-@pytest.fixture
-def refused(tmp_path, capsys):
-    """Runs a command that must be refused and returns the sentence; what is in tmp_path must stay as it is."""
-
-    def run(*words):
-        before = _contents(tmp_path)
-        assert main([str(word) for word in words]) == 2
-        said = capsys.readouterr()
-        _one_sentence(said.err)
-        assert "Traceback" not in said.err + said.out
-        assert _contents(tmp_path) == before
-        return said.err.strip().split("\n")[-1].removeprefix("error: ")
-
-    return run
-
-
-def _one_sentence(text):
-    lines = text.strip().split("\n")
-    assert [line.startswith("error: ") for line in lines].count(True) == 1 and lines[-1].startswith("error: "), text
-    assert 15 < len(lines[-1]) < 300
-
-
-def _contents(folder):
-    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
-
-
-@pytest.fixture
-def video_file(tmp_path, clip):
-    write_video(tmp_path / "fish.mp4", clip, fps=10)
-    return tmp_path / "fish.mp4"
-
-
-@pytest.fixture
-def copy_of_video_run(video_run, tmp_path):
-    shutil.copytree(video_run.path, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
 # Inputs --------------------------------------------------------------------------------------------------------------
 
 
@@ -218,52 +180,52 @@ def test_a_run_of_another_kind(refused, video_run, image_run, video_file, tmp_pa
     assert "video run" in refused("edit", video_run.path, video_file, *out)
 
 
-def test_a_run_without_the_model_that_is_needed(refused, copy_of_video_run, tmp_path):
+def test_a_run_without_the_model_that_is_needed(refused, run_copy, tmp_path):
     out = ("--out", tmp_path / "out")
-    shutil.rmtree(copy_of_video_run / "interpolator")
-    sentence = refused("upsample", copy_of_video_run, *out)
-    go_on = f"go on with: sinfusion train {copy_of_video_run}"
+    shutil.rmtree(run_copy / "interpolator")
+    sentence = refused("upsample", run_copy, *out)
+    go_on = f"go on with: sinfusion train {run_copy}"
     assert sentence.endswith(f"stopped before its interpolator was trained; {go_on}")
-    shutil.rmtree(copy_of_video_run / "projector")
-    assert refused("generate", copy_of_video_run, *out).endswith(f"projector was trained; {go_on}, or --start 0")
-    assert refused("retarget", copy_of_video_run, "--size", "32x16", *out).endswith(f"projector was trained; {go_on}")
-    shutil.rmtree(copy_of_video_run / "predictor")
-    assert refused("extrapolate", copy_of_video_run, "--after", 1, *out).endswith(f"predictor was trained; {go_on}")
-    run = json.loads((copy_of_video_run / "run.json").read_text())
+    shutil.rmtree(run_copy / "projector")
+    assert refused("generate", run_copy, *out).endswith(f"projector was trained; {go_on}, or --start 0")
+    assert refused("retarget", run_copy, "--size", "32x16", *out).endswith(f"projector was trained; {go_on}")
+    shutil.rmtree(run_copy / "predictor")
+    assert refused("extrapolate", run_copy, "--after", 1, *out).endswith(f"predictor was trained; {go_on}")
+    run = json.loads((run_copy / "run.json").read_text())
     del run["models"]["interpolator"]
-    (copy_of_video_run / "run.json").write_text(json.dumps(run))
-    sentence = refused("upsample", copy_of_video_run, *out)
-    assert sentence.endswith(f"add it with: sinfusion train {copy_of_video_run} --tasks upsample")
+    (run_copy / "run.json").write_text(json.dumps(run))
+    sentence = refused("upsample", run_copy, *out)
+    assert sentence.endswith(f"add it with: sinfusion train {run_copy} --tasks upsample")
 
 
 @pytest.mark.parametrize("name", ["run.json", "input.safetensors", "weights.safetensors"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "noise", "missing"])
-def test_a_damaged_run(refused, copy_of_video_run, tmp_path, name, damage):
-    for path in copy_of_video_run.rglob(name):
+def test_a_damaged_run(refused, run_copy, tmp_path, name, damage):
+    for path in run_copy.rglob(name):
         whole = path.read_bytes()
         path.write_bytes({"truncated": whole[: len(whole) // 2], "noise": whole[::-1]}.get(damage, b""))
         if damage == "missing":
             path.unlink()
-    assert str(copy_of_video_run) in refused("generate", copy_of_video_run, "--out", tmp_path / "out")
+    assert str(run_copy) in refused("generate", run_copy, "--out", tmp_path / "out")
 
 
-def test_a_damaged_optimizer_state_is_told_when_training_goes_on(copy_of_video_run, capsys):
-    run = json.loads((copy_of_video_run / "run.json").read_text())
+def test_a_damaged_optimizer_state_is_an_error_when_training_goes_on(run_copy, capsys, error_sentence):
+    run = json.loads((run_copy / "run.json").read_text())
     run["models"]["predictor"]["steps"] += 5
-    (copy_of_video_run / "run.json").write_text(json.dumps(run))
-    state = next(copy_of_video_run.glob("predictor/step-*/optimizer.pt"))
+    (run_copy / "run.json").write_text(json.dumps(run))
+    state = next(run_copy.glob("predictor/step-*/optimizer.pt"))
     state.write_bytes(state.read_bytes()[:-200])
-    assert main(["train", str(copy_of_video_run)]) == 2
+    assert main(["train", str(run_copy)]) == 2
     said = capsys.readouterr().err
-    _one_sentence(said)
+    error_sentence(said)
     assert "optimizer.pt is damaged" in said and "not trained further" in said
 
 
-def test_a_run_of_another_version(refused, copy_of_video_run, tmp_path):
-    path = copy_of_video_run / "run.json"
+def test_a_run_of_another_version(refused, run_copy, tmp_path):
+    path = run_copy / "run.json"
     run = json.loads(path.read_text())
     path.write_text(json.dumps({**run, "format": 99}))
-    assert "format 99" in refused("generate", copy_of_video_run, "--out", tmp_path / "out")
+    assert "format 99" in refused("generate", run_copy, "--out", tmp_path / "out")
 
 
 def test_a_file_that_is_no_released_checkpoint(refused, video_run, video_file, tmp_path):
@@ -294,14 +256,14 @@ def test_an_output_that_exists_is_refused_before_any_work(
     assert "x-2.png exists" in refused("edit", image_run.path, video_file, "--count", 3, "--out", tmp_path / "x.png")
 
 
-def test_train_never_writes_over_a_run_unasked_nor_over_anything_else(refused, copy_of_video_run, video_file, tmp_path):
-    sentence = refused("train", video_file, "--out", copy_of_video_run)
-    assert "--overwrite" in sentence and f"sinfusion train {copy_of_video_run}" in sentence
+def test_train_never_writes_over_a_run_unasked_nor_over_anything_else(refused, run_copy, video_file, tmp_path):
+    sentence = refused("train", video_file, "--out", run_copy)
+    assert "--overwrite" in sentence and f"sinfusion train {run_copy}" in sentence
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.tex").write_text("precious")
     assert "exists" in refused("train", video_file, "--out", tmp_path / "thesis")
     assert "not a run folder" in refused("train", video_file, "--out", tmp_path / "thesis", "--overwrite")
-    assert "exists" in refused("demo", "--out", copy_of_video_run)
+    assert "exists" in refused("demo", "--out", run_copy)
 
 
 def test_a_place_that_cannot_be_written_to(refused, video_run, video_file, tmp_path):
@@ -321,10 +283,10 @@ def _limited(bytes_, *words):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
-def test_an_image_that_cannot_be_written_to_its_end_leaves_nothing(image_run, tmp_path):
+def test_an_image_that_cannot_be_written_to_its_end_leaves_nothing(image_run, tmp_path, error_sentence):
     done = _limited(3000, "generate", image_run.path, "--size", "160x120", "--out", tmp_path / "x.png")
     assert done.returncode == 2 and f"{tmp_path / 'x.png'} cannot be written: File too large" in done.stderr
-    _one_sentence(done.stderr)
+    error_sentence(done.stderr)
     assert not list(tmp_path.iterdir())
 
 
@@ -355,8 +317,8 @@ def _raises(error):
 @pytest.mark.parametrize(
     "call",
     [
-        "sinfusion.media.writing._Mp4.write",
-        "sinfusion.media.writing._Mp4.close",
+        "sinfusion.media.writing.Mp4Encoder.write",
+        "sinfusion.media.writing.Mp4Encoder.close",
         "sinfusion.generation.reverse_process.ReverseProcess.__call__",
     ],
 )
@@ -455,7 +417,8 @@ def test_ctrl_c_ends_with_130_and_one_line_and_leaves_nothing(video_run, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "call", ["sinfusion.media.writing._Mp4.write", "sinfusion.media.writing._Mp4.close", "PIL.Image.Image.save"]
+    "call",
+    ["sinfusion.media.writing.Mp4Encoder.write", "sinfusion.media.writing.Mp4Encoder.close", "PIL.Image.Image.save"],
 )
 def test_ctrl_c_while_writing_leaves_nothing_half_written(video_run, tmp_path, monkeypatch, call):
     monkeypatch.setattr(call, _raises(KeyboardInterrupt()))

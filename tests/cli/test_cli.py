@@ -22,25 +22,13 @@ from sinfusion.cli import COMMANDS, main
 from sinfusion.cli.command import Command, Group, command_name
 from sinfusion.cli.options import File, Format, parse_size
 from sinfusion.cli.outputs import Outputs
-from sinfusion.media import read_image, read_media, write_image, write_video
+from sinfusion.media import read_image, read_media, write_image
 from sinfusion.recipe import RECIPES, Recipe
 from sinfusion.run import load
 from sinfusion.training.trainer import Trainer
 
 SHORT = "--recipe fast --depth 2 --filters 4 --sampling-steps 2 --unconditional-sampling-steps 2".split()
 STEPS = "--predictor-steps 4 --projector-steps 4 --interpolator-steps 4 --image-steps 4".split()
-
-
-@pytest.fixture
-def video_file(tmp_path, clip):
-    write_video(tmp_path / "fish.mp4", clip, fps=10)
-    return tmp_path / "fish.mp4"
-
-
-@pytest.fixture
-def image_file(tmp_path, clip):
-    write_image(tmp_path / "fish.png", clip[0])
-    return tmp_path / "fish.png"
 
 
 def do(*words):
@@ -184,7 +172,7 @@ class ClayKilnFire(Command):
 
     def __call__(self):
         with Outputs(self, "image", self.input.parent / "outputs", {"input": self.input}, self.count) as outputs:
-            outputs.images(np.stack([read_image(self.input)] * self.count))
+            outputs.write_images(np.stack([read_image(self.input)] * self.count))
 
 
 @pytest.fixture
@@ -210,7 +198,7 @@ def test_a_group_alone_lists_its_commands_as_the_overview_does(clay, capsys, wor
         "  knead        Soften the clay.",
         "  kiln         What makes clay hard.",
         "",
-        "sinfusion clay COMMAND --help tells the rest; --debug shows where an error comes from.",
+        "sinfusion clay COMMAND --help lists the options of a command; --debug shows where an error comes from.",
         "",
         "example:",
         "  sinfusion clay knead --times 3",
@@ -242,7 +230,7 @@ def test_an_unknown_command_of_a_group_is_refused_in_one_sentence(clay, capsys):
     assert "--tmes" in capsys.readouterr().err
 
 
-def test_what_is_made_without_a_run_is_numbered_and_recorded_with_its_input(clay, capsys, image_file):
+def test_results_without_a_run_are_numbered_and_recorded_with_their_input(clay, capsys, image_file):
     outputs = image_file.parent / "outputs"
     do("clay", "kiln", "fire", image_file)
     do("clay", "kiln", "fire", image_file, "--count", 2)
@@ -256,7 +244,7 @@ def test_what_is_made_without_a_run_is_numbered_and_recorded_with_its_input(clay
     assert record["input"] == str(image_file.resolve()) and "run" not in record
     capsys.readouterr()
     assert main(["clay", "kiln", "fire", str(image_file), "--format", "mp4"]) == 2
-    assert f"{image_file} is an image input: it makes png images, not mp4." in capsys.readouterr().err
+    assert f"{image_file} is an image input: its results are png images, not mp4." in capsys.readouterr().err
 
 
 # Options -------------------------------------------------------------------------------------------------------------
@@ -276,8 +264,8 @@ def test_train_as_a_module_is_sinfusion_train(video_file, tmp_path):
     assert "trained" in done.stdout and "Traceback" not in done.stderr
     run = load(tmp_path / "run")
     assert run.recipe == RECIPES["fast"].replace(
-        depth=2, filters=4, sampling_steps=2, unconditional_sampling_steps=2, crop=0.9, predictor_steps=4, projector_steps=4,
-        interpolator_steps=4, image_steps=4, max_frame_offset=run.recipe.max_frame_offset,
+        depth=2, filters=4, sampling_steps=2, unconditional_sampling_steps=2, crop=0.9, predictor_steps=4,
+        projector_steps=4, interpolator_steps=4, image_steps=4, max_frame_offset=run.recipe.max_frame_offset,
     )  # fmt: skip
     assert {name: model["steps"] for name, model in run.models.items()} == {"predictor": 4, "projector": 4}
 
@@ -341,7 +329,7 @@ def test_generate_writes_a_video_a_sheet_and_a_record_into_the_run(video_run, tm
         assert len(read_media(run / f"outputs/generate-{number}.mp4").frames) == 5
 
 
-def test_generate_makes_several_videos_of_another_size_one_file_each(video_run, tmp_path):
+def test_generate_writes_several_videos_of_another_size_one_file_each(video_run, tmp_path):
     out = tmp_path / "many.gif"
     do("generate", video_run.path, "--frames", 4, "--count", 2, "--size", "32x20", "--start", 3, "--out", out)
     assert checked(out)["files"] == ["many-1.gif", "many-2.gif"]
@@ -368,7 +356,7 @@ def test_generate_is_repeatable_and_the_seed_changes_it(video_run, tmp_path):
     assert np.array_equal(a, b) and not np.array_equal(a, c)
 
 
-def test_generate_makes_images_from_an_image_run(image_run, tmp_path):
+def test_generate_writes_images_of_an_image_run(image_run, tmp_path):
     do("generate", image_run.path, "--count", 2, "--size", "30x18", "--out", tmp_path / "new.png")
     assert checked(tmp_path / "new.png")["size"] == "30x18"
     assert read_image(tmp_path / "new-2.png").shape == (18, 30, 3)
@@ -396,7 +384,7 @@ def test_upsample_takes_another_video_with_its_own_rate(video_run, video_file, t
     assert outputs.fps == pytest.approx(40) and len(outputs.frames) == 4 * 11 + 1
 
 
-def test_retarget_makes_the_asked_size_of_a_video_and_of_an_image(video_run, image_run, video_file, tmp_path):
+def test_retarget_scales_a_video_and_an_image_to_the_size_asked_for(video_run, image_run, video_file, tmp_path):
     do("retarget", video_run.path, "--size", "40x16", "--input", video_file, "--out", tmp_path / "wide.mp4")
     assert read_media(tmp_path / "wide.mp4").frames.shape == (12, 16, 40, 3)
     assert checked(tmp_path / "wide.mp4")["fps"] == pytest.approx(10)
@@ -440,7 +428,7 @@ def test_fp32_is_a_choice_of_every_making_command(image_run, tmp_path):
     assert checked(tmp_path / "x.png")["arguments"]["precision"] == "fp32"
 
 
-def test_nothing_but_the_results_is_left_beside_them(video_run, tmp_path):
+def test_nothing_but_the_results_is_left(video_run, tmp_path):
     do("generate", video_run.path, "--frames", 2, "--out", tmp_path / "x.mp4")
     assert sorted(os.listdir(tmp_path)) == ["x.mp4", "x.mp4-sheet.png", "x.mp4.json"]
 

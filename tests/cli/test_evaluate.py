@@ -1,4 +1,4 @@
-"""sinfusion evaluate: table, JSON, plot, fields; what a run makes; what is refused."""
+"""sinfusion evaluate: table, JSON, plot, fields; the outputs of a run; what is refused."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 import sinfusion
 from sinfusion.cli import main
-from sinfusion.cli.evaluate import draw, table
+from sinfusion.cli.evaluation_report import draw, table
 from sinfusion.media import read_image, read_media, write_image, write_video
-from sinfusion.metrics.similarity import field_image, nnf
+from sinfusion.metrics.nearest_neighbors import field_image, nnf
 
 
 @pytest.fixture
@@ -24,36 +24,21 @@ def files(tmp_path, clip, texture):
     return tmp_path / "fish", tmp_path / "a/outputs", tmp_path / "b/outputs"
 
 
-@pytest.fixture
-def run_copy(video_run, tmp_path):
-    shutil.copytree(video_run.path, tmp_path / "run")
-    return tmp_path / "run"
-
-
 def do(*words):
     """Run a command that must succeed."""
     assert main([str(word) for word in words]) == 0
 
 
 @pytest.fixture
-def refused(tmp_path, capsys, monkeypatch):
-    """Runs a command that must be refused before any work, and returns the sentence; nothing may be written."""
+def refused(refused, monkeypatch):
+    """As everywhere; and before any work."""
 
     def no_work(*_, **__):
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr("sinfusion.metrics.evaluation.nnf", no_work)
+    monkeypatch.setattr("sinfusion.metrics.comparison.nnf", no_work)
     monkeypatch.setattr("sinfusion.generation.reverse_process.ReverseProcess.__call__", no_work)
-
-    def run(*words):
-        before = sorted(tmp_path.rglob("*"))
-        assert main([str(word) for word in words]) == 2
-        said = capsys.readouterr().err.strip().split("\n")
-        assert [line.startswith("error: ") for line in said] == [False] * (len(said) - 1) + [True]
-        assert sorted(tmp_path.rglob("*")) == before
-        return said[-1].removeprefix("error: ")
-
-    return run
+    return refused
 
 
 # Results -------------------------------------------------------------------------------------------------------------
@@ -213,10 +198,10 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(refused, files, vide
         (fish, a, "--c3d", tmp_path / "w.pth"): "w.pth does not exist",
         (fish, a, "--size", "12"): "WIDTHxHEIGHT",
         (fish, a, "--seed", "-1"): "--seed",
-        (fish, a, "--count", "2"): "--count is of what a run makes",
-        (fish, a, "--held-out", b): "--held-out is of what a run makes",
-        (video_run.path, "--size", "24x16"): "--size is of generated files",
-        (video_run.path, "--stop", "4"): "--stop is of ORIGINAL",
+        (fish, a, "--count", "2"): "--count is for the evaluation of a run alone",
+        (fish, a, "--held-out", b): "--held-out is for the evaluation of a run alone",
+        (video_run.path, "--size", "24x16"): "--size is for generated files",
+        (video_run.path, "--stop", "4"): "--stop is for an ORIGINAL with results",
         (video_run.path, "--count", "0"): "--count must be at least 1",
         (video_run.path, "--steps", "0"): "--steps must be from 1",
         (video_run.path, "--held-out", tmp_path / "one.png"): "1 frame(s)",
@@ -245,6 +230,6 @@ def test_ctrl_c_leaves_nothing(run_copy, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sinfusion.metrics.evaluation.Measuring.self_baseline", interrupted)
+    monkeypatch.setattr("sinfusion.metrics.comparison.Comparison.self_baseline", interrupted)
     assert main(["evaluate", str(run_copy), "--count", "1", "--steps", "1"]) == 130
     assert not (run_copy / "outputs").exists()

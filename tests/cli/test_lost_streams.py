@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -32,18 +31,6 @@ def shell(line, **options):
                           **options)  # fmt: skip
 
 
-@pytest.fixture
-def image(tmp_path, clip):
-    write_image(tmp_path / "fish.png", clip[0])
-    return tmp_path / "fish.png"
-
-
-@pytest.fixture
-def run_copy(video_run, tmp_path):
-    shutil.copytree(video_run.path, tmp_path / "run", ignore=shutil.ignore_patterns("outputs"))
-    return tmp_path / "run"
-
-
 # Streams -------------------------------------------------------------------------------------------------------------
 
 
@@ -51,24 +38,24 @@ def run_copy(video_run, tmp_path):
     ("streams", "out", "err"),
     [("2>&-", True, False), (">&-", False, True), (">&- 2>&-", False, False), ("<&- >&- 2>&-", False, False)],
 )
-def test_closed_streams_end_nothing_and_results_are_named_on_the_other(image, tmp_path, streams, out, err):
-    done = shell(f"$SINFUSION patches generate {image} --seed 1 --out {tmp_path}/x.png {streams}")
+def test_closed_streams_end_nothing_and_results_are_named_on_the_other(image_file, tmp_path, streams, out, err):
+    done = shell(f"$SINFUSION patches generate {image_file} --seed 1 --out {tmp_path}/x.png {streams}")
     assert done.returncode == 0
     assert (f"{tmp_path}/x.png\n" in done.stdout, f"{tmp_path}/x.png\n" in done.stderr) == (out, err)
     assert "Traceback" not in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"fish.png", "x.png", "x.png-sheet.png", "x.png.json"}
 
 
-def test_a_reader_that_leaves_ends_nothing(image, tmp_path):
-    line = f"{{ $SINFUSION patches generate {image} --out {tmp_path}/x.png; echo $? >{tmp_path}/code; }}"
+def test_a_reader_that_leaves_ends_nothing(image_file, tmp_path):
+    line = f"{{ $SINFUSION patches generate {image_file} --out {tmp_path}/x.png; echo $? >{tmp_path}/code; }}"
     done = shell(f"{line} 2>{tmp_path}/err | true; {line.replace('x.png', 'y.png')} 2>&1 | true; cat {tmp_path}/code")
     assert done.stdout == "0\n"
     assert f"{tmp_path}/x.png\n" in (tmp_path / "err").read_text()
     assert (tmp_path / "y.png.json").exists() and "rror" not in (tmp_path / "err").read_text()
 
 
-def test_a_training_without_streams_is_a_training(image, tmp_path):
-    done = shell(f"$SINFUSION train {image} --out {tmp_path}/run --image-steps 3 --filters 4 --depth 2 >&- 2>&-")
+def test_a_training_without_streams_is_a_training(image_file, tmp_path):
+    done = shell(f"$SINFUSION train {image_file} --out {tmp_path}/run --image-steps 3 --filters 4 --depth 2 >&- 2>&-")
     assert done.returncode == 0
     assert (tmp_path / "run/image/step-00000003/weights.safetensors").exists()
 
@@ -96,14 +83,14 @@ def test_only_results_go_to_standard_output(run_copy, tmp_path, clip, capsys, mo
 # Names ---------------------------------------------------------------------------------------------------------------
 
 
-def test_results_made_at_once_have_numbers_of_their_own(run_copy):
+def test_results_of_concurrent_commands_have_numbers_of_their_own(run_copy):
     start, outputs = threading.Barrier(4), []
 
     def one():
         start.wait()
         with Outputs(Generate(run=run_copy), "image", run_copy / "outputs", {"run": run_copy}) as files:
             outputs.append(files.files[0].name)
-            files.images(np.zeros((1, 8, 8, 3), np.uint8))
+            files.write_images(np.zeros((1, 8, 8, 3), np.uint8))
 
     threads = [threading.Thread(target=one) for _ in range(4)]
     for thread in threads:
@@ -173,21 +160,21 @@ def test_a_signal_leaves_nothing_half_written(run_copy, monkeypatch, capsys, com
 def test_what_is_whole_stays_after_a_signal(run_copy, monkeypatch, tmp_path):
     from sinfusion.media import writing
 
-    close = writing._Mp4.close
+    close = writing.Mp4Encoder.close
 
     def second(self):
         close(self)
         if "marked" not in self.container.name:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(writing._Mp4, "close", second)
+    monkeypatch.setattr(writing.Mp4Encoder, "close", second)
     words = ["extrapolate", str(run_copy), "--after", "1", "--mark", "--out", str(tmp_path / "x.mp4")]
     assert main(words) == 143
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "x-marked.mp4"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_ends_the_patch_engine_and_leaves_nothing(image, tmp_path, monkeypatch, number, code):
+def test_a_signal_ends_the_patch_engine_and_leaves_nothing(image_file, tmp_path, monkeypatch, number, code):
     monkeypatch.setattr("sinfusion.patches.generate", lambda *_: os.kill(os.getpid(), number))
-    assert main(["patches", "generate", str(image), "--out", str(tmp_path / "new/x.png")]) == code
+    assert main(["patches", "generate", str(image_file), "--out", str(tmp_path / "new/x.png")]) == code
     assert [path.name for path in tmp_path.iterdir()] == ["fish.png"]

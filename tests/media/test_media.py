@@ -20,7 +20,7 @@ from sinfusion.media import (
     Clip,
     VideoWriter,
     contact_sheet,
-    enlarged,
+    enlarge,
     mark_new,
     read_image,
     read_mask,
@@ -497,7 +497,7 @@ def test_options_that_make_no_sense_are_refused(ten, options, said):
         read_media(ten[0] / "a.mp4", **options)
 
 
-def test_larger_inputs_are_scaled_down_and_it_is_said(tmp_path):
+def test_larger_inputs_are_scaled_down_and_that_is_logged(tmp_path):
     write_image(tmp_path / "a.png", blocks(300, 512))
     said = []
     clip = read_media(tmp_path / "a.png", log=said.append)
@@ -544,7 +544,7 @@ def test_a_mask_is_true_where_it_is_light_and_must_have_the_shape_of_its_image(t
     write_image(tmp_path / "a.png", mask)
     read = read_mask(tmp_path / "a.png", (20, 30))
     assert read.dtype == bool and read[:, 16:].all() and not read[:, :14].any()
-    with pytest.raises(SinfusionError, match="has not the shape of 30x30"):
+    with pytest.raises(SinfusionError, match="must have the aspect ratio of 30x30"):
         read_mask(tmp_path / "a.png", (30, 30))
 
 
@@ -585,9 +585,9 @@ def test_masks_are_scaled_to_the_size_of_the_frames(tmp_path):
 @pytest.mark.parametrize("which, frames", [(slice(None), 6), (slice(5, 9), 1), (slice(8, 9), 0), (slice(0, 4), 4)])
 def test_a_mask_of_another_length_or_shape_is_refused(tmp_path, which, frames):
     write_video(tmp_path / "a", moving_mask(), fps=20)
-    with pytest.raises(SinfusionError, match=rf"a has {frames} frame\(s\); it needs 5, or is an image"):
+    with pytest.raises(SinfusionError, match=rf"a has {frames} frame\(s\); give a mask of 5, or an image"):
         read_masks(tmp_path / "a", (40, 60), 5, which)
-    with pytest.raises(SinfusionError, match="60x40, which has not the shape of 40x40"):
+    with pytest.raises(SinfusionError, match="60x40; it must have the aspect ratio of 40x40"):
         read_masks(tmp_path / "a", (40, 40), 6)
 
 
@@ -599,7 +599,7 @@ def test_long_masks_are_not_scaled_down_first(tmp_path):
 
 
 def test_what_would_not_fit_in_memory_is_refused_while_reading(ten, monkeypatch):
-    monkeypatch.setattr(source, "MOST_BYTES", 4 * 48 * 64 * 3)
+    monkeypatch.setattr(source, "MAX_BYTES", 4 * 48 * 64 * 3)
     with pytest.raises(SinfusionError, match="4 frames of 64x48 fill"):
         read_media(ten[0] / "a.mp4")
     assert len(read_media(ten[0] / "a.mp4", stride=3).frames) == 4
@@ -755,7 +755,7 @@ def test_a_folder_with_other_files_is_never_written_over(tmp_path):
     assert (tmp_path / "thesis/chapter.tex").read_text() == "precious"
 
 
-def test_a_file_makes_room_for_a_folder_when_asked(tmp_path):
+def test_a_folder_replaces_a_file_when_overwriting(tmp_path):
     (tmp_path / "a").write_text("old")
     write_video(tmp_path / "a", blocks()[None], fps=5, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a/00001.png").is_file()
@@ -791,7 +791,7 @@ def test_after_an_error_nothing_is_left_and_the_old_result_is_whole(tmp_path, te
 def test_frames_that_cannot_be_written_are_refused_and_nothing_is_left(tmp_path, name):
     good = np.zeros((16, 16, 3), np.uint8)
     for frames, said in (
-        ([good, good[:8]], "16x16 and 16x8 mixed"),
+        ([good, good[:8]], "the same size, not 16x16 and 16x8"),
         ([], "no frames"),
         ([good.astype(np.float32) + 2], "floats from 0 to 1"),
         ([good[..., :2, 0, 0]], "uint8"),
@@ -840,7 +840,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", [*RESULTS, "a.png"])
-def test_a_full_disk_is_said_to_be_full(tmp_path, monkeypatch, name):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch, name):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -854,8 +854,8 @@ def test_a_full_disk_is_said_to_be_full(tmp_path, monkeypatch, name):
 
 
 def test_small_frames_are_enlarged_by_whole_factors():
-    assert np.array_equal(enlarged(blocks(16, 24)), blocks(16, 24).repeat(6, 0).repeat(6, 1))
-    assert np.array_equal(enlarged(blocks(160, 24)), blocks(160, 24))
+    assert np.array_equal(enlarge(blocks(16, 24)), blocks(16, 24).repeat(6, 0).repeat(6, 1))
+    assert np.array_equal(enlarge(blocks(160, 24)), blocks(160, 24))
 
 
 def test_a_contact_sheet_shows_evenly_picked_frames_in_a_white_grid(texture):

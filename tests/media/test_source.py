@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sinfusion.errors import SinfusionError
-from sinfusion.media import Clip, Native, Source, write_image, write_video
+from sinfusion.media import Clip, Source, SourceInfo, write_image, write_video
 
 KINDS = ("array", "clip", "tensor", "list", "pillow", "folder", "gif", "mp4")
 silent = {"log": lambda _: None}
@@ -66,15 +66,15 @@ def test_every_kind_is_scaled_alike(outputs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_probe_tells_native_size_number_and_kind_before_anything_is_scaled(outputs, kind):
     source = outputs(kind)
-    assert Source(source, size=(10, 12)).probe() == Native((16, 24), 12, "video")
-    assert Source(source, start=1, stop=8, stride=2).probe() == Native((16, 24), 4, "video")
+    assert Source(source, size=(10, 12)).probe() == SourceInfo((16, 24), 12, "video")
+    assert Source(source, start=1, stop=8, stride=2).probe() == SourceInfo((16, 24), 4, "video")
 
 
 @pytest.mark.parametrize("kind", ["array", "pillow", "file"])
 def test_an_image_has_no_range_and_no_rate(clip, tmp_path, kind):
     write_image(tmp_path / "a.png", clip[0])
     image = {"array": clip[0], "pillow": Image.fromarray(clip[0]), "file": tmp_path / "a.png"}[kind]
-    assert Source(image).probe() == Native((16, 24), 1, "image")
+    assert Source(image).probe() == SourceInfo((16, 24), 1, "image")
     assert Source(image).read().kind == "image"
     for option in ({"start": 0}, {"stop": 1}, {"stride": 1}, {"fps": 5}):
         for act in (Source.probe, Source.read):
@@ -121,7 +121,7 @@ def test_a_clip_remembers_its_size_before_scaling(clip):
         ({"fps": 0}, "fps must be"), ({"fps": "20"}, "fps must be"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused_before_anything_is_opened(options, words):
+def test_impossible_settings_are_refused_before_anything_is_opened(options, words):
     with pytest.raises(SinfusionError, match=words):
         Source("no such file", **options)
 

@@ -1,4 +1,4 @@
-"""Rows of figures: results beside their original and its halves, what a run predicts and makes."""
+"""Rows of numbers: results and their original, its halves, what a run predicts and generates."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ import torch
 import sinfusion
 from sinfusion.errors import SinfusionError
 from sinfusion.media import write_image, write_video
-from sinfusion.metrics import evaluation, nnf, nnfdist, nnfdiv, sliced_wasserstein
-from sinfusion.metrics import frechet as features
-from sinfusion.metrics.evaluation import (
-    change,
-    conditional_mean,
-    evaluate,
-    halves,
-    high_frequency,
-    mean_psnr,
-    names,
-    relative,
-    sampled,
-)
+from sinfusion.metrics import comparison, nnf, nnfdist, nnfdiv, sliced_wasserstein
+from sinfusion.metrics.comparison import halves
+from sinfusion.metrics.evaluation import evaluate, result_names
+from sinfusion.metrics.fidelity import change, mean_psnr
+from sinfusion.metrics.frechet import C3D_LAYERS, INCEPTION_LAYERS
+from sinfusion.metrics.run_evaluation import conditional_mean, sampled
 from sinfusion.roles import INTERPOLATOR, PREDICTOR
 from sinfusion.run import load
 
@@ -38,7 +31,7 @@ def video_rows(video_run):
 def weights(tmp_path):
     """Files of random weights: of Inception and of C3D."""
     files = {}
-    for name, layers in (("inception", features._INCEPTION), ("c3d", features._C3D)):
+    for name, layers in (("inception", INCEPTION_LAYERS), ("c3d", C3D_LAYERS)):
         state = {}
         for layer, channels, out, *_ in layers:
             if name == "c3d":
@@ -114,18 +107,18 @@ def test_the_start_and_stop_are_of_the_original_alone(clip, tmp_path):
 
 def test_files_keep_their_own_size_unless_another_is_given(texture, tmp_path):
     write_video(tmp_path / "large", texture(4, (200, 300)), fps=10)
-    said = []
+    messages = []
     files = (tmp_path / "large", tmp_path / "large")
-    assert evaluate(*files, size=(20, 30), log=said.append)[1]["size"] == "30x20"
-    assert "scaled 300x200 to 30x20" in said[0]
-    assert evaluate(*files, max_side=60, log=said.append)[1]["size"] == "60x40"
+    assert evaluate(*files, size=(20, 30), log=messages.append)[1]["size"] == "30x20"
+    assert "scaled 300x200 to 30x20" in messages[0]
+    assert evaluate(*files, max_side=60, log=messages.append)[1]["size"] == "60x40"
 
 
-def test_other_sizes_are_compared_pixel_for_pixel_and_that_is_said(clip):
-    said = []
-    _, row = evaluate(clip, clip[:, :, 2:20], log=said.append)
+def test_other_sizes_are_compared_pixel_for_pixel_and_that_is_logged(clip):
+    messages = []
+    _, row = evaluate(clip, clip[:, :, 2:20], log=messages.append)
     assert row["nnfdist"] == 0 and row["size"] == "18x16"
-    assert len(said) == 1 and "is 18x16, the original 24x16" in said[0] and "--size" in said[0]
+    assert len(messages) == 1 and "is 18x16, the original 24x16" in messages[0] and "--size" in messages[0]
 
 
 def test_sifid_and_svfid_are_there_where_weights_are(clip, weights):
@@ -142,43 +135,19 @@ def test_the_seed_is_that_of_the_figures(clip, texture):
 
 
 def test_results_are_named_by_as_much_of_their_path_as_tells_them_apart():
-    assert names(["x/a/1.mp4", "x/b/2.mp4"]) == ["1.mp4", "2.mp4"]
-    assert names(["x/a/1", "x/b/1"]) == ["a/1", "b/1"]
-    assert names(["x/a/1", "x/b/2"]) == ["a/1", "b/2"] and names(["1"]) == ["1"]
-    assert names(["1.mp4", "1.mp4"]) == ["1.mp4 (1)", "1.mp4 (2)"]
+    assert result_names(["x/a/1.mp4", "x/b/2.mp4"]) == ["1.mp4", "2.mp4"]
+    assert result_names(["x/a/1", "x/b/1"]) == ["a/1", "b/1"]
+    assert result_names(["x/a/1", "x/b/2"]) == ["a/1", "b/2"] and result_names(["1"]) == ["1"]
+    assert result_names(["1.mp4", "1.mp4"]) == ["1.mp4 (1)", "1.mp4 (2)"]
 
 
-def test_every_result_is_shown_with_its_field_and_every_frame_is_told_to_the_bar(clip):
-    from contextlib import nullcontext
-
-    seen, on_progress = [], []
-    evaluate(clip, [clip, clip[:5]], seen=lambda *result: seen.append(result), bar=lambda total: nullcontext(
-        lambda: on_progress.append(total)))  # fmt: skip
-    assert [(name, len(outputs), field.shape) for name, outputs, field in seen] == [
+def test_every_result_is_shown_with_its_field_and_all_frames_count_as_progress(clip):
+    shown, progress = [], []
+    evaluate(clip, [clip, clip[:5]], on_result=lambda *result: shown.append(result), on_progress=progress.append)
+    assert [(name, len(outputs), field.shape) for name, outputs, field in shown] == [
         ("generated 1", 12, (10, 14, 22, 3)), ("generated 2", 5, (3, 14, 22, 3)),
     ]  # fmt: skip
-    assert on_progress == [12 + 12 + 5] * 29
-
-
-# Figures -------------------------------------------------------------------------------------------------------------
-
-
-def test_change_is_the_rms_between_neighbours_and_high_frequency_what_a_mean_of_9_takes_away():
-    frames = np.zeros((4, 9, 9, 3), np.uint8)
-    frames[1::2] = 10
-    assert change(frames) == 10 and high_frequency(frames) == 0
-    assert relative(frames[:1].repeat(4, 0), frames) == {"change": 0}
-    point = np.zeros((1, 9, 9, 3), np.uint8)
-    point[0, 4, 4] = 90
-    assert high_frequency(point) == pytest.approx(np.sqrt((80**2 + 8 * 10**2) / 81))
-    assert relative(point[0], point[0]) == {"high_frequency": 1}
-
-
-def test_equal_frames_count_as_equal_up_to_rounding():
-    frames = np.zeros((2, 4, 4, 3), np.uint8)
-    assert mean_psnr(frames, frames) == pytest.approx(58.92, abs=0.01)
-    assert mean_psnr(frames, frames + np.array([0, 255])[:, None, None, None]) == pytest.approx(58.92 / 2, abs=0.01)
-    assert mean_psnr(frames + 0.5, frames) == pytest.approx(10 * np.log10(255**2 * 4))
+    assert [(step.done, step.total) for step in progress] == [(12, 29), (24, 29), (29, 29)]
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
@@ -227,7 +196,7 @@ def test_the_mean_of_a_run_is_that_of_its_results(video_rows):
     assert mean["swd"] == pytest.approx(np.mean([one["swd"], other["swd"]], 0))
 
 
-def test_a_result_of_a_run_is_what_generate_makes_with_its_seed(video_rows, video_run):
+def test_a_result_of_a_run_is_what_generate_returns_for_its_seed(video_rows, video_run):
     outputs = sinfusion.generate(video_run, start=0, seed=1, steps=2)
     row = next(row for row in video_rows if row["name"] == "from frame 0, seed 1")
     again = evaluate(video_run, outputs)[1]
@@ -273,7 +242,7 @@ def test_what_cannot_be_compared_is_refused_before_any_work(clip, video_run, ima
     def no_work(*_, **__):
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr("sinfusion.metrics.evaluation.nnf", no_work)
+    monkeypatch.setattr("sinfusion.metrics.comparison.nnf", no_work)
     write_image(tmp_path / "one.png", clip[0])
     write_video(tmp_path / "two.mp4", clip[:2], fps=10)
     write_video(tmp_path / "large.mp4", clip.repeat(2, 1).repeat(2, 2), fps=10)
@@ -300,9 +269,9 @@ def test_what_cannot_be_compared_is_refused_before_any_work(clip, video_run, ima
         ("at least 9 pixels", (clip[0, :, :16], clip[1]), {"inception": weights["inception"]}),
         ("no tensor conv1.weight", (clip, clip), {"c3d": weights["inception"]}),
         ("trained on 12 of its 12 frames, up to number 11", (video_run,), {"held_out": clip}),
-        ("size is for files", (video_run,), {"size": (8, 12)}),
-        ("stop is for files", (video_run,), {"stop": 3}),
-        ("held_out is of what a run makes", (clip, clip), {"held_out": clip}),
+        ("size is for generated files", (video_run,), {"size": (8, 12)}),
+        ("stop is for generated files and for held_out", (video_run,), {"stop": 3}),
+        ("held_out is for the evaluation of a run alone", (clip, clip), {"held_out": clip}),
         ("start is for videos, this is an image", (clip[0], clip[0]), {"start": 1}),
         ("image run", (image_run,), {"held_out": clip}),
         ("count", (video_run,), {"count": 0}),
@@ -322,14 +291,14 @@ def test_evaluate_metrics_and_patches_are_found_in_the_package():
     assert sinfusion.metrics.nnf is nnf and callable(sinfusion.patches.generate)
 
 
-def test_what_a_run_makes_is_measured_where_the_run_computes(video_run, monkeypatch):
+def test_what_a_run_generates_is_measured_where_the_run_computes(video_run, monkeypatch):
     asked = []
 
-    def cpu_graphed(*arguments):
+    def recorded_nnf(*arguments):
         asked.append(arguments[4])
         return nnf(*arguments[:4], "cpu")
 
-    monkeypatch.setattr(evaluation, "nnf", cpu_graphed)
+    monkeypatch.setattr(comparison, "nnf", recorded_nnf)
     evaluate(video_run.to("cpu"), count=1, steps=1)
     evaluate(video_run.frames, video_run.frames)
     assert asked[:4] == [torch.device("cpu")] * 4 and asked[-1] == "auto"

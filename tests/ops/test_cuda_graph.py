@@ -23,6 +23,7 @@ from sinfusion.recipe import PAPER, TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from sinfusion.run import Run
 from sinfusion.training import trainer
+from sinfusion.training.processes import Processes
 from sinfusion.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -274,12 +275,12 @@ def test_replayed_training_steps_are_the_plain_ones_to_the_bit(role, recipe, pre
 
 def test_steps_of_several_processes_are_two_graphs_with_the_message_between_them(graphs, clip, tmp_path, monkeypatch):
     sent = []
-    monkeypatch.setattr(trainer.dist, "all_reduce", lambda message: sent.append(message.mul_(2).clone()))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda message: sent.append(message.mul_(2).clone()))
     models = {"predictor": {"steps": TOTAL, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
     run = Run(tmp_path, "video", RECIPES["tiny"], clip, 20.0, 3, models)
     losses = []
     for wanted in (True, False):
-        trained = Trainer(run.to("cpu", "fp32", wanted), PREDICTOR, TOTAL, 1, 2)
+        trained = Trainer(run.to("cpu", "fp32", wanted), PREDICTOR, TOTAL, Processes(1, 2))
         for _ in range(TOTAL):
             trained.step()
         losses.append(trained.losses)

@@ -62,7 +62,7 @@ def test_one_frame_has_no_motion(texture):
         dynamics.motion(texture(1))
 
 
-def test_without_opencv_it_is_said_how_to_get_it(texture, monkeypatch):
+def test_without_opencv_the_error_says_how_to_install_it(texture, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(SinfusionError, match=r"pip install opencv-python-headless, or give weights of RAFT"):
         dynamics.motion(texture(2))
@@ -135,7 +135,7 @@ def test_the_raft_of_torchvision_takes_its_own_weights_alone(texture, tmp_path):
         dynamics.motion(texture(2, (24, 40)), tmp_path / "small.pt")
 
 
-def test_without_torchvision_it_is_said_how_to_get_it(texture, tmp_path, monkeypatch):
+def test_without_torchvision_the_error_says_how_to_install_it(texture, tmp_path, monkeypatch):
     for name in ("torchvision", "torchvision.models", "torchvision.models.optical_flow"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SinfusionError, match="pip install torchvision"):
@@ -168,7 +168,7 @@ VALUES = arrays.arrays(np.float32, st.tuples(*[st.integers(1, 5)] * 3), elements
 @settings(deadline=None)
 @given(VALUES, st.integers(1, 6))
 def test_steps_are_few_from_0_to_1_and_as_ordered_as_the_values(values, steps):
-    outputs = dynamics.stepped(values, steps)
+    outputs = dynamics.quantise(values, steps)
     assert outputs.shape == values.shape and outputs.dtype == torch.float32
     assert outputs.min() >= 0 and outputs.max() <= 1 and len(outputs.unique()) <= steps
     assert (outputs.flatten()[np.argsort(values.ravel(), kind="stable")].diff() >= 0).all()
@@ -177,14 +177,14 @@ def test_steps_are_few_from_0_to_1_and_as_ordered_as_the_values(values, steps):
 def test_values_in_clusters_get_a_step_each_evenly_spread_from_0_to_1():
     clusters = np.repeat(np.float32([0, 1, 2, 10, 40]), 20)
     noisy = clusters + np.random.default_rng(0).uniform(-0.1, 0.1, 100).astype(np.float32)
-    outputs = dynamics.stepped(noisy.reshape(4, 5, 5), 5).flatten()
+    outputs = dynamics.quantise(noisy.reshape(4, 5, 5), 5).flatten()
     assert torch.equal(outputs, torch.arange(5).repeat_interleave(20) / 4)
 
 
 def test_clusters_of_unequal_sizes_get_a_step_each():
     clusters = np.repeat(np.float32([0, 8, 20]), [55, 25, 20])
     noisy = clusters + np.random.default_rng(0).uniform(-0.1, 0.1, 100).astype(np.float32)
-    outputs = dynamics.stepped(noisy.reshape(4, 5, 5), 3).flatten()
+    outputs = dynamics.quantise(noisy.reshape(4, 5, 5), 3).flatten()
     assert torch.equal(outputs, torch.tensor([0, 0.5, 1]).repeat_interleave(torch.tensor([55, 25, 20])))
 
 
@@ -192,19 +192,19 @@ def test_clusters_of_unequal_sizes_get_a_step_each():
 def test_something_small_before_an_even_background_has_a_step_of_its_own(share):
     values = np.zeros((1, 20, 20), np.float32)
     values.flat[:share] = 0.7
-    assert torch.equal(dynamics.stepped(values, 5), torch.from_numpy(values > 0).float())
+    assert torch.equal(dynamics.quantise(values, 5), torch.from_numpy(values > 0).float())
 
 
 def test_a_video_twice_as_fast_has_the_same_steps():
     values = np.random.default_rng(0).gamma(1.0, size=(3, 8, 8)).astype(np.float32)
-    assert torch.equal(dynamics.stepped(values, 5), dynamics.stepped(2 * values, 5))
-    assert len(dynamics.stepped(values, 5).unique()) == 5
+    assert torch.equal(dynamics.quantise(values, 5), dynamics.quantise(2 * values, 5))
+    assert len(dynamics.quantise(values, 5).unique()) == 5
 
 
 def test_what_is_the_same_everywhere_is_one_step():
-    assert not dynamics.stepped(np.full((2, 3, 4), 7, np.float32), 5).any()
+    assert not dynamics.quantise(np.full((2, 3, 4), 7, np.float32), 5).any()
 
 
 def test_of_many_values_a_sample_finds_the_steps():
     values = np.tile(np.float32([0, 1, 2, 10, 40]), 80_000).reshape(4, 1000, 100)
-    assert dynamics.stepped(values, 5).unique().tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert dynamics.quantise(values, 5).unique().tolist() == [0, 0.25, 0.5, 0.75, 1]

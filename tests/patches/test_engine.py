@@ -1,11 +1,12 @@
 """The engine: levels from coarse to fine, passes, weights, what is known and what must appear."""
 
+import numpy as np
 import pytest
 import torch
 
 from sinfusion import ops
-from sinfusion.patches.engine import HUGE, LARGE, Effort, Level, _carried, coarse_to_fine
-from sinfusion.patches.pyramid import resized
+from sinfusion.patches.engine import HUGE, LARGE, Effort, Level, carry_field, coarse_to_fine
+from sinfusion.patches.pyramid import resample
 
 PATCH = (3, 7, 7)
 
@@ -28,7 +29,7 @@ def distance(a, b):
 
 def two_levels(original):
     shapes = [(5, 14, 21), (7, 20, 30)]
-    return shapes, lambda n: Level(resized(original, shapes[n]), shapes[n])
+    return shapes, lambda n: Level(resample(original, shapes[n]), shapes[n])
 
 
 # Effort --------------------------------------------------------------------------------------------------------------
@@ -43,12 +44,12 @@ def test_a_level_gets_all_passes_a_large_one_a_single_one_a_huge_one_smaller_pat
         (HUGE, (3, 7, 7), 1),
         (HUGE + 1, (3, 5, 5), 1),
     ):
-        assert effort.of((1, 1, pixels), coarsest=False) == (patch, passes)
-    assert effort.of((10, 10, 10), coarsest=True) == ((3, 7, 7), 2)
+        assert effort.patch_and_passes((1, 1, pixels), coarsest=False) == (patch, passes)
+    assert effort.patch_and_passes((10, 10, 10), coarsest=True) == ((3, 7, 7), 2)
 
 
 def test_patches_that_are_small_already_stay_as_they_are_on_huge_levels():
-    assert Effort((1, 3, 5)).of((1, 1, HUGE + 1), False)[0] == (1, 3, 5)
+    assert Effort((1, 3, 5)).patch_and_passes((1, 1, HUGE + 1), False)[0] == (1, 3, 5)
 
 
 @pytest.fixture
@@ -59,10 +60,10 @@ def searches(monkeypatch):
     return outputs
 
 
-def test_as_many_searches_are_made_as_the_effort_says(original, searches):
+def test_there_are_as_many_searches_as_the_effort_says(original, searches):
     shapes, level_at = two_levels(original)
     effort = Effort(passes=3, coarsest_passes=2, first_rounds=6, rounds=1)
-    coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort)
+    coarse_to_fine(shapes, level_at, resample(original, shapes[0]), effort)
     done = [(rounds, tuple(query.shape[:3])) for query, _, _, rounds, *_ in searches]
     assert done == [(6, shapes[0]), (1, shapes[0])] + [(1, shapes[1])] * 3
 
@@ -71,9 +72,9 @@ def test_the_first_pass_of_a_level_compares_with_a_blurred_original_and_the_othe
     original, searches
 ):
     shapes, level_at = two_levels(original)
-    coarse_to_fine(shapes, level_at, resized(original, shapes[0]), Effort(passes=3, coarsest_passes=2))
-    coarse, fine = level_at(0).value, level_at(1).value
-    wanted = [coarse, coarse, resized(coarse, shapes[1]), fine, fine]
+    coarse_to_fine(shapes, level_at, resample(original, shapes[0]), Effort(passes=3, coarsest_passes=2))
+    coarse, fine = level_at(0).source, level_at(1).source
+    wanted = [coarse, coarse, resample(coarse, shapes[1]), fine, fine]
     assert all(torch.equal(key, other) for (_, key, *_), other in zip(searches, wanted, strict=True))
 
 
@@ -81,7 +82,7 @@ def test_no_two_searches_of_one_seed_or_of_neighbouring_ones_draw_the_same_words
     shapes, level_at = two_levels(original)
     effort = Effort(passes=3, coarsest_passes=2, first_rounds=1, rounds=1, completeness=1.0)
     for seed in (0, 1, 2, 2**32 - 1):
-        coarse_to_fine(shapes, level_at, resized(original, shapes[0]), effort, seed)
+        coarse_to_fine(shapes, level_at, resample(original, shapes[0]), effort, seed)
     keys = [seed for _, _, _, _, seed, *_ in searches]
     assert len(keys) == 4 * 2 * 5 and len(set(keys)) == len(keys) and all(0 <= key < 2**63 for key in keys)
 
@@ -107,7 +108,7 @@ def test_a_field_carried_to_another_size_leads_to_the_same_places_relative_to_it
     key_then, key_now = key_of(begun), key_of(now)
     field = relative(begun, key_then).round().short(), key_then
     videos = (torch.zeros(*(n + side - 1 for n, side in zip(shape, patch, strict=True)), 1) for shape in (now, key_now))
-    carried = _carried(field, *videos, patch)
+    carried = carry_field(*field, *videos, patch)
     assert carried.shape == (*now, 3) and carried.dtype == torch.int16
     apart = (carried - relative(now, key_now)).abs()
     assert (apart <= 1 + torch.tensor([k / t for k, t in zip(key_now, key_then, strict=True)])).all()
@@ -116,7 +117,7 @@ def test_a_field_carried_to_another_size_leads_to_the_same_places_relative_to_it
 def test_a_field_within_a_level_is_carried_as_it_is():
     field = torch.randint(-3, 3, (4, 5, 6, 3)).short()
     video = torch.zeros(4, 5, 6, 1)
-    assert _carried((field, (4, 5, 6)), video, video, (1, 1, 1)) is field
+    assert carry_field(field, (4, 5, 6), video, video, (1, 1, 1)) is field
 
 
 # What is made --------------------------------------------------------------------------------------------------------
@@ -124,11 +125,11 @@ def test_a_field_within_a_level_is_carried_as_it_is():
 
 def test_a_query_that_is_the_original_gives_the_original(original):
     shapes, level_at = two_levels(original)
-    outputs = coarse_to_fine(shapes, level_at, resized(original, shapes[0]), Effort())
+    outputs = coarse_to_fine(shapes, level_at, resample(original, shapes[0]), Effort())
     assert (outputs - original).abs().mean() < 0.01
 
 
-def test_what_is_made_has_the_last_shape_and_only_colours_of_the_original(original):
+def test_the_output_has_the_last_shape_and_only_colours_of_the_original(original):
     shapes = [(5, 20, 15), (9, 26, 20)]
     noise = torch.randn(*shapes[0], 3)
     outputs = coarse_to_fine(shapes, lambda n: Level(original, shapes[n]), noise, Effort(passes=2))
@@ -153,19 +154,20 @@ def test_the_original_and_the_query_are_left_as_they_are(original):
     assert torch.equal(original, before) and torch.equal(first, query)
 
 
-def test_shares_are_told_after_each_pass_in_proportion_to_its_pixels(original):
-    on_progress = []
+def test_progress_is_the_share_of_the_pixels_of_all_passes(original):
+    progress = []
     shapes, level_at = two_levels(original)
     coarse_to_fine(
         shapes,
         level_at,
-        resized(original, shapes[0]),
+        resample(original, shapes[0]),
         Effort(passes=3, coarsest_passes=2),
-        on_progress=on_progress.append,
+        on_progress=progress.append,
     )
     coarse, fine = 5 * 14 * 21, 7 * 20 * 30
     whole = 2 * coarse + 3 * fine
-    assert on_progress == pytest.approx([coarse / whole] * 2 + [fine / whole] * 3)
+    done = np.cumsum([coarse] * 2 + [fine] * 3) / whole
+    assert [(step.done, step.total, step.unit) for step in progress] == [(share, 1, "share") for share in done]
 
 
 # Guides --------------------------------------------------------------------------------------------------------------
@@ -217,12 +219,12 @@ def test_what_is_known_stays_on_every_level_and_in_every_search(original, search
     new[:, 5:15, 10:20] = True
 
     def level(n):
-        here = resized(new[..., None].float(), shapes[n])[..., 0] > 0.01
-        return Level(level_at(n).value, shapes[n], None, None, (here, torch.full((*shapes[n], 3), 9.0 + n)))
+        here = resample(new[..., None].float(), shapes[n])[..., 0] > 0.01
+        return Level(level_at(n).source, shapes[n], None, None, ~here, torch.full((*shapes[n], 3), 9.0 + n))
 
     outputs = coarse_to_fine(shapes, level, torch.zeros(*shapes[0], 3), Effort(passes=2))
     for n, (query, *_) in zip((0, 1, 1), searches, strict=True):
-        assert (query[~level(n).known[0]] == 9 + n).all()
+        assert (query[level(n).known_mask] == 9 + n).all()
     assert (outputs[~new] == 10).all() and outputs[new].max() <= 1
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sinfusion.patches.pyramid import level_scales, resized, scaled_shape
+from sinfusion.patches.pyramid import level_scales, resample, scaled_shape
 
 SHAPES = st.tuples(st.integers(1, 300), st.integers(1, 2000), st.integers(1, 2000))
 FACTORS = st.tuples(st.floats(0.5, 0.95), st.floats(0.5, 0.95))
@@ -61,14 +61,14 @@ def test_a_scale_that_gives_a_whole_number_gives_that_number_whatever_the_roundi
 @given(st.tuples(*[st.integers(1, 9)] * 3), st.tuples(*[st.integers(1, 9)] * 3), st.floats(-1, 1, width=32))
 def test_a_constant_stays_that_constant_at_every_size(shape, other, value):
     video = torch.full((*shape, 2), value)
-    outputs = resized(video, other)
+    outputs = resample(video, other)
     assert outputs.shape == (*other, 2) and outputs.is_contiguous()
     torch.testing.assert_close(outputs, torch.full_like(outputs, value), rtol=1e-5, atol=1e-6)
 
 
 def test_a_video_at_its_own_size_is_itself():
     video = torch.randn(3, 5, 6, 3)
-    assert torch.equal(resized(video, (3, 5, 6)), video)
+    assert torch.equal(resample(video, (3, 5, 6)), video)
 
 
 def test_shrinking_is_antialiased_in_space_and_in_time():
@@ -77,20 +77,20 @@ def test_shrinking_is_antialiased_in_space_and_in_time():
     flicker = torch.ones(32, 8, 8, 1)
     flicker[::2] = -1
     for video, picked, shape in ((checks, checks[:, ::3, ::3], (8, 11, 11)), (flicker, flicker[::3], (11, 8, 8))):
-        assert picked.std() > 0.9 and resized(video, shape).abs().max() < 0.35
+        assert picked.std() > 0.9 and resample(video, shape).abs().max() < 0.35
 
 
 @pytest.mark.parametrize("shape", [(5, 12, 20), (1, 12, 20), (10, 9, 13), (3, 24, 14)])
 def test_a_slope_stays_a_slope_along_each_axis(shape):
     t, y, x = torch.meshgrid(*(torch.linspace(0.5 / n, 1 - 0.5 / n, n) for n in (5, 12, 20)), indexing="ij")
-    outputs = resized(torch.stack((t, y, x), -1), shape)
+    outputs = resample(torch.stack((t, y, x), -1), shape)
     axes = torch.meshgrid(*(torch.linspace(0.5 / n, 1 - 0.5 / n, n) for n in shape), indexing="ij")
     assert (outputs - torch.stack(axes, -1)).abs().max() < 0.06  # of edge pixels; 0.5 would be another order
 
 
 def test_one_frame_is_repeated_and_each_frame_is_resized_by_itself():
     image, video = torch.randn(1, 8, 8, 3), torch.randn(4, 8, 8, 3)
-    assert torch.allclose(resized(image, (5, 8, 8)), image.expand(5, -1, -1, -1), atol=1e-6)
-    outputs = resized(video, (4, 11, 6))
+    assert torch.allclose(resample(image, (5, 8, 8)), image.expand(5, -1, -1, -1), atol=1e-6)
+    outputs = resample(video, (4, 11, 6))
     for t in range(4):
-        torch.testing.assert_close(outputs[t : t + 1], resized(video[t : t + 1], (1, 11, 6)))
+        torch.testing.assert_close(outputs[t : t + 1], resample(video[t : t + 1], (1, 11, 6)))

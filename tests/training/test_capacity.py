@@ -8,8 +8,18 @@ from sinfusion.media import Source
 from sinfusion.recipe import FAST, TINY
 from sinfusion.run import Run
 from sinfusion.training import capacity
-from sinfusion.training.capacity import GOOD, SIDES, Speed, choose, measure_speed, outlook, shortfall, watchable_steps
-from sinfusion.training.request import fit_frames
+from sinfusion.training.capacity import (
+    GOOD,
+    SIDES,
+    Speed,
+    choose,
+    fit_frames,
+    measure_speed,
+    outlook,
+    shortfall,
+    watchable_steps,
+)
+from sinfusion.training.request import Compute, TrainingRequest
 
 MINUTES = {"predictor": 7.0, "projector": 3.0}
 NATIVE = (720, 1280)
@@ -70,15 +80,15 @@ def machine(monkeypatch):
     """The machine takes so many seconds for a step."""
 
     def make(seconds, share=1.0):
-        monkeypatch.setattr("sinfusion.training.request.measure_speed", lambda *_: speed(seconds, share))
+        monkeypatch.setattr("sinfusion.training.capacity.measure_speed", lambda *_: speed(seconds, share))
 
     return make
 
 
 def fitted(source, minutes, recipe=TINY, patient=False, tasks=None):
     said = []
-    side = fit_frames(source, recipe, minutes, tasks, torch.device("cpu"), "fp32", True, patient, said.append)
-    return side, said
+    request = TrainingRequest(source=source, recipe=recipe, minutes=minutes, tasks=tasks, patient=patient)
+    return fit_frames(request, Compute("cpu", "fp32"), said.append), said
 
 
 def test_what_was_chosen_and_why_is_said_in_one_line(machine, texture):

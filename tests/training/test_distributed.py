@@ -14,20 +14,20 @@ from sinfusion.checkpoint import last_checkpoint, load_weights
 from sinfusion.recipe import TINY
 from sinfusion.roles import ROLES
 from sinfusion.run import load
-from sinfusion.training import progress
+from sinfusion.training import logger
 
-RECIPE = TINY.replace(filters=4, depth=2, batch_size=4, sampling_steps=2, unconditional_sampling_steps=2, predictor_steps=12,
-                      projector_steps=4)  # fmt: skip
+RECIPE = TINY.replace(filters=4, depth=2, batch_size=4, sampling_steps=2, unconditional_sampling_steps=2,
+                      predictor_steps=12, projector_steps=4)  # fmt: skip
 
 # Each process runs this: a training of so many steps, over an older run; then one with a time budget; then a batch
 # that cannot be split.
 SCRIPT = f"""
-import numpy, sinfusion, sinfusion.training.progress, torch
+import numpy, sinfusion, sinfusion.training.logger, torch
 from sinfusion.errors import SinfusionError
 from sinfusion.recipe import Recipe
 
 torch.set_num_threads(1)
-sinfusion.training.progress.READ_SECONDS = 0.0
+sinfusion.training.logger.READ_SECONDS = 0.0
 frames, recipe = numpy.load("clip.npy"), {RECIPE!r}
 sinfusion.train(frames, "run", recipe, precision="fp32", overwrite=True, quiet=True)
 timed = recipe.replace(predictor_steps=10_000, projector_steps=4_000, interpolator_steps=5_000, image_steps=5_000)
@@ -45,7 +45,7 @@ def losses(run, name):
 
 
 def test_two_processes_are_one_with_the_whole_batch(clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "READ_SECONDS", 0.0)
+    monkeypatch.setattr(logger, "READ_SECONDS", 0.0)
     alone = sinfusion.train(clip, tmp_path / "alone", RECIPE, precision="fp32", quiet=True)
     sinfusion.train(clip, tmp_path / "run", RECIPE.replace(predictor_steps=2), seed=9, precision="fp32", quiet=True)
     np.save(tmp_path / "clip.npy", clip)

@@ -28,10 +28,10 @@ from sinfusion.run import load
 torch.set_num_threads(1)
 gc.freeze()
 Figure.savefig = lambda self, path, **_: Path(path).write_bytes(b"a curve")
-sinfusion.training.session._previewer = lambda *_: lambda: None
-sinfusion.training.progress.READ_SECONDS, sinfusion.training.trainer.CHECKPOINT_SECONDS = 0.0, -1.0
-SMALL = TINY.replace(filters=4, depth=2, batch_size=1, sampling_steps=1, unconditional_sampling_steps=1, predictor_steps=1,
-                     projector_steps=1, interpolator_steps=2)
+sinfusion.training.session.preview = lambda *_: None
+sinfusion.training.logger.READ_SECONDS, sinfusion.training.trainer.CHECKPOINT_SECONDS = 0.0, -1.0
+SMALL = TINY.replace(filters=4, depth=2, batch_size=1, sampling_steps=1, unconditional_sampling_steps=1,
+                     predictor_steps=1, projector_steps=1, interpolator_steps=2)
 CLIP = np.random.default_rng(0).integers(0, 255, (4, 12, 12, 3), dtype=np.uint8)
 OTHER = CLIP[::-1].copy()
 here = Path(sys.argv[1])

@@ -19,11 +19,10 @@ from sinfusion.errors import SinfusionError
 from sinfusion.files import remove
 from sinfusion.media import Clip
 from sinfusion.recipe import FAST, PAPER, TINY
-from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
+from sinfusion.roles import PREDICTOR
 from sinfusion.run import load
 from sinfusion.signals import Interrupted
-from sinfusion.training.plan import MOST_STEPS, planned, read_journal
-from sinfusion.training.request import measure_sigma_data
+from sinfusion.training.plan import MOST_STEPS, read_journal, stored_plan
 from sinfusion.training.trainer import Stopped, Trainer
 
 SETTINGS = {"filters": 4, "depth": 2, "batch_size": 2, "sampling_steps": 2, "unconditional_sampling_steps": 2}
@@ -74,9 +73,9 @@ def test_a_time_budget_becomes_a_plan_that_is_kept(clip, tmp_path):
     run = sinfusion.train(clip, tmp_path / "run", "tiny", 0.02, settings=SETTINGS, quiet=True)
     for name, model in run.models.items():
         plan = read_journal(run.path / name)
-        assert plan.total == model["steps"] and plan.at(plan.total) == 1 and plan.pieces[0] == (0, 0.0, MOST_STEPS)
+        assert plan.total == model["steps"] and plan.at(plan.total) == 1 and plan.segments[0] == (0, 0.0, MOST_STEPS)
         checkpoint = last_checkpoint(run.path / name)
-        assert planned(load_weights(checkpoint / "weights.safetensors")[1], checkpoint) == plan
+        assert stored_plan(load_weights(checkpoint / "weights.safetensors")[1], checkpoint) == plan
         assert checkpoint.name == f"step-{plan.total:08d}"
         log = [json.loads(line) for line in (run.path / name / "log.jsonl").read_text().splitlines()]
         assert log[-1]["step"] == log[-1]["total"] == plan.total
@@ -99,9 +98,9 @@ def test_a_training_by_the_clock_whose_checkpoints_are_gone_is_repeated_to_the_b
 def test_a_training_by_the_clock_that_was_stopped_is_the_one_that_its_journal_tells(clip, tmp_path, monkeypatch, model):
     train, stops = Trainer.train, iter((3, 9))
 
-    def stopped(self, progress, stopping, clock):
+    def stopped(self, logger, should_stop, clock):
         stop = next(stops, None) if self.role.name == model else None
-        train(self, progress, (lambda: self.done == stop) if stop else stopping, clock)
+        train(self, logger, (lambda: self.done == stop) if stop else should_stop, clock)
 
     monkeypatch.setattr(Trainer, "train", stopped)
     path = tmp_path / "run"
@@ -121,7 +120,7 @@ def test_a_training_by_the_clock_that_was_stopped_is_the_one_that_its_journal_te
 
 def test_what_a_stopped_training_has_used_of_its_time_counts(clip, tmp_path, monkeypatch):
     train = Trainer.train
-    monkeypatch.setattr(Trainer, "train", lambda self, shown, stop, clock: train(self, shown, lambda: True, clock))
+    monkeypatch.setattr(Trainer, "train", lambda self, logger, stop, clock: train(self, logger, lambda: True, clock))
     with pytest.raises(KeyboardInterrupt):
         sinfusion.train(clip, tmp_path / "run", "tiny", 7, settings=SETTINGS, quiet=True)
     used = load(tmp_path / "run", "cpu").seconds_used()
@@ -188,9 +187,9 @@ def in_another_process(tmp_path, clip):
     """A process that trains for longer than anyone waits, saving at every step; returns once it has begun to."""
     np.save(tmp_path / "clip.npy", clip)
     script = (
-        "import numpy, sinfusion, sinfusion.training.progress, sinfusion.training.trainer\n"
+        "import numpy, sinfusion, sinfusion.training.logger, sinfusion.training.trainer\n"
         "from sinfusion.recipe import Recipe\n"
-        "sinfusion.training.progress.READ_SECONDS, sinfusion.training.trainer.CHECKPOINT_SECONDS = 0.0, -1.0\n"
+        "sinfusion.training.logger.READ_SECONDS, sinfusion.training.trainer.CHECKPOINT_SECONDS = 0.0, -1.0\n"
         f"sinfusion.train(numpy.load('clip.npy'), 'run', {LONG!r}, quiet=True)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -211,7 +210,7 @@ def wait_for(process, condition):
 def uninterrupted(path, clip, steps, monkeypatch):
     """The state of the same training after some steps without interruption."""
     train = Trainer.train
-    monkeypatch.setattr(Trainer, "train", lambda self, shown, *_: train(self, shown, lambda: self.done == steps))
+    monkeypatch.setattr(Trainer, "train", lambda self, logger, *_: train(self, logger, lambda: self.done == steps))
     with pytest.raises(KeyboardInterrupt):
         sinfusion.train(clip, path, LONG, quiet=True)
     return state(load(path))
@@ -302,7 +301,7 @@ def test_a_preview_that_fails_ends_no_training(clip, tmp_path, monkeypatch, caps
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("sinfusion.training.session.write_image", fail)
+    monkeypatch.setattr("sinfusion.training.logger.write_image", fail)
     run = sinfusion.train(clip, tmp_path / "run", RECIPE, tasks=("upsample",))
     assert last_checkpoint(run.path / "interpolator").name == "step-00000008"
     assert capsys.readouterr().err.count("preview.png cannot be written (MemoryError)") == 1
@@ -345,7 +344,7 @@ def test_out_of_memory_names_what_to_lower(clip, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("preset", "expected"), [("paper", PAPER), ("fast", FAST)])
 def test_a_preset_is_trained_as_it_is(clip, tmp_path, monkeypatch, preset, expected):
-    def stop(self, progress, stopping, clock):
+    def stop(self, logger, should_stop, clock):
         raise Stopped
 
     monkeypatch.setattr(Trainer, "train", stop)
@@ -369,15 +368,14 @@ def test_steps_ask_the_system_for_no_more_memory():
         "from sinfusion.recipe import TINY\n"
         "from sinfusion.roles import PREDICTOR\n"
         "from sinfusion.training.trainer import Trainer\n"
-        "from sinfusion.training.request import new_run\n"
+        "from sinfusion.training.run_setup import plan_run\n"
         "from sinfusion.training.session import peak_memory\n"
         "frames = np.random.default_rng(0).integers(0, 255, (5, 72, 128, 3), dtype=np.uint8)\n"
         "recipe = TINY.replace(dense_kernel=3, depth=2)\n"
         "sinfusion.keep_memory()\n"
         "folder = tempfile.mkdtemp() + '/run'\n"
         "clip = Clip(frames, 20.0, 'video', (72, 128))\n"
-        "run = new_run('clip', clip, folder, recipe, [PREDICTOR], None, 0, True, 0)\n"
-        "run = run.to('cpu')\n"
+        "run = plan_run(folder, clip, recipe, [PREDICTOR]).to('cpu')\n"
         "trainer = Trainer(run, PREDICTOR, 100)\n"
         "def step():\n"
         "    trainer.step()\n"
@@ -390,18 +388,3 @@ def test_steps_ask_the_system_for_no_more_memory():
     faults, growth = map(float, result.stdout.split())
     # An activation of this network alone is 900 pages (3.5 MiB), and a step makes dozens; one kept a step is 100 MiB.
     assert faults < 100 and growth < 50
-
-
-@pytest.mark.parametrize("role", [IMAGE, PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
-def test_sigma_data_of_a_clip_takes_the_memory_of_some_frames_and_is_that_of_its_values(role, large_clip, peak):
-    found, bytes_ = peak(lambda: measure_sigma_data(large_clip, role, TINY))
-    assert bytes_ < large_clip.nbytes / 4
-    part = large_clip[:, :64, :64]
-    values = part.astype(np.float64) / 127.5 - 1
-    wanted = {
-        "predictor": [values[k:] - values[:-k] for k in (1, 2, 3)],
-        "interpolator": [values[1:-1] - (values[:-2] + values[2:]) / 2],
-    }.get(role.name, [values])
-    wanted = [np.sqrt(np.mean(differences**2)) for differences in wanted]
-    assert measure_sigma_data(part, role, TINY) == pytest.approx(wanted, rel=1e-12)
-    assert found == pytest.approx(wanted, rel=0.05)

@@ -17,12 +17,11 @@ from sinfusion.pixels import to_unit
 from sinfusion.recipe import PAPER, TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from sinfusion.run import Run, load
-from sinfusion.training import progress as progress_module
+from sinfusion.training import logger as logger_module
 from sinfusion.training import trainer as trainer_module
-from sinfusion.training.crops import STREAM_NOISE, draw, sample_seeds
-from sinfusion.training.progress import Progress
-from sinfusion.training.session import _previewer
-from sinfusion.training.sigma_distribution import draw_sigmas
+from sinfusion.training.batch import STREAM_NOISE, draw_places, draw_sigmas, sample_seeds
+from sinfusion.training.logger import TrainingLogger
+from sinfusion.training.preview import preview
 from sinfusion.training.trainer import Stopped, Trainer
 
 SMALL = {"filters": 4, "depth": 2, "batch_size": 2, "unconditional_sampling_steps": 2, "sampling_steps": 2}
@@ -52,7 +51,7 @@ def new_run(clip, tmp_path):
 
 
 class EveryLoss:
-    """Stands for Progress: reads every loss."""
+    """Stands for TrainingLogger: reads every loss."""
 
     def __init__(self):
         self.losses = []
@@ -61,7 +60,7 @@ class EveryLoss:
         self.losses.append(loss.item())
         return self.losses[-1]
 
-    def follow(self, plan, ended=False):
+    def save_plan(self, plan, ended=False):
         self.plan, self.ended = plan, ended
 
     attempt = contextlib.nullcontext
@@ -69,13 +68,13 @@ class EveryLoss:
 
 def trained(run, role, stop=lambda trainer: False):
     """Train to the end, or to where `stop(trainer)`, from the run's last checkpoint; returns the losses."""
-    trainer, progress = Trainer(run, role, TOTAL), EveryLoss()
+    trainer, logger = Trainer(run, role, TOTAL), EveryLoss()
     trainer.restore()
     try:
-        trainer.train(progress, lambda: stop(trainer))
+        trainer.train(logger, lambda: stop(trainer))
     except Stopped:
         pass
-    return progress.losses
+    return logger.losses
 
 
 def same_state(a, b, role):
@@ -162,22 +161,23 @@ def test_training_neither_uses_nor_disturbs_the_global_random_state(new_run):
 
 @pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
 def test_previews_do_not_change_the_training(new_run, role, monkeypatch):
-    monkeypatch.setattr(progress_module, "READ_SECONDS", 0.0)
-    monkeypatch.setattr(progress_module, "PREVIEW_SHARE", math.inf)
+    monkeypatch.setattr(logger_module, "READ_SECONDS", 0.0)
+    monkeypatch.setattr(logger_module, "PREVIEW_SHARE", math.inf)
     without, with_previews = new_run("without", role), new_run("with", role)
     trained(without, role)
     trainer = Trainer(with_previews, role, TOTAL)
-    preview = _previewer(with_previews, role, trainer)
     outputs = []
 
     def counted():
-        preview()
         outputs.append(trainer.done)
+        return preview(with_previews, role, trainer)
 
-    progress = Progress(with_previews.path / role.name, role.name, 0, TOTAL, counted, preview_seconds=4e-2, quiet=True)
-    progress.preview_at = 0.0
-    trainer.train(progress)
-    progress.close(True)
+    logger = TrainingLogger(
+        with_previews.path / role.name, role.name, 0, TOTAL, preview=counted, preview_seconds=4e-2, quiet=True
+    )
+    logger.preview_at = 0.0
+    trainer.train(logger)
+    logger.close(True)
     assert outputs[0] == 1 and outputs[-1] == TOTAL
     assert (with_previews.path / role.name / "preview.png").stat().st_size > 100
     assert same_state(without, with_previews, role)
@@ -209,23 +209,23 @@ def test_weights_that_are_not_finite_are_never_saved_even_if_no_loss_was_read(ne
     run = new_run("run")
     trained(run, PREDICTOR, lambda trainer: trainer.done == 2)
     poison(monkeypatch, 1)
-    monkeypatch.setattr(progress_module, "READ_SECONDS", math.inf)
+    monkeypatch.setattr(logger_module, "READ_SECONDS", math.inf)
     trainer = Trainer(run, PREDICTOR, TOTAL)
     trainer.restore()
-    progress = Progress(run.path / "predictor", "predictor", 2, TOTAL, quiet=True)
+    logger = TrainingLogger(run.path / "predictor", "predictor", 2, TOTAL, quiet=True)
     with pytest.raises(SinfusionError, match="weights of the predictor stopped being finite"):
-        trainer.train(progress, lambda: trainer.done == 5)
-    progress.close(False)
+        trainer.train(logger, lambda: trainer.done == 5)
+    logger.close(False)
     assert last_checkpoint(run.path / "predictor").name == "step-00000002"
 
 
 def test_a_loss_that_is_not_finite_at_the_very_end_is_noticed(new_run, monkeypatch):
     run = new_run("run")
     poison(monkeypatch, TOTAL - 1)
-    progress = Progress(run.path / "predictor", "predictor", 0, TOTAL, quiet=True)
+    logger = TrainingLogger(run.path / "predictor", "predictor", 0, TOTAL, quiet=True)
     with pytest.raises(SinfusionError, match=f"by step {TOTAL}"):
-        Trainer(run, PREDICTOR, TOTAL).train(progress)
-    progress.close(False)
+        Trainer(run, PREDICTOR, TOTAL).train(logger)
+    logger.close(False)
     assert last_checkpoint(run.path / "predictor") is None
 
 
@@ -237,8 +237,9 @@ def test_a_stop_at_the_last_step_keeps_the_finished_state(new_run):
 
 
 def drawn(role, recipe, count=4000, run=None, sigma_data=0.1):
-    denoiser = Denoiser(torch.nn.Identity(), PARAMETERIZATIONS[recipe.parameterization_of(role)], run.build(role).schedule,
-                        role.continuous, (sigma_data,))  # fmt: skip
+    parameterization = PARAMETERIZATIONS[recipe.parameterization_of(role)]
+    schedule = run.build(role).schedule
+    denoiser = Denoiser(torch.nn.Identity(), parameterization, schedule, role.continuous, (sigma_data,))
     return draw_sigmas(
         recipe, role, denoiser, torch.full((count,), sigma_data), sample_seeds(5, range(count)), torch.tensor(17)
     ).double()
@@ -246,8 +247,8 @@ def drawn(role, recipe, count=4000, run=None, sigma_data=0.1):
 
 @pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR], ids=lambda role: role.name)
 def test_preconditioned_levels_are_log_normal_around_sigma_data(new_run, role):
-    recipe = RECIPES["tiny"].replace(sigma_max_share=0.0, log_sigma_mean=0.3, log_sigma_std=1.1, unconditional_log_sigma_mean=-0.5,
-                                     unconditional_log_sigma_std=1.4)  # fmt: skip
+    recipe = RECIPES["tiny"].replace(sigma_max_share=0.0, log_sigma_mean=0.3, log_sigma_std=1.1,
+                                     unconditional_log_sigma_mean=-0.5, unconditional_log_sigma_std=1.4)  # fmt: skip
     mean, std = (0.3, 1.1) if role.conditions else (-0.5, 1.4)
     z = ((drawn(role, recipe, run=new_run("run", role)) / 0.1).log() - mean) / std
     check_standard_normal(z)
@@ -308,11 +309,12 @@ def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe):
     run = new_run("run", role, recipe, batch_size=6, white_condition_noise=0.0, coarse_condition_noise=0.0)
     trainer, step = Trainer(run, role, TOTAL), torch.tensor(7)
     batch = trainer.batch(step)
-    height, width = trainer.crop
-    places = draw(run.frames.shape[:3], role.conditions, trainer.crop, trainer.seeds, step,
-                  trainer.largest_offset[7], run.recipe.every_triple)  # fmt: skip
+    crop, seeds = trainer.batch_sampler.crop, trainer.batch_sampler.seeds
+    height, width = crop
+    places = draw_places(run.frames.shape[:3], role.conditions, crop, seeds, step,
+                         trainer.largest_offset[7], run.recipe.every_triple)  # fmt: skip
     assert torch.equal(batch.frame_offset, places[:, 1])
-    noise = ops.normal(trainer.seeds, STREAM_NOISE, step, (3, height, width))
+    noise = ops.normal(seeds, STREAM_NOISE, step, (3, height, width))
     form = trainer.denoiser.parameterization
     for b, (target, offset, top, left) in enumerate(places.tolist()):
         around = {0: [], 1: [target - offset], 2: [target - 1, target + 1]}[role.conditions]
@@ -360,7 +362,7 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_once_and_the_last_one_i
     new_run, monkeypatch, capsys
 ):
     monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setattr(progress_module, "READ_SECONDS", 0.0)
+    monkeypatch.setattr(logger_module, "READ_SECONDS", 0.0)
     run, steps = new_run("run"), []
 
     def full(run, role, step, *_):
@@ -368,8 +370,8 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_once_and_the_last_one_i
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("sinfusion.run.Run.save_checkpoint", full)
-    progress = Progress(run.path / "predictor", "predictor", 0, TOTAL, preview_seconds=1e9)
+    logger = TrainingLogger(run.path / "predictor", "predictor", 0, TOTAL, preview_seconds=1e9)
     with pytest.raises(OSError, match="No space"):
-        Trainer(run, PREDICTOR, TOTAL).train(progress)
+        Trainer(run, PREDICTOR, TOTAL).train(logger)
     assert steps == [*range(1, TOTAL + 1), TOTAL]
     assert capsys.readouterr().err.count("a checkpoint cannot be written") == 1

@@ -7,8 +7,7 @@ import torch
 
 from sinfusion import ops
 from sinfusion.pixels import to_uint8, to_unit
-from sinfusion.training.crops import draw as draw_places
-from sinfusion.training.crops import sample_seeds
+from sinfusion.training.batch import draw_places, sample_seeds
 
 COUNT, HEIGHT, WIDTH = 6, 12, 16
 
@@ -91,7 +90,7 @@ def test_every_place_a_crop_fits_is_drawn_and_no_other(coded):
     assert places == {(row, column) for row in range(3) for column in range(4)}
 
 
-def test_a_crop_is_a_piece_of_the_frame(coded):
+def test_a_crop_is_a_part_of_the_frame(coded):
     clean = draw(coded, 0, (7, 9), 0, 0, range(1)).clean
     frame, row, column = corners(clean)[0]
     assert torch.equal(clean[0], to_unit(coded[frame, row : row + 7, column : column + 9]))

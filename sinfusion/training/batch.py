@@ -1,0 +1,160 @@
+"""What a training step sees: crops, noise levels and noise, all of them a pure function of (seed, n) for step n.
+
+Frames stay uint8 on the training device. Random numbers come from the counter-based generator, so that a resumed
+training, or one spread over several processes, sees exactly what an uninterrupted one in one process sees. Everything
+is drawn where the frames are: nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..diffusion.denoiser import Denoiser
+from ..recipe import Recipe
+from ..roles import Role
+from ..run import Run
+
+# Streams of the generator: one for each purpose, so that no two draws share numbers.
+STREAM_CROP, STREAM_SIGMA, STREAM_NOISE, STREAM_SIGMA_MAX = range(1, 5)
+STREAM_WHITE_CONDITION_NOISE, STREAM_COARSE_CONDITION_NOISE, STREAM_CONDITION_NOISE_SHARE = range(5, 8)
+
+COARSE_PIXELS = 8  # pixels from one sample of the coarse noise to the next
+# The models of a run draw different numbers from one seed. Their order is part of what a seed means.
+SEED_ORDER = ("image", "predictor", "projector", "interpolator")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the network sees in one step, and what it should make of it."""
+
+    inputs: Tensor  # (B, 3 (n + 1), h, w), conditions first
+    target: Tensor  # (B, 3, h, w) fp32
+    sigma: Tensor  # (B,) fp32
+    sigma_data: Tensor  # (B,) fp32
+    frame_offset: Tensor  # (B,) int64
+
+
+class BatchSampler:
+    """Draws the batches of one model."""
+
+    def __init__(self, run: Run, role: Role, denoiser: Denoiser, samples: range):  # samples: of the whole batch
+        self.role, self.recipe, self.denoiser = role, run.recipe, denoiser
+        self.dtype = run.dtype or torch.float32  # of the inputs
+        self.frames = torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device)  # (T, H, W, 3) uint8
+        self.crop = run.recipe.crop_size(role, *run.size)  # height, width
+        self.seeds = sample_seeds(run.seed * 16 + SEED_ORDER.index(role.name), samples).to(run.device)  # (B,) int64
+        strength = (run.recipe.white_condition_noise, run.recipe.coarse_condition_noise)
+        self.condition_noise = torch.tensor(strength, device=run.device)  # (2,) fp32, in units of sigma_data
+
+    def __call__(self, step: Tensor, largest_offset: Tensor) -> Batch:
+        """The batch of a step, () int64 on the device; largest_offset: () or (1,) int64, that of the Predictor."""
+        role, recipe, seeds = self.role, self.recipe, self.seeds
+        count, height, width, _ = self.frames.shape
+        clip = (count, height, width)
+        places = draw_places(clip, role.conditions, self.crop, seeds, step, largest_offset, recipe.every_triple)
+        frame_offset = places[:, 1]
+        sigma_data = self.denoiser.sigma_data_of(frame_offset if role.frame_offset else None, len(seeds), seeds.device)
+        sigma = draw_sigmas(recipe, role, self.denoiser, sigma_data, seeds, step)
+        strength, coarse = self._draw_condition_noise(sigma_data, step)
+        inputs, target = ops.sample_crops(
+            self.frames,
+            places,
+            torch.cat((self.denoiser.training_coefficients(sigma, sigma_data), strength), 1),
+            coarse,
+            seeds,
+            step,
+            (STREAM_NOISE, STREAM_WHITE_CONDITION_NOISE),
+            role.conditions,
+            self.crop,
+            self.dtype,
+        )
+        return Batch(inputs, target, sigma, sigma_data, frame_offset)
+
+    def _draw_condition_noise(self, sigma_data: Tensor, step: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Noise on the condition, like a rollout's own errors: white and coarse, each of a random strength.
+
+        Returns (B, 2) fp32, the deviations of both, and (B, C, h, w) fp32, the samples of the coarse noise.
+        """
+        share = ops.uniform_bits(self.seeds, STREAM_CONDITION_NOISE_SHARE, step, 2, self.seeds.device).float() / 2**32
+        strength = self.condition_noise * sigma_data[:, None] * share
+        if not self.role.conditions or self.recipe.coarse_condition_noise <= 0:
+            return strength, None
+        shape = (3 * self.role.conditions, self.crop[0] // COARSE_PIXELS + 2, self.crop[1] // COARSE_PIXELS + 2)
+        return strength, ops.normal(self.seeds, STREAM_COARSE_CONDITION_NOISE, step, shape, self.seeds.device)
+
+
+def sample_seeds(seed: int, samples: range) -> Tensor:
+    """(len(samples),) int64: a key of the generator for each sample of the batch."""
+    return torch.tensor([(seed * 1_000_003 + b) & (2**62 - 1) for b in samples], dtype=torch.int64)
+
+
+def draw_places(
+    clip: tuple[int, int, int],  # frames, height, width
+    conditions: int,  # 0, 1 (the frame at target - offset) or 2 (the frames around the target)
+    crop: tuple[int, int],  # height, width
+    seeds: Tensor,  # (B,) int64
+    step: Tensor,  # () int64 on the same device
+    largest_offset: Tensor | int = 1,  # () or (1,) int64; one condition: frame offsets are up to this, both ways
+    every_triple: bool = True,  # two conditions: any middle frame, not only the odd ones
+) -> Tensor:  # (B, 4) int64: frame of the target, frame offset, top, left
+    """Where each sample of a step is cut, so that its conditions exist; as `ops.sample_crops` takes it."""
+    count, height, width = clip
+    bits = ops.uniform_bits(seeds, STREAM_CROP, step, 4, seeds.device)
+    top, left = _below(height - crop[0] + 1, bits[:, 2]), _below(width - crop[1] + 1, bits[:, 3])
+    offset = torch.ones_like(top)
+    if conditions == 0:
+        target = _below(count, bits[:, 0])
+    elif conditions == 1:
+        offset = _below(2 * largest_offset, bits[:, 1]) - largest_offset
+        offset = offset + (offset >= 0)  # never 0
+        target = offset.clamp(min=0) + _below(count - offset.abs(), bits[:, 0])
+    elif every_triple:
+        target = 1 + _below(count - 2, bits[:, 0])
+    else:
+        target = 1 + 2 * _below((count - 1) // 2, bits[:, 0])
+    return torch.stack((target, offset, top, left), 1)
+
+
+def _below(bound: Tensor | int, bits: Tensor) -> Tensor:
+    """Whole numbers in [0, bound) from 32 uniform bits."""
+    return bits * bound >> 32
+
+
+def draw_sigmas(
+    recipe: Recipe,
+    role: Role,
+    denoiser: Denoiser,
+    sigma_data: Tensor,  # (B,) fp32
+    seeds: Tensor,  # (B,) int64
+    step: Tensor,  # () int64
+) -> Tensor:
+    """(B,) fp32: the noise level of each sample of a step.
+
+    preconditioned: ln(sigma / sigma_data) is normal (Karras et al. 2022, table 1); for models with a condition a share
+    is at sigma_max, where they learn the conditional mean. Otherwise the sigma of a timestep of 1..T or, for continuous
+    roles, of a sqrt(alphas_cumprod) that is uniform between those of two neighbouring timesteps (as in the released
+    code).
+    """
+    device = seeds.device
+    if denoiser.preconditioned:
+        normal = ops.normal(seeds, STREAM_SIGMA, step, (1,), device)[:, 0]
+        if not role.conditions:
+            log_sigma = recipe.unconditional_log_sigma_mean + recipe.unconditional_log_sigma_std * normal
+            return sigma_data * log_sigma.exp()
+        log_sigma = recipe.log_sigma_mean + recipe.log_sigma_std * normal
+        bits = ops.uniform_bits(seeds, STREAM_SIGMA_MAX, step, 1, device)[:, 0]
+        at_max = bits < int(recipe.sigma_max_share * 2**32)
+        return sigma_data * log_sigma.masked_fill(at_max, math.log(recipe.sigma_max)).exp()
+    sqrt_alphas_cumprod = denoiser.sqrt_alphas_cumprod(device)
+    bits = ops.uniform_bits(seeds, STREAM_SIGMA, step, 2, device)
+    timestep = 1 + (bits[:, 0] * (len(sqrt_alphas_cumprod) - 1) >> 32)
+    signal = sqrt_alphas_cumprod[timestep]
+    if denoiser.continuous:
+        signal = signal + bits[:, 1].double() / 2**32 * (sqrt_alphas_cumprod[timestep - 1] - signal)
+    return (1 / signal**2 - 1).clamp(min=1e-8).sqrt().float()  # alphas_cumprod = 1 / (1 + sigma^2)
