@@ -87,7 +87,7 @@ def test_network(measure, released, scale, what, size, shape):
         assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
         functions["released"] = one_call(theirs, size)
     facts = {"what": what, "size": size, "filters": shape.filters, "depth": shape.depth, "dtype": str(ours.dtype)}
-    measure(functions, rounds=3 if size == LARGE else 9, **facts)
+    measure(functions, **facts)
 
 
 def high_water():

@@ -19,13 +19,15 @@ from sinfusion.precision import choose_dtype
 Function = Callable[[], object]
 
 SAMPLE_SECONDS = 0.01  # about: short functions are called many times in a sample
+LEAST_ROUNDS, MOST_SECONDS = 3, 8.0  # fewer rounds than asked for, but not than this, where they take longer
 LIMIT_ROUNDS = 25  # what a device can do at most is the best of these
 
 
 def medians(
     functions: dict[str, Function], device: torch.device, rounds: int = 9, capture: bool = True
 ) -> dict[str, float]:
-    """Seconds of one call of each function, the median of `rounds` that take turns.
+    """Seconds of one call of each function, the median of `rounds` that take turns (at least 3 where these take
+    longer than 8 seconds).
 
     On a GPU between two events; with `capture`, of a CUDA graph of each function that can be captured.
     """
@@ -40,7 +42,10 @@ def _samples(
         functions = {name: _captured(function) for name, function in functions.items()}
     calls = {name: _calls_of_a_sample(function, device) for name, function in functions.items()}
     samples: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
+    end = time.monotonic() + MOST_SECONDS
+    for done in range(rounds):
+        if done >= LEAST_ROUNDS and time.monotonic() >= end:
+            break
         for name, function in functions.items():
             samples[name].append(_sample(function, calls[name], device) / calls[name])
     return samples

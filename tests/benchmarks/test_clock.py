@@ -33,6 +33,20 @@ def test_the_reference_is_called_in_place_of_every_kernel(backends):
     assert backends == ["reference"]
 
 
+@pytest.mark.parametrize("seconds, rounds", [(0.1, 9), (1.0, 8), (60.0, 3)])
+def test_slow_functions_have_fewer_rounds_but_at_least_three(monkeypatch, seconds, rounds):
+    now, calls = [0.0], []
+
+    def slow():
+        calls.append(now[0])
+        now[0] += seconds
+
+    clocks = types.SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0])
+    monkeypatch.setattr(clock, "time", clocks)
+    assert clock.medians({"slow": slow}, torch.device("cpu"))["slow"] == pytest.approx(seconds)
+    assert len(calls) == 2 + rounds
+
+
 def test_the_share_of_an_operator_is_that_of_all_its_calls_within(monkeypatch):
     now = [0.0]
 
