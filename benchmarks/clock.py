@@ -19,7 +19,7 @@ from sinfusion.precision import choose_dtype
 Function = Callable[[], object]
 
 SAMPLE_SECONDS = 0.01  # about: short functions are called many times in a sample
-LEAST_ROUNDS, MOST_SECONDS = 3, 8.0  # fewer rounds than asked for, but not than this, where they take longer
+LEAST_ROUNDS, MOST_SECONDS = 3, 5.0  # fewer rounds than asked for, but not than this, where they take longer
 LIMIT_ROUNDS = 25  # what a device can do at most is the best of these
 
 
@@ -27,7 +27,7 @@ def medians(
     functions: dict[str, Function], device: torch.device, rounds: int = 9, capture: bool = True
 ) -> dict[str, float]:
     """Seconds of one call of each function, the median of `rounds` that take turns (at least 3 where these take
-    longer than 8 seconds).
+    longer than 5 seconds).
 
     On a GPU between two events; with `capture`, of a CUDA graph of each function that can be captured.
     """
