@@ -12,7 +12,6 @@ CPU spends on it.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import multiprocessing
 import os
@@ -63,12 +62,13 @@ def work(variant: str, out: TextIO) -> None:
     import torch
 
     from sinfusion import ops
+    from sinfusion.ops.native import cpu
 
     if variant == "1 thread":
         torch.set_num_threads(1)
     if variant == "2 threads":
         torch.set_num_threads(2)
-        importlib.import_module("sinfusion._cpu").adapt_threads(False)
+        cpu.adapt_threads(False)
     with tempfile.TemporaryDirectory() as folder, ops.backend("reference" if variant == "PyTorch" else "native"):
         calls = functions(Path(folder))
         for call in list(calls.values()) * 3:

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 
 from sinfusion import ops
 from sinfusion.network import NextNet
+from sinfusion.ops.dense import Dense, DenseBackward, deterministic_cudnn
+from sinfusion.ops.depthwise_norm import DepthwiseNorm, DepthwiseNormBackward
 from sinfusion.precision import choose_dtype
 
 
@@ -59,11 +61,6 @@ def gradient_of(function, arguments, grad):
     return lambda: torch.autograd.grad(out, arguments, grad, retain_graph=True)
 
 
-def deterministic_cudnn():
-    """As ops.dense asks for it: the same algorithm each time; fp32 is not rounded."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-
-
 # Each of the following: shapes -> implementations by name, and the work to be done.
 
 
@@ -71,15 +68,16 @@ def depthwise_norm(shapes, channels, backward):
     x = shapes.image(channels)
     leaves = (shapes.vector(channels, 1, 7, 7), shapes.vector(channels), shapes.vector(shapes.batch, channels),
               shapes.vector(channels), shapes.vector(channels))  # fmt: skip
-    forward = functools.partial(torch.ops.sinfusion.depthwise_norm, x, *leaves, None, 1e-5, True)
+    forward = functools.partial(torch.ops.sinfusion.depthwise_norm, *DepthwiseNorm(x, *leaves), True)
     if not backward:
         functions = native_and_reference("depthwise_norm", forward, shapes.device)
         functions["pytorch"] = lambda: pytorch_depthwise_norm(x, *leaves)
         return functions, floors.depthwise_norm_forward(shapes.pixels, channels, save=True)
     grad, (_, *kept) = shapes.image(channels), forward()
-    gradients = functools.partial(
-        torch.ops.sinfusion.depthwise_norm_backward, grad, x, None, *kept, leaves[0], leaves[3], True, True
+    arguments = DepthwiseNormBackward(
+        grad, *kept, x, leaves[0], leaves[3], None, wants_input=True, wants_shift=True, wants_parameters=True
     )
+    gradients = functools.partial(torch.ops.sinfusion.depthwise_norm_backward, *arguments)
     functions = native_and_reference("depthwise_norm_backward", gradients, shapes.device)
     if shapes.device.type == "cpu":
         functions["pytorch"] = gradient_of(pytorch_depthwise_norm, (x, *leaves), grad)
@@ -90,7 +88,8 @@ def dense_forward(shapes, channels, outputs, kernel, gelu):
     x, weight, bias = shapes.image(channels), _weight(shapes, channels, outputs, kernel), shapes.vector(outputs)
     rounded = weight.to(shapes.dtype)
     residual = None if gelu else shapes.image(outputs)
-    operator = functools.partial(torch.ops.sinfusion.dense, x, weight, bias, residual, None, rounded, gelu, gelu)
+    arguments = Dense(x, weight, bias, residual, gelu, copy=rounded)
+    operator = functools.partial(torch.ops.sinfusion.dense, *arguments, gelu)
     functions = native_and_reference("dense", operator, shapes.device)
     if shapes.device.type == "cuda":
         from sinfusion.kernels import dense as implicit
@@ -111,10 +110,11 @@ def dense_backward(shapes, channels, outputs, kernel, gelu):
         pytest.skip("a GPU makes the two gradients apart: dense input gradient, dense weight gradient")
     x, weight, bias = shapes.image(channels), _weight(shapes, channels, outputs, kernel), shapes.vector(outputs)
     rounded, grad = weight.to(shapes.dtype), shapes.image(outputs)
-    _, z = torch.ops.sinfusion.dense(x, weight, bias, None, None, rounded, gelu, gelu)
-    operator = functools.partial(
-        torch.ops.sinfusion.dense_backward, grad, x, None, z, weight, bias, rounded, gelu, True
+    _, z = torch.ops.sinfusion.dense(*Dense(x, weight, bias, gelu=gelu, copy=rounded), gelu)
+    arguments = DenseBackward(
+        grad, z, x, weight, bias, gelu, None, rounded, wants_input=True, wants_weight=True, wants_bias=True
     )
+    operator = functools.partial(torch.ops.sinfusion.dense_backward, *arguments)
     shape = (shapes.pixels, channels, outputs, kernel)
     works = [floors.dense_input_gradient(*shape), floors.dense_weight_gradient(*shape)]
     works += [floors.gelu_backward(shapes.pixels, outputs)] * gelu

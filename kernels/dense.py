@@ -69,16 +69,18 @@ WARPS = 1056  # of a weight gradient, about: 8 for each of an H200's 132 multipr
 
 
 @triton.jit
-def _load_pixels(
-    x, pixel, row, column, dy, dx, channel, height, width, INPUTS: tl.constexpr, K: tl.constexpr, L1: tl.constexpr
-):
-    """(M, K): neighbours (dy, dx) of pixels, 0 outside their image."""
-    y, x_ = row + dy, column + dx
-    mask = ((y >= 0) & (y < height) & (x_ >= 0) & (x_ < width))[:, None]
+def _inside(row, column, height, width):
+    return (row >= 0) & (row < height) & (column >= 0) & (column < width)
+
+
+@triton.jit
+def _load_pixels(x, pixel, inside, channel, INPUTS: tl.constexpr, K: tl.constexpr, L1: tl.constexpr):
+    """(M, K): pixels of x, 0 where they are not inside their image."""
+    mask = inside[:, None]
     if INPUTS % K != 0:
         mask = mask & (channel < INPUTS)[None, :]
     place = pixel[:, None] * INPUTS + channel[None, :]
-    return tl.load(x + (dy * width + dx) * INPUTS + place, mask=mask, other=0.0, cache_modifier=".ca" if L1 else "")
+    return tl.load(x + place, mask=mask, other=0.0, cache_modifier=".ca" if L1 else "")
 
 
 @triton.jit
@@ -104,18 +106,24 @@ def _load_weights(
 
 
 @triton.jit
-def _store(value, bias, residual, out, z, pixel, pixels, output, OUTPUTS: tl.constexpr, GELU: tl.constexpr):
-    mask = (pixel < pixels)[:, None] & (output < OUTPUTS)[None, :]
-    place = pixel[:, None] * OUTPUTS + output[None, :]
-    if z is not None:
-        tl.store(z + place, value.to(z.dtype.element_ty), mask=mask)
+def _add_bias(value, bias, output, OUTPUTS: tl.constexpr, GELU: tl.constexpr):
+    """And GELU of that, if asked for."""
     if bias is not None:
         value += tl.load(bias + output, mask=output < OUTPUTS, other=0.0)[None, :]
     if GELU:
         value = activate(value)
-    if residual is not None:
-        value += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
-    tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
+    return value
+
+
+@triton.jit
+def _store(value, residual, out, pixel, pixels, output, OUTPUTS: tl.constexpr):
+    """Writes value, with the residual if there is one, where there is an `out`."""
+    if out is not None:
+        mask = (pixel < pixels)[:, None] & (output < OUTPUTS)[None, :]
+        place = pixel[:, None] * OUTPUTS + output[None, :]
+        if residual is not None:
+            value += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
+        tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["pixels", "height", "width"])
@@ -156,23 +164,32 @@ def convolve(
         channel = step % chunks * K + tl.arange(0, K)
         dy = tap // KERNEL - KERNEL // 2
         dx = tap % KERNEL - KERNEL // 2
-        a = _load_pixels(x, pixel, row, column, dy, dx, channel, height, width, INPUTS, K, L1)
+        inside = _inside(row + dy, column + dx, height, width)
+        a = _load_pixels(x + (dy * width + dx) * INPUTS, pixel, inside, channel, INPUTS, K, L1)
         b = _load_weights(weight, tap, channel, output, INPUTS, OUTPUTS, KERNEL * KERNEL, BACKWARD)
         sums = tl.dot(a, b, sums, input_precision="ieee")
         if REST > 0:
             b = _load_weights(weight, tap, channel, further, INPUTS, OUTPUTS, KERNEL * KERNEL, BACKWARD)
             more = tl.dot(a, b, more, input_precision="ieee")
-    _store(sums, bias, residual, out, z, pixel, pixels, output, OUTPUTS, GELU)
+    _store(sums, None, z, pixel, pixels, output, OUTPUTS)
+    _store(_add_bias(sums, bias, output, OUTPUTS, GELU), residual, out, pixel, pixels, output, OUTPUTS)
     if REST > 0:
-        _store(more, bias, residual, out, z, pixel, pixels, further, OUTPUTS, GELU)
+        _store(more, None, z, pixel, pixels, further, OUTPUTS)
+        _store(_add_bias(more, bias, further, OUTPUTS, GELU), residual, out, pixel, pixels, further, OUTPUTS)
 
 
 @triton.jit
-def _load_taps(x, n, y, column, height, width, INPUTS: tl.constexpr, KERNEL: tl.constexpr, L1: tl.constexpr):
+def _tap_rows(n, INPUTS: tl.constexpr, KERNEL: tl.constexpr):
+    """(N,): how many rows below the pixel the tap of n lies, n = tap x channels + channel."""
+    return n // INPUTS // KERNEL - KERNEL // 2
+
+
+@triton.jit
+def _load_taps(x, n, row_inside, column, width, INPUTS: tl.constexpr, KERNEL: tl.constexpr, L1: tl.constexpr):
     """(K, N): for each pixel of a strip a tap's neighbour and its channel, n = tap x channels + channel; 0 outside."""
-    dy = n // INPUTS // KERNEL - KERNEL // 2
+    dy = _tap_rows(n, INPUTS, KERNEL)
     dx = n // INPUTS % KERNEL - KERNEL // 2
-    valid = (y + dy >= 0) & (y + dy < height) & (n < KERNEL * KERNEL * INPUTS)
+    valid = row_inside & (n < KERNEL * KERNEL * INPUTS)
     neighbour = column[:, None] + dx[None, :]
     mask = valid[None, :] & (neighbour >= 0) & (neighbour < width) & (column < width)[:, None]
     place = column[:, None] * INPUTS + ((dy * width + dx) * INPUTS + n % INPUTS)[None, :]
@@ -218,10 +235,12 @@ def multiply_gradients(
         column = step % strips * K + tl.arange(0, K)
         mask = (output < OUTPUTS)[:, None] & (column < width)[None, :]
         a = tl.load(grad + row * width * OUTPUTS + (output[:, None] + column[None, :] * OUTPUTS), mask=mask, other=0.0)
-        b = _load_taps(line, n, y, column, height, width, INPUTS, KERNEL, L1)
+        tap_row = y + _tap_rows(n, INPUTS, KERNEL)
+        b = _load_taps(line, n, (tap_row >= 0) & (tap_row < height), column, width, INPUTS, KERNEL, L1)
         sums = tl.dot(a, b, sums, input_precision="ieee")
         if REST > 0:
-            b = _load_taps(line, further, y, column, height, width, INPUTS, KERNEL, L1)
+            tap_row = y + _tap_rows(further, INPUTS, KERNEL)
+            b = _load_taps(line, further, (tap_row >= 0) & (tap_row < height), column, width, INPUTS, KERNEL, L1)
             more = tl.dot(a, b, more, input_precision="ieee")
     target = partial + tl.program_id(0).to(tl.int64) * (OUTPUTS * columns) + output[:, None] * columns
     tl.store(target + n[None, :], sums, mask=(output < OUTPUTS)[:, None] & (n < columns)[None, :])

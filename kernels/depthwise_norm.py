@@ -1,7 +1,7 @@
 """Triton kernels of the operator `depthwise_norm`, which sinfusion/ops/depthwise_norm.py defines.
 
-out, u, mean, rstd = forward(x, taps, bias, shift, gain, offset, eps, save)
-grad_x, grad_taps, grad_shift, grad_gain, grad_offset = backward(grad_out, x, u, mean, rstd, taps, gain)
+out, saved = forward(x, taps, Epilogue(bias, shift, gain, offset), eps, save)
+grads = backward(grad_out, x, saved, taps, gain)
 
 Activations are channels-last, fp32 or bf16; sums are fp32. With 49 multiplications for each number read, arithmetic is
 the limit and not memory (a number in bf16 on an H200: 98 operations take 1.5 ps, 4 bytes 0.8 ps). So numbers are
@@ -14,6 +14,8 @@ estimates.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -46,22 +48,39 @@ def _load_tap(taps, dy: tl.constexpr, dx, channel, C: tl.constexpr, FLIP: tl.con
 
 
 @triton.jit
-def _store_row(value, row, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C: tl.constexpr):
-    """Normalise one row if there is a gain, and write it."""
-    pixel = row * width + column
-    inside = column < tl.where(row < height, width, 0)
-    mask = inside & (channel < C)
-    place = pixel * C + channel
+def _pixels(row, column, height, width):
+    """Indices of the pixels of a row in their image; those outside have a column past its end."""
+    return row * width + column, column < tl.where(row < height, width, 0)
+
+
+@triton.jit
+def _store_pixels(image, value, pixel, inside, channel, C: tl.constexpr):
+    tl.store(image + (pixel * C + channel), value.to(image.dtype.element_ty), mask=inside & (channel < C))
+
+
+@triton.jit
+def _statistics(value, channel, eps, C: tl.constexpr):
+    """Of each pixel: the mean over channels, and 1 / the standard deviation. Padded channels of value are zero."""
+    average = tl.sum(value, 1, keep_dims=True) / C
+    centred = tl.where(channel < C, value - average, 0.0)
+    return average, tl.rsqrt(tl.sum(centred * centred, 1, keep_dims=True) / C + eps)
+
+
+@triton.jit
+def _normalize(value, channel, gain, offset, eps, C: tl.constexpr):
+    """LayerNorm of a row's pixels if there is a gain."""
     if gain is not None:
-        average = tl.sum(value, 1, keep_dims=True) / C  # padded channels are zero
+        average, scale = _statistics(value, channel, eps, C)
         centred = tl.where(channel < C, value - average, 0.0)
-        scale = tl.rsqrt(tl.sum(centred * centred, 1, keep_dims=True) / C + eps)
-        if u is not None:
-            tl.store(u + place, value.to(u.dtype.element_ty), mask=mask)
-            tl.store(mean + pixel, average, mask=inside)
-            tl.store(rstd + pixel, scale, mask=inside)
         value = centred * scale * _load_channels(gain, channel, C) + _load_channels(offset, channel, C)
-    tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
+    return value
+
+
+@triton.jit
+def _store_statistics(value, pixel, inside, channel, mean, rstd, eps, C: tl.constexpr):
+    average, scale = _statistics(value, channel, eps, C)
+    tl.store(mean + pixel, average, mask=inside)
+    tl.store(rstd + pixel, scale, mask=inside)
 
 
 @triton.jit
@@ -119,10 +138,13 @@ def convolve(
         u += start * C
         mean += start
         rstd += start
-    _store_row(a0 + constant, row, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
-    _store_row(a1 + constant, row + 1, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
-    _store_row(a2 + constant, row + 2, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
-    _store_row(a3 + constant, row + 3, column, channel, gain, offset, out, u, mean, rstd, height, width, eps, C)
+    for i in tl.static_range(4):
+        value = constant + (a0 if i == 0 else a1 if i == 1 else a2 if i == 2 else a3)
+        pixel, inside = _pixels(row + i, column, height, width)
+        if u is not None:
+            _store_pixels(u, value, pixel, inside, channel, C)
+            _store_statistics(value, pixel, inside, channel, mean, rstd, eps, C)
+        _store_pixels(out, _normalize(value, channel, gain, offset, eps, C), pixel, inside, channel, C)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -247,61 +269,81 @@ def launch_options(channels: int) -> dict[str, int]:
     }
 
 
+class Epilogue(NamedTuple):
+    """What follows the convolution of a pixel."""
+
+    bias: Tensor | None = None  # (C,) fp32
+    shift: Tensor | None = None  # (B, C) fp32
+    gain: Tensor | None = None  # (C,) fp32
+    offset: Tensor | None = None  # (C,) fp32, with gain
+
+
+class Saved(NamedTuple):
+    """What backward needs of forward."""
+
+    u: Tensor | None = None  # (B, C, H, W) as x, the input of the norm
+    mean: Tensor | None = None  # (B, H, W) fp32
+    rstd: Tensor | None = None  # (B, H, W) fp32
+
+
+class Grads(NamedTuple):
+    """None where not wanted, or where there is no norm."""
+
+    x: Tensor | None  # (B, C, H, W) as x
+    taps: Tensor | None  # (49, C) fp32
+    shift: Tensor  # (B, C) fp32
+    gain: Tensor | None  # (C,) fp32
+    offset: Tensor | None  # (C,) fp32
+
+
 def forward(
     x: Tensor,  # (B, C, H, W) fp32 or bf16, channels-last in memory, as every (B, C, H, W) here
     taps: Tensor,  # (49, C) fp32, contiguous, as every fp32 argument
-    bias: Tensor,  # (C,) fp32
-    shift: Tensor | None,  # (B, C) fp32
-    gain: Tensor | None,  # (C,) fp32
-    offset: Tensor | None,  # (C,) fp32
+    epilogue: Epilogue,
     eps: float,
     save: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """out, and u (as x), mean and rstd (B, H, W) fp32 if there is a gain and `save`."""
-    u = mean = rstd = None
-    if save and gain is not None:
+) -> tuple[Tensor, Saved]:
+    """The output as x; and what backward needs, if there is a gain and `save`."""
+    saved = Saved()
+    if save and epilogue.gain is not None:
         u = torch.empty_like(x, memory_format=torch.channels_last)
-        mean, rstd = (x.new_empty(x.shape[0], *x.shape[2:], dtype=torch.float32) for _ in range(2))
-    return _convolve(x, taps, bias, shift, gain, offset, eps, u, mean, rstd), u, mean, rstd
+        saved = Saved(u, *(x.new_empty(x.shape[0], *x.shape[2:], dtype=torch.float32) for _ in range(2)))
+    return _convolve(x, taps, epilogue, saved, eps), saved
 
 
 def backward(
     grad_out: Tensor,  # as x
     x: Tensor,
-    u: Tensor,  # as x; without a gain this and the next two are not read
-    mean: Tensor,  # (B, H, W) fp32
-    rstd: Tensor,  # (B, H, W) fp32
+    saved: Saved,  # of forward; not read without a gain
     taps: Tensor,  # (49, C) fp32
     gain: Tensor | None,  # (C,) fp32
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """grad_x as x; grad_taps (49, C), grad_shift (B, C), grad_gain and grad_offset (C,), fp32.
-
-    The sums over pixels are made in an order that the shape alone decides: results repeat to the bit.
-    """
+    wants_x: bool = True,
+    wants_taps: bool = True,
+) -> Grads:
+    """The sums over pixels are made in an order that the shape alone decides: results repeat to the bit."""
     batch, channels, height, width = x.shape
     options = launch_options(channels)
     programs = triton.cdiv(height * width, options["PIXELS"] * STEPS)
     partial = x.new_empty(batch, programs, 1 if gain is None else 3, channels, dtype=torch.float32)
     du = grad_out if gain is None else torch.empty_like(x, memory_format=torch.channels_last)
-    norm = (None,) * 5 if gain is None else (u, mean, rstd, gain, du)
+    norm = (None,) * 5 if gain is None else (*saved, gain, du)
     with torch.cuda.device_of(x):
         norm_backward[programs, batch](grad_out, *norm, partial, height * width, C=channels, STEPS=STEPS, **options)
-    grad_shift = partial[:, :, 0].sum(1)
-    grad_gain, grad_offset = (None, None) if gain is None else (partial[:, :, i].sum((0, 1)) for i in (1, 2))
-    return _convolve(du, taps, flip=True), _weight_gradient(x, du), grad_shift, grad_gain, grad_offset
+    return Grads(
+        x=_convolve(du, taps, Epilogue(), Saved(), 0.0, flip=True) if wants_x else None,
+        taps=_weight_gradient(x, du) if wants_taps else None,
+        shift=partial[:, :, 0].sum(1),
+        gain=None if gain is None else partial[:, :, 1].sum((0, 1)),
+        offset=None if gain is None else partial[:, :, 2].sum((0, 1)),
+    )
 
 
 def _convolve(
     x: Tensor,
     taps: Tensor,
-    bias: Tensor | None = None,
-    shift: Tensor | None = None,
-    gain: Tensor | None = None,
-    offset: Tensor | None = None,
-    eps: float = 0.0,
-    u: Tensor | None = None,
-    mean: Tensor | None = None,
-    rstd: Tensor | None = None,
+    epilogue: Epilogue,
+    saved: Saved,  # memory that is written
+    eps: float,
     flip: bool = False,
 ) -> Tensor:
     batch, channels, height, width = x.shape
@@ -309,7 +351,7 @@ def _convolve(
     out = torch.empty_like(x, memory_format=torch.channels_last)
     with torch.cuda.device_of(x):
         convolve[triton.cdiv(width, options["PIXELS"]), triton.cdiv(height, 4), batch](
-            x, taps, bias, shift, gain, offset, out, u, mean, rstd, height, width, eps, C=channels, FLIP=flip, **options
+            x, taps, *epilogue, out, *saved, height, width, eps, C=channels, FLIP=flip, **options
         )
     return out
 

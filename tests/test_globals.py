@@ -93,10 +93,10 @@ def test_the_command_line_keeps_memory_where_it_runs_a_network_on_a_cpu(kept, vi
 
 def test_a_program_can_ask_for_it(monkeypatch):
     import sinfusion
-    from sinfusion.ops import _native
+    from sinfusion.ops import native
 
     asked = []
-    monkeypatch.setattr(_native.cpu, "_module", type("Module", (), {"keep_memory": lambda: asked.append(1)}))
+    monkeypatch.setattr(native.cpu, "module", type("Module", (), {"keep_memory": lambda: asked.append(1)}))
     sinfusion.keep_memory()
     assert asked == [1]
 

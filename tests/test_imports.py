@@ -126,3 +126,32 @@ def test_the_patch_engine_needs_operators_and_no_models():
 def test_only_ops_imports_the_native_libraries():
     for path in FILES:
         assert home(path) == "ops" or not {"_cpu", "_cuda", "kernels"} & set(imported(path)), path
+
+
+ROOT = PACKAGE.parent
+EVERYTHING = [
+    path for folder in ("sinfusion", "kernels", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+]
+
+
+def private_imports(path):
+    """What a file imports with an underscore in front from another module of the package or of benchmarks."""
+    own = {module.stem for module in (ROOT / "benchmarks").glob("*.py")} | {"sinfusion"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not (node.level or node.module.split(".")[0] in own):
+            continue
+        modules = (node.module or "").split(".")
+        names = [*(modules if node.level != 1 else []), *(alias.name for alias in node.names)]
+        yield from (name for name in names if name.startswith("_") and not name.startswith("__"))
+
+
+def test_no_private_name_is_imported_from_another_module():
+    """The native libraries, sinfusion._cpu and sinfusion._cuda, are no modules of Python's."""
+    known = {"_heights"}  # in the test of the report
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in EVERYTHING
+        for name in private_imports(path)
+        if name not in known
+    }
+    assert wrong == set()

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_native_code_is_loaded_here():
-    from sinfusion.ops._native import cpu
+    from sinfusion.ops.native import cpu
 
     assert cpu.loaded, cpu.why_not
 
@@ -59,7 +59,7 @@ def test_the_library_loads_without_an_openmp_runtime():
         "torch.Tensor, torch.device, torch.get_num_threads = object, object, lambda: 1\n"
         "sys.modules['sinfusion.ops'] = ops = types.ModuleType('sinfusion.ops')\n"
         f"ops.__path__ = [{str(Path(ops.__file__).parent)!r}]\n"
-        "from sinfusion.ops._native import cpu, openmp_runtimes\n"
+        "from sinfusion.ops.native import cpu, openmp_runtimes\n"
         "print(cpu.why_not or 'loaded', *openmp_runtimes())\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -73,7 +73,7 @@ def test_a_missing_library_is_explained_and_the_reference_serves():
         "from sinfusion import ops\n"
         "ops.depthwise_norm(torch.ones(1, 4, 5, 5), torch.ones(4, 1, 7, 7), torch.ones(4))\n"
         "print(ops.status()['cpu'])\n"
-        "from sinfusion.ops._native import cpu\n"
+        "from sinfusion.ops.native import cpu\n"
         "try: cpu.isa()\n"
         "except Exception as e: print(type(e).__name__)\n"
     )

@@ -251,7 +251,7 @@ void backward_with(const DenseBackward& a) {
   const T* before_gelu = static_cast<const T*>(a.z ? a.grad_z : a.grad_out);  // the gradient there
   const ConcatTensor<const T> grad{{before_gelu, nullptr}, {a.out_channels, 0}};
   if (a.z || a.grad_bias) gelu_and_bias_gradient<T>(a);
-  WeightGradient<Algorithm, T>(a, grad).run();
+  if (a.grad_weight) WeightGradient<Algorithm, T>(a, grad).run();
   if (!a.grad_x) return;
   const ConcatTensor<T> grad_in{{static_cast<T*>(a.grad_x), static_cast<T*>(a.grad_skip)},
                                 {a.channels, a.skip_channels}};

@@ -29,7 +29,7 @@ struct DenseBackward : Dense {
   void* grad_z;          // (B, H, W, O), with z: scratch for grad_out * GELU'(z)
   void* grad_x;          // (B, H, W, channels) or null
   void* grad_skip;       // (B, H, W, skip_channels), with grad_x and skip
-  float* grad_weight;    // (O, k, k, channels + skip_channels)
+  float* grad_weight;    // (O, k, k, channels + skip_channels) or null
   float* grad_bias;      // (O) or null
 };
 

@@ -217,7 +217,7 @@ void backward_with(const DenseBackward& a) {
   } else if (a.z) {
     multiply_by_gelu_gradient(grad_out, a.batch * a.height * a.width);
   }
-  weight_gradient<Microkernel>(a, input_of(a), grad);
+  if (a.grad_weight || a.grad_bias) weight_gradient<Microkernel>(a, input_of(a), grad);
 }
 
 }  // namespace

@@ -251,7 +251,7 @@ class Backward {
       if (a_.grad_x && a_.grad_skip) prefetch_tile<T>(a_.grad_skip, first, a_.skip_channels, a_.width, t);
       for (int64_t block = 0; block < blocks_; ++block) {
         const int64_t at = block * BLOCK_VECTORS<In> * TAPS * LANES;
-        correlate(grad, thread.inputs.of_block(block), t, block, taps + at);
+        if (a_.grad_weight) correlate(grad, thread.inputs.of_block(block), t, block, taps + at);
         if (!a_.grad_x) continue;
         alignas(64) float out[BLOCK_VECTORS<In> * TILE_PIXELS * LANES];
         convolve(grad, t, block, reversed_weight_ + at, zeros_, out);
@@ -275,20 +275,18 @@ class Backward {
         if (c < C_) to[c * stride] = lanes[lane];
       }
     };
-    for (int t = 0; t < TAPS; ++t)
+    for (int t = 0; a_.grad_weight && t < TAPS; ++t)
       store_channels(a_.grad_weight + TAPS - 1 - t, TAPS, total((vector * TAPS + t) * LANES));
     const int64_t sums = TAPS * Cp_ + vector * LANES;
-    if (a_.gain) {
-      store_channels(a_.grad_gain, 1, total(sums));
-      store_channels(a_.grad_offset, 1, total(sums + Cp_));
-    }
+    if (a_.grad_gain) store_channels(a_.grad_gain, 1, total(sums));
+    if (a_.grad_offset) store_channels(a_.grad_offset, 1, total(sums + Cp_));
     vec_f32 bias{};
     for (int64_t b = 0; b < a_.batch; ++b) {
       const vec_f32 shift = total(sums + (2 + b) * Cp_);
       bias += shift;
       if (a_.grad_shift) store_channels(a_.grad_shift + b * a_.grad_shift_stride, 1, shift);
     }
-    store_channels(a_.grad_bias, 1, bias);
+    if (a_.grad_bias) store_channels(a_.grad_bias, 1, bias);
   }
 
   const DepthwiseNormBackward& a_;

@@ -34,12 +34,12 @@ struct DepthwiseNormBackward : DepthwiseNorm {
   const float* rstd;
   void* grad_x;        // (B, H, W, channels) or null
   void* grad_skip;     // (B, H, W, skip_channels), with grad_x and skip
-  float* grad_weight;  // (C, 49)
-  float* grad_bias;    // (C)
+  float* grad_weight;  // (C, 49) or null
+  float* grad_bias;    // (C) or null
   float* grad_shift;   // (B, C), rows grad_shift_stride floats apart; or null
   int64_t grad_shift_stride;
-  float* grad_gain;    // (C), with gain
-  float* grad_offset;  // (C), with gain
+  float* grad_gain;    // (C), with gain, or null
+  float* grad_offset;  // (C), with gain, or null
 };
 
 #define SINFUSION_DECLARE(name)                  \

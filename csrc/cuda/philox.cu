@@ -26,14 +26,7 @@ int draw(const PhiloxRows& a, T* out, void* cuda_stream) {
 }  // namespace
 
 // Both return the error of the launch, 0 for none.
-int uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, int64_t* out,
-                 void* cuda_stream) {
-  return draw({seeds, batch, stream, at, count}, out, cuda_stream);
-}
-
-int normal(const int64_t* seeds, int64_t batch, uint32_t stream, Step at, int64_t count, float* out,
-           void* cuda_stream) {
-  return draw({seeds, batch, stream, at, count}, out, cuda_stream);
-}
+int uniform_bits(const PhiloxRows& a, int64_t* out, void* cuda_stream) { return draw(a, out, cuda_stream); }
+int normal(const PhiloxRows& a, float* out, void* cuda_stream) { return draw(a, out, cuda_stream); }
 
 }  // namespace sinfusion

@@ -6,25 +6,24 @@ ops.patch_match(query, key), ops.vote(value, offsets)
 with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: is it the kernel?
 """
 
-from ._choice import backend
-from ._native import status
-from ._threads import torch_alone
+from . import native
 from .adam_ema import adam_ema
-from .cpu_graph import cpu_graphed
 from .ddpm_step import ddpm_step
 from .dense import dense
 from .depthwise_norm import depthwise_norm
+from .dispatch import backend
+from .graphed_callable import cpu_graphed
+from .native import status
 from .patch_match import patch_match, places
 from .philox import normal, uniform_bits
 from .sample_crops import sample_crops
+from .threads import torch_alone
 from .vote import vote
 
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU computes in bf16 (AVX512-BF16, and AMX with it)."""
-    from ._native import cpu
-
-    return cpu.loaded and bool(cpu.has_bf16())
+    return native.cpu.loaded and bool(native.cpu.has_bf16())
 
 
 def keep_memory() -> None:
@@ -33,10 +32,8 @@ def keep_memory() -> None:
     A training on a CPU then takes about 15% less time. The command line does so; in a program of your own it is yours
     to call, once, since it holds for all that the process allocates.
     """
-    from ._native import cpu
-
-    if cpu.loaded:
-        cpu.keep_memory()
+    if native.cpu.loaded:
+        native.cpu.keep_memory()
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""CUDA graphs: the kernels of a function recorded once for each shape of its arguments, then launched all at once."""
+"""CUDA graphs: the kernels of a function, captured once for each shape of its arguments, then launched all at once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from ..errors import SinfusionError
-from . import torch_alone
+from .threads import torch_alone
 
 Function = Callable[..., Any]  # tensors -> tensor, tuple of tensors or None
 
 
 def cuda_graphed(function: Function, device: torch.device, enabled: bool = True) -> Function:
-    """`function`, replayed from a CUDA graph where the device has them and `enabled`; else just called.
+    """`function`, replayed from a CUDA graph if the device has them and `enabled`; else called.
 
     It may read and write other tensors, always the same ones, and may not wait for the device. The first call of a
-    shape runs it plainly, the second records it. What it returns is overwritten by the next call.
+    shape is a warm-up, which runs eagerly; the second captures a graph. The next call overwrites the results.
     """
     if device.type == "cpu":
         return torch_alone()(function)
@@ -37,26 +37,27 @@ class CudaGraphed:
         self._stream = torch.cuda.Stream(device)
 
     def __call__(self, *arguments: Tensor) -> Any:
-        with torch.cuda.device(self.device):  # PyTorch prepares a recording on the current one, whatever the stream's
-            return self._here(*arguments)
+        with torch.cuda.device(self.device):  # PyTorch prepares a capture on the current device, not the stream's
+            return self._call(*arguments)
 
-    def _here(self, *arguments: Tensor) -> Any:
+    def _call(self, *arguments: Tensor) -> Any:
         key = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in arguments)
         if key not in self._warmed_up:
             self._warmed_up.add(key)
-            return self._eager(*arguments)
+            return self._warm_up(*arguments)
         if key not in self._captured:
-            torch.cuda.empty_cache()  # as recording does: what it gives back is not the graph's
+            torch.cuda.empty_cache()  # a capture does so too; memory that it gives back does not count as the graph's
             before = torch.cuda.memory_reserved(self.device)
             self._captured[key] = self._capture(*arguments)
             self.memory += torch.cuda.memory_reserved(self.device) - before
         captured = self._captured[key]
-        for static_inputs, tensor in zip(captured.arguments, arguments, strict=True):
-            static_inputs.copy_(tensor)
+        for static_input, tensor in zip(captured.static_inputs, arguments, strict=True):
+            static_input.copy_(tensor)
         captured.graph.replay()
         return captured.results
 
-    def _eager(self, *arguments: Tensor) -> Any:
+    def _warm_up(self, *arguments: Tensor) -> Any:
+        """Runs eagerly, on the stream of the captures."""
         current = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -73,12 +74,12 @@ class CudaGraphed:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise SinfusionError(f"a CUDA graph could not be recorded ({error}); go on with --no-graph.") from error
+            raise SinfusionError(f"a CUDA graph could not be captured ({error}); go on with --no-graph.") from error
         return _Captured(graph, static_inputs, results)
 
 
 @dataclass
 class _Captured:
-    graph: Any
-    arguments: list[Tensor]  # where the graph reads
-    results: Any  # where it writes
+    graph: Any  # a torch.cuda.CUDAGraph
+    static_inputs: list[Tensor]
+    results: Any  # static too

@@ -8,36 +8,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._choice import use_native
-from ._native import run, why_no_library
+from .checks import require, require_patch, require_tensor
+from .dispatch import native_or_reference
+from .native import run, why_no_library
 from .philox import uniform_bits
+from .registration import define, implement, takes
 
 STRIDES = (8, 4, 2, 1)  # of the steps of a round, as in VGPNN
 STREAM = 0x50617463  # of random numbers
 NEAR_LEVEL = 3  # of random places: within an eighth of the key's size
 
-_library = torch.library.Library("sinfusion", "FRAGMENT")
-_library.define(
-    "patch_match(Tensor query, Tensor key, int[] patch, int[] strides, int seed, Tensor? start, Tensor? weight) "
-    "-> (Tensor, Tensor)"
-)
 
-
-def patch_match(
-    query: Tensor,  # (T, H, W, C) floating, finite
-    key: Tensor,  # (T', H', W', C)
-    patch: Sequence[int] = (3, 7, 7),  # frames, rows, columns
-    rounds: int = 5,  # of steps with these strides
-    seed: int = 0,
-    start: Tensor | None = None,  # offsets as returned, to begin with; None: random ones
-    weight: Tensor | None = None,  # fp32, one above 0 for each place in the key: distances are multiplied by it;
+class PatchMatch(NamedTuple):
+    query: Tensor  # (T, H, W, C) floating, finite
+    key: Tensor  # (T', H', W', C)
+    patch: Sequence[int] = (3, 7, 7)  # frames, rows, columns
+    rounds: int = 5  # of steps with these strides
+    seed: int = 0
+    start: Tensor | None = None  # offsets as returned, to begin with; None: random ones
+    weight: Tensor | None = None  # fp32, one above 0 for each place in the key: distances are multiplied by it;
     # infinite: never chosen
-    strides: Sequence[int] = STRIDES,
-) -> tuple[Tensor, Tensor]:
+    strides: Sequence[int] = STRIDES
+
+
+@takes(PatchMatch)
+def patch_match(a: PatchMatch) -> tuple[Tensor, Tensor]:
     """Offsets (T - pt + 1, H - ph + 1, W - pw + 1, 3) int16 in frames, rows and columns: place of the match minus that
     of the query's patch; and the (weighted) sums of squared differences there, as fp32 without the last dimension.
 
@@ -45,9 +45,7 @@ def patch_match(
     are rounded to steps of their common range, as fine as lets a sum of squares stay below 2^31: for 3x7x7 patches in
     RGB 1/2206 of it.
     """
-    offsets, distances = torch.ops.sinfusion.patch_match(
-        query, key, list(patch), list(strides) * rounds, seed, start, weight
-    )
+    offsets, distances = torch.ops.sinfusion.patch_match(*a)
     return offsets, distances
 
 
@@ -57,93 +55,62 @@ def places(video: Tensor, patch: Sequence[int]) -> tuple[int, int, int]:
     return t, y, x
 
 
-def _check(
-    query: Tensor,
-    key: Tensor,
-    patch: Sequence[int],
-    strides: Sequence[int],
-    start: Tensor | None,
-    weight: Tensor | None,
-) -> None:
-    torch._check(len(patch) == 3 and min(patch) > 0, lambda: f"patch is three sizes above 0, not {tuple(patch)}")
-    torch._check(all(stride > 0 for stride in strides), lambda: f"strides are above 0, not {tuple(strides)}")
-    for name, video in (("query", query), ("key", key)):
-        shape = tuple(video.shape)
-        torch._check(len(shape) == 4, lambda n=name, s=shape: f"{n} is (T, H, W, C), not {s}")  # type: ignore[misc]
-        torch._check(
-            video.dtype.is_floating_point,
-            lambda n=name, d=video.dtype: f"{n} is floating, not {d}",  # type: ignore[misc]
-        )
-        torch._check(
-            min(places(video, patch)) > 0,
-            lambda n=name, s=shape: f"{n} {s} is smaller than the patch {tuple(patch)}",  # type: ignore[misc]
-        )
-        torch._check(
-            max(shape[:3]) < 2**15 and math.prod(shape[:3]) < 2**31,
-            lambda n=name, s=shape: f"{n} is {s}: each side is below 2^15, the pixels below 2^31",  # type: ignore[misc]
-        )
-    torch._check(
+def _check_video(name: str, video: Tensor, patch: Sequence[int]) -> None:
+    shape = tuple(video.shape)
+    require(len(shape) == 4, lambda: f"{name} is (T, H, W, C), not {shape}")
+    require(video.dtype.is_floating_point, lambda: f"{name} is floating, not {video.dtype}")
+    require(min(places(video, patch)) > 0, lambda: f"{name} {shape} is smaller than the patch {tuple(patch)}")
+    require(
+        max(shape[:3]) < 2**15 and math.prod(shape[:3]) < 2**31,
+        lambda: f"{name} is {shape}: each side is below 2^15, the pixels below 2^31",
+    )
+
+
+def _check(a: PatchMatch) -> None:
+    query, key = a.query, a.key
+    require_patch(a.patch)
+    require(all(stride > 0 for stride in a.strides), lambda: f"strides are above 0, not {tuple(a.strides)}")
+    _check_video("query", query, a.patch)
+    _check_video("key", key, a.patch)
+    require(
         query.shape[3] == key.shape[3] > 0 and query.device == key.device,
         lambda: (
             f"query {tuple(query.shape)} {query.device} and key {tuple(key.shape)} {key.device} differ in channels "
             "or device, or have no channels"
         ),
     )
-    if start is not None:
-        wanted = (*places(query, patch), 3)
-        torch._check(
-            tuple(start.shape) == wanted and start.dtype == torch.int16 and start.device == query.device,
-            lambda: (
-                f"start is {wanted} int16 on {query.device}, not {tuple(start.shape)} {start.dtype} on {start.device}"
-            ),
-        )
-    if weight is not None:
-        torch._check(
-            tuple(weight.shape) == places(key, patch)
-            and weight.dtype == torch.float32
-            and weight.device == query.device,
-            lambda: (
-                f"weight is {places(key, patch)} float32 on {query.device}, not {tuple(weight.shape)} {weight.dtype} "
-                f"on {weight.device}"
-            ),
-        )
+    require_tensor("start", a.start, query.device, [(*places(query, a.patch), 3)], torch.int16)
+    require_tensor("weight", a.weight, query.device, [places(key, a.patch)], torch.float32)
 
 
-def _check_values(query: Tensor, key: Tensor, weight: Tensor | None) -> tuple[float, float]:
-    """The common range of both videos: its lower end, and its extent."""
-    ends = [end.item() for video in (query, key) for end in (video.amin(), video.amax())]
-    torch._check(all(map(math.isfinite, ends)), lambda: "query and key are finite")
-    torch._check(weight is None or bool((weight > 0).all()), lambda: "weight is above 0 everywhere")
+def _value_range(a: PatchMatch) -> tuple[float, float]:
+    """The common range of both videos: its lower end, and its extent. Values have to be finite, weights above 0."""
+    ends = [end.item() for video in (a.query, a.key) for end in (video.amin(), video.amax())]
+    require(all(map(math.isfinite, ends)), lambda: "query and key are finite")
+    require(a.weight is None or bool((a.weight > 0).all()), lambda: "weight is above 0 everywhere")
     return min(ends), max(ends) - min(ends)
 
 
-def _whole(query: Tensor, key: Tensor, patch: Sequence[int], weight: Tensor | None) -> tuple[Tensor, Tensor, float]:
+def _quantize(a: PatchMatch) -> tuple[Tensor, Tensor, float]:
     """Both videos as int16 from 0 upwards, and the size of a step."""
-    low, extent = _check_values(query, key, weight)
-    most = min(2**15 - 1, math.isqrt((2**31 - 1) // (math.prod(patch) * query.shape[3])))
-    step = extent / most if extent > 1e-30 else 1.0  # of what is smaller the squares vanish in fp32
+    low, extent = _value_range(a)
+    most = min(2**15 - 1, math.isqrt((2**31 - 1) // (math.prod(a.patch) * a.query.shape[3])))
+    step = extent / most if extent > 1e-30 else 1.0  # smaller squares vanish in fp32
 
-    def whole(video: Tensor) -> Tensor:
-        # Not divided: on a GPU PyTorch divides by a number as it likes, and the field is to be the same everywhere.
+    def quantized(video: Tensor) -> Tensor:
+        # Not divided: on a GPU PyTorch divides by a number as it likes, and the field has to be the same everywhere.
         shifted = video.to(torch.promote_types(video.dtype, torch.float32)) - low
-        # The kernels read whole vectors: there are 64 bytes behind the end.
+        # The kernels read whole vectors: 64 bytes behind the end.
         memory = video.new_zeros(video.numel() + 32, dtype=torch.int16)
         return memory[: video.numel()].view(video.shape).copy_(shifted.mul_(1 / step).round_().clamp_(0, most))
 
-    return whole(query), whole(key), step
+    return quantized(a.query), quantized(a.key), step
 
 
-def _reference(
-    query: Tensor,
-    key: Tensor,
-    patch: Sequence[int],
-    strides: Sequence[int],
-    seed: int,
-    start: Tensor | None,
-    weight: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    _check(query, key, patch, strides, start, weight)
-    query, key, unit = _whole(query, key, patch, weight)
+def _reference(a: PatchMatch) -> tuple[Tensor, Tensor]:
+    _check(a)
+    patch, seed, weight = a.patch, a.seed, a.weight
+    query, key, unit = _quantize(a)
     query, key = query.long(), key.long()
     counts = torch.tensor(places(key, patch), device=query.device)
     axes = [torch.arange(count, device=query.device) for count in places(query, patch)]
@@ -174,7 +141,7 @@ def _reference(
     def inside(match: Tensor) -> Tensor:
         return torch.minimum(match.clamp(min=0), counts - 1)
 
-    best = words(0)[..., :3] * counts >> 32 if start is None else inside(own + start)
+    best = words(0)[..., :3] * counts >> 32 if a.start is None else inside(own + a.start)
     least = score(best)
 
     def improve(match: Tensor) -> None:
@@ -184,7 +151,7 @@ def _reference(
         best, least = torch.where(closer[..., None], match, best), torch.where(closer, found, least)
 
     levels = max(1, int(counts.max()).bit_length() - NEAR_LEVEL)
-    for step, stride in enumerate(strides, 1):
+    for step, stride in enumerate(_all_strides(a), 1):
         offsets, beside = best - own, []
         for axis in range(3):
             for move in (-stride, stride):
@@ -206,52 +173,41 @@ def _reference(
     return (best - own).to(torch.int16), least * unit**2
 
 
-def unsupported(query: Tensor) -> list[str]:
+def unsupported(a: PatchMatch) -> list[str]:
     """Why the native kernels cannot run."""
-    return why_no_library(query.device)
+    return why_no_library(a.query.device)
 
 
-def _native(
-    query: Tensor,
-    key: Tensor,
-    patch: Sequence[int],
-    strides: Sequence[int],
-    seed: int,
-    start: Tensor | None,
-    weight: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    if not use_native("patch_match", unsupported(query)):
-        return _reference(query, key, patch, strides, seed, start, weight)
-    _check(query, key, patch, strides, start, weight)
-    whole_query, whole_key, unit = _whole(query, key, patch, weight)
-    shape = places(query, patch)
-    field = torch.empty((*shape, 3), dtype=torch.int16, device=query.device)
-    if start is not None:
-        field.copy_(start)
-    other, distances = torch.empty_like(field), torch.empty(shape, device=query.device)
+def _native(a: PatchMatch) -> tuple[Tensor, Tensor]:
+    query, key, unit = _quantize(a)
+    field, distances = _empty_results(a)
+    if a.start is not None:
+        field.copy_(a.start)
+    strides = torch.tensor(_all_strides(a), dtype=torch.int32)
     run(
-        "patch_match", query, whole_query, *query.shape[:3], whole_key,
-        *key.shape[:3], query.shape[3], *patch, None if weight is None else weight.contiguous(), len(strides),
-        torch.tensor(strides, dtype=torch.int32), seed % 2**64, start is not None, field, other, distances,
+        "patch_match", a.query, query=query, query_size=query.shape[:3], key=key, key_size=key.shape[:3],
+        channels=query.shape[3], patch=a.patch, weight=None if a.weight is None else a.weight.contiguous(),
+        steps=len(strides), strides=strides, seed=a.seed % 2**64, has_initial_field=a.start is not None, field=field,
+        scratch_field=torch.empty_like(field), distances=distances,
     )  # fmt: skip
     return field, distances.mul_(unit**2)
 
 
-def _fake(
-    query: Tensor,
-    key: Tensor,
-    patch: Sequence[int],
-    strides: Sequence[int],
-    seed: int,
-    start: Tensor | None,
-    weight: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    _check(query, key, patch, strides, start, weight)
-    shape = places(query, patch)
-    return query.new_empty((*shape, 3), dtype=torch.int16), query.new_empty(shape, dtype=torch.float32)
+def _all_strides(a: PatchMatch) -> list[int]:
+    """Of each step of all rounds."""
+    return list(a.strides) * a.rounds
 
 
-_library.impl("patch_match", _reference, "CompositeExplicitAutograd")
-_library.impl("patch_match", _native, "CPU")
-_library.impl("patch_match", _native, "CUDA")
-torch.library.register_fake("sinfusion::patch_match", _fake, lib=_library)
+def _fake(a: PatchMatch) -> tuple[Tensor, Tensor]:
+    _check(a)
+    return _empty_results(a)
+
+
+def _empty_results(a: PatchMatch) -> tuple[Tensor, Tensor]:
+    shape = places(a.query, a.patch)
+    return a.query.new_empty((*shape, 3), dtype=torch.int16), a.query.new_empty(shape, dtype=torch.float32)
+
+
+_on_device = native_or_reference("patch_match", _native, _reference, unsupported, _check)
+define("patch_match", PatchMatch, "(Tensor, Tensor)")
+implement("patch_match", PatchMatch, reference=_reference, cpu=_on_device, cuda=_on_device, fake=_fake)

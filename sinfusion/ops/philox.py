@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._choice import use_native
-from ._native import run, why_no_library
+from .dispatch import use_native
+from .native import run, why_no_library
 
 _MASK = 0xFFFFFFFF
 
@@ -33,7 +34,7 @@ def uniform_bits(
     if not use_native("uniform_bits", why_no_library(keys.device)):
         return _reference_bits(keys, stream, step, count)
     out = torch.empty(len(keys), count, dtype=torch.int64, device=device)
-    run("uniform_bits", out, keys, len(keys), stream, *_native_step(step), count, out)
+    run("uniform_bits", out, seeds=keys, batch=len(keys), stream=stream, count=count, out=out, **_step_fields(step))
     return out
 
 
@@ -49,7 +50,7 @@ def normal(
     if not use_native("normal", why_no_library(keys.device)):
         return _reference_normal(keys, stream, step, count).view(len(keys), *shape)
     out = torch.empty(len(keys), count, device=device)
-    run("normal", out, keys, len(keys), stream, *_native_step(step), count, out)
+    run("normal", out, seeds=keys, batch=len(keys), stream=stream, count=count, out=out, **_step_fields(step))
     return out.view(len(keys), *shape)
 
 
@@ -57,9 +58,10 @@ def _on(seeds: Tensor | Sequence[int], device: torch.device | str) -> Tensor:
     return torch.as_tensor(seeds, dtype=torch.int64).to(device).contiguous()
 
 
-def _native_step(step: Step) -> tuple[int, Tensor | None]:
-    """As native code takes it: a number, and an address that is read instead if there is one."""
-    return (0, step) if isinstance(step, Tensor) else (step, None)
+def _step_fields(step: Step) -> dict[str, Any]:
+    """As native code takes it: a number, or the tensor to read it from."""
+    tensor = isinstance(step, Tensor)
+    return {"step": 0 if tensor else step, "step_address": step if tensor else None}
 
 
 def _reference_bits(keys: Tensor, stream: int, step: Step, count: int) -> Tensor:

@@ -3,100 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from ._choice import use_native
-from ._native import run, why_no_library
-from ._require import require
+from .checks import require, require_tensor
+from .dispatch import native_or_reference
+from .native import run, why_no_library
 from .philox import normal
+from .registration import define, implement, takes
 
 Index = TypeVar("Index", int, Tensor)  # of frames
 
-_library = torch.library.Library("sinfusion", "FRAGMENT")
-_library.define(
-    "sample_crops(Tensor frames, Tensor places, Tensor coefficients, Tensor? coarse_noise, Tensor seeds, Tensor step, "
-    "int[] streams, int conditions, int[] size, ScalarType dtype) -> (Tensor, Tensor)"
-)
+
+class SampleCrops(NamedTuple):
+    frames: Tensor  # (T, H, W, 3) uint8, contiguous
+    places: Tensor  # (B, 4) int64, inside the frames: frame of the target, frame offset, top, left
+    coefficients: Tensor  # (B, 8) fp32: numbers [0] to [7] below
+    coarse_noise: Tensor | None  # (B, 3 n, h', w') fp32, finite: spread over the crop, corners on corners
+    seeds: Tensor  # (B,) int64: keys of the random numbers
+    step: Tensor  # () int64: when
+    streams: Sequence[int]  # below 2^32: of the noise on the image, of the white noise on the conditions
+    conditions: int  # n = 0, 1 (frame target - offset) or 2 (frames target - 1 and target + 1)
+    size: Sequence[int]  # h, w of the crops
+    dtype: torch.dtype  # of the input: fp32 or bf16
 
 
-def sample_crops(
-    frames: Tensor,  # (T, H, W, 3) uint8, contiguous
-    places: Tensor,  # (B, 4) int64, inside the frames: frame of the target, frame offset, top, left
-    coefficients: Tensor,  # (B, 8) fp32: numbers [0] to [7] below
-    coarse_noise: Tensor | None,  # (B, 3 n, h', w') fp32, finite: spread over the crop, corners on corners
-    seeds: Tensor,  # (B,) int64: keys of the random numbers
-    step: Tensor,  # () int64: when
-    streams: Sequence[int],  # below 2^32: of the noise on the image, of the white noise on the conditions
-    conditions: int,  # n = 0, 1 (frame target - offset) or 2 (frames target - 1 and target + 1)
-    size: Sequence[int],  # h, w of the crops
-    dtype: torch.dtype,  # of the input: fp32 or bf16
-) -> tuple[Tensor, Tensor]:  # input (B, 3 n + 3, h, w): conditions, then the image; target (B, 3, h, w) fp32
-    """A pixel's value is u8 / 127.5 - 1; results are channels-last in memory. In this order, in fp32:
+@takes(SampleCrops)
+def sample_crops(a: SampleCrops) -> tuple[Tensor, Tensor]:
+    """input (B, 3 n + 3, h, w): conditions, then the image; target (B, 3, h, w) fp32. Both are channels-last in memory.
+
+    A pixel's value is u8 / 127.5 - 1. In this order, in fp32:
 
     conditions = values + [6] normal(seeds, streams[1], step, (3 n, h, w)) + [7] coarse_noise
     prior_mean = their mean, or 0 without any; noise = normal(seeds, streams[0], step, (3, h, w))
     image = [0] clean + [1] noise + [2] prior_mean
     target = [3] clean + [4] noise + [5] prior_mean
     """
-    out: tuple[Tensor, Tensor] = torch.ops.sinfusion.sample_crops(
-        frames, places, coefficients, coarse_noise, seeds, step, list(streams), conditions, list(size), dtype
-    )
+    out: tuple[Tensor, Tensor] = torch.ops.sinfusion.sample_crops(*a)
     return out
 
 
-def _check(
-    frames: Tensor,
-    places: Tensor,
-    coefficients: Tensor,
-    coarse_noise: Tensor | None,
-    seeds: Tensor,
-    step: Tensor,
-    streams: Sequence[int],
-    conditions: int,
-    size: Sequence[int],
-    dtype: torch.dtype,
-) -> None:
+def _check(a: SampleCrops) -> None:
+    frames, device, batch = a.frames, a.frames.device, len(a.places) if a.places.ndim else 0
     require(
         frames.ndim == 4 and frames.shape[3] == 3 and frames.dtype == torch.uint8 and frames.is_contiguous(),
         lambda: f"frames are (T, H, W, 3) uint8, contiguous, not {tuple(frames.shape)} {frames.dtype}",
     )
-    require(conditions in (0, 1, 2), lambda: f"conditions are 0, 1 or 2, not {conditions}")
+    require(a.conditions in (0, 1, 2), lambda: f"conditions are 0, 1 or 2, not {a.conditions}")
     require(
-        len(size) == 2 and all(0 < side <= most for side, most in zip(size, frames.shape[1:3], strict=True)),
-        lambda: f"size is two sides above 0 and within {tuple(frames.shape[1:3])}, not {tuple(size)}",
+        len(a.size) == 2 and all(0 < side <= most for side, most in zip(a.size, frames.shape[1:3], strict=True)),
+        lambda: f"size is two sides above 0 and within {tuple(frames.shape[1:3])}, not {tuple(a.size)}",
     )
     require(
-        len(streams) == 2 and all(0 <= stream < 2**32 for stream in streams),
-        lambda: f"streams are two from 0 and below 2^32, not {tuple(streams)}",
+        len(a.streams) == 2 and all(0 <= stream < 2**32 for stream in a.streams),
+        lambda: f"streams are two from 0 and below 2^32, not {tuple(a.streams)}",
     )
-    require(dtype in (torch.float32, torch.bfloat16), lambda: f"dtype is float32 or bfloat16, not {dtype}")
-    batch, device = len(places) if places.ndim else 0, frames.device
-    for name, value, shape, kind in (
-        ("places", places, (batch, 4), torch.int64),
-        ("coefficients", coefficients, (batch, 8), torch.float32),
-        ("seeds", seeds, (batch,), torch.int64),
-        ("step", step, (), torch.int64),
-    ):
-        if value.shape != shape or value.dtype != kind or value.device != device:
-            raise RuntimeError(
-                f"{name} is {shape} {kind} on {device}, not {tuple(value.shape)} {value.dtype} on {value.device}"
-            )
-    if coarse_noise is not None:
-        require(conditions > 0, lambda: "coarse_noise is for conditions")
-        require(
-            coarse_noise.ndim == 4
-            and coarse_noise.shape[:2] == (batch, 3 * conditions)
-            and min(coarse_noise.shape[2:]) > 0
-            and coarse_noise.dtype == torch.float32
-            and coarse_noise.device == frames.device,
-            lambda: (
-                f"coarse_noise is ({batch}, {3 * conditions}, h, w) float32 on {frames.device}, not "
-                f"{tuple(coarse_noise.shape)} {coarse_noise.dtype} on {coarse_noise.device}"
-            ),
-        )
+    require(a.dtype in (torch.float32, torch.bfloat16), lambda: f"dtype is float32 or bfloat16, not {a.dtype}")
+    require_tensor("places", a.places, device, [(batch, 4)], torch.int64)
+    require_tensor("coefficients", a.coefficients, device, [(batch, 8)], torch.float32)
+    require_tensor("seeds", a.seeds, device, [(batch,)], torch.int64)
+    require_tensor("step", a.step, device, [()], torch.int64)
+    if (coarse := a.coarse_noise) is not None:
+        require(a.conditions > 0, lambda: "coarse_noise is for conditions")
+        sides = [max(1, side) for side in coarse.shape[2:4]] if coarse.ndim == 4 else [1, 1]
+        require_tensor("coarse_noise", coarse, device, [(batch, 3 * a.conditions, *sides)], torch.float32)
 
 
 def _images(target: Index, offset: Index, conditions: int) -> list[Index]:
@@ -104,125 +76,93 @@ def _images(target: Index, offset: Index, conditions: int) -> list[Index]:
     return {0: [], 1: [target - offset], 2: [target - 1, target + 1]}[conditions] + [target]
 
 
-def _check_places(frames: Tensor, places: Tensor, conditions: int, size: Sequence[int]) -> None:
-    if places.device.type != "cpu":  # on a GPU a look at them would wait for it
+def _check_places(a: SampleCrops) -> None:
+    if a.places.device.type != "cpu":  # reading them would wait for a GPU
         return
-    last, lowest, rightmost = len(frames) - 1, frames.shape[1] - size[0], frames.shape[2] - size[1]
-    for target, offset, top, left in places.tolist():
-        images = _images(target, offset, conditions)
-        inside = min(images) >= 0 and max(images) <= last and 0 <= top <= lowest and 0 <= left <= rightmost
-        require(inside, lambda: f"places lead outside of frames {tuple(frames.shape)}")
+    shape = a.frames.shape
+    for target, offset, top, left in a.places.tolist():
+        images = _images(target, offset, a.conditions)
+        in_time = min(images) >= 0 and max(images) < shape[0]
+        in_space = 0 <= top <= shape[1] - a.size[0] and 0 <= left <= shape[2] - a.size[1]
+        require(in_time and in_space, lambda: f"places lead outside of frames {tuple(shape)}")
 
 
-def _results(places: Tensor, conditions: int, size: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    def empty(channels: int, kind: torch.dtype) -> Tensor:
-        shape = (len(places), channels, *size)
-        return torch.empty(shape, dtype=kind, device=places.device, memory_format=torch.channels_last)
+def _empty_results(a: SampleCrops) -> tuple[Tensor, Tensor]:
+    def empty(channels: int, dtype: torch.dtype) -> Tensor:
+        shape = (len(a.places), channels, *a.size)
+        return torch.empty(shape, dtype=dtype, device=a.places.device, memory_format=torch.channels_last)
 
-    return empty(3 * conditions + 3, dtype), empty(3, torch.float32)
+    return empty(3 * a.conditions + 3, a.dtype), empty(3, torch.float32)
 
 
-def _between(coarse: int, fine: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(fine,) each: between which two of the coarse places one lies, ends on ends, and the share of the second."""
+def _interpolation(coarse: int, fine: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(fine,) each: coarse positions before and behind each fine one, ends on ends, and the weight of the second."""
     at = torch.arange(fine, dtype=torch.float32, device=device) * ((coarse - 1) / (fine - 1) if fine > 1 else 0.0)
-    low = at.long().clamp(max=coarse - 1)
-    return low, (low + 1).clamp(max=coarse - 1), at - low
+    lower = at.long().clamp(max=coarse - 1)
+    return lower, (lower + 1).clamp(max=coarse - 1), at - lower
 
 
 def _upsample(coarse_noise: Tensor, size: Sequence[int]) -> Tensor:
     """(B, C, h', w') -> (B, C, h, w), bilinearly."""
-    above, below, of_below = _between(coarse_noise.shape[2], size[0], coarse_noise.device)
-    left, right, of_right = _between(coarse_noise.shape[3], size[1], coarse_noise.device)
-    wide = coarse_noise[..., left] + of_right * (coarse_noise[..., right] - coarse_noise[..., left])
-    return wide[:, :, above] + of_below[:, None] * (wide[:, :, below] - wide[:, :, above])
+    above, below, row_weight = _interpolation(coarse_noise.shape[2], size[0], coarse_noise.device)
+    left, right, column_weight = _interpolation(coarse_noise.shape[3], size[1], coarse_noise.device)
+    wide = coarse_noise[..., left] + column_weight * (coarse_noise[..., right] - coarse_noise[..., left])
+    return wide[:, :, above] + row_weight[:, None] * (wide[:, :, below] - wide[:, :, above])
 
 
-def _reference(
-    frames: Tensor,
-    places: Tensor,
-    coefficients: Tensor,
-    coarse_noise: Tensor | None,
-    seeds: Tensor,
-    step: Tensor,
-    streams: Sequence[int],
-    conditions: int,
-    size: Sequence[int],
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    _check(frames, places, coefficients, coarse_noise, seeds, step, streams, conditions, size, dtype)
-    _check_places(frames, places, conditions, size)
-    batch, device = len(places), frames.device
-    c = coefficients.t()[:, :, None, None, None]
+def _reference(a: SampleCrops) -> tuple[Tensor, Tensor]:
+    _check(a)
+    _check_places(a)
+    batch, device, size, places = len(a.places), a.frames.device, a.size, a.places
+    c = a.coefficients.t()[:, :, None, None, None]
     rows = places[:, 2, None, None] + torch.arange(size[0], device=device)[:, None]
     columns = places[:, 3, None, None] + torch.arange(size[1], device=device)
-    scale = torch.full((), 127.5, device=device)  # by a number of Python's a GPU would not divide, but multiply
+    scale = torch.full((), 127.5, device=device)  # a GPU multiplies by the inverse of a Python number
     *around, clean = (
-        (frames[at[:, None, None], rows, columns].float() / scale - 1).movedim(3, 1)
-        for at in _images(places[:, 0], places[:, 1], conditions)
+        (a.frames[at[:, None, None], rows, columns].float() / scale - 1).movedim(3, 1)
+        for at in _images(places[:, 0], places[:, 1], a.conditions)
     )
     condition, prior_mean = clean.new_empty(batch, 0, *size), torch.zeros_like(clean)
-    if conditions:
-        grain = normal(seeds, streams[1], step, (3 * conditions, *size), device)
-        condition = torch.cat(around, 1) + c[6] * grain
-        if coarse_noise is not None:
-            condition = condition + c[7] * _upsample(coarse_noise, size)
-        prior_mean = condition.unflatten(1, (conditions, 3)).mean(1)
-    noise = normal(seeds, streams[0], step, (3, *size), device)
+    if a.conditions:
+        white_noise = normal(a.seeds, a.streams[1], a.step, (3 * a.conditions, *size), device)
+        condition = torch.cat(around, 1) + c[6] * white_noise
+        if a.coarse_noise is not None:
+            condition = condition + c[7] * _upsample(a.coarse_noise, size)
+        prior_mean = condition.unflatten(1, (a.conditions, 3)).mean(1)
+    noise = normal(a.seeds, a.streams[0], a.step, (3, *size), device)
     image = c[0] * clean + c[1] * noise + c[2] * prior_mean
-    given, target = _results(places, conditions, size, dtype)
-    given.copy_(torch.cat((condition, image), 1))
+    input, target = _empty_results(a)
+    input.copy_(torch.cat((condition, image), 1))
     target.copy_(c[3] * clean + c[4] * noise + c[5] * prior_mean)
-    return given, target
+    return input, target
 
 
-def unsupported(frames: Tensor) -> list[str]:
+def unsupported(a: SampleCrops) -> list[str]:
     """Why the native kernels cannot run."""
-    return why_no_library(frames.device)
+    return why_no_library(a.frames.device)
 
 
-def _native(
-    frames: Tensor,
-    places: Tensor,
-    coefficients: Tensor,
-    coarse_noise: Tensor | None,
-    seeds: Tensor,
-    step: Tensor,
-    streams: Sequence[int],
-    conditions: int,
-    size: Sequence[int],
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    if not use_native("sample_crops", unsupported(frames)):
-        return _reference(frames, places, coefficients, coarse_noise, seeds, step, streams, conditions, size, dtype)
-    _check(frames, places, coefficients, coarse_noise, seeds, step, streams, conditions, size, dtype)
-    _check_places(frames, places, conditions, size)
-    given, target = _results(places, conditions, size, dtype)
-    coarse = (0, 0) if coarse_noise is None else coarse_noise.shape[2:]
+def _native(a: SampleCrops) -> tuple[Tensor, Tensor]:
+    _check_places(a)
+    input, target = _empty_results(a)
+    coarse_noise = None if a.coarse_noise is None else a.coarse_noise.contiguous()
+    coarse_height, coarse_width = (0, 0) if coarse_noise is None else coarse_noise.shape[2:]
     run(
-        "sample_crops", frames, frames, *frames.shape[1:3], len(places), places.contiguous(), coefficients.contiguous(),
-        None if coarse_noise is None else coarse_noise.contiguous(), *coarse, seeds.contiguous(), step, *streams, conditions,
-        *size, given, dtype == torch.bfloat16, target,
+        "sample_crops", a.frames, frames=a.frames, height=a.frames.shape[1], width=a.frames.shape[2],
+        batch=len(a.places), crops=a.places.contiguous(), coefficients=a.coefficients.contiguous(),
+        coarse_noise=coarse_noise, coarse_height=coarse_height, coarse_width=coarse_width,
+        seeds=a.seeds.contiguous(), step=a.step, noise_stream=a.streams[0], white_noise_stream=a.streams[1],
+        conditions=a.conditions, crop_height=a.size[0], crop_width=a.size[1], input=input,
+        bf16=a.dtype == torch.bfloat16, target=target,
     )  # fmt: skip
-    return given, target
+    return input, target
 
 
-def _fake(
-    frames: Tensor,
-    places: Tensor,
-    coefficients: Tensor,
-    coarse_noise: Tensor | None,
-    seeds: Tensor,
-    step: Tensor,
-    streams: Sequence[int],
-    conditions: int,
-    size: Sequence[int],
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    _check(frames, places, coefficients, coarse_noise, seeds, step, streams, conditions, size, dtype)
-    return _results(places, conditions, size, dtype)
+def _fake(a: SampleCrops) -> tuple[Tensor, Tensor]:
+    _check(a)
+    return _empty_results(a)
 
 
-_library.impl("sample_crops", _reference, "CompositeExplicitAutograd")
-_library.impl("sample_crops", _native, "CPU")
-_library.impl("sample_crops", _native, "CUDA")
-torch.library.register_fake("sinfusion::sample_crops", _fake, lib=_library)
+_on_device = native_or_reference("sample_crops", _native, _reference, unsupported, _check)
+define("sample_crops", SampleCrops, "(Tensor, Tensor)")
+implement("sample_crops", SampleCrops, reference=_reference, cpu=_on_device, cuda=_on_device, fake=_fake)

@@ -14,13 +14,13 @@ void draw(const PhiloxRows& a, T* out) {
 }  // namespace
 
 extern "C" void uniform_bits(const int64_t* seeds, int64_t batch, uint32_t stream, uint64_t step,
-                             const int64_t* step_at, int64_t count, int64_t* out) {
-  draw({seeds, batch, stream, {step, step_at}, count}, out);
+                             const int64_t* step_address, int64_t count, int64_t* out) {
+  draw({seeds, batch, stream, {step, step_address}, count}, out);
 }
 
-extern "C" void normal(const int64_t* seeds, int64_t batch, uint32_t stream, uint64_t step, const int64_t* step_at,
+extern "C" void normal(const int64_t* seeds, int64_t batch, uint32_t stream, uint64_t step, const int64_t* step_address,
                        int64_t count, float* out) {
-  draw({seeds, batch, stream, {step, step_at}, count}, out);
+  draw({seeds, batch, stream, {step, step_address}, count}, out);
 }
 
 extern "C" void logarithms(const int64_t* words, int64_t count, double* out) {

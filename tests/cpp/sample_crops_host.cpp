@@ -7,7 +7,7 @@
 
 using namespace sinfusion;
 
-extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t width, int64_t batch, const int64_t* places,
+extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t width, int64_t batch, const int64_t* crops,
                              const float* coefficients, const float* coarse_noise, int32_t coarse_height,
                              int32_t coarse_width, const int64_t* seeds, const int64_t* step, int64_t noise_stream,
                              int64_t white_noise_stream, int32_t conditions, int32_t crop_height, int32_t crop_width,
@@ -16,7 +16,7 @@ extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t widt
                       height,
                       width,
                       batch,
-                      places,
+                      crops,
                       coefficients,
                       coarse_noise,
                       coarse_height,

@@ -67,10 +67,11 @@ def test_the_variants_of_depthwise_norm_are_those_that_are_launched(channels, ac
     taps, bias, shift = torch.empty(49, channels), torch.empty(channels), torch.empty(2, channels)
     gain = offset = torch.empty(channels) if channels > 9 else None
     with ahead_of_time.recorded_launches() as launches:
-        _, u, mean, rstd = module.forward(x, taps, bias, shift, gain, offset, 1e-5, True)
-        module.backward(x, x, u, mean, rstd, taps, gain)
+        epilogue = module.Epilogue(bias, shift, gain, offset)
+        _, saved = module.forward(x, taps, epilogue, 1e-5, True)
+        module.backward(x, x, saved, taps, gain)
         if gain is not None:
-            module.forward(x, taps, bias, shift, gain, offset, 1e-5, False)
+            module.forward(x, taps, epilogue, 1e-5, False)
     variants = list(kernel_variants.depthwise_norm(channels, activation).values())
     assert all(launch in variants for launch in launches)
     assert all(variant in launches for variant in variants)

@@ -6,8 +6,6 @@ chosen when triton is imported, so it needs a process of its own.
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from typing import NamedTuple
 
@@ -132,15 +130,8 @@ def assert_close(ours, theirs, dtype):
 @pytest.mark.parametrize(
     "cases", [pytest.param(name, marks=[pytest.mark.slow] * (name == "a whole image")) for name in CASES]
 )
-def test_interpreted_kernels_are_as_close_to_float64_as_pytorch(cases):
-    result = subprocess.run(
-        [sys.executable, __file__, cases],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    for case, (ours, theirs) in zip(CASES[cases], json.loads(result.stdout), strict=True):
+def test_interpreted_kernels_are_as_close_to_float64_as_pytorch(cases, interpreted):
+    for case, (ours, theirs) in zip(CASES[cases], interpreted(__file__, cases), strict=True):
         assert_close(ours, theirs, case.dtype)
 
 
@@ -207,7 +198,7 @@ def test_on_a_gpu_results_repeat_to_the_bit():
 
 @pytest.mark.gpu
 @needs_triton
-def test_on_a_gpu_forward_and_gradients_replay_in_a_graph():
+def test_on_a_gpu_forward_and_gradients_replay_in_a_graph(assert_replays):
     from sinfusion.kernels import dense
 
     x, weight, bias, _, grad = (None if value is None else value.cuda() for value in draw(CASES["many channels"][-1]))
@@ -217,13 +208,7 @@ def test_on_a_gpu_forward_and_gradients_replay_in_a_graph():
         results = dense.forward(x, weight, bias, None, True, True)
         return *results, dense.input_gradient(grad, weight), dense.weight_gradient(grad, x, 3)
 
-    step()  # compiles
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        replayed = step()
-    x.copy_(torch.randn_like(x))
-    graph.replay()
-    assert all(torch.equal(a, b) for a, b in zip(replayed, step(), strict=True))
+    assert_replays(step, x)
 
 
 if __name__ == "__main__":

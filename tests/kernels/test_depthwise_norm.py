@@ -7,7 +7,6 @@ chosen when triton is imported, so it needs a process of its own.
 import importlib
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
@@ -18,6 +17,7 @@ import torch
 
 from sinfusion import kernels, ops
 from sinfusion.errors import SinfusionError
+from sinfusion.ops import dispatch
 
 operator = importlib.import_module("sinfusion.ops.depthwise_norm")  # sinfusion.ops names the function so
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -87,14 +87,17 @@ def by_interpreter(operands, grad, dtype):
     x, weight, bias, shift, gain, offset, skip = operands.values()
     x, grad, skip = x.to(dtype), grad.to(dtype), None if skip is None else skip.to(dtype)
     with ops.backend("native"):
-        out, *kept = operator._cuda(x, weight, bias, shift, gain, offset, skip, 1e-5, True)
-        grad_x, grad_skip, *gradients = operator._cuda_backward(
-            grad, x, skip, *kept, weight, gain, shift is not None, True
-        )
+        given = operator.DepthwiseNorm(x, weight, bias, shift, gain, offset, skip)
+        out, *kept = operator.on_gpu(given, True)
+        wants = {"wants_input": True, "wants_shift": shift is not None, "wants_parameters": True}
+        backward = operator.DepthwiseNormBackward(grad, *kept, x, weight, gain, skip, **wants)
+        gradients = operator.on_gpu_backward(backward)._asdict()
         if len(x) == 2:
-            inference, *nothing = operator._cuda(x, weight, bias, shift, gain, offset, skip, 1e-5, False)
+            inference, *nothing = operator.on_gpu(given, False)
             assert torch.equal(inference, out) and not any(value.numel() for value in nothing)
-    results = {"out": out} | dict(zip(operands, (grad_x, *gradients, grad_skip), strict=True))
+            alone = operator.on_gpu_backward(backward._replace(wants_shift=False, wants_parameters=False))
+            assert torch.equal(alone.x, gradients["x"]) and not any(value.numel() for value in alone[2:])
+    results = {"out": out} | gradients
     return {name: value.double() for name, value in results.items() if name == "out" or operands[name] is not None}
 
 
@@ -128,15 +131,8 @@ def test_importing_the_package_of_kernels_imports_no_triton():
 @pytest.mark.parametrize(
     "cases", [pytest.param(name, marks=[pytest.mark.slow] * (name == "a whole image")) for name in CASES]
 )
-def test_interpreted_kernels_are_as_close_to_float64_as_the_reference(cases):
-    result = subprocess.run(
-        [sys.executable, __file__, cases],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    for case, (ours, theirs) in zip(CASES[cases], json.loads(result.stdout), strict=True):
+def test_interpreted_kernels_are_as_close_to_float64_as_the_reference(cases, interpreted):
+    for case, (ours, theirs) in zip(CASES[cases], interpreted(__file__, cases), strict=True):
         assert_close(ours, theirs, case[1])
 
 
@@ -158,10 +154,11 @@ def test_without_triton_the_reference_runs_or_the_reason_is_said(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     monkeypatch.setattr(kernels, "why_not", kernels.why_not.__wrapped__)
     operands, _ = draw((1, 3, 4, 5), True, True)
-    truth = operator._reference(*operands.values(), 1e-5, False)[0]
-    assert torch.equal(operator._cuda(*operands.values(), 1e-5, False)[0], truth)
+    given = operator.DepthwiseNorm(**operands)
+    truth = operator.reference(given, False).out
+    assert torch.equal(operator.on_gpu(given, False).out, truth)
     with ops.backend("native"), pytest.raises(SinfusionError, match="Triton is not installed"):
-        operator._cuda(*operands.values(), 1e-5, False)
+        operator.on_gpu(given, False)
 
 
 def test_the_backward_runs_on_the_backend_of_its_forward(monkeypatch):
@@ -170,7 +167,7 @@ def test_the_backward_runs_on_the_backend_of_its_forward(monkeypatch):
         out = ops.depthwise_norm(
             **{name: value if value is None else value.requires_grad_() for name, value in operands.items()}
         )
-    monkeypatch.setattr(operator, "use_native", lambda *_: choices.append(operator.chosen_backend()))
+    monkeypatch.setattr(dispatch, "use_native", lambda *_: choices.append(dispatch.chosen_backend()))
     choices = []
     out.backward(grad)
     assert choices == ["reference"]
@@ -181,8 +178,10 @@ def test_what_the_kernels_cannot_take_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
     def reasons(*shape, dtype=FP32):
-        weight = torch.empty(shape[1], 1, 7, 7, device="meta")
-        return operator.unsupported_on_gpu(torch.empty(shape, dtype=dtype, device="meta"), weight)
+        weight, bias = torch.empty(shape[1], 1, 7, 7, device="meta"), torch.empty(shape[1], device="meta")
+        return operator.unsupported_on_gpu(
+            operator.DepthwiseNorm(torch.empty(shape, dtype=dtype, device="meta"), weight, bias)
+        )
 
     assert reasons(1, 1024, 8, 8) == []
     assert "channels" in reasons(1, 1025, 8, 8)[0]

@@ -6,10 +6,7 @@ imported, so it needs a process of its own.
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from typing import NamedTuple
 
 import ahead_of_time
@@ -99,15 +96,8 @@ def assert_close(ours, theirs, dtype):
 
 
 @needs_triton
-def test_interpreted_kernels_are_as_close_to_float64_as_pytorch():
-    result = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    for case, (ours, theirs) in zip(CASES, json.loads(result.stdout), strict=True):
+def test_interpreted_kernels_are_as_close_to_float64_as_pytorch(interpreted):
+    for case, (ours, theirs) in zip(CASES, interpreted(__file__), strict=True):
         assert_close(ours, theirs, case.dtype)
 
 
@@ -142,7 +132,7 @@ def test_on_a_gpu_results_repeat_to_the_bit():
 
 @pytest.mark.gpu
 @needs_triton
-def test_on_a_gpu_forward_and_backward_replay_in_a_graph():
+def test_on_a_gpu_forward_and_backward_replay_in_a_graph(assert_replays):
     from sinfusion.kernels import gelu
 
     z, bias, _, grad = (None if value is None else value.cuda() for value in draw(CASES[6]))
@@ -151,13 +141,7 @@ def test_on_a_gpu_forward_and_backward_replay_in_a_graph():
     def step():
         return gelu.forward(z, bias, None, True), *gelu.backward(grad, z, bias, True)
 
-    step()  # compiles
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        replayed = step()
-    z.copy_(torch.randn_like(z))
-    graph.replay()
-    assert all(torch.equal(a, b) for a, b in zip(replayed, step(), strict=True))
+    assert_replays(step, z)
 
 
 if __name__ == "__main__":

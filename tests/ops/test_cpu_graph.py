@@ -1,7 +1,6 @@
-"""Recorded functions give the bits of the plain ones: with other arguments and weights, without and with gradients."""
+"""Replayed functions give the bits of eager ones: with other arguments and weights, without and with gradients."""
 
 import gc
-import threading
 import weakref
 
 import pytest
@@ -10,8 +9,8 @@ import torch
 from sinfusion import ops
 from sinfusion.network import NextNet
 from sinfusion.ops import cpu_graph
-from sinfusion.ops._native import cpu
 from sinfusion.ops.cpu_graph import capturing
+from sinfusion.ops.native import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.loaded, reason="there is no library for the CPU")
 
@@ -43,24 +42,24 @@ def gradients(network, batch):
 
 
 @pytest.fixture
-def plays(monkeypatch):
-    """How often recordings are played."""
+def replays(monkeypatch):
+    """The graphs that were replayed, in order."""
     times = []
     replay = cpu_graph.CpuGraph.replay
     monkeypatch.setattr(cpu_graph.CpuGraph, "replay", lambda graph: (times.append(graph), replay(graph))[1])
     return times
 
 
-def test_a_network_and_its_gradients_are_those_of_the_plain_one(network, plays):
+def test_a_network_and_its_gradients_are_those_of_the_eager_one(network, replays):
     expected = [gradients(network, batch_of(network, seed=seed)) for seed in range(4)]
     network.graphed_evaluate = ops.cpu_graphed(network.evaluate, network.parameters())
     for seed in range(4):
         found = gradients(network, batch_of(network, seed=seed))
         assert all(torch.equal(a, b) for a, b in zip(found, expected[seed], strict=True))
-    assert len(plays) == 3  # the first call is a plain one
+    assert len(replays) == 3  # the first call is a warm-up
 
 
-def test_weights_that_change_in_place_count(network, plays):
+def test_weights_that_change_in_place_count(network, replays):
     network.graphed_evaluate = ops.cpu_graphed(network.evaluate, network.parameters())
     for _ in range(2):
         gradients(network, batch_of(network))
@@ -71,10 +70,10 @@ def test_weights_that_change_in_place_count(network, plays):
     found = gradients(network, batch_of(network))
     network.graphed_evaluate = None
     expected = gradients(network, batch_of(network))
-    assert len(plays) == 2 and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert len(replays) == 2 and all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_shapes_may_change_and_gradients_come_and_go(network, plays):
+def test_shapes_may_change_and_gradients_come_and_go(network, replays):
     function = ops.cpu_graphed(network.evaluate, network.parameters())
     for batch, size, grad in [(2, (9, 12), True)] * 3 + [(1, (9, 12), False)] * 3 + [(2, (8, 7), True)] * 2:
         x, time, offset = batch_of(network, batch, size)
@@ -82,17 +81,17 @@ def test_shapes_may_change_and_gradients_come_and_go(network, plays):
             shifts = network.shifts(time, offset)
             out = function(x, shifts)
             assert torch.equal(out, network.evaluate(x, shifts)) and out.requires_grad == grad
-    assert len(plays) == 5
+    assert len(replays) == 5
 
 
-def test_one_shift_serves_all_samples_without_gradients(network, plays):
+def test_one_shift_serves_all_samples_without_gradients(network, replays):
     function = ops.cpu_graphed(network.evaluate)
     with torch.no_grad():
         for seed in range(3):
             x, time, offset = batch_of(network, 3, seed=seed)
             shifts = network.shifts(time[:1], offset[:1])
             assert torch.equal(function(x, shifts), network.evaluate(x, shifts))
-    assert len(plays) == 2
+    assert len(replays) == 2
 
 
 def test_activations_take_each_others_memory():
@@ -104,13 +103,13 @@ def test_activations_take_each_others_memory():
             x = ops.dense(x, weight)
         return x
 
-    assert len(cpu_graph.CpuGraph(lambda: chain(x))._blocks) == 2
+    assert len(cpu_graph.CpuGraph(lambda: chain(x)).pool.blocks) == 2
     deep = cpu_graph.CpuGraph(lambda: chain(x), [weight])
-    assert len(deep._blocks) == 10 + 2  # all are read again by the derivative, which has two of its own at a time
+    assert len(deep.pool.blocks) == 10 + 2  # the backward reads all of them, and needs two of its own at a time
     assert torch.equal(deep.replay(), chain(x))
 
 
-def test_memory_goes_with_the_recording(network):
+def test_memory_goes_with_the_graph(network):
     graph = []
     function = ops.cpu_graphed(
         lambda x, shifts: (graph.append(capturing() and weakref.ref(capturing())), network.evaluate(x, shifts))[1]
@@ -123,7 +122,7 @@ def test_memory_goes_with_the_recording(network):
     assert [ref() is None for ref in (graph[1], graph[3])] == [True, False]
 
 
-def test_what_would_not_be_recorded_is_refused():
+def test_operators_that_a_graph_would_leave_out_are_refused():
     x = torch.randn(1, 4, 5, 5).to(memory_format=torch.channels_last)
     weight = torch.randn(4, 4, 1, 1)
     for function, what in (
@@ -134,24 +133,62 @@ def test_what_would_not_be_recorded_is_refused():
     ):
         graph = ops.cpu_graphed(function)
         graph(x)
-        with pytest.raises(RuntimeError, match=f"{what}.* cannot be recorded"):
+        with pytest.raises(RuntimeError, match=f"{what}.* cannot be captured"):
             graph(x)
     double = x.double()
-    with pytest.raises(RuntimeError, match=r"dense cannot be recorded: x is torch\.float64"):
+    with pytest.raises(RuntimeError, match=r"dense cannot be captured: x is torch\.float64"):
         cpu_graph.CpuGraph(lambda: ops.dense(double, weight))
     parameters = torch.zeros(4, 1, 7, 7).double(), torch.zeros(4)
-    with pytest.raises(RuntimeError, match=r"depthwise_norm cannot be recorded: the weight is torch\.float64"):
+    with pytest.raises(RuntimeError, match=r"depthwise_norm cannot be captured: the weight is torch\.float64"):
         cpu_graph.CpuGraph(lambda: ops.depthwise_norm(x, *parameters))
 
 
-def test_gradients_that_are_not_recorded_are_refused(network):
+def test_gradients_that_cannot_be_captured_are_refused(network):
     x, time, offset = batch_of(network, 3)
     shifts = network.shifts(time, offset).detach()
     network.evaluate(x, shifts)  # the first call rounds weights
-    with pytest.raises(RuntimeError, match="an image's gradient cannot be recorded"):
-        cpu_graph.CpuGraph(lambda: network.evaluate(x, shifts), [x, *network.parameters()])
+    with pytest.raises(RuntimeError, match="the gradient of a part of an image cannot be captured"):
+        cpu_graph.CpuGraph(lambda: network.evaluate(x[:1], shifts[:1]), [x, *network.parameters()])
     with pytest.raises(RuntimeError, match="each sample needs a shift of its own"):
         cpu_graph.CpuGraph(lambda: network.evaluate(x, shifts[:1]), [shifts, *network.parameters()])
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["with weights", "alone"])
+def test_an_image_has_a_gradient_too(network, replays, trained):
+    network.requires_grad_(trained)
+    weights = list(network.parameters())
+    function = ops.cpu_graphed(network.evaluate, weights)
+    for seed in range(3):
+        x, time, offset = batch_of(network, seed=seed)
+        shifts, x = network.shifts(time, offset).detach(), x.requires_grad_()
+        leaves = [x, *weights] if trained else [x]
+        found, expected = (
+            torch.autograd.grad(evaluate(x, shifts).float().square().sum(), leaves, allow_unused=True)
+            for evaluate in (function, network.evaluate)
+        )
+        assert found[0].dtype == x.dtype
+        for one, other in zip(found, expected, strict=True):
+            assert (one is None and other is None) or torch.equal(one, other)
+    assert len(replays) == 2
+
+
+def test_gradients_that_are_not_wanted_are_not_computed(network, monkeypatch):
+    prepared = []
+    prepare = cpu.prepare
+
+    def spy(function, **fields):
+        prepared.append((function, {name for name, value in fields.items() if value is not None}))
+        return prepare(function, **fields)
+
+    monkeypatch.setattr(cpu, "prepare", spy, raising=False)
+    x, time, offset = batch_of(network)
+    shifts = network.shifts(time, offset).detach()
+    network.evaluate(x, shifts)
+    cpu_graph.CpuGraph(lambda: network.evaluate(x, shifts), [x])
+    backward = [names for function, names in prepared if function.endswith("_backward")]
+    assert backward and all("grad_x" in names for names in backward)
+    parameters = {"grad_weight", "grad_bias", "grad_gain", "grad_offset", "grad_shift"}
+    assert not any(names & parameters for names in backward)
 
 
 def test_weights_alone_have_gradients_too(network):
@@ -171,7 +208,7 @@ def test_a_backward_after_another_forward_is_refused(network):
     x, time, offset = batch_of(network)
     outs = [function(x, network.shifts(time, offset)) for _ in range(3)]
     outs[2].float().sum().backward()
-    with pytest.raises(RuntimeError, match="played again before its backward"):
+    with pytest.raises(RuntimeError, match="replayed before the backward of its last replay"):
         outs[1].float().sum().backward()
 
 
@@ -181,22 +218,22 @@ def test_a_second_backward_of_the_same_forward_is_refused(network):
     for _ in range(3):
         loss = function(x, network.shifts(time, offset)).float().sum()
         loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="backward once for each time it is played"):
+    with pytest.raises(RuntimeError, match="backward once for each replay"):
         loss.backward()
     again = function(x, network.shifts(time, offset)).float().sum()
     again.backward()
 
 
-def test_the_reference_is_never_recorded(network, plays):
+def test_the_reference_is_never_captured(network, replays):
     function = ops.cpu_graphed(network.evaluate)
     x, time, offset = batch_of(network)
     with torch.no_grad(), ops.backend("reference"):
         for _ in range(3):
             function(x, network.shifts(time, offset))
-    assert not plays
+    assert not replays
 
 
-def test_threads_do_not_write_to_each_others_memory(network):
+def test_threads_do_not_write_to_each_others_memory(network, at_once):
     function = ops.cpu_graphed(network.evaluate)
     wrong = []
 
@@ -209,9 +246,5 @@ def test_threads_do_not_write_to_each_others_memory(network):
                     wrong.append(seed)
 
     inputs = [batch_of(network, seed=seed) for seed in range(3)]
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work)
     assert not wrong

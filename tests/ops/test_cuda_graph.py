@@ -1,8 +1,8 @@
 """CUDA graphs, without a GPU: what `cuda_graphed` does, with a model of a graph on the CPU.
 
-The model records the operators that a function calls and calls them again, on the same memory, when it is replayed. So
+The model captures the operators that a function calls and calls them again, on the same memory, in a replay. So
 whatever a training step or a frame keeps on the host, where no graph would see it change, shows as a wrong number here;
-and what a graph cannot record, such as waiting for a number or a constant from the host, is an error.
+and what a graph cannot capture, such as waiting for a number or a constant from the host, is an error.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from sinfusion import ops
 from sinfusion.errors import SinfusionError
 from sinfusion.generation import video as rollout
 from sinfusion.generation.streaming import copy_to_host_async
-from sinfusion.ops import _native
+from sinfusion.ops import native
 from sinfusion.ops.cuda_graph import CudaGraphed, cuda_graphed
 from sinfusion.recipe import PAPER, TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
@@ -34,7 +34,7 @@ def storage(value):
     return value.untyped_storage().data_ptr()
 
 
-class Recording(TorchDispatchMode):
+class Capture(TorchDispatchMode):
     """All operators called within, to call them again."""
 
     def __init__(self):
@@ -44,7 +44,7 @@ class Recording(TorchDispatchMode):
     def __torch_dispatch__(self, function, kinds, arguments=(), options=None):
         name, options = function._schema.name, options or {}
         if name in FORBIDDEN:
-            raise RuntimeError(f"{name} while a graph is recorded")
+            raise RuntimeError(f"{name} while a graph is captured")
         given = [value for value in (*arguments, *options.values()) if isinstance(value, torch.Tensor)]
         written = [
             value
@@ -65,15 +65,15 @@ class Recording(TorchDispatchMode):
         return results
 
     def keep(self, written):
-        """A graph that is recorded does not run: what is written meanwhile is put back afterwards."""
+        """A graph that is captured does not run: what is written meanwhile is put back afterwards."""
         for value in written:
             self.before.setdefault(id(value), (value, value.clone()))
 
-    def native(self, function, on, *arguments):
-        """In place of ops._native.run."""
+    def native(self, function, on, /, **fields):
+        """In place of ops.native.run."""
         if not self.inside:
-            self.calls.append((RUN, (function, on, *arguments), {}, []))
-        RUN(function, on, *arguments)
+            self.calls.append((RUN, (function, on), fields, []))
+        RUN(function, on, **fields)
 
     def replay(self):
         for function, arguments, options, outputs in self.calls:
@@ -83,27 +83,27 @@ class Recording(TorchDispatchMode):
                 kept.copy_(value)
 
 
-RUN = _native.run
+RUN = native.run
 
 
-class CpuGraph:
+class ModelOfAGraph:
     def __init__(self):
-        self.recording = Recording()
+        self.capture = Capture()
 
     def replay(self):
-        self.recording.replay()
+        self.capture.replay()
 
 
 @contextlib.contextmanager
-def record(graph, stream):
+def capture(graph, stream):
     with contextlib.ExitStack() as stack:
         patched = stack.enter_context(pytest.MonkeyPatch.context())
-        for module in (_native, *NATIVE_USERS):
-            patched.setattr(module, "run", graph.recording.native)
-        stack.enter_context(graph.recording)
+        for module in (native, *NATIVE_USERS):
+            patched.setattr(module, "run", graph.capture.native)
+        stack.enter_context(graph.capture)
         yield
     with torch.no_grad():
-        for value, before in graph.recording.before.values():
+        for value, before in graph.capture.before.values():
             value.copy_(before)
 
 
@@ -127,8 +127,8 @@ class Nothing:
 @pytest.fixture
 def graphs(monkeypatch):
     """The model of graphs in place of CUDA's; the functions that were replayed from one."""
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", CpuGraph)
-    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", ModelOfAGraph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Nothing())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Nothing())
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
@@ -154,7 +154,7 @@ def test_where_no_graphs_are_wanted_the_function_is_itself():
     assert cuda_graphed(abs, torch.device("cuda"), False) is abs
 
 
-@pytest.mark.skipif(not _native.cpu.loaded, reason="there is no library for the CPU")
+@pytest.mark.skipif(not native.cpu.loaded, reason="there is no library for the CPU")
 def test_on_a_cpu_pytorch_computes_on_one_thread_and_the_function_is_just_called():
     before = torch.get_num_threads()
     try:
@@ -165,7 +165,7 @@ def test_on_a_cpu_pytorch_computes_on_one_thread_and_the_function_is_just_called
         torch.set_num_threads(before)
 
 
-def test_the_first_call_runs_the_second_records_and_all_give_what_the_function_gives(graphs):
+def test_the_first_call_warms_up_the_second_captures_and_all_give_what_the_function_gives(graphs):
     calls = []
 
     def double(x):
@@ -189,7 +189,7 @@ def test_every_shape_layout_and_dtype_has_a_graph_of_its_own(graphs):
     assert function.memory == 4 * 1000
 
 
-def test_a_graph_reads_and_writes_the_tensors_it_was_recorded_with(graphs):
+def test_a_graph_reads_and_writes_the_tensors_it_was_captured_with(graphs):
     count, total = torch.zeros(()), torch.zeros(())
 
     def add():
@@ -203,7 +203,7 @@ def test_a_graph_reads_and_writes_the_tensors_it_was_recorded_with(graphs):
 
 
 def test_a_graph_of_another_gpu_is_made_and_played_with_that_one_as_the_current(graphs, monkeypatch):
-    """PyTorch waits for the current GPU, and frees its memory, before it records; a stream alone does not tell it."""
+    """PyTorch waits for the current GPU, and frees its memory, before a capture; a stream alone does not tell it."""
     second, current, seen = torch.device("cuda", 1), [torch.device("cuda", 0)], []
 
     @contextlib.contextmanager
@@ -213,8 +213,8 @@ def test_a_graph_of_another_gpu_is_made_and_played_with_that_one_as_the_current(
         current[0] = before
 
     @contextlib.contextmanager
-    def recording(graph, stream):
-        seen.append(("records", current[0]))
+    def capturing(graph, stream):
+        seen.append(("captures", current[0]))
         yield
 
     class Graph:
@@ -222,19 +222,19 @@ def test_a_graph_of_another_gpu_is_made_and_played_with_that_one_as_the_current(
             seen.append(("plays", current[0]))
 
     monkeypatch.setattr(torch.cuda, "device", device)
-    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     function = CudaGraphed(lambda x: seen.append(("runs", current[0])), second)
     for _ in range(3):
         function(torch.ones(2))
-    assert seen == [(what, second) for what in ("runs", "records", "runs", "plays", "plays")]
+    assert seen == [(what, second) for what in ("runs", "captures", "runs", "plays", "plays")]
     assert current == [torch.device("cuda", 0)]
 
 
-def test_what_a_graph_cannot_record_is_said_with_the_way_out(graphs):
+def test_what_a_graph_cannot_capture_is_said_with_the_way_out(graphs):
     function = graphs.of(lambda x: x * x.sum().item())
     function(torch.ones(2))
-    with pytest.raises(SinfusionError, match=r"could not be recorded \(aten::_local_scalar_dense.*--no-graph"):
+    with pytest.raises(SinfusionError, match=r"could not be captured \(aten::_local_scalar_dense.*--no-graph"):
         function(torch.ones(2))
 
 
@@ -256,7 +256,7 @@ TOTAL = 8
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
-def test_replayed_training_steps_are_the_plain_ones_to_the_bit(role, recipe, precision, graphs, clip, tmp_path):
+def test_replayed_training_steps_are_the_eager_ones_to_the_bit(role, recipe, precision, graphs, clip, tmp_path):
     models = {role.name: {"steps": TOTAL, "minutes": None, "sigma_data": [0.1, 0.2, 0.3][: 1 + 2 * role.frame_offset]}}
     frames = clip[:1] if role is IMAGE else clip
     run = Run(tmp_path, "image" if role is IMAGE else "video", RECIPES[recipe], frames, 20.0, 3, models)
@@ -300,7 +300,7 @@ def runs(video_run):
     [{}, {"sampler": "heun"}, {"sampler": "ddim"}, {"correction_timesteps": 3, "burn_in_frames": 2}],
     ids=["ancestral", "heun", "ddim", "corrected"],
 )
-def test_replayed_frames_are_the_plain_ones_to_the_bit(runs, change, graphs):
+def test_replayed_frames_are_the_eager_ones_to_the_bit(runs, change, graphs):
     outputs = []
     for run in runs:
         run = run.to("cpu", "fp32", run.graph)
@@ -324,7 +324,7 @@ def test_frames_are_delivered_in_order_and_none_is_lost():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
-def test_on_a_gpu_replayed_training_steps_are_the_plain_ones_to_the_bit(role, clip, tmp_path):
+def test_on_a_gpu_replayed_training_steps_are_the_eager_ones_to_the_bit(role, clip, tmp_path):
     models = {role.name: {"steps": 30, "minutes": None, "sigma_data": [0.1, 0.2, 0.3][: 1 + 2 * role.frame_offset]}}
     recipe = RECIPES["tiny"].replace(filters=32, dense_kernel=3, depth=4)
     run = Run(tmp_path, "video", recipe, clip, 20.0, 3, models)
@@ -339,17 +339,21 @@ def test_on_a_gpu_replayed_training_steps_are_the_plain_ones_to_the_bit(role, cl
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_replayed_frames_are_the_plain_ones_to_the_bit(video_run):
+def test_on_a_gpu_replayed_frames_are_the_eager_ones_to_the_bit(video_run):
     with_graphs, plain = (video_run.to("cuda", "auto", wanted) for wanted in (True, False))
     for frames, size in ((12, None), (6, (20, 31))):
         outputs = [rollout.generate(run, frames, 3, size) for run in (with_graphs, plain)]
         assert np.array_equal(*outputs)
 
 
+def predictor_on_gpu(clip, path, steps):
+    models = {"predictor": {"steps": steps, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
+    return Run(path, "video", RECIPES["tiny"], clip, 20.0, 3, models).to("cuda")
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_a_thousand_replays_take_no_more_memory(clip, tmp_path):
-    models = {"predictor": {"steps": 1100, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
-    run = Run(tmp_path, "video", RECIPES["tiny"], clip, 20.0, 3, models).to("cuda")
+    run = predictor_on_gpu(clip, tmp_path, 1100)
     trained = Trainer(run, PREDICTOR, 1100)
     for _ in range(100):
         trained.step()
@@ -364,8 +368,7 @@ def test_on_a_gpu_a_thousand_replays_take_no_more_memory(clip, tmp_path):
 
 @pytest.mark.gpu
 def test_on_a_gpu_two_streams_train_what_one_does(clip, tmp_path):
-    models = {"predictor": {"steps": 20, "minutes": None, "sigma_data": [0.1, 0.2, 0.3]}}
-    run = Run(tmp_path, "video", RECIPES["tiny"], clip, 20.0, 3, models).to("cuda")
+    run = predictor_on_gpu(clip, tmp_path, 20)
     alone = Trainer(run, PREDICTOR, 20)
     for _ in range(20):
         alone.step()

@@ -1,7 +1,6 @@
 """ddpm_step: native code against the reference, and both against the textbook's posterior step."""
 
 import hashlib
-import importlib
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from sinfusion.errors import SinfusionError
 
 # Batch, height, width: odd ones, single rows, columns and pixels, more and less than a tile of 128 pixels.
 SIZES = [(1, 1, 1), (2, 1, 131), (3, 129, 1), (2, 5, 7), (1, 16, 8), (2, 37, 53), (1, 136, 243)]
-ARGUMENTS = "llppbpppl" + "ppblppbpb"  # of the CPU binding
 WRITTEN = ("x", "inputs", "previous")
 
 
@@ -94,17 +92,11 @@ def digest():
     return total.hexdigest()
 
 
-@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
-def test_each_instruction_set_gives_the_same_numbers_when_forced(isa, digest_when_forced):
-    assert digest_when_forced(isa, __file__) == digest()
-
-
-def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(device_code, monkeypatch):
+def test_the_code_of_the_device_gives_the_same_numbers_on_the_host(use_device_code):
     cases = [arguments(size, of_network=dtype) for size in SIZES[:-1] for dtype in (torch.float32, torch.bfloat16)]
     cases += [arguments((2, 5, 7), once=True, **left_out) for left_out in OPTIONAL.values()]
     expected = [stepped(given, "native") for given in cases]
-    host = device_code("ddpm_step", ARGUMENTS)
-    monkeypatch.setattr(importlib.import_module("sinfusion.ops._native"), "cpu", host)
+    use_device_code("ddpm_step")
     for given, result in zip(cases, expected, strict=True):
         assert_same(stepped(given, "native"), result)
 
@@ -210,15 +202,12 @@ def test_layout_in_memory_of_what_is_read_does_not_matter():
     assert_same(stepped(given, "native"), expected)
 
 
-def test_results_do_not_depend_on_threads():
-    given, threads = arguments((2, 37, 53)), torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = stepped(given, "native")
-        torch.set_num_threads(2)
-        assert_same(stepped(given, "native"), one)
-    finally:
-        torch.set_num_threads(threads)
+def test_results_do_not_depend_on_threads(set_threads):
+    given = arguments((2, 37, 53))
+    set_threads(1)
+    one = stepped(given, "native")
+    set_threads(2)
+    assert_same(stepped(given, "native"), one)
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from sinfusion import kernels, ops
 from sinfusion.errors import SinfusionError
 from sinfusion.network import Dense
+from sinfusion.ops import native
 
 operator = importlib.import_module("sinfusion.ops.dense")  # sinfusion.ops names the function so
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -116,14 +117,64 @@ def test_gradients_are_those_of_the_function(case):
 def test_opcheck(case, dtype):
     x, weight, bias, *others = operands(case)[0].values()
     others = [None if value is None else value.to(dtype).requires_grad_() for value in others]
-    arguments = (x.to(dtype).requires_grad_(), weight.requires_grad_(), bias, *others, None, case[5] == "gelu", True)
-    torch.library.opcheck(torch.ops.sinfusion.dense.default, arguments)
+    residual, skip = others
+    arguments = operator.Dense(
+        x.to(dtype).requires_grad_(), weight.requires_grad_(), bias, residual, case[5] == "gelu", skip
+    )
+    torch.library.opcheck(torch.ops.sinfusion.dense.default, (*arguments, True))
 
 
-def test_an_input_that_needs_no_gradient_gets_none():
-    x, weight, bias, *_ = operands(CASES[0])[0].values()
-    ops.dense(x, weight.requires_grad_(), bias, gelu=True).sum().backward()
-    assert x.grad is None and weight.grad.abs().sum() > 0
+def gradients_of(names, case, dtype):
+    """Gradients of the operands of these names, where no other wants one."""
+    given, grad = operands(case)
+    for name in ("x", "residual", "skip"):
+        given[name] = None if given[name] is None else given[name].to(dtype)
+    leaves = {name: given[name].requires_grad_() for name in names if given[name] is not None}
+    if not leaves:  # the case has no such operand
+        return {}
+    ops.dense(**given, gelu=case[5] == "gelu").backward(grad.to(dtype))
+    assert [name for name, value in given.items() if value is not None and value.grad is not None] == list(leaves)
+    return {name: leaf.grad for name, leaf in leaves.items()}
+
+
+ALL = ("x", "weight", "bias", "residual", "skip")
+WANTED = [("x",), ("weight",), ("bias",), ("residual",), ("skip",), ("x", "weight"), ("weight", "bias")]
+
+
+@pytest.mark.parametrize("names", WANTED, ids=" ".join)
+def test_gradients_that_are_not_wanted_are_not_computed(names, monkeypatch):
+    computed = []
+
+    def run(function, on, **fields):
+        if function == "dense_backward":
+            computed.append({name[5:] for name in fields if name.startswith("grad_") and fields[name] is not None})
+        native.run(function, on, **fields)
+
+    monkeypatch.setattr(operator, "run", run)
+    for case in CASES + LARGE:
+        for dtype in (FP32, BF16):
+            with ops.backend("native"):
+                everything = gradients_of(ALL, case, dtype)
+                computed.clear()
+                found = gradients_of(names, case, dtype)
+            assert all(torch.equal(value, everything[name]) for name, value in found.items())
+            wanted = set(found) - {"residual"}
+            if wanted & {"x", "skip"}:  # come together
+                wanted |= everything.keys() & {"x", "skip"}
+            assert [names - {"out", "z"} for names in computed] == ([wanted] if wanted else [])
+
+
+def test_the_reference_computes_no_gradients_that_are_not_wanted(monkeypatch):
+    masks, convolution_backward = [], torch.ops.aten.convolution_backward
+    monkeypatch.setattr(
+        torch.ops.aten,
+        "convolution_backward",
+        lambda *arguments: (masks.append(arguments[-1]), convolution_backward(*arguments))[1],
+    )
+    with ops.backend("reference"):
+        for names in (ALL, ("x",), ("weight",), ("bias",), ("residual",)):
+            gradients_of(names, CASES[1], FP32)
+    assert masks == [[True] * 3, [True, False, False], [False, True, False], [False, False, True]]
 
 
 def errors_on_the_cpu():
@@ -144,7 +195,7 @@ def test_on_the_cpu_every_instruction_set_is_close_to_float64(isa):
     code = (
         "import importlib.util as u, json\n"
         f"s = u.spec_from_file_location('t', {__file__!r}); t = u.module_from_spec(s); s.loader.exec_module(t)\n"
-        "from sinfusion.ops._native import cpu\n"
+        "from sinfusion.ops.native import cpu\n"
         "print(json.dumps([cpu.isa(), [(c, str(d), *e) for c, d, *e in t.errors_on_the_cpu()]]))\n"
     )
     result = subprocess.run(
@@ -153,24 +204,20 @@ def test_on_the_cpu_every_instruction_set_is_close_to_float64(isa):
     used, rows = json.loads(result.stdout)
     order = ["plain", "avx2", "avx512", "avx512_bf16"]
     assert order.index(used) <= order.index(isa) and len(rows) == 2 * len(CASES + LARGE)
-    for case, dtype, native, reference in rows:
+    for case, dtype, ours, reference in rows:
         dtype = {"torch.float32": FP32, "torch.bfloat16": BF16}[dtype]
         winograd = case[3] == 3 and dtype == FP32
-        assert_close(native, reference, operator.WINOGRAD_TOLERANCE if winograd else operator.TOLERANCE)
+        assert_close(ours, reference, operator.WINOGRAD_TOLERANCE if winograd else operator.TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("case", LARGE, ids=str)
-def test_results_do_not_depend_on_threads_and_repeat(case, dtype):
-    threads = torch.get_num_threads()
-    try:
-        with ops.backend("native"):
-            first = evaluate(case, dtype)
-            for count in (1, 2, 3):
-                torch.set_num_threads(count)
-                assert all(torch.equal(first[name], value) for name, value in evaluate(case, dtype).items())
-    finally:
-        torch.set_num_threads(threads)
+def test_results_do_not_depend_on_threads_and_repeat(case, dtype, set_threads):
+    with ops.backend("native"):
+        first = evaluate(case, dtype)
+        for count in (1, 2, 3):
+            set_threads(count)
+            assert all(torch.equal(first[name], value) for name, value in evaluate(case, dtype).items())
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=["fp32", "bf16"])
@@ -226,9 +273,9 @@ def test_wrong_shapes_are_named():
         ops.dense(x, weight, skip=torch.zeros(1, 2, 4, 4))
     with pytest.raises(RuntimeError, match=r"skip is \(1, 2, 4, 5\)"):
         ops.dense(x, weight, skip=torch.zeros(1, 2, 4, 5))
-    with pytest.raises(RuntimeError, match=r"bias is \(4,\) on cpu, not \(5,\)"):
+    with pytest.raises(RuntimeError, match=r"bias is \(5,\) on cpu, not \(4,\)"):
         ops.dense(x, weight, torch.zeros(4))
-    with pytest.raises(RuntimeError, match=r"residual is \(1, 3, 4, 4\) on cpu, not \(1, 5, 4, 4\)"):
+    with pytest.raises(RuntimeError, match=r"residual is \(1, 5, 4, 4\) on cpu, not \(1, 3, 4, 4\)"):
         ops.dense(x, weight, residual=torch.zeros(1, 3, 4, 4))
     with pytest.raises(RuntimeError, match="a residual is added where there is no GELU"):
         ops.dense(x, weight, residual=torch.zeros(1, 5, 4, 4), gelu=True)
@@ -308,15 +355,20 @@ def by_interpreter(case, dtype, implementation):
     x, grad, skip = x.to(dtype), grad.to(dtype), None if skip is None else skip.to(dtype)
     gelu = case[5] == "gelu"
     with ops.backend("native"):
-        out, z = operator._cuda(x, weight, bias, residual, skip, None, gelu, True)
+        out, z = operator.on_gpu(operator.Dense(x, weight, bias, residual, gelu, skip), True)
         assert z.numel() == (out.numel() if gelu else 0)
-        gradients = operator._cuda_backward(grad, x, skip, z, weight, bias, None, gelu, True)
-        assert operator._cuda_backward(grad, x, skip, z, weight, bias, None, gelu, False)[0].numel() == 0
-    assert gradients[2].dtype == FP32
-    made = {"out": out, "x": gradients[0], "weight": gradients[2]}
-    made |= {"bias": gradients[3]} if bias is not None else {}
+        wants = {"wants_input": True, "wants_weight": True, "wants_bias": bias is not None}
+        backward = operator.DenseBackward(grad, z, x, weight, bias, gelu, skip, None, **wants)
+        gradients = operator.on_gpu_backward(backward)
+        for name, left_out in (("wants_input", ["x", "skip"]), ("wants_weight", ["weight"]), ("wants_bias", ["bias"])):
+            others = operator.on_gpu_backward(backward._replace(**{name: False}))._asdict()
+            assert all(others.pop(gone).numel() == 0 for gone in left_out)
+            assert all(torch.equal(value, getattr(gradients, kept)) for kept, value in others.items())
+    assert gradients.weight.dtype == FP32
+    made = {"out": out, "x": gradients.x, "weight": gradients.weight}
+    made |= {"bias": gradients.bias} if bias is not None else {}
     made |= {"residual": grad} if residual is not None else {}
-    made |= {"skip": gradients[1]} if skip is not None else {}
+    made |= {"skip": gradients.skip} if skip is not None else {}
     return {name: value.double() for name, value in made.items()}
 
 
@@ -344,7 +396,8 @@ def test_what_the_gpu_cannot_take_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
     def reasons(x, weight, dtype=FP32):
-        return operator.unsupported_on_gpu(*(torch.empty(s, dtype=dtype, device="meta") for s in (x, weight)))
+        tensors = (torch.empty(shape, dtype=dtype, device="meta") for shape in (x, weight))
+        return operator.unsupported_on_gpu(operator.Dense(*tensors))
 
     assert reasons((1, 64, 9, 9), (64, 64, 3, 3)) == []
     assert "5 wide" in reasons((1, 64, 9, 9), (64, 64, 5, 5))[0]
@@ -354,7 +407,7 @@ def test_what_the_gpu_cannot_take_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "capability" in reasons((1, 64, 9, 9), (64, 64, 3, 3))[0]
     with ops.backend("native"), pytest.raises(SinfusionError, match="compute capability is below"):
-        operator._cuda(torch.zeros(1, 3, 4, 4), torch.zeros(5, 3, 3, 3), None, None, None, None, False, False)
+        operator.on_gpu(operator.Dense(torch.zeros(1, 3, 4, 4), torch.zeros(5, 3, 3, 3)), False)
 
 
 @pytest.mark.gpu

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from sinfusion import ops
-from sinfusion.ops import _native
-from sinfusion.ops._native import cpu
+from sinfusion.ops import native
+from sinfusion.ops.native import cpu
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("ldtilecfg", "sttilecfg", "tilerelease", "tilezero", "tileloadd", "tilestored", "tdpbf16ps")
@@ -82,22 +82,6 @@ def built_for_tiles(folder):
     return folder / "tiles.so"
 
 
-class Tiles:
-    """Stands in for the CPU library, with that of `built_for_tiles`."""
-
-    loaded = True
-
-    def __init__(self, file):
-        self.library = ctypes.CDLL(file)
-        numbers, pointer = [ctypes.c_int64] * 7 + [ctypes.c_bool], ctypes.c_void_p
-        self.library.dense_forward.argtypes = [*numbers, *[pointer] * 5, ctypes.c_bool, *[pointer] * 2]
-        self.library.dense_backward.argtypes = [*numbers, *[pointer] * 10]
-
-    def call(self, function, *arguments):
-        self.library.allow_threads(torch.get_num_threads())
-        getattr(self.library, function)(*_native._addresses(arguments))
-
-
 def test_an_instruction_multiplies_as_the_manual_says(found):
     """On a machine with AMX: as the machine does."""
     assert len(found["tiles"]) == len(TILES)
@@ -111,10 +95,10 @@ def test_results_in_tiles_are_as_close_to_float64_as_the_reference(found):
         assert found["isa"] == "amx"
     else:
         assert all(found["executed"].values()), found["executed"]
-    for case, native, reference, same in found["cases"]:
+    for case, ours, reference, same in found["cases"]:
         assert same, f"{case}: results depend on the number of threads"
         for name, error in reference.items():
-            assert native[name] <= 2 * error + 1e-4, f"{case}, {name}: {native[name]} against {error}"
+            assert ours[name] <= 2 * error + 1e-4, f"{case}, {name}: {ours[name]} against {error}"
 
 
 def test_gradients_of_the_weight_are_the_same_where_the_input_needs_none(found):
@@ -164,16 +148,35 @@ def gradients(dense, needed):
     return weight.grad, bias.grad
 
 
+def beside(name):
+    """A file of this folder as a module."""
+    spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), Path(__file__).with_name(name))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tiles_in_place_of_the_library(file):
+    """The CPU library, with `dense` of `built_for_tiles`."""
+    library = beside("conftest.py").HostLibrary(file, ROOT / "tests" / "cpp" / "dense_amx_host.cpp")
+    call = library.call
+
+    def call_in_as_many_threads(name, **fields):
+        library.library.allow_threads(torch.get_num_threads())
+        call(name, **fields)
+
+    library.call = call_in_as_many_threads
+    return library
+
+
 def main(library, tiles_library):
     emulator = ctypes.CDLL(library)
     emulator.executed.restype = ctypes.c_uint64
     isa = cpu.isa()  # asks Linux for tiles
     if tiles_library:
         assert emulator.install() == 0
-        _native.cpu = Tiles(tiles_library)
-    spec = importlib.util.spec_from_file_location("test_dense", Path(__file__).with_name("test_dense.py"))
-    dense = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(dense)
+        native.cpu = tiles_in_place_of_the_library(tiles_library)
+    dense = beside("test_dense.py")
     found = {"isa": isa, "tiles": list(tiles(emulator)), "cases": []}
     for case in CASES:
         truth = dense.evaluate(case, torch.float64)

@@ -1,5 +1,6 @@
 """depthwise_norm: every backend against the reference in float64, forward and backward."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import torch
 
 from sinfusion import ops
 from sinfusion.errors import SinfusionError
+from sinfusion.ops import native
 from sinfusion.ops.depthwise_norm import TOLERANCE
+
+operator = importlib.import_module("sinfusion.ops.depthwise_norm")  # sinfusion.ops names the function so
 
 # (B, C, H, W), and how many of the channels are those of skip
 SHAPES = [
@@ -96,18 +100,15 @@ def test_native_takes_strided_input():
 
 
 @pytest.mark.parametrize("skip", [0, 32, 5])
-def test_results_do_not_depend_on_threads_and_repeat(skip):
+def test_results_do_not_depend_on_threads_and_repeat(skip, set_threads):
     def run():
         return evaluate(torch.bfloat16, "native", (2, 64, 37, 53), skip, True)
 
-    first, threads = run(), torch.get_num_threads()
-    try:
-        for count in (1, 2, 3, 40):
-            torch.set_num_threads(count)
-            again = run()
-            assert all(torch.equal(first[name], again[name]) for name in first)
-    finally:
-        torch.set_num_threads(threads)
+    first = run()
+    for count in (1, 2, 3, 40):
+        set_threads(count)
+        again = run()
+        assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 @pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
@@ -115,7 +116,7 @@ def test_each_instruction_set_is_correct_when_forced(isa):
     code = (
         "import importlib.util as u, torch\n"
         f"s = u.spec_from_file_location('t', {__file__!r}); t = u.module_from_spec(s); s.loader.exec_module(t)\n"
-        "from sinfusion.ops._native import cpu\n"
+        "from sinfusion.ops.native import cpu\n"
         "worst = {torch.float32: 0.0, torch.bfloat16: 0.0}\n"
         "for case in [((2, 21, 9, 19), 0), ((2, 21, 9, 19), 8), ((1, 64, 13, 21), 0), ((1, 96, 9, 30), 32)]:\n"
         "    truth = t.evaluate(torch.float64, 'reference', *case, True)\n"
@@ -198,3 +199,49 @@ def test_gain_alone_can_be_learned():
     x = torch.randn(1, 4, 5, 5)
     ops.depthwise_norm(x, torch.ones(4, 1, 7, 7), torch.zeros(4), None, gain, torch.zeros(4)).square().sum().backward()
     assert gain.grad.abs().sum() > 0
+
+
+NAMES = ("x", "weight", "bias", "shift", "gain", "offset", "skip")
+PARAMETERS = {"weight", "bias", "gain", "offset"}
+
+
+def gradients_of(names, dtype=torch.bfloat16):
+    """Gradients of the operands of these names, where no other wants one."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 16, 19, 23), (20, 1, 7, 7), (20,), (2, 20), (20,), (20,), (2, 4, 19, 23))
+    given = {name: torch.randn(shape, generator=generator) for name, shape in zip(NAMES, shapes, strict=True)}
+    given["x"], given["skip"] = given["x"].to(dtype), given["skip"].to(dtype)
+    for name in names:
+        given[name].requires_grad_()
+    out = ops.depthwise_norm(**given)
+    out.backward(torch.randn(out.shape, generator=generator).to(dtype))
+    assert {name for name, value in given.items() if value.grad is not None} == set(names)
+    return {name: given[name].grad for name in names}
+
+
+@pytest.mark.parametrize("names", [("x",), ("skip",), ("shift",), ("weight",), ("gain", "x")], ids=" ".join)
+def test_gradients_that_are_not_wanted_are_not_computed(names, monkeypatch):
+    computed = []
+
+    def run(function, on, **fields):
+        if function == "depthwise_norm_backward":
+            grads = {name[5:] for name in fields if name.startswith("grad_") and fields[name] is not None}
+            computed.append(grads - {"out", "shift_stride"})
+        native.run(function, on, **fields)
+
+    monkeypatch.setattr(operator, "run", run)
+    for dtype in (torch.float32, torch.bfloat16):
+        with ops.backend("native"):
+            everything = gradients_of(NAMES, dtype)
+            computed.clear()
+            found = gradients_of(names, dtype)
+        assert all(torch.equal(value, everything[name]) for name, value in found.items())
+        together = (PARAMETERS, {"x", "skip"}, {"shift"})
+        assert computed == [set().union(*(group for group in together if group & set(names)))]
+
+
+def test_the_reference_gives_the_same_whatever_else_is_wanted():
+    with ops.backend("reference"):
+        everything = gradients_of(NAMES)
+        for name in NAMES:
+            assert torch.equal(gradients_of([name])[name], everything[name])

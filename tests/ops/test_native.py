@@ -3,15 +3,18 @@
 import contextlib
 import gc
 import os
+import re
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
+from sinfusion import ops
 from sinfusion.errors import SinfusionError
-from sinfusion.ops import _native
+from sinfusion.ops import native
 
 
 class Recorder:
@@ -21,9 +24,10 @@ class Recorder:
         self.calls, self.answer, self.watched = [], answer, []
 
     def __getattr__(self, function):
-        def call(*arguments):
+        def call(*arguments, **fields):
             alive = [reference() is not None for reference in self.watched]
-            self.calls.append((function, arguments, alive, self.device() if "device" in self.__dict__ else None))
+            device = self.device() if "device" in self.__dict__ else None
+            self.calls.append((function, arguments, list(fields), alive, device))
             return self.answer
 
         return call
@@ -32,10 +36,10 @@ class Recorder:
 @pytest.fixture
 def library(monkeypatch):
     """A library whose module is a Recorder, in place of both."""
-    fake = _native._Library("_cpu")
-    fake._module = Recorder()
+    fake = native.Library("_cpu")
+    fake.module = Recorder()
     for name in ("cpu", "cuda"):
-        monkeypatch.setattr(_native, name, fake)
+        monkeypatch.setattr(native, name, fake)
     return fake
 
 
@@ -63,52 +67,136 @@ def gpu(monkeypatch, library):
 
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    library._module.device = lambda: current[0]
+    library.module.device = lambda: current[0]
     return current
-
-
-def test_tensors_become_addresses_and_none_zero(library):
-    x = torch.arange(3)
-    library.call("f", x, None, 2.5, True)
-    assert library._module.calls[0][:2] == ("f", (x.data_ptr(), 0, 2.5, True))
 
 
 def test_a_temporary_lives_until_the_call_returns(library):
     x = torch.rand(4, 5).t().contiguous()
-    library._module.watched.append(weakref.ref(x))
-    arguments = [x]
+    library.module.watched.append(weakref.ref(x))
+    fields = {"x": x}
     del x
     gc.collect()
-    library.call("f", arguments.pop())
-    assert library._module.calls[0][2] == [True]
+    library.call("f", x=fields.pop("x"))
+    assert library.module.calls[0][3] == [True]
     gc.collect()
-    assert library._module.watched[0]() is None
+    assert library.module.watched[0]() is None
 
 
 def test_on_the_cpu_no_stream_is_passed(library):
-    _native.run("f", torch.empty(1), 7)
-    assert library._module.calls[0][:2] == ("f", (7,))
+    native.run("f", torch.empty(1), count=7)
+    assert library.module.calls[0][:3] == ("f", (), ["count"])
 
 
-def test_on_a_gpu_the_call_is_made_on_the_tensors_device_with_its_stream_last(library, gpu):
-    _native.run("f", OnGpu, 7)
-    assert library._module.calls == [("f", (7, 1003), [], torch.device("cuda", 3))]
+def test_on_a_gpu_the_call_is_made_on_the_tensors_device_with_its_stream(library, gpu):
+    native.run("f", OnGpu, count=7)
+    assert library.module.calls == [("f", (1003,), ["count"], [], torch.device("cuda", 3))]
     assert gpu == [torch.device("cuda", 0)]
 
 
 def test_an_error_of_a_launch_is_raised(library, gpu):
-    library._module.answer = 700
+    library.module.answer = 700
     with pytest.raises(RuntimeError, match="CUDA error 700 in f"):
-        _native.run("f", OnGpu)
+        native.run("f", OnGpu)
 
 
 def test_a_library_that_is_not_there_says_so_when_it_is_called(monkeypatch):
-    missing = _native._Library("_no_such_library")
-    monkeypatch.setattr(_native, "cuda", missing)
-    assert "install with: pip install ." in _native.why_no_library(torch.device("cuda"))[0]
+    missing = native.Library("_no_such_library")
+    monkeypatch.setattr(native, "cuda", missing)
+    assert "install with: pip install ." in native.why_no_library(torch.device("cuda"))[0]
     with pytest.raises(SinfusionError, match=r"f is not available: sinfusion\._no_such_library is not there"):
         missing.call("f")
-    assert _native.why_no_library(torch.device("meta")) == ["no native library for meta"]
+    assert native.why_no_library(torch.device("meta")) == ["no native library for meta"]
+
+
+needs_the_library = pytest.mark.skipif(not native.cpu.loaded, reason="there is no library for the CPU")
+
+
+def numbers(**changed):
+    """The fields of uniform_bits."""
+    fields = {"seeds": torch.tensor([5]), "batch": 1, "stream": 3, "step": 2, "step_address": None, "count": 4,
+              "out": torch.zeros(1, 4, dtype=torch.int64)}  # fmt: skip
+    return fields | changed
+
+
+@needs_the_library
+def test_fields_go_by_their_names_in_any_order():
+    fields = numbers()
+    native.cpu.uniform_bits(**dict(reversed(fields.items())))
+    assert torch.equal(fields["out"], ops.uniform_bits([5], 3, 2, 4))
+
+
+WRONG = {
+    "stream is missing": {"stream": ...},
+    "step_address is missing": {"step_address": ...},
+    "'pixels'.* only 7 are fields": {"pixels": 1},
+    "count has to be an integer": {"count": 4.0},
+    "batch has to be an integer": {"batch": True},
+    "stream has to be an integer in the field's range": {"stream": 2**32},
+    "step has to be an integer in the field's range": {"step": -1},
+    "seeds has to be a tensor or None": {"seeds": 140_000_000},
+}
+
+
+@needs_the_library
+@pytest.mark.parametrize("prefix", ["", "prepare_"])
+@pytest.mark.parametrize("sentence", WRONG)
+def test_a_field_that_is_missing_unknown_or_of_the_wrong_kind_is_refused(sentence, prefix):
+    fields = {name: value for name, value in numbers(**WRONG[sentence]).items() if value is not ...}
+    with pytest.raises(TypeError, match=sentence):
+        getattr(native.cpu, f"{prefix}uniform_bits")(**fields)
+    assert not fields["out"].any()
+
+
+@needs_the_library
+def test_tensors_numbers_and_booleans_are_not_taken_for_each_other():
+    fields = {"to": torch.ones(3), "value": torch.ones(3), "bf16": False, "count": 3}
+    for name, value, wanted in (("bf16", 0, "True or False"), ("count", torch.tensor(3), "an integer")):
+        with pytest.raises(TypeError, match=f"{name} has to be {wanted}"):
+            native.cpu.add(**fields | {name: value})
+    with pytest.raises(TypeError):
+        native.cpu.add(torch.ones(3), torch.ones(3), False, 3)
+    assert torch.equal(fields["to"], torch.ones(3))
+
+
+@needs_the_library
+def test_a_prepared_call_is_made_as_often_as_wanted():
+    total, value = torch.ones(3), torch.full((3,), 2.0)
+    call = native.cpu.prepare("add", to=total, value=value, bf16=False, count=3)
+    assert torch.equal(total, torch.ones(3))
+    call()
+    call()
+    assert torch.equal(total, torch.full((3,), 5.0))
+
+
+def test_every_field_of_a_struct_is_read_by_its_name():
+    """A field that the bindings forget would be 0."""
+    csrc = Path(__file__).parents[2] / "csrc"
+    if not csrc.is_dir():
+        pytest.skip("needs csrc/, and the package is tested without its sources")
+    bindings = "".join((csrc / folder / "fields.h").read_text() for folder in ("common", "cpu"))
+    reader = r"(?:read_fields|read_common_fields)\(Fields& fields, (\w+)(?:<T>)?& a\) {(.*?)\n}"
+    read = {
+        struct: {"".join(names) for names in re.findall(r"READ\((\w+)\)|\ba\.(\w+)", body)}
+        for struct, body in re.findall(reader, bindings, re.DOTALL)
+    }
+    structs = structs_of("".join(path.read_text() for path in csrc.rglob("*.h")))
+    assert len(read) == 13
+    for struct, fields in read.items():
+        base, declared = structs[struct]
+        if base and base not in read:
+            declared = declared | structs[base][1]
+        assert fields == declared, struct
+
+
+def structs_of(source):
+    """Base and names of the fields of each struct."""
+    found = {}
+    source = re.sub(r"//.*", "", source)
+    for struct, base, body in re.findall(r"\bstruct (\w+)(?: : (\w+))? {\n(.*?)\n};", source, re.DOTALL):
+        pieces = [piece for line in body.split(";") for piece in line.split(",") if piece.strip()]
+        found[struct] = base, {re.split(r"[\s*]", piece.strip())[-1] for piece in pieces}
+    return found
 
 
 def test_memory_that_is_kept_is_not_asked_for_again():
@@ -137,7 +225,7 @@ def test_memory_that_is_kept_is_not_asked_for_again():
     assert faults[1] < faults[0] / 10
 
 
-@pytest.mark.skipif(not _native.cpu.loaded, reason="there is no library for the CPU")
+@needs_the_library
 @pytest.mark.parametrize("name", ["avx3", "emulated_amx", ""])
 def test_an_instruction_set_that_there_is_not_is_refused_with_the_choices(name):
     code = (

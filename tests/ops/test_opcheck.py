@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from sinfusion import ops
+from sinfusion.ops.dense import Dense
+from sinfusion.ops.depthwise_norm import DepthwiseNorm
+from sinfusion.ops.patch_match import PatchMatch
 
 ON = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 
@@ -16,13 +19,14 @@ def last(*shape, device, dtype=torch.float32, channels_last=True):
 def depthwise_norm(device):
     x, skip = (last(2, channels, 9, 11, device=device).requires_grad_() for channels in (5, 3))
     weights = [last(*shape, device=device).requires_grad_() for shape in ((8, 1, 7, 7), (8,), (2, 8), (8,), (8,))]
-    return x, *weights, skip, 1e-5, True
+    return *DepthwiseNorm(x, *weights, skip=skip), True
 
 
 def dense(device):
     x, weight = last(2, 8, 5, 7, device=device).requires_grad_(), last(12, 12, 3, 3, device=device).requires_grad_()
     skip = last(2, 4, 5, 7, device=device).requires_grad_()
-    return x, weight, last(12, device=device).requires_grad_(), None, skip, None, True, True
+    bias = last(12, device=device).requires_grad_()
+    return *Dense(x, weight, bias, gelu=True, skip=skip), True
 
 
 def sample_crops(device):
@@ -42,12 +46,12 @@ def ddpm_step(device):
 
 def adam_ema(device):
     value, first, second, average, gradient = (last(37, device=device) for _ in range(5))
-    return value, first, second.square(), average, value.bfloat16(), gradient, last(3, device=device), 0.9, 0.99, 1e-8
+    return value, first, second.square(), average, value.bfloat16(), gradient, last(3, device=device), [0.9, 0.99], 1e-8
 
 
 def patch_match(device):
     query, key = (last(3, 9, 10, 3, device=device, channels_last=False) for _ in range(2))
-    return query, key, [3, 3, 3], [2, 1], 5, None, None
+    return PatchMatch(query, key, [3, 3, 3], rounds=2, seed=5, strides=[2, 1])
 
 
 def vote(device):
@@ -63,7 +67,7 @@ def test_opcheck(arguments, device):
     torch.manual_seed(0)
     operator = getattr(torch.ops.sinfusion, arguments.__name__).default
     with ops.backend("native"):
-        torch.library.opcheck(operator, arguments(device), raise_exception=True)
+        torch.library.opcheck(operator, tuple(arguments(device)), raise_exception=True)
 
 
 def test_no_operator_is_left_out():

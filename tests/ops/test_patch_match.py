@@ -11,6 +11,7 @@ import torch
 
 from sinfusion import ops
 from sinfusion.errors import SinfusionError
+from sinfusion.ops.patch_match import PatchMatch
 
 # query, key, patch: odd sizes, one row, column or frame more than the patch, rows of patches of 1 to 92 values.
 ROWS = [
@@ -27,7 +28,6 @@ ROWS = [
     ((2, 3, 47, 4), (3, 4, 39, 4), (2, 2, 23)),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-ARGUMENTS = "plllplllliiiplpubppp"  # of the CPU binding
 
 
 def noise(*shape, seed=0, dtype=torch.float32):
@@ -134,26 +134,10 @@ def test_layout_in_memory_does_not_matter(backend):
             assert torch.equal(given, start), "the start is left as it was"
 
 
-def test_results_do_not_depend_on_threads_and_repeat():
-    first, threads = digest(), torch.get_num_threads()
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            assert digest() == first
-    finally:
-        torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
-def test_each_instruction_set_gives_the_same_field_when_forced(isa, digest_when_forced):
-    assert digest_when_forced(isa, __file__) == digest()
-
-
-def test_the_code_of_the_device_gives_the_same_field_on_the_host(device_code, monkeypatch):
+def test_the_code_of_the_device_gives_the_same_field_on_the_host(use_device_code):
     """In an order that no device would take: nothing depends on it."""
     expected = digest()
-    host = device_code("patch_match", ARGUMENTS)
-    monkeypatch.setattr(importlib.import_module("sinfusion.ops._native"), "cpu", host)
+    use_device_code("patch_match")
     assert digest() == expected
 
 
@@ -170,9 +154,9 @@ def test_the_gpu_finds_the_field_of_the_cpu(row, dtype):
 def test_the_gpu_finds_the_field_of_the_cpu_in_many_blocks_and_strides(texture):
     query, key = (torch.from_numpy(texture(9, (53, 71), seed=seed)).float() for seed in (1, 2))
     for strides in ([8, 4, 2, 1] * 3, [5, 1, 3]):
-        arguments = ([3, 7, 7], strides, 11, None, None)
-        expected = torch.ops.sinfusion.patch_match(query, key, *arguments)
-        found = torch.ops.sinfusion.patch_match(query.cuda(), key.cuda(), *arguments)
+        options = {"rounds": 1, "seed": 11, "strides": strides}
+        expected = ops.patch_match(query, key, **options)
+        found = ops.patch_match(query.cuda(), key.cuda(), **options)
         assert same([tensor.cpu() for tensor in found], expected)
 
 
@@ -291,8 +275,8 @@ def test_opcheck(backend):
     arguments = extras(row)
     with ops.backend(backend):
         for start, weight in ((None, None), (arguments["start"], arguments["weight"])):
-            args = (query, key, [1, 5, 5], [2, 1], 3, start, weight)
-            torch.library.opcheck(torch.ops.sinfusion.patch_match.default, args)
+            args = PatchMatch(query, key, [1, 5, 5], 1, seed=3, start=start, weight=weight, strides=[2, 1])
+            torch.library.opcheck(torch.ops.sinfusion.patch_match.default, tuple(args))
 
 
 def video(*shape, dtype=torch.float32, device="cpu"):
@@ -311,10 +295,12 @@ WRONG = {
     "each side is below": {"query": torch.ones(1).expand(1, 8, 2**15, 3)},
     "patch is three sizes above 0, not \\(3, 3\\)": {"patch": (3, 3)},
     "patch is three sizes above 0, not \\(1, 0, 3\\)": {"patch": (1, 0, 3)},
-    "start is \\(1, 6, 6, 3\\) int16 .* not \\(1, 6, 6, 2\\)": {"start": torch.zeros(1, 6, 6, 2, dtype=torch.int16)},
+    "start is \\(1, 6, 6, 3\\) torch.int16 .* not \\(1, 6, 6, 2\\)": {
+        "start": torch.zeros(1, 6, 6, 2, dtype=torch.int16)
+    },
     "start is .* not .* torch.int32": {"start": torch.zeros(1, 6, 6, 3, dtype=torch.int32)},
     "start is .* on cpu, not .* on meta": {"start": torch.zeros(1, 6, 6, 3, dtype=torch.int16, device="meta")},
-    "weight is \\(1, 6, 6\\) float32 .* not \\(1, 8, 8\\)": {"weight": video(1, 8, 8)},
+    "weight is \\(1, 6, 6\\) torch.float32 .* not \\(1, 8, 8\\)": {"weight": video(1, 8, 8)},
     "weight is .* not .* torch.float64": {"weight": video(1, 6, 6, dtype=torch.float64)},
     "weight is .* on cpu, not .* on meta": {"weight": video(1, 6, 6, device="meta")},
     "weight is above 0": {"weight": torch.zeros(1, 6, 6)},
@@ -335,14 +321,14 @@ def test_what_is_wrong_is_refused_in_words(sentence, backend):
 
 def test_strides_are_above_zero():
     with pytest.raises(RuntimeError, match="strides are above 0"):
-        torch.ops.sinfusion.patch_match(video(1, 4, 4, 3), video(1, 4, 4, 3), [1, 3, 3], [0], 0, None, None)
+        ops.patch_match(video(1, 4, 4, 3), video(1, 4, 4, 3), (1, 3, 3), strides=(1, 0))
 
 
 def test_forcing_native_where_there_is_no_library_says_why(monkeypatch):
     class Missing:
         loaded, why_not = False, "there is no library here"
 
-    monkeypatch.setattr(importlib.import_module("sinfusion.ops._native"), "cpu", Missing())
+    monkeypatch.setattr(importlib.import_module("sinfusion.ops.native"), "cpu", Missing())
     with ops.backend("native"), pytest.raises(SinfusionError, match="no library here"):
         ops.patch_match(video(1, 8, 8, 3), video(1, 8, 8, 3), (1, 3, 3))
     assert ops.patch_match(video(1, 8, 8, 3), video(1, 8, 8, 3), (1, 3, 3), rounds=1)[0].shape == (1, 6, 6, 3)

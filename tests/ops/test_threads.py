@@ -5,14 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from sinfusion import ops
-from sinfusion.ops._native import cpu
+from sinfusion.ops.native import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.loaded, reason="there is no library for the CPU")
 
@@ -92,7 +91,7 @@ def test_a_child_of_a_child_computes_too():
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
-def test_python_threads_that_compute_at_once_get_the_same_bits():
+def test_python_threads_that_compute_at_once_get_the_same_bits(at_once):
     given = [operands(seed) for seed in range(3)]
     with ops.torch_alone():
         expected = [computed(one) for one in given]
@@ -102,11 +101,7 @@ def test_python_threads_that_compute_at_once_get_the_same_bits():
         torch.set_num_threads(2 + seed)
         wrong.extend(seed for _ in range(10) if computed(given[seed]) != expected[seed])
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work)
     assert not wrong
 
 
@@ -127,7 +122,7 @@ def test_as_many_threads_are_started_as_are_allowed(count):
     code = (
         "import os, torch\n"
         "from sinfusion import ops\n"
-        "from sinfusion.ops._native import cpu\n"
+        "from sinfusion.ops.native import cpu\n"
         "cpu.adapt_threads(False)\n"
         "before = len(os.listdir('/proc/self/task'))\n"
         "for _ in range(3): ops.normal(torch.arange(9), 0, 0, (50_000,))\n"

@@ -264,7 +264,7 @@ void weight_gradient(const DenseBackward& a, const InputTensor& x, const InputTe
       }
     }
   });
-  reduce_weight_sums(a, blocking, image.taps(), sums);
+  if (a.grad_weight) reduce_weight_sums(a, blocking, image.taps(), sums);
   if (a.grad_bias) reduce_bias_sums(a, blocking, bias_sums);
 }
 

@@ -1,0 +1,81 @@
+"""Channels-last activations, and inputs that are two tensors whose channels follow each other."""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+
+@overload
+def channels_last(value: Tensor) -> Tensor: ...
+@overload
+def channels_last(value: Tensor | None) -> Tensor | None: ...
+def channels_last(value: Tensor | None) -> Tensor | None:
+    """(B, C, H, W), channels-last in memory."""
+    return None if value is None else value.contiguous(memory_format=torch.channels_last)
+
+
+def empty_like(x: Tensor, channels: int) -> Tensor:
+    """(B, channels, H, W) for x (B, C, H, W), channels-last, not yet written."""
+    batch, _, height, width = x.shape
+    strides = (height * width * channels, 1, width * channels, channels)
+    return x.new_empty_strided((batch, channels, height, width), strides)
+
+
+def total_channels(x: Tensor, skip: Tensor | None) -> int:
+    """Channels of x (B, C, H, W) and of skip, which differs from x in nothing else."""
+    if skip is None:
+        return x.shape[1]
+    if (
+        skip.ndim != 4
+        or skip.shape != (x.shape[0], skip.shape[1], x.shape[2], x.shape[3])
+        or skip.dtype != x.dtype
+        or skip.device != x.device
+    ):
+        raise RuntimeError(
+            f"skip is {tuple(skip.shape)} {skip.dtype} on {skip.device}, x {tuple(x.shape)} {x.dtype} on {x.device}"
+        )
+    return x.shape[1] + skip.shape[1]
+
+
+@overload
+def fp32(value: Tensor) -> Tensor: ...
+@overload
+def fp32(value: Tensor | None) -> Tensor | None: ...
+def fp32(value: Tensor | None) -> Tensor | None:
+    """A parameter as kernels read it: fp32 and contiguous."""
+    if value is None or (value.dtype == torch.float32 and value.is_contiguous()):
+        return value
+    return value.float().contiguous()
+
+
+def input_fields(x: Tensor, skip: Tensor | None) -> dict[str, Any]:
+    """The fields of csrc/cpu that describe an input of x and skip."""
+    batch, channels, height, width = x.shape
+    return {
+        "batch": batch,
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "skip_channels": 0 if skip is None else skip.shape[1],
+        "bf16": x.dtype == torch.bfloat16,
+        "x": channels_last(x),
+        "skip": channels_last(skip),
+    }
+
+
+def concatenate(x: Tensor, skip: Tensor | None) -> Tensor:
+    """One tensor of the channels of x and of skip."""
+    return x if skip is None else torch.cat((x, skip), 1)
+
+
+def split(grad: Tensor | None, x: Tensor, skip: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of skip, of that of their concatenation; empty where there is none."""
+    if grad is None:
+        return x.new_empty(0), x.new_empty(0)
+    if skip is None:
+        return channels_last(grad), x.new_empty(0)
+    of_x, of_skip = grad.split([x.shape[1], skip.shape[1]], 1)
+    return channels_last(of_x), channels_last(of_skip)
