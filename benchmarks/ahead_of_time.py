@@ -125,7 +125,7 @@ def compile_variant(
 
 
 @contextmanager
-def cpu_graphed() -> Iterator[list[Variant]]:
+def recorded_launches() -> Iterator[list[Variant]]:
     """The launches that are made inside the with block, of kernels that do not run; their tensors may lie anywhere."""
     from triton.runtime.jit import JITFunction
 

@@ -94,14 +94,14 @@ def seconds_in_lightning(
 
     module = _predictor(network, device)
     data = importlib.import_module("datasets.frameset").FrameSet(frames=frames, crop_size=crop)
-    moments: list[float] = []
+    times: list[float] = []
 
     class Watch(lightning.Callback):  # type: ignore[misc]
         def on_train_batch_end(self, *_: object) -> None:
-            if len(moments) < 2 and trainer.global_step in (steps // 2, steps):
+            if len(times) < 2 and trainer.global_step in (steps // 2, steps):
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                moments.append(time.perf_counter())
+                times.append(time.perf_counter())
 
     trainer = lightning.Trainer(
         max_steps=steps, accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, logger=False,
@@ -109,7 +109,7 @@ def seconds_in_lightning(
     )  # fmt: skip
     with _old_schedulers():
         trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=1, num_workers=4, shuffle=True))
-    return (moments[1] - moments[0]) / (steps - steps // 2)
+    return (times[1] - times[0]) / (steps - steps // 2)
 
 
 @contextlib.contextmanager

@@ -14,19 +14,20 @@ import torch.nn.functional as F
 from floors import Limits
 
 from sinfusion import ops
-from sinfusion.ops.native import cpu
 from sinfusion.precision import choose_dtype
 
 Function = Callable[[], object]
 
-SAMPLE_SECONDS = 0.01  # on a GPU, about: short functions are called many times between two events
+SAMPLE_SECONDS = 0.01  # about: short functions are called many times in a sample
+LEAST_ROUNDS, MOST_SECONDS = 3, 5.0  # fewer rounds than asked for, but not than this, where they take longer
 LIMIT_ROUNDS = 25  # what a device can do at most is the best of these
 
 
 def medians(
     functions: dict[str, Function], device: torch.device, rounds: int = 9, capture: bool = True
 ) -> dict[str, float]:
-    """Seconds of one call of each function, the median of `rounds` that take turns.
+    """Seconds of one call of each function, the median of `rounds` that take turns (at least 3 where these take
+    longer than 5 seconds).
 
     On a GPU between two events; with `capture`, of a CUDA graph of each function that can be captured.
     """
@@ -41,7 +42,10 @@ def _samples(
         functions = {name: _captured(function) for name, function in functions.items()}
     calls = {name: _calls_of_a_sample(function, device) for name, function in functions.items()}
     samples: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
+    end = time.monotonic() + MOST_SECONDS
+    for done in range(rounds):
+        if done >= LEAST_ROUNDS and time.monotonic() >= end:
+            break
         for name, function in functions.items():
             samples[name].append(_sample(function, calls[name], device) / calls[name])
     return samples
@@ -65,11 +69,12 @@ def _captured(function: Function) -> Function:
 
 
 def _calls_of_a_sample(function: Function, device: torch.device) -> int:
+    """Two calls before it is timed: graphs are captured in the second."""
     function()
-    if device.type == "cpu":
-        return 1
-    function()  # Graphs are recorded in the second call.
-    return max(1, round(SAMPLE_SECONDS / _sample(function, 3, device) * 3))
+    seconds = _sample(function, 1, device)
+    if device.type == "cuda":
+        seconds = _sample(function, 3, device) / 3
+    return max(1, round(SAMPLE_SECONDS / seconds))
 
 
 def _sample(function: Function, calls: int, device: torch.device) -> float:
@@ -129,22 +134,6 @@ def share(operator: str, function: Function, rounds: int) -> float:
             function()
             shares.append(seconds[0] / (time.perf_counter() - before))
     return float(torch.tensor(shares, dtype=torch.float64).median())
-
-
-def last_recorded(name: str, function: Function) -> Function:
-    """The last call of the CPU library by this name that a function captures, where it captures anything; alone."""
-    real, calls = cpu.prepare, []
-
-    def prepare(called: str, **fields: Any) -> Any:
-        call = real(called, **fields)
-        if called == name:
-            calls.append(call)
-        return call
-
-    with mock.patch.object(cpu, "prepare", prepare):
-        function()
-        function()  # the first is a warm-up
-    return calls[-1]
 
 
 @functools.cache

@@ -2,8 +2,10 @@
 
 python benchmarks/compare_precision.py ../shared/data/tornado --size 64x36 --steps 500 --out OUT.json --plot OUT.png
 
-A step draws the same crops, levels and noise in both precisions, so that its losses can be compared one by one. What
-bf16 changes is told beside what another seed changes: the relative difference of the mean losses of every 50 steps,
+For each size of the dense convolutions of `tiny` (1x1 is its own, 3x3 the released one) a row.
+
+A step draws the same crops, sigma and noise in both precisions, so that its losses can be compared one by one. What
+bf16 changes stands beside what another seed changes: the relative difference of the mean losses of every 50 steps,
 and of the losses of single steps (root mean square of the difference of logarithms).
 """
 
@@ -13,18 +15,19 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 from machine import machine
 from matplotlib.figure import Figure
+from runs import new_run
 
 from sinfusion import ops
 from sinfusion.cli.options import parse_size
-from sinfusion.media import Clip, read_video
+from sinfusion.media import read_video
 from sinfusion.recipe import RECIPES, Recipe
 from sinfusion.roles import PREDICTOR
-from sinfusion.training.run_setup import plan_run
 from sinfusion.training.trainer import Trainer
 
 MEAN = 50  # steps to a mean
@@ -37,7 +40,7 @@ class Settings:
     stop: int = 28  # frames 0 .. stop - 1 are trained on
     steps: int = 500
     recipe: str = "tiny"
-    dense_kernel: int = 1  # of `tiny`; 3: as released
+    dense_kernels: tuple[int, ...] = (1, 3)
     out: Path | None = None
     plot: Path | None = None
 
@@ -45,8 +48,7 @@ class Settings:
 def losses(frames: np.ndarray, recipe: Recipe, steps: int, precision: str, seed: int) -> np.ndarray:
     """(steps,) float64."""
     with tempfile.TemporaryDirectory() as folder:
-        clip = Clip(frames, 20.0, "video", frames.shape[1:3])
-        run = plan_run(Path(folder) / "run", clip, recipe, [PREDICTOR], seed=seed)
+        run = new_run(frames, Path(folder) / "run", recipe, [PREDICTOR], seed)
         trainer = Trainer(run.to("auto", precision), PREDICTOR, steps)
         found = np.empty(steps)
         for step in range(steps):
@@ -64,31 +66,38 @@ def difference(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
     }
 
 
+RUNS = {"fp32": ("fp32", 0), "bf16": ("bf16", 0), "another seed": ("fp32", 1)}  # precision, seed
+
+
+def compare(frames: np.ndarray, recipe: Recipe, settings: Settings) -> dict[str, Any]:
+    """A row: differences from fp32, and the means of losses that they are of."""
+    found = {name: losses(frames, recipe, settings.steps, *how) for name, how in RUNS.items()}
+    if settings.plot:
+        draw(found, settings.plot.with_stem(f"{settings.plot.stem}-{recipe.dense_kernel}"))
+    differences = {name: difference(found[name], found["fp32"]) for name in ("bf16", "another seed")}
+    row = {"dense_kernel": recipe.dense_kernel, "steps": settings.steps, **differences}
+    print(json.dumps(row, indent=1), flush=True)
+    return row | {"mean_losses": {name: values.reshape(-1, MEAN).mean(1).tolist() for name, values in found.items()}}
+
+
+def draw(found: dict[str, np.ndarray], path: Path) -> None:
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, values in found.items():
+        axes.plot(np.convolve(values, np.ones(10) / 10, "valid"), label=name, linewidth=0.9)
+    axes.set(xlabel="step", ylabel="loss, mean of 10 steps", yscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
 def main(settings: Settings) -> None:
     ops.keep_memory()  # as the command line does
-    height, width = parse_size(settings.size)
-    frames = read_video(settings.clip, size=(height, width), log=lambda _: None).frames[: settings.stop]
-    recipe = RECIPES[settings.recipe].replace(dense_kernel=settings.dense_kernel)
-    runs = {"fp32": ("fp32", 0), "bf16": ("bf16", 0), "fp32, another seed": ("fp32", 1)}
-    found = {name: losses(frames, recipe, settings.steps, *how) for name, how in runs.items()}
-    report = {
-        "clip": settings.clip.name, "size": settings.size, "frames": len(frames), "recipe": recipe.name,
-        "dense_kernel": recipe.dense_kernel, "steps": settings.steps, **machine(),
-        "bf16": difference(found["bf16"], found["fp32"]),
-        "another seed": difference(found["fp32, another seed"], found["fp32"]),
-        "mean_losses": {name: values.reshape(-1, MEAN).mean(1).tolist() for name, values in found.items()},
-    }  # fmt: skip
-    print(json.dumps({name: report[name] for name in ("bf16", "another seed")}, indent=1))
+    frames = read_video(settings.clip, size=parse_size(settings.size), log=lambda _: None).frames[: settings.stop]
+    recipes = [RECIPES[settings.recipe].replace(dense_kernel=kernel) for kernel in settings.dense_kernels]
+    facts = {"clip": settings.clip.name, "size": settings.size, "frames": len(frames), "recipe": settings.recipe}
+    report = facts | machine() | {"rows": [compare(frames, recipe, settings) for recipe in recipes]}
     if settings.out:
         settings.out.write_text(json.dumps(report, indent=1) + "\n")
-    if settings.plot:
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        axes = figure.subplots()
-        for name, values in found.items():
-            axes.plot(np.convolve(values, np.ones(10) / 10, "valid"), label=name, linewidth=0.9)
-        axes.set(xlabel="step", ylabel="loss, mean of 10 steps", yscale="log")
-        axes.legend()
-        figure.savefig(settings.plot, dpi=110)
 
 
 if __name__ == "__main__":

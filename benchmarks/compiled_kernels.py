@@ -1,6 +1,6 @@
 """What every compiled GPU kernel uses; needs no GPU.
 
-python benchmarks/compiled_kernels.py --out benchmarks/results/compiled-kernels.json
+python benchmarks/compiled_kernels.py --out OUT.json
 
 CUDA kernels, of the library that is built: for each architecture in it registers of a thread, bytes of its stack (what
 is spilled, and arrays) and bytes of shared memory of a block. Triton kernels, compiled for sm_80, sm_90 and sm_100 as a
@@ -24,7 +24,7 @@ from kernel_variants import LAUNCHED
 from machine import machine
 
 import sinfusion
-from sinfusion.ops.native import cuda
+from sinfusion import ops
 
 CAPABILITIES = (80, 90, 100)
 
@@ -119,7 +119,7 @@ def main(settings: Settings) -> None:
         raise SystemExit(f"Nothing can be compiled here: {why_not}.")
     library = next(Path(sinfusion.__file__).parent.glob("_cuda.*.so"), None)
     if library is None:
-        raise SystemExit(f"There is no CUDA library: {cuda.why_not}.")
+        raise SystemExit(f"There is no CUDA library: {ops.status()['cuda']}.")
     of_cuda, of_triton = cuda_kernels(library), triton_kernels()
     print(table("CUDA: registers, stack, shared memory", of_cuda), end="\n\n")
     print(table("Triton: registers, spilled, shared memory", of_triton))

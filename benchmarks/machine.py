@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,13 +20,14 @@ CPUINFO = Path("/proc/cpuinfo")  # Linux has it
 # Those that decide which kernels run, as Linux names them: x86-64, then ARM (64-bit ARM calls neon asimd).
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "neon", "asimd")
 
+CODE = ("sinfusion", "csrc", "kernels", "CMakeLists.txt")  # what results depend on
+
 # Beginnings of environment variables that change threads, memory or kernels.
 SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "MALLOC_", "GLIBC_TUNABLES", "SINFUSION_")
 
 
 def machine(device: torch.device | None = None) -> dict[str, str | int]:
     """What the figures are measured on; device: None: the GPU if there is one."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     gpu = (device or choose_device()).type == "cuda"
     native = ops.status()["cpu"]
     return {
@@ -39,10 +41,23 @@ def machine(device: torch.device | None = None) -> dict[str, str | int]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "none",
         "triton": importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "none",
-        "commit": commit,
+        "commit": commit(),
         "device": torch.cuda.get_device_name() if gpu else "cpu",
         "architecture": "{}{}".format(*torch.cuda.get_device_capability()) if gpu else "none",
     }
+
+
+CHANGED = "-with-changes"  # follows a commit whose package or native code was changed and not yet committed
+
+
+def commit() -> str:
+    """Of this checkout; empty where there is none."""
+    root = Path(__file__).resolve().parents[1]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    changes = subprocess.run(
+        ["git", "diff", "--quiet", "HEAD", "--", *CODE], cwd=root, check=False, capture_output=True
+    )
+    return head.stdout.strip() + CHANGED * (changes.returncode == 1)
 
 
 def cpu() -> dict[str, str | int]:
@@ -55,3 +70,19 @@ def cpu() -> dict[str, str | int]:
         "cpu": facts.get("model name", platform.processor() or platform.machine()).strip(),
         "instruction_sets": known or "none",
     }
+
+
+IN_NAME = ("cpu", "device", "native", "threads")
+
+
+def name_of(facts: dict[str, Any]) -> str:
+    """`AMD EPYC, 2 threads, avx2 kernels`, or the name of the GPU."""
+    of_cpu = f"{facts['cpu']}, {facts['threads']} threads, {facts['native']}"
+    return of_cpu if facts["device"] == "cpu" else str(facts["device"])
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """All that is known of a machine in a line."""
+    in_name = IN_NAME if facts["device"] == "cpu" else ("device",)
+    said = {name: value for name, value in facts.items() if name not in in_name and value != "none"}
+    return f"{name_of(facts)}: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())

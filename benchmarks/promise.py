@@ -2,11 +2,11 @@
 
 python benchmarks/promise.py ../shared/data/tornado --out benchmarks/results/promise.json --sheets SHEETS
 
-Trains the clip for a minute, and makes the demo, (a) alone, (b) beside two busy processes, (c) beside two busy
-processes in its first ten seconds, (d) stopped for 30 seconds in its middle. Each time: the seconds that the command
-took, steps, PSNR of one step of the Predictor above repeating the last frame (on the transitions it was trained on, and
-on those after them), and of a rollout of 60 frames from the first one the change between frames and the high-frequency
-RMS relative to the clip's.
+Trains the clip for a minute (a) alone, (b) beside two busy processes, (c) beside two busy processes in its first ten
+seconds, (d) stopped for 30 seconds in its middle; and makes the demo, alone or as --demo says. Each time: the seconds
+that the command took, steps, PSNR of one step of the Predictor above repeating the last frame (on the transitions it
+was trained on, and on those after them), and of a rollout of 60 frames from the first one the change between frames and
+the high-frequency RMS relative to the clip's.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 from machine import machine
+from quality import predictions, rollouts
 
 from sinfusion.generation.video import generate
 from sinfusion.media import contact_sheet, read_video, write_image
-from sinfusion.metrics.evaluation import change, conditional_mean, high_frequency, mean_psnr
-from sinfusion.run import load
+from sinfusion.run import Run, load
 
 BUSY = "while True: pass"
 Scenario = Literal["alone", "busy", "busy at first", "stopped"]
@@ -45,7 +45,7 @@ class Settings:
     stop: int = 24  # frames 0 .. stop - 1 are trained on, the others held out
     minutes: float = 1.0
     scenarios: tuple[Scenario, ...] = SCENARIOS
-    demo: bool = True  # make the demo in each scenario, too
+    demo: tuple[Scenario, ...] = ("alone",)  # the demo is made in these, too: four minutes each
     out: Path | None = None
     sheets: Path | None = None  # folder for contact sheets
 
@@ -85,57 +85,60 @@ def timed(words: list[str], scenario: Scenario, middle: float) -> tuple[float, s
     return seconds, text
 
 
-def measure(path: Path, frames: np.ndarray, stop: int, sheet: Path | None) -> dict[str, Any]:
+def measure(run: Run, frames: np.ndarray, stop: int, sheet: Path | None) -> dict[str, Any]:
     """The figures of a run."""
-    run = load(path)
     known, held = frames[:stop], frames[stop - 1 :]
     outputs = generate(run, 60, count=2, start=0)
     if sheet is not None:
         own = generate(run, 10, seed=1)[0]
         write_image(sheet, contact_sheet(np.concatenate((outputs[0], own)), columns=10), overwrite=True)
-    figures: dict[str, Any] = {
+    logs = [(run.path / name / "log.jsonl").read_text().splitlines() for name in run.models]
+    return {
         "size": f"{run.size[1]}x{run.size[0]}",
         "steps": {name: model["steps"] for name, model in run.models.items()},
-        "trained_db": mean_psnr(conditional_mean(run, known), known[1:]) - mean_psnr(known[:-1], known[1:]),
-        "change": float(np.mean([change(video) for video in outputs])) / change(known),
-        "high_frequency": high_frequency(outputs) / high_frequency(known),
+        "cpu_share": float(np.median([json.loads(line)["cpu_share"] for log in logs for line in log])),
+        **predictions(run, known, held),
+        **rollouts(outputs, known),
     }
-    if len(held) > 1:
-        figures["unseen_db"] = mean_psnr(conditional_mean(run, held), held[1:]) - mean_psnr(held[:-1], held[1:])
-    shares = []
-    for name in run.models:
-        rows = [json.loads(line) for line in (path / name / "log.jsonl").read_text().splitlines()]
-        shares += [row["cpu_share"] for row in rows]
-    return figures | {"cpu_share": float(np.median(shares))}
+
+
+def of_training(settings: Settings, scenario: Scenario, folder: Path) -> dict[str, Any]:
+    words = ["train", str(settings.clip), "--stop", str(settings.stop), "--out", str(folder / "out")]
+    words += ["--minutes", str(settings.minutes)]
+    seconds, text = timed(words, scenario, max(1, 30 * settings.minutes - 15))
+    run = load(folder / "out")
+    frames = read_video(settings.clip, size=run.size, log=lambda _: None).frames
+    figures = measure(run, frames, settings.stop, sheet_of(settings, "train", scenario))
+    return row("train", scenario, seconds, figures, text)
+
+
+def of_demo(settings: Settings, scenario: Scenario, folder: Path) -> dict[str, Any]:
+    seconds, text = timed(["demo", "--out", str(folder / "out")], scenario, 90)
+    run = load(folder / "out" / "run")
+    figures = measure(run, run.frames, len(run.frames), sheet_of(settings, "demo", scenario))
+    return row("demo", scenario, seconds, figures, text)
+
+
+def sheet_of(settings: Settings, command: str, scenario: Scenario) -> Path | None:
+    return settings.sheets / f"{command}-{scenario.replace(' ', '-')}.png" if settings.sheets else None
+
+
+def row(command: str, scenario: Scenario, seconds: float, figures: dict[str, Any], text: str) -> dict[str, Any]:
+    said = [line for line in re.split("[\n\r]", text) if " steps in " in line or "watching" in line]
+    return {"command": command, "scenario": scenario, "seconds": seconds, **figures, "said": said}
 
 
 def main(settings: Settings) -> None:
-    report: dict[str, Any] = {"clip": settings.clip.name, "minutes": settings.minutes, **machine(), "rows": []}
-    for scenario in settings.scenarios:
-        for what in ("train", "demo") if settings.demo else ("train",):
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "out"
-                if what == "train":
-                    words = ["train", str(settings.clip), "--stop", str(settings.stop), "--out", str(path)]
-                    words += ["--minutes", str(settings.minutes)]
-                    seconds, text = timed(words, scenario, 30 * settings.minutes - 15)
-                    run = path
-                else:
-                    seconds, text = timed(["demo", "--out", str(path)], scenario, 90)
-                    run = path / "run"
-                sheet = settings.sheets / f"{what}-{scenario.replace(' ', '-')}.png" if settings.sheets else None
-                if what == "train":
-                    side = load(run).size
-                    frames = read_video(settings.clip, size=side, log=lambda _: None).frames
-                else:
-                    frames = load(run).frames
-                stop = settings.stop if what == "train" else len(frames)
-                row = {"command": what, "scenario": scenario, "seconds": seconds} | measure(run, frames, stop, sheet)
-                row["said"] = [line for line in re.split("[\n\r]", text) if " steps in " in line or "watching" in line]
-            report["rows"].append(row)
-            print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
-            if settings.out:
-                settings.out.write_text(json.dumps(report, indent=1) + "\n")
+    rows: list[dict[str, Any]] = []
+    asked = [(of_training, scenario) for scenario in settings.scenarios]
+    asked += [(of_demo, scenario) for scenario in settings.demo]
+    for of_command, scenario in asked:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(of_command(settings, scenario, Path(folder)))
+        print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}), flush=True)
+        if settings.out:
+            report = {"clip": settings.clip.name, "minutes": settings.minutes, **machine(), "rows": rows}
+            settings.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

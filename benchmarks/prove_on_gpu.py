@@ -99,7 +99,7 @@ def _benchmark(place: Place, name: str, which: str, result: str) -> Command:
     for option in ("released", "clip"):
         if value := getattr(place.asked, option):
             options += [f"--{option}", str(value)]
-    return [PYTHON, "-m", "pytest", f"benchmarks/bench_{name}.py", "-k", which, "-s", "-rs", "--timeout", "0", *options,
+    return [PYTHON, "-m", "pytest", f"benchmarks/bench_{name}.py", "-k", which, "--full", "--timeout", "0", *options,
             f"--benchmark-json={place.details / result}.json"]  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def _recipe(place: Place, recipe: str) -> Iterator[Command]:
     yield [*sinfusion, "evaluate", outputs, "--count", "1", "--json", str(place.details / f"{recipe}-evaluate.json"),
            *sampling]  # fmt: skip
     if not place.asked.quick:
-        yield [PYTHON, "benchmarks/compare_recipes.py", str(clip), "--run", outputs, "--out",
+        yield [PYTHON, "benchmarks/compare_recipes.py", "--clips", str(clip), "--run", outputs, "--out",
                str(place.details / f"{recipe}-quality.json")]  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def _row(what: str, measured: float, unit: str, floor: float | None = None, leas
 
 
 def _ours(seconds: dict[str, float]) -> float:
-    return seconds.get("graph", seconds["no graph"])  # a CPU has no graphs
+    return seconds.get("graph", seconds["eager"])  # a CPU has no graphs
 
 
 def _of_training(infos: list[Row]) -> list[Row]:

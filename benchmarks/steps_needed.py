@@ -1,6 +1,6 @@
 """How many training steps a model needs before what it makes is worth watching: clips, frame sizes and steps.
 
-python benchmarks/steps_needed.py CLIP [CLIP ...] --role predictor --sizes 64 128 --steps 250 500 1000 --out OUT.json
+python benchmarks/steps_needed.py CLIP [CLIP ...] --roles predictor --sizes 64 128 --steps 250 500 1000 --out OUT.json
 
 Each row is a training of `tiny` of its own, to the end of its schedule. A Predictor is judged by its conditional mean
 (PSNR above repeating the last frame, on the transitions it was trained on and on those after them) and by rollouts of
@@ -12,6 +12,7 @@ halves, high-frequency RMS relative to the clip's, patch distance. And all by th
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import time
@@ -22,18 +23,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
+from compare_recipes import clip_name
 from machine import machine
-from sinfusion.metrics.similarity import nnf, nnfdist, sliced_wasserstein
+from quality import predictions, rollouts
+from runs import new_run
 
 from sinfusion.generation.reverse_process import reverse_process
 from sinfusion.generation.video import generate
-from sinfusion.media import Clip, contact_sheet, read_media, write_image
-from sinfusion.metrics.evaluation import change, conditional_mean, halves, high_frequency, mean_psnr, targets
+from sinfusion.media import contact_sheet, read_media, write_image
+from sinfusion.metrics.comparison import halves
+from sinfusion.metrics.fidelity import high_frequency, mean_psnr, sliced_wasserstein
+from sinfusion.metrics.nearest_neighbors import nnf, nnfdist
+from sinfusion.metrics.run_evaluation import conditional_mean, targets
 from sinfusion.pixels import to_uint8
 from sinfusion.recipe import TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, ROLES, Role
 from sinfusion.run import Run
-from sinfusion.training.run_setup import plan_run
 from sinfusion.training.trainer import Trainer
 
 WINDOWS = ((0, 20), (20, 40), (40, 60))
@@ -44,7 +49,7 @@ IMAGE_PATCH = (1, 7, 7)
 class Settings:
     clips: tyro.conf.Positional[tuple[Path, ...]]
     out: Path
-    role: Literal["predictor", "projector", "interpolator", "image"] = "predictor"
+    roles: tuple[Literal["predictor", "projector", "interpolator", "image"], ...] = ("predictor",)
     sizes: tuple[int, ...] = (64, 128)
     steps: tuple[int, ...] = (250, 500, 1000, 2000)
     frames: int = 40  # of a clip at most; a fifth of them, at least 1, is held out
@@ -58,10 +63,7 @@ class Settings:
 def trained(clip: np.ndarray, role: Role, steps: int, settings: Settings, folder: Path) -> tuple[Run, float]:
     """A run with one model, and the CPU seconds that a step took, of all threads."""
     recipe = TINY.replace(depth=settings.depth, filters=settings.filters, **{f"{role.name}_steps": steps})
-    kind = "image" if role is IMAGE else "video"
-    source = Clip(clip, 20.0, kind, clip.shape[1:3])
-    run = plan_run(folder, source, recipe, [role], seed=settings.seed)
-    run.save(anew=True)
+    run = new_run(clip[:1] if role is IMAGE else clip, folder, recipe, [role], settings.seed)
     trainer, times = Trainer(run, role, steps), []
     for _ in range(steps):
         started = time.process_time()
@@ -73,16 +75,8 @@ def trained(clip: np.ndarray, role: Role, steps: int, settings: Settings, folder
 
 def of_predictor(run: Run, known: np.ndarray, held: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
     outputs = generate(run, 60, count=2, start=0, seed=seed)
-    figures = {
-        "trained_db": mean_psnr(conditional_mean(run, known), known[1:]) - mean_psnr(known[:-1], known[1:]),
-        "unseen_db": mean_psnr(conditional_mean(run, held), held[1:]) - mean_psnr(held[:-1], held[1:]),
-        "change": float(np.mean([change(video) for video in outputs])) / change(known),
-        "change_last": float(np.mean([change(video[-15:]) for video in outputs])) / change(known),
-        "high_frequency": high_frequency(outputs) / high_frequency(known),
-        "high_frequency_last": high_frequency(outputs[:, -15:]) / high_frequency(known),
-        "nnfdist": [float(np.mean([nnfdist(nnf(v[a:b], known)[1]) for v in outputs])) for a, b in WINDOWS],
-    }
-    return figures, outputs[0]
+    distances = [float(np.mean([nnfdist(nnf(v[a:b], known)[1]) for v in outputs])) for a, b in WINDOWS]
+    return predictions(run, known, held) | rollouts(outputs, known) | {"nnfdist": distances}, outputs[0]
 
 
 def of_interpolator(run: Run, known: np.ndarray, seed: int) -> tuple[dict[str, Any], np.ndarray]:
@@ -104,12 +98,11 @@ def of_images(run: Run, role: Role, known: np.ndarray, seed: int) -> tuple[dict[
     return figures, outputs
 
 
-def row(clip: Path, side: int, steps: int, settings: Settings) -> dict[str, Any]:
-    role = ROLES[settings.role]
+def row(clip: Path, role: Role, side: int, steps: int, settings: Settings) -> dict[str, Any]:
     frames = read_media(clip, max_side=side, log=lambda _: None).frames[: settings.frames]
     stop = len(frames) - (max(1, len(frames) // 5) if role is PREDICTOR else 0)
     known, held = frames[:stop], frames[stop - 1 :]
-    name = clip.parent.name if clip.stem == "input" else clip.stem
+    name = clip_name(clip)
     with tempfile.TemporaryDirectory() as folder:
         run, seconds = trained(known, role, steps, settings, Path(folder) / "run")
         if role is PREDICTOR:
@@ -136,14 +129,14 @@ def row(clip: Path, side: int, steps: int, settings: Settings) -> dict[str, Any]
 def main(settings: Settings) -> None:
     torch.set_num_threads(settings.threads)
     report: dict[str, Any] = {"seed": settings.seed, **machine(), "rows": []}
-    if settings.out.exists():  # rows are added
-        report["rows"] = json.loads(settings.out.read_text())["rows"]
-    for clip in settings.clips:
-        for side in settings.sizes:
-            for steps in settings.steps:
-                report["rows"].append(row(clip, side, steps, settings))
-                print(json.dumps(report["rows"][-1]), flush=True)
-                settings.out.write_text(json.dumps(report, indent=1) + "\n")
+    if settings.out.exists():
+        before = json.loads(settings.out.read_text())
+        if before["commit"] == report["commit"]:  # rows are added
+            report["rows"] = before["rows"]
+    for clip, role, side, steps in itertools.product(settings.clips, settings.roles, settings.sizes, settings.steps):
+        report["rows"].append(row(clip, ROLES[role], side, steps, settings))
+        print(json.dumps(report["rows"][-1]), flush=True)
+        settings.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

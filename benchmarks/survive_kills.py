@@ -1,6 +1,6 @@
 """Trainings by the clock that are killed at random moments, and go on: each ends as its journal says, to the bit.
 
-python benchmarks/survive_kills.py --kills 200 --out benchmarks/results/kills.json
+python benchmarks/survive_kills.py --kills 200 --out OUT.json
 
 Three models are trained on a little clip. A training is killed (SIGKILL) again and again, each time after a random
 time, and begun again, until it ends by itself; then its checkpoints are removed and it is repeated from its plan.jsonl.

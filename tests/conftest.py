@@ -28,10 +28,6 @@ FIRST = "demo test_cli. cli/ session request generation/ patches/ media/ metrics
 LAST = "ops/ kernels/ benchmarks/ imports packaging fuzz kills".split()
 
 
-def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="run the tests marked slow, too")
-
-
 def pytest_collection_modifyitems(config, items):
     items.sort(key=_place)
     if not (config.option.full or config.option.markexpr):

@@ -8,26 +8,43 @@ import torch
 
 from sinfusion import ops
 from sinfusion.errors import SinfusionError
-from sinfusion.ops.dispatch import chosen_backend, use_native
-from sinfusion.ops.native import cpu
 
 
-def test_what_a_user_gets_is_measured_only_where_native_code_can_run():
-    chosen = []
-    with ops.backend("native"):
-        run = clock.shipped(lambda: chosen.append(chosen_backend()))
-        run()
-        clock.by_reference(run)()
-        with pytest.raises(SinfusionError, match="the native dense cannot run here: no library"):
-            clock.shipped(lambda: use_native("dense", ["no library"]))
-    assert chosen == ["native", "auto", "auto"]
+@pytest.fixture
+def backends(monkeypatch):
+    """The backends that are asked for, in order."""
+    asked = []
+    backend = ops.backend
+    monkeypatch.setattr(ops, "backend", lambda name: asked.append(name) or backend(name))
+    return asked
 
 
-def test_the_reference_is_called_in_place_of_every_kernel():
-    chosen = []
-    with ops.backend("native"):
-        clock.by_reference(lambda: chosen.append(chosen_backend()))()
-    assert chosen == ["reference"]
+def test_what_a_user_gets_is_measured_only_where_native_code_can_run(backends):
+    image, weight = torch.ones(1, 4, 8, 8, dtype=torch.float64), torch.ones(4, 4, 1, 1, dtype=torch.float64)
+    with ops.backend("native"), pytest.raises(SinfusionError, match="native dense cannot run here"):
+        clock.shipped(lambda: ops.dense(image, weight))
+    with ops.backend("reference"):
+        clock.shipped(lambda: ops.dense(image, weight))()
+    assert backends == ["native", "reference", "auto"]
+
+
+def test_the_reference_is_called_in_place_of_every_kernel(backends):
+    clock.by_reference(lambda: None)()
+    assert backends == ["reference"]
+
+
+@pytest.mark.parametrize("seconds, rounds", [(0.1, 9), (1.0, 5), (60.0, 3)])
+def test_slow_functions_have_fewer_rounds_but_at_least_three(monkeypatch, seconds, rounds):
+    now, calls = [0.0], []
+
+    def slow():
+        calls.append(now[0])
+        now[0] += seconds
+
+    clocks = types.SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0])
+    monkeypatch.setattr(clock, "time", clocks)
+    assert clock.medians({"slow": slow}, torch.device("cpu"))["slow"] == pytest.approx(seconds)
+    assert len(calls) == 2 + rounds
 
 
 def test_the_share_of_an_operator_is_that_of_all_its_calls_within(monkeypatch):
@@ -47,19 +64,6 @@ def test_the_share_of_an_operator_is_that_of_all_its_calls_within(monkeypatch):
 
     assert clock.share("vote", function, 3) == pytest.approx(1 / 3)
     assert ops.vote is real
-
-
-@pytest.mark.skipif(not cpu.loaded, reason="there is no library for the CPU")
-def test_the_last_recorded_call_is_made_again_alone():
-    x = torch.ones(1, 4, 8, 8).to(memory_format=torch.channels_last)
-    weights = torch.ones(4, 4, 1, 1), 2 * torch.ones(4, 4, 1, 1)
-    function = ops.cpu_graphed(lambda x: ops.dense(ops.dense(x, weights[0]), weights[1]))
-    again = clock.last_recorded("dense_forward", lambda: function(x))
-    out = function(x)
-    assert (out == 32).all()
-    out.zero_()
-    again()
-    assert (out == 32).all()
 
 
 def test_limits_are_between_those_of_the_slowest_and_of_the_fastest_cpu():

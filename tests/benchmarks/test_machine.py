@@ -1,5 +1,7 @@
 """benchmarks/machine.py: the facts of a machine, on any of them."""
 
+import subprocess
+
 import machine
 import pytest
 
@@ -42,3 +44,22 @@ def test_settings_of_threads_memory_and_kernels_are_told(monkeypatch):
     monkeypatch.setenv("UNRELATED", "1")
     settings = machine.machine()["settings"].split(", ")
     assert {"OMP_PROC_BIND=close", "SINFUSION_ISA=avx2"} <= set(settings) and "UNRELATED=1" not in settings
+
+
+def test_a_commit_says_that_its_code_was_changed(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    (tmp_path / "sinfusion").mkdir()
+    (tmp_path / "sinfusion" / "code.py").write_text("1")
+    (tmp_path / "README.md").write_text("1")
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "benchmarks" / "machine.py"))
+    git("init", "-q")
+    git("add", "README.md", "sinfusion")
+    git("commit", "-q", "-m", "one")
+    head = machine.commit()
+    assert len(head) == 40
+    (tmp_path / "README.md").write_text("2")
+    assert machine.commit() == head
+    (tmp_path / "sinfusion" / "code.py").write_text("2")
+    assert machine.commit() == f"{head}-with-changes"

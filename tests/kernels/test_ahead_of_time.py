@@ -66,7 +66,7 @@ def test_the_variants_of_depthwise_norm_are_those_that_are_launched(channels, ac
     x = torch.empty(2, channels, 5, 7, dtype=dtype)
     taps, bias, shift = torch.empty(49, channels), torch.empty(channels), torch.empty(2, channels)
     gain = offset = torch.empty(channels) if channels > 9 else None
-    with ahead_of_time.cpu_graphed() as launches:
+    with ahead_of_time.recorded_launches() as launches:
         epilogue = module.Epilogue(bias, shift, gain, offset)
         _, saved = module.forward(x, taps, epilogue, 1e-5, True)
         module.backward(x, x, saved, taps, gain)

@@ -1,6 +1,6 @@
 """Training steps and rollout frames of `tiny` beside busy processes: how fast, and at what cost of CPU time.
 
-python benchmarks/bench_busy.py --out benchmarks/results/busy.json [--before CHECKOUT] [--rounds 5] [--loads 0 1 2]
+python benchmarks/busy.py --out benchmarks/results/busy.json [--before CHECKOUT] [--rounds 3] [--loads 0 1 2]
 
 Each variant is a process that waits for its turn: `ours` finds out by itself how many threads are worth it, `1 thread`
 and `2 threads` are fixed, `PyTorch` is the reference of every operator, `before` another checkout, built. Under each
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, TextIO
 
 ROOT = Path(__file__).parents[1]
 LOADS = (0, 1, 2)
@@ -30,12 +31,15 @@ KINDS = {"training": (36, 64), "rollout": (40, 64)}  # height and width of frame
 VARIANTS = ("ours", "1 thread", "2 threads", "PyTorch", "before")
 
 
+Key = tuple[str, int, str]  # kind, busy processes, variant
+
+
 def burn() -> None:
     while True:
         pass
 
 
-def functions(folder: Path) -> dict[str, object]:
+def functions(folder: Path) -> dict[str, Any]:
     """A training step and a frame of a rollout, of an untrained Predictor."""
     import sinfusion
     from sinfusion.generation.video import stream
@@ -53,7 +57,7 @@ def functions(folder: Path) -> dict[str, object]:
     return {"training": Trainer(runs["training"], PREDICTOR, 10**6).step, "rollout": lambda: next(frames)}
 
 
-def work(variant: str, out: object) -> None:
+def work(variant: str, out: TextIO) -> None:
     """A worker: a line names a kind, the answer is the calls, the seconds and the CPU's seconds of a turn."""
     import torch
 
@@ -64,8 +68,7 @@ def work(variant: str, out: object) -> None:
         torch.set_num_threads(1)
     if variant == "2 threads":
         torch.set_num_threads(2)
-        if hasattr(cpu, "adapt_threads"):
-            cpu.adapt_threads(False)
+        cpu.adapt_threads(False)
     with tempfile.TemporaryDirectory() as folder, ops.backend("reference" if variant == "PyTorch" else "native"):
         calls = functions(Path(folder))
         for call in list(calls.values()) * 3:
@@ -88,28 +91,37 @@ def cpu_seconds() -> float:
 
 
 class Worker:
+    """A process that measures one variant when it is its turn."""
+
     def __init__(self, variant: str, checkout: Path):
-        environment = {**os.environ, "PYTHONPATH": str(checkout)}
         self.process = subprocess.Popen(
             [sys.executable, __file__, "--work", variant],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=checkout, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=checkout,
+            env={**os.environ, "PYTHONPATH": str(checkout)},
         )  # fmt: skip
+        assert self.process.stdin and self.process.stdout
+        self.kinds, self.answers = self.process.stdin, self.process.stdout
         self.answer()
 
     def answer(self) -> str:
-        line = self.process.stdout.readline()
+        line = self.answers.readline()
         if not line:
             raise SystemExit("a worker ended before its time")
         return line
 
     def turn(self, kind: str) -> dict[str, float]:
-        print(kind, file=self.process.stdin, flush=True)
+        """Milliseconds of a call: that pass, and of the CPU."""
+        print(kind, file=self.kinds, flush=True)
         spent = json.loads(self.answer())
         return {what: 1e3 * spent[what] / spent["calls"] for what in ("wall", "cpu")}
 
+    def end(self) -> None:
+        self.kinds.close()
+        self.process.wait()
 
-def measure(workers: dict[str, Worker], loads: list[int], rounds: int) -> dict[tuple, list[dict[str, float]]]:
-    found: dict[tuple, list[dict[str, float]]] = {}
+
+def measure(workers: dict[str, Worker], loads: list[int], rounds: int) -> dict[Key, list[dict[str, float]]]:
+    found: dict[Key, list[dict[str, float]]] = {}
     for turn in range(rounds):
         names = sorted(
             workers if turn == 0 else [name for name in workers if name != "PyTorch"],
@@ -128,7 +140,7 @@ def measure(workers: dict[str, Worker], loads: list[int], rounds: int) -> dict[t
     return found
 
 
-def table(found: dict[tuple, list[dict[str, float]]]) -> list[dict[str, object]]:
+def table(found: dict[Key, list[dict[str, float]]]) -> list[dict[str, Any]]:
     rows = []
     for (kind, load, variant), turns in sorted(found.items(), key=lambda item: item[0][:2]):
         medians = {f"{what}_ms": statistics.median(turn[what] for turn in turns) for what in ("wall", "cpu")}
@@ -136,15 +148,16 @@ def table(found: dict[tuple, list[dict[str, float]]]) -> list[dict[str, object]]
     return rows
 
 
-def verdicts(rows: list[dict[str, object]]) -> dict[str, float]:
+def verdicts(rows: list[dict[str, Any]]) -> dict[str, float]:
     """What is promised, as ratios; larger is better for speeds, smaller for CPU time."""
     wall = {(r["kind"], r["busy"], r["variant"]): r["wall_ms"] for r in rows}
     cpu = {(r["kind"], r["busy"], r["variant"]): r["cpu_ms"] for r in rows}
     found = {}
     for kind, load in sorted({key[:2] for key in wall}):
         name, ours = f"{kind}, {load} busy", wall[kind, load, "ours"]
-        best = min(wall[kind, load, fixed] for fixed in ("1 thread", "2 threads"))
-        found[f"{name}: speed, of the best fixed number of threads"] = best / ours
+        fixed = [wall[kind, load, number] for number in ("1 thread", "2 threads") if (kind, load, number) in wall]
+        if fixed:
+            found[f"{name}: speed, of the best fixed number of threads"] = min(fixed) / ours
         if load and (kind, 0, "ours") in wall:
             found[f"{name}: speed, of the quiet one"] = wall[kind, 0, "ours"] / ours
             found[f"{name}: CPU time, of the quiet one"] = cpu[kind, load, "ours"] / cpu[kind, 0, "ours"]
@@ -157,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--before", type=Path, help="a checkout, built, to compare with")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--loads", type=int, nargs="+", default=list(LOADS))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
@@ -171,8 +184,7 @@ def main() -> None:
     workers = {variant: Worker(variant, place) for variant, place in places.items()}
     rows = table(measure(workers, options.loads, options.rounds))
     for worker in workers.values():
-        worker.process.stdin.close()
-        worker.process.wait()
+        worker.end()
     print(f"{'':10}{'busy':>5}  {'variant':12}{'ms':>8}{'CPU ms':>8}")
     for row in rows:
         print(f"{row['kind']:10}{row['busy']:5}  {row['variant']:12}{row['wall_ms']:8.1f}{row['cpu_ms']:8.1f}")
@@ -183,7 +195,7 @@ def main() -> None:
         sys.path.insert(0, str(ROOT))
         from machine import machine
 
-        facts = {"machine": machine(), "rounds": options.rounds, "seconds_of_a_turn": [WARM, SECONDS], "sizes": KINDS}
+        facts = {**machine(), "rounds": options.rounds, "seconds_of_a_turn": [WARM, SECONDS], "sizes": KINDS}
         options.out.write_text(json.dumps({**facts, "ratios": ratios, "rows": rows}, indent=1) + "\n")
 
 

@@ -1,0 +1,281 @@
+"""Every figure of the documentation: the command that makes it, its results, and whether they are of this code.
+
+python benchmarks/figures.py                        # list them all; exit code 1 if one is missing or stale
+python benchmarks/figures.py --run all --data ../shared/data --released PATH --released-vgpnn PATH \
+    --released-nnfdiv PATH                          # measure, then write the documents
+python benchmarks/figures.py --run speed busy ...   # some of them
+python benchmarks/figures.py --write                # the documents from the results that there are
+
+A result is stale when the package, or the native code, has changed since the commit that it names. Stale results, and
+speeds that were measured under load, are not written, unless --stale-too says so. Results of commits that train and
+generate the same, bit for bit, may stand: `same_since` names the first of these, for what does not measure time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import report
+import tyro
+from load import QUIET
+from machine import CODE, name_of
+from rows import duration, faster, size_of
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+ROOFLINE = ROOT / "docs" / "roofline.png"
+BEGIN, END = "<!-- benchmarks/figures.py: {name} -->", "<!-- end of {name} -->"
+
+Facts = dict[str, Any]
+Table = Callable[[Path], str]
+
+
+class Figure(NamedTuple):
+    name: str
+    result: str  # a file, below the root
+    commands: tuple[str, ...]  # {data}: a folder of clips; {checkouts}: options that name the authors' code
+    minutes: float  # on two quiet cores
+    table: Table | None = None  # Markdown of its results, for docs/benchmarks.md; None: named in text
+    same_since: str = ""  # the first commit that gives these results, bit for bit
+    document: str = "docs/benchmarks.md"
+
+
+def speed(path: Path) -> str:
+    return report.table(report.read([path])[0])
+
+
+def headlines(path: Path) -> str:
+    """The few lines of the README; each of them where it was measured."""
+    file = report.read([path])[0]
+    found: dict[str, list[report.Info]] = {}
+    for entry in file.entries:
+        found.setdefault(entry.test, []).append(entry.info)
+    commit, where = file.facts["commit"][:7], "[docs/benchmarks.md](docs/benchmarks.md)"
+    lines = [
+        *map(_of_network, (info for info in found.get("test_network", []) if info["what"] == "step")),
+        *map(_of_tiny, found.get("test_step_of_tiny", []), found.get("test_video_of_tiny", [])),
+        *map(_of_patches, found.get("test_patches_generate", [])),
+        f"{name_of(file.facts)}, commit {commit}; all figures: {where}",
+    ]
+    return "".join(f"- {line}.\n" for line in lines)
+
+
+def _of_network(info: report.Info) -> str:
+    what = f"forward and backward of the released network, {info['filters']} filters, {size_of(info['size'])}"
+    return f"{what}: {faster([info])}"
+
+
+def _of_tiny(step: report.Info, video: report.Info) -> str:
+    rate = f"{video['frames_a_second']['ours']:.3g} frames a second of {size_of(video['size'])}"
+    return f"`tiny`, a training step: {faster([step])}; {rate}"
+
+
+def _of_patches(info: report.Info) -> str:
+    what = f"`patches generate`, {info['frames']} frames of {size_of(info['size'])}"
+    return f"{what}: {duration(info['seconds']['ours'])}"
+
+
+def of_machine(result: Facts, command: str) -> str:
+    facts = facts_of(result)
+    return f"`{command}`, commit {facts['commit'][:7]}, on {name_of(facts)}, PyTorch {facts['torch']}."
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def promise(path: Path) -> str:
+    """A minute of training, and the demo, in each scenario."""
+    result = json.loads(path.read_text())
+    trainings = [row for row in result["rows"] if row["command"] == "train"]
+    demos = [row for row in result["rows"] if row["command"] == "demo"]
+    took = ", ".join(f"{row['seconds'] / 60:.1f} minutes {row['scenario']}" for row in demos)
+    rows = [
+        (
+            row["scenario"], f"{row['seconds']:.1f} s", " / ".join(map(str, row["steps"].values())),
+            f"{row['trained_db']:.1f} / {row.get('unseen_db', float('nan')):.1f} dB",
+            f"{row['change']:.2f} / {row['high_frequency']:.2f}",
+        )
+        for row in trainings
+    ]  # fmt: skip
+    models = ", ".join(name.capitalize() for name in trainings[0]["steps"])
+    head = ("machine", "the command took", f"steps of {models}", "PSNR above repeating, own / later transitions",
+            "rollout: change / high frequencies")  # fmt: skip
+    made = f"\nThe demo takes {took}.\n" if demos else ""
+    command = f"python benchmarks/promise.py {result['clip']}"
+    return f"{of_machine(result, command)}\n\n{markdown(head, rows)}{made}"
+
+
+def busy(path: Path) -> str:
+    result = json.loads(path.read_text())
+    ratios = [(name, f"{value:.2f}") for name, value in result["ratios"].items()]
+    return f"{of_machine(result, 'python benchmarks/busy.py')}\n\n{markdown(('what', 'ratio'), ratios)}"
+
+
+def precision(path: Path) -> str:
+    result = json.loads(path.read_text())
+    rows = []
+    for row in result["rows"]:
+        figures = [f"{row[what]['means_largest']:.1%}" for what in ("bf16", "another seed")]
+        rows.append((f"{row['dense_kernel']}x{row['dense_kernel']}", str(row["steps"]), *figures))
+    command = f"python benchmarks/compare_precision.py {result['clip']}"
+    head = ("dense convolutions", "steps", "bf16 against fp32", "another seed against fp32")
+    return f"{of_machine(result, command)}\n\n{markdown(head, rows)}"
+
+
+def recipes(path: Path) -> str:
+    """The mean rows."""
+    result = json.loads(path.read_text())
+    keys = ("trained_db", "unseen_db", "change", "change_last", "high_frequency", "high_frequency_last")
+    means = [row for row in result["rows"] if row["clip"] == "mean"]
+    rows = [(row["variant"], *(f"{row[key]:.2f}" for key in keys)) for row in means]
+    of = [row for row in result["rows"] if row["clip"] != "mean"]
+    clips, seeds = dict.fromkeys(row["clip"] for row in of), dict.fromkeys(str(row["seed"]) for row in of)
+    command = f"python benchmarks/compare_recipes.py --clips {' '.join(clips)} --seeds {' '.join(seeds)}"
+    head = ("variant", "dB above repeating, own transitions", "later ones", "change", "... of the last 15 frames",
+            "high frequencies", "... of the last 15 frames")  # fmt: skip
+    return f"{of_machine(result, command)}\n\n{markdown(head, rows)}"
+
+
+AVX2 = "SINFUSION_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2"
+CLIPS = " ".join(
+    f"{{data}}/{clip}"
+    for clip in ("tornado:28", "published/ants/input.mp4:80", "published/lava/input.mp4:50",
+                 "published/penguins/input.mp4:48")
+)  # fmt: skip
+VARIANTS = "tiny 'without coarse condition noise' 'clean condition'"
+
+
+def measured(name: str, minutes: float, table: Table | None, *commands: str, same_since: str = "") -> Figure:
+    """A figure whose commands end with the option that takes the name of its result."""
+    result = f"benchmarks/results/{name}.json"
+    return Figure(name, result, tuple(command + result for command in commands), minutes, table, same_since)
+
+
+STEPS_NEEDED = "python benchmarks/steps_needed.py {data}/tornado {data}/published/penguins/input.mp4"
+FIGURES = (
+    measured("speed", 7, speed, "python -m pytest benchmarks --device cpu {checkouts} --clip {data}/airballoons "
+             "--benchmark-json="),
+    measured("speed-avx2", 2, speed, f"env {AVX2} python -m pytest benchmarks/bench_training_step.py --device cpu "
+             "-k 'test_network and 136x243' {checkouts} --benchmark-json="),
+    measured("busy", 3, busy, "python benchmarks/busy.py --out "),
+    measured("promise", 11, promise, "python benchmarks/promise.py {data}/tornado --out "),
+    measured("precision", 3, precision, "python benchmarks/compare_precision.py {data}/tornado --out "),
+    measured("recipes", 40, recipes, f"python benchmarks/compare_recipes.py --clips {CLIPS} --variants {VARIANTS} "
+             "--seeds 0 1 --out ", same_since="9593183"),  # renames alone came after it
+    measured("steps-needed", 30, None,
+             f"{STEPS_NEEDED} {{data}}/published/birds/input.mp4 --roles predictor projector --sizes 64 --out ",
+             f"{STEPS_NEEDED} --sizes 64 --steps 4000 --out ",
+             f"{STEPS_NEEDED} --sizes 64 --steps 1600 --depth 16 --filters 48 --out "),
+    Figure("headlines", "benchmarks/results/speed.json", (), 0, headlines, document="README.md"),
+)  # fmt: skip
+
+
+@dataclass
+class Settings:
+    run: tuple[str, ...] = ()  # names of figures to measure, or `all`
+    write: bool = False  # the documents, from the results that there are
+    stale_too: bool = False  # write what is stale or was measured under load
+    data: Path = Path("../shared/data")  # folder of clips
+    released: Path | None = None  # checkout of the authors' sinfusion-code
+    released_vgpnn: Path | None = None  # of their single_video_generation
+    released_nnfdiv: Path | None = None  # of their nnf_diversity
+
+
+def facts_of(result: Facts) -> Facts:
+    """The machine of a result, whichever script wrote it."""
+    return result.get("machine_info") or result.get("machine") or result
+
+
+State = Literal["current", "missing", "stale", "under load"]
+
+
+def state(figure: Figure) -> tuple[State, str]:
+    """Whether a result may stand for this code, and a word more."""
+    path = ROOT / figure.result
+    if not path.exists():
+        return "missing", figure.result
+    result = json.loads(path.read_text())
+    commit = str(facts_of(result).get("commit", ""))
+    same = figure.same_since and commit.startswith(figure.same_since)
+    if not same and not is_current(commit):
+        return "stale", f"of {commit[:7] or 'no commit'}"
+    if result.get("cores_share", 1.0) < QUIET:
+        return "under load", f"{result['cores_share']:.0%} of the cores"
+    return "current", f"of {commit[:7]}"
+
+
+def is_current(commit: str) -> bool:
+    """Whether the code that results depend on is, in the working tree, what it was at a commit."""
+    same = ["git", "diff", "--quiet", commit, "--", *CODE]
+    return bool(commit) and subprocess.run(same, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def run(figure: Figure, settings: Settings) -> None:
+    options = {f"--{name.replace('_', '-')}": getattr(settings, name) for name in
+               ("released", "released_vgpnn", "released_nnfdiv")}  # fmt: skip
+    checkouts = " ".join(f"{option} {shlex.quote(str(path.resolve()))}" for option, path in options.items() if path)
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    print(f"{figure.name}, about {figure.minutes:g} minutes", flush=True)
+    for command in figure.commands:
+        command = command.format(data=shlex.quote(str(settings.data.resolve())), checkouts=checkouts)
+        print(command, flush=True)
+        words = [sys.executable if word == "python" else word for word in shlex.split(command)]
+        subprocess.run(words, cwd=ROOT, env=env, check=True)
+
+
+def replaced(text: str, name: str, content: str) -> str:
+    """The text with other content between the two comments of a figure."""
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise SystemExit(f"{name} needs the two comments {begin} and {end}, in this order and once each.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{content}{end}{rest.split(end)[1]}"
+
+
+def write(stale_too: bool) -> bool:
+    """Put every table into its document, and draw the roofline; whether all were current."""
+    good = True
+    for figure in FIGURES:
+        if figure.table is None:
+            continue
+        found, why = state(figure)
+        if found == "missing" or (found != "current" and not stale_too):
+            print(f"not written: {figure.name} is {found} ({why})")
+            good = False
+            continue
+        document, result = ROOT / figure.document, ROOT / figure.result
+        document.write_text(replaced(document.read_text(), figure.name, figure.table(result)))
+        if figure.name == "speed":
+            report.main(report.Settings((result,), ROOFLINE))
+    return good
+
+
+def main(settings: Settings) -> None:
+    names = [figure.name for figure in FIGURES]
+    if unknown := set(settings.run) - {*names, "all"}:
+        raise SystemExit(f"there is no figure {', '.join(sorted(unknown))}; there are {', '.join(names)}, and all.")
+    for figure in FIGURES:
+        if figure.name in settings.run or "all" in settings.run:
+            run(figure, settings)
+    good = write(settings.stale_too) if settings.run or settings.write else True
+    for figure in FIGURES:
+        found, why = state(figure)
+        good &= found == "current"
+        print(f"{figure.name:13} {found:10} {why:40} {figure.minutes:2g} min", *figure.commands, sep="\n    ")
+    if not good:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
