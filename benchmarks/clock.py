@@ -19,6 +19,7 @@ from sinfusion.precision import choose_dtype
 Function = Callable[[], object]
 
 SAMPLE_SECONDS = 0.01  # about: short functions are called many times in a sample
+SETTLING_SECONDS = 0.03  # on a CPU, before each sample
 LEAST_ROUNDS, MOST_SECONDS = 3, 5.0  # fewer rounds than asked for, but not than this, where they take longer
 LIMIT_ROUNDS = 25  # what a device can do at most is the best of these
 
@@ -40,6 +41,8 @@ def _samples(
 ) -> dict[str, list[float]]:
     if device.type == "cuda" and capture:
         functions = {name: _captured(function) for name, function in functions.items()}
+    if device.type == "cpu" and "native" in functions:  # as trainings and rollouts call the library
+        functions = {**functions, "native": ops.torch_alone()(functions["native"])}
     calls = {name: _calls_of_a_sample(function, device) for name, function in functions.items()}
     samples: dict[str, list[float]] = {name: [] for name in functions}
     end = time.monotonic() + MOST_SECONDS
@@ -79,6 +82,9 @@ def _calls_of_a_sample(function: Function, device: torch.device) -> int:
 
 def _sample(function: Function, calls: int, device: torch.device) -> float:
     if device.type == "cpu":
+        # The threads of whoever had the turn before spin for a while, on the cores that this one needs.
+        time.sleep(SETTLING_SECONDS)
+        function()
         before = time.perf_counter()
         for _ in range(calls):
             function()

@@ -29,8 +29,8 @@ def cpu_has_bf16() -> bool:
 def keep_memory() -> None:
     """From now on this process keeps freed blocks of up to 32 MB (glibc) for steps that ask for them again.
 
-    A training on a CPU then takes about 15% less time. The command line does so; in a program of your own it is yours
-    to call, once, since it holds for all that the process allocates.
+    Steps of a training then ask the system for less; what that is worth depends on the machine and its allocator. The
+    command line does so; in a program of your own it is yours to call, once, since it holds for the whole process.
     """
     if native.cpu.loaded:
         native.cpu.keep_memory()
