@@ -84,7 +84,6 @@ def _sample(function: Function, calls: int, device: torch.device) -> float:
     if device.type == "cpu":
         # The threads of whoever had the turn before spin for a while, on the cores that this one needs.
         time.sleep(SETTLING_SECONDS)
-        function()
         before = time.perf_counter()
         for _ in range(calls):
             function()

@@ -41,7 +41,7 @@ def test_slow_functions_have_fewer_rounds_but_at_least_three(monkeypatch, second
         calls.append(now[0])
         now[0] += seconds
 
-    clocks = types.SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0])
+    clocks = types.SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0], sleep=lambda seconds: None)
     monkeypatch.setattr(clock, "time", clocks)
     assert clock.medians({"slow": slow}, torch.device("cpu"))["slow"] == pytest.approx(seconds)
     assert len(calls) == 2 + rounds
