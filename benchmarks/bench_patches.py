@@ -164,4 +164,4 @@ def test_metrics_agree(benchmark, request, frames):
             benchmark.extra_info[f"{name} {figure}"] = {
                 "ours": mean[i], "ours_std": std[i], "released": their_mean[i], "released_std": their_std[i]
             }  # fmt: skip
-            assert abs(mean[i] - their_mean[i]) < 0.05 * their_mean[i]  # a bias that seeds do not show
+            assert abs(mean[i] - their_mean[i]) < 0.03 * their_mean[i]  # a bias that seeds do not show
