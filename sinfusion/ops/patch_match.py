@@ -34,6 +34,7 @@ class PatchMatch(NamedTuple):
     weight: Tensor | None = None  # fp32, one above 0 for each place in the key: distances are multiplied by it;
     # infinite: never chosen
     strides: Sequence[int] = STRIDES
+    value_range: Sequence[float] = ()  # low and high of both videos, which are cut off there; (): looked for
 
 
 @takes(PatchMatch)
@@ -43,7 +44,7 @@ def patch_match(a: PatchMatch) -> tuple[Tensor, Tensor]:
 
     A place is that of a patch's first pixel; patches lie wholly inside. An image is a video of one frame. Both videos
     are rounded to steps of their common range, as fine as lets a sum of squares stay below 2^31: for 3x7x7 patches in
-    RGB 1/2206 of it.
+    RGB 1/2206 of it. With a `value_range` nothing waits for the device.
     """
     offsets, distances = torch.ops.sinfusion.patch_match(*a)
     return offsets, distances
@@ -81,13 +82,20 @@ def _check(a: PatchMatch) -> None:
     )
     require_tensor("start", a.start, query.device, [(*places(query, a.patch), 3)], torch.int16)
     require_tensor("weight", a.weight, query.device, [places(key, a.patch)], torch.float32)
+    require(
+        not a.value_range or (len(a.value_range) == 2 and -math.inf < a.value_range[0] < a.value_range[1] < math.inf),
+        lambda: f"value_range is (low, high), finite, or empty, not {tuple(a.value_range)}",
+    )
 
 
 def _value_range(a: PatchMatch) -> tuple[float, float]:
     """The common range of both videos: its lower end, and its extent. Values have to be finite, weights above 0."""
+    if a.weight is not None and a.weight.device.type == "cpu":  # reading it would wait for a GPU
+        require(bool((a.weight > 0).all()), lambda: "weight is above 0 everywhere")
+    if a.value_range:
+        return a.value_range[0], a.value_range[1] - a.value_range[0]
     ends = [end.item() for video in (a.query, a.key) for end in (video.amin(), video.amax())]
     require(all(map(math.isfinite, ends)), lambda: "query and key are finite")
-    require(a.weight is None or bool((a.weight > 0).all()), lambda: "weight is above 0 everywhere")
     return min(ends), max(ends) - min(ends)
 
 

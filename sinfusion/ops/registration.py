@@ -35,6 +35,7 @@ _SCHEMA_TYPES: dict[Any, str] = {
     int: "int",
     float: "float",
     Sequence[int]: "int[]",
+    Sequence[float]: "float[]",
     tuple[float, float]: "float[]",
     torch.dtype: "ScalarType",
 }

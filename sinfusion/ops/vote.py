@@ -17,7 +17,7 @@ from .registration import define, implement, takes
 
 class Vote(NamedTuple):
     value: Tensor  # (T', H', W', C) floating, finite; native in fp32 and bf16: where the matches lie
-    offsets: Tensor  # (T - pt + 1, H - ph + 1, W - pw + 1, 3) int16, as of patch_match
+    offsets: Tensor  # (T - pt + 1, H - ph + 1, W - pw + 1, 3) int16, as of patch_match: leading inside of value
     patch: Sequence[int] = (3, 7, 7)  # frames, rows, columns
     mean: bool = False  # else the median, the lower one of an even number
     weight: Tensor | None = None  # fp32 above 0, one for each patch: of the mean
@@ -52,6 +52,8 @@ def _check(a: Vote) -> None:
 
 
 def _check_values(a: Vote) -> None:
+    if a.value.device.type != "cpu":  # reading them would wait for a GPU
+        return
     require(bool(a.value.isfinite().all()), lambda: "value is finite")
     # The kernels compute addresses from the offsets, so those of another video must not pass.
     for axis in range(3):
@@ -105,13 +107,24 @@ def unsupported(a: Vote) -> list[str]:
     return why_no_library(a.value.device) + wrong_dtype("value", a.value.dtype, torch.float32, torch.bfloat16)
 
 
+def _inside(a: Vote) -> Tensor:
+    """The offsets; on a GPU, where nobody has looked at them, those that lead outside end at the border."""
+    if a.value.device.type == "cpu":
+        return a.offsets.contiguous()
+    axes = (torch.arange(count, device=a.value.device) for count in a.offsets.shape[:3])
+    own = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    most = [size - side for size, side in zip(a.value.shape[:3], a.patch, strict=True)]
+    match = [place.clamp(0, end) for place, end in zip((own + a.offsets).unbind(-1), most, strict=True)]
+    return (torch.stack(match, -1) - own).to(torch.int16)
+
+
 def _native(a: Vote) -> Tensor:
     _check_values(a)
     _, height, width, channels = a.value.shape
     out = a.value.new_empty(*_output_size(a), channels)
     run(
         "vote", a.value, value=a.value.contiguous(), height=height, width=width, bf16=a.value.dtype == torch.bfloat16,
-        channels=channels, patch=a.patch, count=a.offsets.shape[:3], field=a.offsets.contiguous(), mean=a.mean,
+        channels=channels, patch=a.patch, count=a.offsets.shape[:3], field=_inside(a), mean=a.mean,
         weight=None if a.weight is None else a.weight.contiguous(), out=out,
     )  # fmt: skip
     return out

@@ -305,6 +305,9 @@ WRONG = {
     "weight is .* on cpu, not .* on meta": {"weight": video(1, 6, 6, device="meta")},
     "weight is above 0": {"weight": torch.zeros(1, 6, 6)},
     "weight is above 0 ": {"weight": torch.full((1, 6, 6), torch.nan)},
+    "value_range is \\(low, high\\)": {"value_range": (1.0, -1.0)},
+    "value_range is": {"value_range": (0.0,)},
+    "value_range is .* finite": {"value_range": (0.0, torch.inf)},
     "query and key are finite": {"query": video(1, 8, 8, 3).index_fill(1, torch.tensor(3), torch.nan)},
     "query and key are finite$": {"key": video(1, 8, 8, 3).index_fill(1, torch.tensor(3), torch.nan)},
     "key are finite": {"key": video(1, 8, 8, 3).index_fill(1, torch.tensor(3), -torch.inf)},
@@ -317,6 +320,22 @@ def test_what_is_wrong_is_refused_in_words(sentence, backend):
     arguments = {"query": video(1, 8, 8, 3), "key": video(1, 8, 8, 3), "patch": (1, 3, 3), **WRONG[sentence]}
     with ops.backend(backend), pytest.raises(RuntimeError, match=sentence):
         ops.patch_match(**arguments)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_range_that_is_given_is_that_which_would_be_found_and_cuts_off_what_lies_beyond(backend):
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(frames, 9, 10, 3, generator=generator) for frames in (2, 3))
+    low = float(min(query.min(), key.min()))
+    high = float(max(query.max(), key.max()))
+    with ops.backend(backend):
+        field, distance = ops.patch_match(query, key, (1, 3, 3))
+        same, same_distance = ops.patch_match(query, key, (1, 3, 3), value_range=(low, high))
+        cut, _ = ops.patch_match(query, key, (1, 3, 3), value_range=(low / 2, high / 2))
+        clamped = (video.clamp(low / 2, high / 2) for video in (query, key))
+        wanted, _ = ops.patch_match(*clamped, (1, 3, 3), value_range=(low / 2, high / 2))
+    assert torch.equal(field, same) and torch.equal(distance, same_distance)
+    assert torch.equal(cut, wanted) and not torch.equal(cut, field)
 
 
 def test_strides_are_above_zero():

@@ -15,7 +15,7 @@ SIGNATURES = {
     "ddpm_step": "x output prior_mean coefficients seeds stream counter inputs previous known_mask known_image",
     "sample_crops": "frames places coefficients coarse_noise seeds step streams conditions size dtype",
     "adam_ema": "value exp_avg exp_avg_sq average copy gradient coefficients betas eps",
-    "patch_match": "query key patch rounds seed start weight strides",
+    "patch_match": "query key patch rounds seed start weight strides value_range",
     "vote": "value offsets patch mean weight",
 }
 
