@@ -177,10 +177,12 @@ def gelu_backward(shapes, channels):
 def sample_crops(shapes):
     seeds, step = shapes.seeds()
     frames = torch.randint(256, (12, *(side + 8 for side in shapes.size), 3), dtype=torch.uint8, device=shapes.device)
-    places = torch.tensor([[4, 1, 2, 3]] * shapes.batch, device=shapes.device)
+    places = torch.tensor([[4, 2, 3]] * shapes.batch, device=shapes.device)
+    around = torch.tensor([[3]] * shapes.batch, device=shapes.device)
     coarse_noise = shapes.vector(shapes.batch, 3, *(side // 8 + 2 for side in shapes.size))
-    operator = functools.partial(ops.sample_crops, frames, places, shapes.vector(shapes.batch, 8), coarse_noise, seeds,
-                                 step, (0, 1), 1, shapes.size, shapes.dtype)  # fmt: skip
+    coefficients = shapes.vector(shapes.batch, 10)
+    operator = functools.partial(ops.sample_crops, frames, places, around, coefficients, coarse_noise, seeds, step,
+                                 (0, 1), True, shapes.size, shapes.dtype)  # fmt: skip
     return native_and_reference("sample_crops", operator, shapes.device), floors.sample_crops(shapes.pixels, 1)
 
 

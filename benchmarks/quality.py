@@ -13,14 +13,14 @@ from sinfusion.run import Run
 LAST = 15  # frames of a rollout that are looked at apart
 
 
-def above_repeating(run: Run, frames: np.ndarray) -> float:
+def above_repeating(run: Run, frames: np.ndarray, earlier: np.ndarray | None = None) -> float:
     """dB by which the conditional mean predicts the frames better than repeating the one before does."""
-    return mean_psnr(conditional_mean(run, frames), frames[1:]) - mean_psnr(frames[:-1], frames[1:])
+    return mean_psnr(conditional_mean(run, frames, earlier=earlier), frames[1:]) - mean_psnr(frames[:-1], frames[1:])
 
 
 def predictions(run: Run, known: np.ndarray, held: np.ndarray) -> dict[str, float]:
     """On the transitions it was trained on; and on those after them, if there are any."""
-    unseen = {"unseen_db": above_repeating(run, held)} if len(held) > 1 else {}
+    unseen = {"unseen_db": above_repeating(run, held, known[:-1])} if len(held) > 1 else {}
     return {"trained_db": above_repeating(run, known)} | unseen
 
 

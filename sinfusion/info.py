@@ -43,12 +43,14 @@ def describe_run(run: Run) -> list[str]:
     """The frames, the recipe and the training of a run, in three lines; a fourth if it was trained too little."""
     height, width = run.size
     what = "an image" if run.kind == "image" else f"{len(run.frames)} frames, {run.fps:g} a second,"
+    frames = run.recipe.previous_frames
+    seen = f"{frames} previous frames, " if run.kind == "video" and frames > 1 else ""
     models = []
     for name, model in run.models.items():
         models.append(f"{name} {run.steps_done(name)} of {model['steps'] or '?'} steps")
     return [
         f"run         {run.path}: {run.kind} run of {run.source}, {what} {width}x{height}",
-        f"recipe      {run.recipe.name}: depth {run.recipe.depth}, {run.recipe.filters} filters, seed {run.seed}",
+        f"recipe      {run.recipe.name}: depth {run.recipe.depth}, {run.recipe.filters} filters, {seen}seed {run.seed}",
         f"trained     {', '.join(models)}",
         *filter(None, [shortfall(run)]),
     ]

@@ -79,6 +79,12 @@ class Recipe:
     decay: Literal["cosine", "step"] = "step"
     # Exponent of the power-function average of the weights: larger averages over less; 0 samples from raw weights.
     ema_gamma: float = 0.0
+    # Last frames that the Predictor sees: 1 as published; from 2 on it sees which way and how fast things move.
+    previous_frames: int = 1
+    # Share of the Predictor's training samples that lack the second of its previous frames; twice that, the third.
+    condition_dropout: float = 0.1
+    # Noise on the changes between previous frames in training, in units of that on the last frame.
+    change_noise: float = 0.5
     # White noise on the condition in training: largest standard deviation, in units of sigma_data.
     white_condition_noise: float = 0.0
     # Coarse noise, of some pixels' width, on the condition in training: largest deviation, in units of sigma_data.
@@ -157,6 +163,10 @@ class Recipe:
             return "noise" if role.name == "predictor" else "x0"
         return self.parameterization
 
+    def conditions(self, role: Role) -> int:
+        """Number of frames that the network of a role is conditioned on."""
+        return self.previous_frames if role.name == "predictor" else role.conditions
+
     def steps(self, role: Role) -> int:
         """Training steps of a role when no time budget is given."""
         return int(getattr(self, f"{role.name}_steps"))
@@ -205,6 +215,9 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "learning_rate": (0, 1e9),
     "warmup": (0, 1),
     "ema_gamma": (0, 1e6),
+    "previous_frames": (1, 3),
+    "condition_dropout": (0, 0.5),
+    "change_noise": (0, 1000),
     "white_condition_noise": (0, 1000),
     "coarse_condition_noise": (0, 1000),
     "crop": (0, 1),

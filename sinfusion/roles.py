@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Role:
-    """One model of a run. Its network sees `conditions` frames and the noisy one, in this order."""
+    """One model of a run. Its network sees the conditioning frames and the noisy one, in this order."""
 
     name: str
-    conditions: int  # number of conditioning frames
+    conditions: int  # number of conditioning frames; of the Predictor as published: see `Recipe.conditions`
     frame_offset: bool  # the network is conditioned on the frames between condition and target
     continuous: bool  # the network's time is sqrt(alphas_cumprod), not a whole timestep (x0 and noise)
     square_crop: bool  # the released code crops squares, but for the Predictor

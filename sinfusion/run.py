@@ -36,7 +36,7 @@ from .files import atomic_write, discard, discard_leftovers, make_folders, remov
 from .network import NextNet
 from .precision import choose_device, choose_dtype
 from .recipe import Recipe
-from .roles import ROLES, TASKS, Role
+from .roles import PREDICTOR, ROLES, TASKS, Role
 
 FORMAT = 1  # raised when older code could not read what newer code writes
 
@@ -95,7 +95,7 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed every GPU's as well
             network = NextNet(
-                role.in_channels,
+                3 * (self.recipe.conditions(role) + 1),
                 filters=self.recipe.filters,
                 depth=self.recipe.depth,
                 dense_kernel=self.recipe.dense_kernel,
@@ -113,6 +113,7 @@ class Run:
             role.continuous,
             tuple(self.models[role.name]["sigma_data"]),
             role.frame_offset,
+            changes=role is PREDICTOR,
         )
 
     def denoiser(self, role: Role, otherwise: str = "") -> Denoiser:

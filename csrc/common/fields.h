@@ -162,6 +162,7 @@ inline void read_fields(Fields& fields, SampleCrops& a) {
   READ(width);
   READ(batch);
   READ(crops);
+  READ(condition_frames);
   READ(coefficients);
   READ(coarse_noise);
   READ(coarse_height);
@@ -171,6 +172,7 @@ inline void read_fields(Fields& fields, SampleCrops& a) {
   READ(noise_stream);
   READ(white_noise_stream);
   READ(conditions);
+  READ(changes);
   READ(crop_height);
   READ(crop_width);
   READ(input);

@@ -20,7 +20,7 @@ inline void for_each_row(const SampleCrops& a, const Tile& tile, const Visit& vi
 }
 
 inline void load_values(const SampleCrops& a, const Tile& tile, int64_t frame, float* out) {
-  const int64_t* crop = a.crops + 4 * tile.sample;
+  const int64_t* crop = a.crops + 3 * tile.sample;
   uint8_t bytes[TILE_VALUES];
   for_each_row(a, tile, [&](int pixel, int count, int32_t y, int32_t x) {
     memcpy(bytes + 3 * pixel, pixel_bytes(a, frame, crop, y, x), 3 * count);
@@ -49,25 +49,26 @@ inline void upsample_coarse_noise(const SampleCrops& a, const Tile& tile, int ch
 template <class T>
 inline void crop_tile(const SampleCrops& a, const Tile& tile, T* input) {
   const int64_t pixels = pixels_of(a), row = tile.sample * pixels + tile.first, channels = 3 * (a.conditions + 1);
-  const int64_t* crop = a.crops + 4 * tile.sample;
-  const float* c = a.coefficients + 8 * tile.sample;
+  const int64_t target_frame = a.crops[3 * tile.sample];
   const int values_count = 3 * tile.count;
   float noise[TILE_VALUES], white_noise[TILE_VALUES] = {}, coarse_noise[TILE_VALUES] = {}, values[TILE_VALUES];
-  float prior_mean[TILE_VALUES] = {};
+  float newer[TILE_VALUES], condition[TILE_VALUES], prior_mean[TILE_VALUES] = {};
   T* to = input + row * channels;
   for (int i = 0; i < a.conditions; ++i, to += 3) {
-    load_values(a, tile, condition_frame(a, crop, i), values);
-    if (has_white_noise(a, tile))
-      draw_interleaved_normals(white_noise_random(a, tile), tile, pixels, 3 * i, white_noise);
+    const float* c = condition_coefficients(a, tile, i);
+    load_values(a, tile, condition_frame(a, tile, i), values);
+    for (int k = 0; k < values_count; ++k) condition[k] = is_change(a, i) ? newer[k] - values[k] : values[k];
+    if (a.changes) memcpy(newer, values, sizeof(float) * values_count);
+    if (c[1] != 0) draw_interleaved_normals(white_noise_random(a, tile), tile, pixels, 3 * i, white_noise);
     if (a.coarse_noise) upsample_coarse_noise(a, tile, 3 * i, coarse_noise);
     for (int k = 0; k < values_count; ++k) {
-      values[k] = noisy_condition(a, c, values[k], white_noise[k], coarse_noise[k]);
-      prior_mean[k] += values[k];
+      condition[k] = noisy_condition(a, c, condition[k], white_noise[k], coarse_noise[k]);
+      prior_mean[k] += c[3] * condition[k];
     }
-    store_channels(values, tile.count, to, channels);
+    store_channels(condition, tile.count, to, channels);
   }
-  for (int k = 0; k < values_count; ++k) prior_mean[k] = mean_of_conditions(a, prior_mean[k]);
-  load_values(a, tile, crop[0], values);
+  const float* c = image_coefficients(a, tile);
+  load_values(a, tile, target_frame, values);
   draw_interleaved_normals(noise_random(a, tile), tile, pixels, 0, noise);
   float noisy[TILE_VALUES], *target = a.target + 3 * row;
   for (int k = 0; k < values_count; ++k) noisy[k] = linear_combination(c, values[k], noise[k], prior_mean[k]);

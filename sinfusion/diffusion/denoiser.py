@@ -28,6 +28,7 @@ class Denoiser:
     continuous: bool  # the network's time is sqrt(alphas_cumprod), not a whole timestep (x0 and noise only)
     sigma_data: tuple[float, ...]  # RMS of clean - prior_mean; entry |frame_offset| - 1, or the only one
     frame_offset: bool = False  # the network is conditioned on the frame offset
+    changes: bool = False  # of several conditions, the network sees those after the first as changes
     _tables: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
@@ -87,16 +88,37 @@ class Denoiser:
         output = self.network(inputs, self.time(sigma, sigma_data), frame_offset if self.frame_offset else None)
         return (output - target).square().mean()
 
+    def prior_mean(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """(B, 3, H, W): what is expected before anything is denoised.
+
+        The first of the conditions (B, 3 n, H, W) with `changes`, else their mean; 0 without any.
+        """
+        if condition is None:
+            return torch.zeros_like(x)
+        return condition[:, :3] if self.changes else condition.unflatten(1, (-1, 3)).mean(1)
+
+    def seen(self, condition: Tensor, sigma_data: Tensor) -> Tensor:
+        """(B, 3 n, H, W): the conditions as the network sees them; sigma_data: (B or 1,).
+
+        With `changes` the first, then the change up to each from the one after it, of about unit variance: what moves
+        is a small difference of large numbers. A frame that is missing repeats the one before it, so its change is 0.
+        """
+        if not self.changes or condition.shape[1] == 3:
+            return condition
+        return torch.cat(
+            (condition[:, :3], (condition[:, :-3] - condition[:, 3:]) / sigma_data[:, None, None, None]), 1
+        )
+
     def __call__(
         self,
         x: Tensor,  # (B, 3, H, W) fp32, clean + sigma * noise
         sigma: Tensor,  # (B,) fp32, > 0; or (1,), the same for all, as is then frame_offset
-        condition: Tensor | None = None,  # (B, 3 n, H, W) fp32 in [-1, 1]: n neighbouring frames
+        condition: Tensor | None = None,  # (B, 3 n, H, W) fp32 in [-1, 1]: n neighbouring frames, the nearest first
         frame_offset: Tensor | None = None,  # (B or 1,) int64
     ) -> Tensor:
         """The expected clean image, (B, 3, H, W) fp32."""
         sigma_data = self.sigma_data_of(frame_offset, len(sigma), x.device)
-        prior_mean = prior_mean_of(x, condition)
+        prior_mean = self.prior_mean(x, condition)
 
         def columns(values: tuple[Tensor, ...]) -> list[Tensor]:
             return [value[:, None, None, None] for value in values]
@@ -104,15 +126,10 @@ class Denoiser:
         of_x, of_prior_mean = columns(self.parameterization.input(sigma, sigma_data))
         inputs = of_x * x + of_prior_mean * prior_mean
         if condition is not None:
-            inputs = torch.cat((condition, inputs), 1)
+            inputs = torch.cat((self.seen(condition, sigma_data), inputs), 1)
         output = self.network(inputs, self.time(sigma, sigma_data), frame_offset if self.frame_offset else None)
         of_output, of_x, of_prior_mean = columns(self.parameterization.estimate(sigma, sigma_data))
         return of_output * output.float() + of_x * x + of_prior_mean * prior_mean
-
-
-def prior_mean_of(x: Tensor, condition: Tensor | None) -> Tensor:
-    """(B, 3, H, W): what is expected before anything is denoised, the mean of the conditions (B, 3 n, H, W) or 0."""
-    return torch.zeros_like(x) if condition is None else condition.unflatten(1, (-1, 3)).mean(1)
 
 
 def rms_change(frames: np.ndarray, offset: int) -> float:

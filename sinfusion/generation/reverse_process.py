@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..diffusion.denoiser import Denoiser, prior_mean_of
+from ..diffusion.denoiser import Denoiser
 from ..diffusion.samplers import SAMPLERS, Step
 from ..diffusion.schedule import karras_sigmas, truncated
 from ..errors import SinfusionError
@@ -55,8 +55,10 @@ class ReverseProcess:
         self.draws = torch.from_numpy(_draws(len(steps))).to(device)  # (S + 1,) int64
         with torch.no_grad():
             # Of all evaluations at once, a row for all samples: products over more rows would round differently.
-            time = denoiser.time(sigma, denoiser.sigma_data_of(offset, len(steps), device))
+            sigma_data = denoiser.sigma_data_of(offset, len(steps), device)
+            time = denoiser.time(sigma, sigma_data)
             self.shifts = network.shifts(time, offset if denoiser.frame_offset else None)  # (S, ...)
+            self.sigma_data = sigma_data[:1]
         self.graphed = ops.cpu_graphed(self._loop) if graph and device.type == "cpu" else None
 
     @torch.no_grad()
@@ -64,7 +66,7 @@ class ReverseProcess:
         self,
         seeds: Tensor,  # (B,) int64
         frame_index: int | Tensor,  # each has noise of its own; a tensor is () int64 on the device
-        condition: Tensor | None = None,  # (B, 3 n, H, W) in [-1, 1]
+        condition: Tensor | None = None,  # (B, 3 n, H, W) in [-1, 1], the nearest frame first
         init_image: Tensor | None = None,  # (B, 3, H, W) in [-1, 1], to which noise is added; None: the prior mean
         size: tuple[int, int] | None = None,  # (H, W), where neither of these tells it
         known_mask: Tensor | None = None,  # (B or 1, 1, H, W) bool: where every clean estimate is known_image
@@ -74,11 +76,11 @@ class ReverseProcess:
         if not isinstance(frame_index, Tensor):
             frame_index = torch.full((), frame_index, device=self.device)
         x = self._init(len(seeds), condition, init_image, size)
-        prior_mean = None if condition is None else _channels_last(prior_mean_of(x, condition))
+        prior_mean = None if condition is None else _channels_last(self.denoiser.prior_mean(x, condition))
         shape = (len(x), 3 * (self.conditions + 1), *x.shape[2:])
         inputs = torch.empty(shape, dtype=self.network.dtype, device=x.device, memory_format=torch.channels_last)
         if condition is not None:
-            inputs[:, :-3] = condition
+            inputs[:, :-3] = self.denoiser.seen(condition, self.sigma_data)
         previous = torch.zeros_like(x) if any(step.of_previous for step in self.steps) else None
         known = (None if value is None else _channels_last(value) for value in (known_mask, known_image))
         counters = frame_index * DRAWS_A_FRAME + self.draws
@@ -96,7 +98,7 @@ class ReverseProcess:
                 assert size is not None
                 init_image = torch.zeros(batch, 3, *size, device=self.device)
             else:
-                init_image = prior_mean_of(condition[:, :3], condition)
+                init_image = self.denoiser.prior_mean(condition[:, :3], condition)
         return torch.empty_like(init_image, memory_format=torch.channels_last).copy_(init_image)
 
     def _loop(
@@ -156,7 +158,7 @@ def reverse_process(
     denoiser = denoiser or run.denoiser(role)
     sigmas = sampling_sigmas(run.recipe, role, denoiser, frame_offset, steps, sigma_start, strength)
     table = SAMPLERS[run.recipe.sampler](sigmas)
-    return ReverseProcess(denoiser, table, role.conditions, frame_offset, run.graph)
+    return ReverseProcess(denoiser, table, run.recipe.conditions(role), frame_offset, run.graph)
 
 
 def sampling_sigmas(

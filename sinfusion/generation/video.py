@@ -41,7 +41,7 @@ def generate(
 
     frames: length of each video; None: as long as the training clip. size: (height, width); None: the training size.
     start: the first frame, an index into the clip or an image; None: the Projector generates one from noise, and the
-    video begins the recipe's `burn_in_frames` after it.
+    video begins the recipe's `burn_in_frames` after it. Of an index, the clip's frames before it tell what moves.
     frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i has seed + i, whatever `count`; seeds are
     from 0 to 2^32 - 1. steps: network evaluations an image; None: the recipe's. on_progress: called after each frame.
     """
@@ -88,7 +88,7 @@ def stream(
         run.denoiser(PROJECTOR, otherwise="--start 0")
         first, burn_in = reverse_process(run, PROJECTOR)(seeds, 0, size=size), run.recipe.burn_in_frames
     else:
-        first = _tensor(run, resize(_start_frame(run, start), size)[None]).expand(count, -1, -1, -1)
+        first = _known_frames(run, start, frame_offset, size).expand(count, -1, -1, -1)
     return copy_to_host_async(rollout(advance, first, seeds, frames, burn_in, graph=run.graph))
 
 
@@ -101,7 +101,7 @@ class NextFrame:
 
     def __call__(
         self,
-        previous: Tensor,  # (B, 3, H, W) in [-1, 1]
+        previous: Tensor,  # (B, 3 n, H, W) in [-1, 1], the last frame first; n is `previous_frames`
         seeds: Tensor,  # (B,) int64
         frame_index: int | Tensor,
         init_image: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: start from this instead of the previous frame
@@ -110,6 +110,21 @@ class NextFrame:
         image = self.predict(seeds, frame_index, previous, init_image)
         # A little noise, which the Projector removes with the Predictor's artefacts (SinFusion, section 5).
         return image if self.correct is None else self.correct(seeds, frame_index, init_image=image)
+
+    @property
+    def previous_frames(self) -> int:
+        """How many frames it sees."""
+        return self.predict.conditions
+
+    def first(self, known: Tensor) -> Tensor:
+        """(B, 3 n, H, W): `previous` of known frames (B, 3 m, H, W), the last one first; the oldest of them repeats."""
+        missing = self.previous_frames - known.shape[1] // 3
+        return torch.cat([known, *[known[:, -3:]] * missing], 1) if missing > 0 else known
+
+
+def _followed_by(previous: Tensor, image: Tensor) -> Tensor:
+    """(B, 3 n, H, W): the last n frames, once `image` (B, 3, H, W) is the last of them."""
+    return image if previous.shape[1] == 3 else torch.cat((image, previous[:, :-3]), 1)
 
 
 def next_frame(
@@ -132,7 +147,7 @@ def _correction(run: Run) -> ReverseProcess:
 
 def rollout(
     advance: NextFrame,
-    first: Tensor,  # (B, 3, H, W) in [-1, 1]
+    first: Tensor,  # (B, 3, H, W) in [-1, 1]; frames before it, as far as they are known, in channels behind its own
     seeds: Tensor,  # (B,) int64
     frames: int,
     burn_in: int = 0,  # frames that are not yielded, `first` among them
@@ -141,16 +156,16 @@ def rollout(
 ) -> Iterator[Tensor]:
     """(B, H, W, 3) uint8 on the device, overwritten by the next: `first`, then each frame after the one before."""
 
-    def one(image: Tensor, frame_index: Tensor) -> tuple[Tensor, Tensor]:
-        image = advance(image, seeds, frame_index)
-        return image, to_uint8(image)
+    def one(previous: Tensor, frame_index: Tensor) -> tuple[Tensor, Tensor]:
+        image = advance(previous, seeds, frame_index)
+        return _followed_by(previous, image), to_uint8(image)
 
     step = cuda_graphed(one, first.device, graph)
-    image = first
+    previous = advance.first(first)
     if burn_in == 0:
-        yield to_uint8(image)
+        yield to_uint8(first[:, :3])
     for number in range(1, burn_in + frames):
-        image, frame = step(image, _on_device(first_index + number, first.device))
+        previous, frame = step(previous, _on_device(first_index + number, first.device))
         if number >= burn_in:
             yield frame
 
@@ -188,7 +203,7 @@ def _continuation(
     run: Run, start: int, frames: int, frame_offset: int, seed: int, steps: int | None, first_index: int
 ) -> Iterator[Frames]:
     """(1, H, W, 3) uint8 for each new frame after frame `start` of the clip, which has index `first_index`."""
-    first = _tensor(run, run.frames[start : start + 1])
+    first = _known_frames(run, start, frame_offset, run.size)
     advance, seeds = next_frame(run, frame_offset, steps), seeds_of(run, seed, 1)
     return copy_to_host_async(rollout(advance, first, seeds, frames, 1, first_index, run.graph))
 
@@ -277,13 +292,13 @@ def _follow(
     # The Predictor starts from the noisy target, at a sigma above the change between frames.
     advance = next_frame(run, 1, steps, sigma_start=4 * strength * run.denoiser(PREDICTOR).sigma_data[0])
 
-    def one(image: Tensor, frame_index: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        image = advance(image, seeds, frame_index, target)
-        return image, to_uint8(image)
+    def one(previous: Tensor, frame_index: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        image = advance(previous, seeds, frame_index, target)
+        return _followed_by(previous, image), to_uint8(image)
 
-    step = cuda_graphed(one, run.device, run.graph)
+    step, previous = cuda_graphed(one, run.device, run.graph), advance.first(image)
     for number in range(len(targets)):  # frame index 0 was the first image's
-        image, frame = step(image, _on_device(number + 1, run.device), targets[number : number + 1])
+        previous, frame = step(previous, _on_device(number + 1, run.device), targets[number : number + 1])
         yield frame
 
 
@@ -308,12 +323,17 @@ def _check_offset(run: Run, frame_offset: int) -> None:
         raise SinfusionError(f"frame offset {frame_offset} was not trained; this run knows {choices}.")
 
 
-def _start_frame(run: Run, start: Any) -> Frames:
+def _known_frames(run: Run, start: Any, frame_offset: int, size: tuple[int, int]) -> Tensor:
+    """(1, 3 m, H, W) in [-1, 1]: the frame to start from, then those of the clip before it that the Predictor sees."""
     if isinstance(start, int | np.integer):
-        if not -len(run.frames) <= start < len(run.frames):
-            raise SinfusionError(f"start frame {start} does not exist: the clip has {len(run.frames)} frames.")
-        return np.asarray(run.frames[start])
-    return as_image(start, "the start image")
+        count = len(run.frames)
+        if not -count <= start < count:
+            raise SinfusionError(f"start frame {start} does not exist: the clip has {count} frames.")
+        indices = [int(start) % count - i * frame_offset for i in range(run.recipe.previous_frames)]
+        frames = [np.asarray(run.frames[i]) for i in indices if 0 <= i < count]
+    else:
+        frames = [as_image(start, "the start image")]
+    return torch.cat([_tensor(run, resize(frame, size)[None]) for frame in frames], 1)
 
 
 def _tensor(run: Run, frames: Frames) -> Tensor:

@@ -160,14 +160,18 @@ def targets(frames: np.ndarray, role: Role) -> np.ndarray:
     return frames[1:] if role is PREDICTOR else frames[1:-1]
 
 
-def conditional_mean(run: Run, frames: np.ndarray, role: Role = PREDICTOR) -> np.ndarray:
+def conditional_mean(
+    run: Run, frames: np.ndarray, role: Role = PREDICTOR, earlier: np.ndarray | None = None
+) -> np.ndarray:
     """The expected image for each of `targets`, (T - n, H, W, 3) float in [0, 255].
 
     One evaluation at the highest noise level, where the noisy image says nothing: the network's estimate is the mean of
-    all images that it finds likely given the condition.
+    all images that it finds likely given the condition. earlier: (T, H, W, 3) uint8, what came just before `frames`.
     """
     process = reverse_process(run, role, frame_offset=1 if role.frame_offset else None, steps=1)
-    return _pixel_values([process(seeds, 1, condition) for condition, seeds in _conditions(run, frames, role, 0)])
+    return _pixel_values(
+        [process(seeds, 1, condition) for condition, seeds in _conditions(run, frames, role, 0, earlier)]
+    )
 
 
 def sampled(
@@ -182,12 +186,20 @@ def sampled(
     return _pixel_values([process(seeds, 1, condition) for condition, seeds in batches]).round()
 
 
-def _conditions(run: Run, frames: np.ndarray, role: Role, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _conditions(
+    run: Run, frames: np.ndarray, role: Role, seed: int, earlier: np.ndarray | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of conditions, (B, 3 n, H, W), and of seeds, (B,), for all `targets` in order.
 
-    The condition is the frame before (Predictor), or the frames before and after (Interpolator).
+    The condition is the frames before (Predictor; the first repeats where there are none), or the frames before and
+    after (Interpolator).
     """
-    neighbours = [frames[:-1]] if role is PREDICTOR else [frames[:-2], frames[2:]]
+    neighbours = [frames[:-2], frames[2:]]
+    if role is PREDICTOR:
+        known = 0 if earlier is None else len(earlier)
+        whole = frames if earlier is None else np.concatenate((earlier, frames))
+        at = known + np.arange(len(frames) - 1)
+        neighbours = [whole[np.maximum(at - i, 0)] for i in range(run.recipe.previous_frames)]
     for first in range(0, len(neighbours[0]), FRAMES_AT_ONCE):
         parts = [torch.from_numpy(part[first : first + FRAMES_AT_ONCE].copy()) for part in neighbours]
         condition = torch.cat([to_unit(part.to(run.device)) for part in parts], 1)

@@ -23,6 +23,7 @@ from ..run import Run
 # Streams of the generator: one for each purpose, so that no two draws share numbers.
 STREAM_CROP, STREAM_SIGMA, STREAM_NOISE, STREAM_SIGMA_MAX = range(1, 5)
 STREAM_WHITE_CONDITION_NOISE, STREAM_COARSE_CONDITION_NOISE, STREAM_CONDITION_NOISE_SHARE = range(5, 8)
+STREAM_CONDITION_DROPOUT = 8
 
 COARSE_PIXELS = 8  # pixels from one sample of the coarse noise to the next
 # The models of a run draw different numbers from one seed. Their order is part of what a seed means.
@@ -50,6 +51,7 @@ class BatchSampler:
         self.crop = run.recipe.crop_size(role, *run.size)  # height, width
         self.seeds = sample_seeds(run.seed * 16 + SEED_ORDER.index(role.name), samples).to(run.device)  # (B,) int64
         strength = (run.recipe.white_condition_noise, run.recipe.coarse_condition_noise)
+        self.conditions = run.recipe.conditions(role)
         self.condition_noise = torch.tensor(strength, device=run.device)  # (2,) fp32, in units of sigma_data
 
     def __call__(self, step: Tensor, largest_offset: Tensor) -> Batch:
@@ -57,20 +59,24 @@ class BatchSampler:
         role, recipe, seeds = self.role, self.recipe, self.seeds
         count, height, width, _ = self.frames.shape
         clip = (count, height, width)
-        places = draw_places(clip, role.conditions, self.crop, seeds, step, largest_offset, recipe.every_triple)
-        frame_offset = places[:, 1]
+        places, frame_offset = draw_places(clip, role, self.crop, seeds, step, largest_offset, recipe.every_triple)
+        around = condition_frames(recipe, role, count, places[:, 0], frame_offset, seeds, step)
         sigma_data = self.denoiser.sigma_data_of(frame_offset if role.frame_offset else None, len(seeds), seeds.device)
         sigma = draw_sigmas(recipe, role, self.denoiser, sigma_data, seeds, step)
         strength, coarse = self._draw_condition_noise(sigma_data, step)
+        coefficients = [self.denoiser.training_coefficients(sigma, sigma_data)]
+        for i in range(self.conditions):
+            coefficients += self._condition_coefficients(i, around, sigma_data[:, None], strength)
         inputs, target = ops.sample_crops(
             self.frames,
             places,
-            torch.cat((self.denoiser.training_coefficients(sigma, sigma_data), strength), 1),
+            around,
+            torch.cat(coefficients, 1),
             coarse,
             seeds,
             step,
             (STREAM_NOISE, STREAM_WHITE_CONDITION_NOISE),
-            role.conditions,
+            self.denoiser.changes,
             self.crop,
             self.dtype,
         )
@@ -83,10 +89,22 @@ class BatchSampler:
         """
         share = ops.uniform_bits(self.seeds, STREAM_CONDITION_NOISE_SHARE, step, 2, self.seeds.device).float() / 2**32
         strength = self.condition_noise * sigma_data[:, None] * share
-        if not self.role.conditions or self.recipe.coarse_condition_noise <= 0:
+        if not self.conditions or self.recipe.coarse_condition_noise <= 0:
             return strength, None
-        shape = (3 * self.role.conditions, self.crop[0] // COARSE_PIXELS + 2, self.crop[1] // COARSE_PIXELS + 2)
+        shape = (3 * self.conditions, self.crop[0] // COARSE_PIXELS + 2, self.crop[1] // COARSE_PIXELS + 2)
         return strength, ops.normal(self.seeds, STREAM_COARSE_CONDITION_NOISE, step, shape, self.seeds.device)
+
+    def _condition_coefficients(
+        self, i: int, around: Tensor, sigma_data: Tensor, strength: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of condition i, its noise and it in the prior mean, (B, 1), (B, 2) and (B, 1): see `Denoiser.seen`."""
+        one = torch.ones_like(sigma_data)
+        if not self.denoiser.changes:
+            return one, strength, one / self.conditions
+        if i == 0:
+            return one, strength, one
+        known = around[:, i - 1 : i] != around[:, i : i + 1]  # a missing frame's change is exactly 0
+        return 1 / sigma_data, known * self.recipe.change_noise / sigma_data * strength, 0 * one
 
 
 def sample_seeds(seed: int, samples: range) -> Tensor:
@@ -96,21 +114,24 @@ def sample_seeds(seed: int, samples: range) -> Tensor:
 
 def draw_places(
     clip: tuple[int, int, int],  # frames, height, width
-    conditions: int,  # 0, 1 (the frame at target - offset) or 2 (the frames around the target)
+    role: Role,
     crop: tuple[int, int],  # height, width
     seeds: Tensor,  # (B,) int64
     step: Tensor,  # () int64 on the same device
-    largest_offset: Tensor | int = 1,  # () or (1,) int64; one condition: frame offsets are up to this, both ways
-    every_triple: bool = True,  # two conditions: any middle frame, not only the odd ones
-) -> Tensor:  # (B, 4) int64: frame of the target, frame offset, top, left
-    """Where each sample of a step is cut, so that its conditions exist; as `ops.sample_crops` takes it."""
+    largest_offset: Tensor | int = 1,  # () or (1,) int64; of the Predictor: frame offsets are up to this, both ways
+    every_triple: bool = True,  # of the Interpolator: any middle frame, not only the odd ones
+) -> tuple[Tensor, Tensor]:
+    """Where each sample of a step is cut, so that its nearest conditions exist.
+
+    Returns (B, 3) int64: frame of the target, top, left, as `ops.sample_crops` takes it; (B,) int64: frame offset.
+    """
     count, height, width = clip
     bits = ops.uniform_bits(seeds, STREAM_CROP, step, 4, seeds.device)
     top, left = _below(height - crop[0] + 1, bits[:, 2]), _below(width - crop[1] + 1, bits[:, 3])
     offset = torch.ones_like(top)
-    if conditions == 0:
+    if role.conditions == 0:
         target = _below(count, bits[:, 0])
-    elif conditions == 1:
+    elif role.conditions == 1:
         offset = _below(2 * largest_offset, bits[:, 1]) - largest_offset
         offset = offset + (offset >= 0)  # never 0
         target = offset.clamp(min=0) + _below(count - offset.abs(), bits[:, 0])
@@ -118,7 +139,35 @@ def draw_places(
         target = 1 + _below(count - 2, bits[:, 0])
     else:
         target = 1 + 2 * _below((count - 1) // 2, bits[:, 0])
-    return torch.stack((target, offset, top, left), 1)
+    return torch.stack((target, top, left), 1), offset
+
+
+def condition_frames(
+    recipe: Recipe,
+    role: Role,
+    count: int,  # frames of the clip
+    target: Tensor,  # (B,) int64
+    offset: Tensor,  # (B,) int64
+    seeds: Tensor,  # (B,) int64
+    step: Tensor,  # () int64
+) -> Tensor:
+    """(B, n) int64: the frames that condition each target, the nearest first.
+
+    A frame before the last one that does not exist, or that is dropped so that the network learns to do without,
+    repeats the one after it.
+    """
+    if role.conditions == 0:
+        return target.new_empty(len(target), 0)
+    if role.conditions == 2:
+        return torch.stack((target - 1, target + 1), 1)
+    frames = [target - offset]
+    if recipe.previous_frames > 1:
+        bits = ops.uniform_bits(seeds, STREAM_CONDITION_DROPOUT, step, 1, seeds.device)[:, 0]
+    for i in range(1, recipe.previous_frames):
+        older = frames[-1] - offset
+        missing = (older < 0) | (older >= count) | (bits < int(i * recipe.condition_dropout * 2**32))
+        frames.append(torch.where(missing, frames[-1], older))
+    return torch.stack(frames, 1)
 
 
 def _below(bound: Tensor | int, bits: Tensor) -> Tensor:

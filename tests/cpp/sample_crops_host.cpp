@@ -8,15 +8,16 @@
 using namespace sinfusion;
 
 extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t width, int64_t batch, const int64_t* crops,
-                             const float* coefficients, const float* coarse_noise, int32_t coarse_height,
-                             int32_t coarse_width, const int64_t* seeds, const int64_t* step, int64_t noise_stream,
-                             int64_t white_noise_stream, int32_t conditions, int32_t crop_height, int32_t crop_width,
-                             void* input, bool bf16, float* target) {
+                             const int64_t* condition_frames, const float* coefficients, const float* coarse_noise,
+                             int32_t coarse_height, int32_t coarse_width, const int64_t* seeds, const int64_t* step,
+                             int64_t noise_stream, int64_t white_noise_stream, int32_t conditions, bool changes,
+                             int32_t crop_height, int32_t crop_width, void* input, bool bf16, float* target) {
   const SampleCrops a{frames,
                       height,
                       width,
                       batch,
                       crops,
+                      condition_frames,
                       coefficients,
                       coarse_noise,
                       coarse_height,
@@ -26,6 +27,7 @@ extern "C" void sample_crops(const uint8_t* frames, int64_t height, int64_t widt
                       uint32_t(noise_stream),
                       uint32_t(white_noise_stream),
                       conditions,
+                      changes,
                       crop_height,
                       crop_width,
                       input,

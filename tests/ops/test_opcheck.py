@@ -31,10 +31,12 @@ def dense(device):
 
 def sample_crops(device):
     frames = torch.randint(0, 255, (5, 12, 14, 3), dtype=torch.uint8, device=device)
-    places = torch.tensor([[2, 1, 1, 2], [3, -1, 0, 4]], device=device)
+    places = torch.tensor([[2, 1, 2], [3, 0, 4]], device=device)
+    around = torch.tensor([[1], [4]], device=device)
     seeds, step = torch.tensor([1, 2], device=device), torch.tensor(5, device=device)
     coarse_noise = last(2, 3, 3, 4, device=device, channels_last=False)
-    return frames, places, last(2, 8, device=device), coarse_noise, seeds, step, [1, 2], 1, [9, 8], torch.bfloat16
+    coefficients = last(2, 10, device=device)
+    return frames, places, around, coefficients, coarse_noise, seeds, step, [1, 2], False, [9, 8], torch.bfloat16
 
 
 def ddpm_step(device):

@@ -7,7 +7,9 @@ import torch
 
 from sinfusion import ops
 from sinfusion.pixels import to_uint8, to_unit
-from sinfusion.training.batch import draw_places, sample_seeds
+from sinfusion.recipe import TINY
+from sinfusion.roles import INTERPOLATOR, PREDICTOR, PROJECTOR
+from sinfusion.training.batch import condition_frames, draw_places, sample_seeds
 
 COUNT, HEIGHT, WIDTH = 6, 12, 16
 
@@ -24,16 +26,18 @@ def corners(images):
     return to_uint8(images)[:, 0, 0].tolist()
 
 
-def draw(frames, conditions, crop, seed, step, samples, largest_offset=1, every_triple=True):
+def draw(frames, conditions, crop, seed, step, samples, largest_offset=1, every_triple=True, recipe=TINY):
     """Target, condition and frame offset of each sample, cut without any noise."""
+    role = (PROJECTOR, PREDICTOR, INTERPOLATOR)[conditions]
     seeds, step = sample_seeds(seed, samples), torch.tensor(step)
-    places = draw_places(tuple(frames.shape[:3]), conditions, crop, seeds, step, largest_offset, every_triple)
-    only_clean = torch.tensor([[1.0, 0, 0, 1, 0, 0, 0, 0]]).expand(len(seeds), -1)
+    places, offset = draw_places(tuple(frames.shape[:3]), role, crop, seeds, step, largest_offset, every_triple)
+    around = condition_frames(recipe, role, len(frames), places[:, 0], offset, seeds, step)
+    coefficients = torch.tensor([1.0, 0, 0, 1, 0, 0] + [1.0, 0, 0, 0] * around.shape[1]).expand(len(seeds), -1)
     inputs, clean = ops.sample_crops(
-        frames, places, only_clean, None, seeds, step, (1, 2), conditions, crop, torch.float32
+        frames, places, around, coefficients, None, seeds, step, (1, 2), False, crop, torch.float32
     )
     assert torch.equal(inputs[:, -3:], clean)
-    return Drawn(clean, inputs[:, :-3] if conditions else None, places[:, 1] if conditions == 1 else None)
+    return Drawn(clean, inputs[:, :-3] if conditions else None, offset if conditions == 1 else None)
 
 
 Drawn = namedtuple("Drawn", ("clean", "condition", "frame_offset"))
@@ -79,6 +83,35 @@ def test_condition_and_target_are_cut_at_one_place_and_lie_the_frame_offset_apar
             seen.add((condition, offset))
     possible = {(frame, k) for frame in range(COUNT) for k in offsets if 0 <= frame + k < COUNT}
     assert seen == possible  # every pair the clip has is learned from
+
+
+@pytest.mark.parametrize("previous_frames", [2, 3])
+def test_frames_before_the_last_one_lie_further_offsets_back_or_repeat_it_where_there_are_none(coded, previous_frames):
+    seen = set()
+    recipe = TINY.replace(previous_frames=previous_frames, condition_dropout=0.0)
+    for step in range(40):
+        examples = draw(coded, 1, (7, 9), 0, step, range(8), 2, recipe=recipe)
+        cuts = [corners(part) for part in (examples.clean, *examples.condition.split(3, 1))]
+        for (target, *place), *older, offset in zip(*cuts, examples.frame_offset.tolist(), strict=True):
+            assert all(condition[1:] == place for condition in older)
+            frames, wanted = [condition[0] for condition in older], [target - offset]
+            while len(wanted) < previous_frames:
+                before = wanted[-1] - offset
+                wanted.append(before if 0 <= before < COUNT else wanted[-1])
+            assert frames == wanted
+            seen.add((target, offset))
+    possible = {(target, k) for target in range(COUNT) for k in (-2, -1, 1, 2) if 0 <= target - k < COUNT}
+    assert seen == possible  # the clip's first transitions, too
+
+
+def test_a_share_of_the_samples_lacks_the_second_frame_and_twice_that_the_third():
+    recipe, seeds, step = TINY.replace(previous_frames=3, condition_dropout=0.2), sample_seeds(0, range(4000)), 5
+    target, offset = torch.full((4000,), 50), torch.ones(4000, dtype=torch.int64)
+    frames = condition_frames(recipe, PREDICTOR, 100, target, offset, seeds, torch.tensor(step))
+    assert (frames[:, 0] == 49).all()
+    assert {tuple(row) for row in frames.tolist()} == {(49, 48, 47), (49, 48, 48), (49, 49, 49)}
+    for i, share in ((1, 0.2), (2, 0.4)):
+        assert (frames[:, i] == frames[:, i - 1]).double().mean().item() == pytest.approx(share, abs=0.04)
 
 
 def test_every_place_a_crop_fits_is_drawn_and_no_other(coded):

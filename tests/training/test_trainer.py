@@ -19,7 +19,7 @@ from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from sinfusion.run import Run, load
 from sinfusion.training import logger as logger_module
 from sinfusion.training import trainer as trainer_module
-from sinfusion.training.batch import STREAM_NOISE, draw_places, draw_sigmas, sample_seeds
+from sinfusion.training.batch import STREAM_NOISE, condition_frames, draw_places, draw_sigmas, sample_seeds
 from sinfusion.training.logger import TrainingLogger
 from sinfusion.training.preview import preview
 from sinfusion.training.trainer import Stopped, Trainer
@@ -304,24 +304,31 @@ def test_levels_split_over_processes_are_those_of_the_whole_batch(new_run):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
-def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe):
+@pytest.mark.parametrize("previous_frames", [1, 2, 3])
+def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe, previous_frames):
     """Put together from its parts: cuts, levels, noise, the parameterization."""
-    run = new_run("run", role, recipe, batch_size=6, white_condition_noise=0.0, coarse_condition_noise=0.0)
+    run = new_run("run", role, recipe, batch_size=6, white_condition_noise=0.0, coarse_condition_noise=0.0,
+                  previous_frames=previous_frames)  # fmt: skip
     trainer, step = Trainer(run, role, TOTAL), torch.tensor(7)
     batch = trainer.batch(step)
     crop, seeds = trainer.batch_sampler.crop, trainer.batch_sampler.seeds
     height, width = crop
-    places = draw_places(run.frames.shape[:3], role.conditions, crop, seeds, step,
-                         trainer.largest_offset[7], run.recipe.every_triple)  # fmt: skip
-    assert torch.equal(batch.frame_offset, places[:, 1])
+    places, offset = draw_places(run.frames.shape[:3], role, crop, seeds, step,
+                                 trainer.largest_offset[7], run.recipe.every_triple)  # fmt: skip
+    assert torch.equal(batch.frame_offset, offset)
+    frames = condition_frames(run.recipe, role, len(run.frames), places[:, 0], offset, seeds, step)
     noise = ops.normal(seeds, STREAM_NOISE, step, (3, height, width))
     form = trainer.denoiser.parameterization
-    for b, (target, offset, top, left) in enumerate(places.tolist()):
-        around = {0: [], 1: [target - offset], 2: [target - 1, target + 1]}[role.conditions]
+    for b, (target, top, left) in enumerate(places.tolist()):
+        around = frames[b].tolist()
         cut = to_unit(torch.from_numpy(run.frames[:, top : top + height, left : left + width]))
         clean, conditions = cut[target], cut[around]
-        prior_mean = conditions.mean(0) if around else torch.zeros_like(clean)
         sigma, sigma_data = float(batch.sigma[b]), float(batch.sigma_data[b])
+        if role is PREDICTOR:  # the last frame, then changes of about unit variance
+            prior_mean = conditions[0]
+            conditions = torch.cat((conditions[:1], (conditions[:-1] - conditions[1:]) / sigma_data))
+        else:
+            prior_mean = conditions.mean(0) if around else torch.zeros_like(clean)
         of_state, of_prior_mean = form.input(sigma, sigma_data)
         seen = of_state * (clean + sigma * noise[b]) + of_prior_mean * prior_mean
         torch.testing.assert_close(batch.inputs[b], torch.cat((conditions.flatten(0, 1), seen)), rtol=1e-4, atol=1e-4)
