@@ -68,6 +68,10 @@ class Recipe:
     correction_timesteps: int = 3
     # Sampling steps of the Projector's correction (preconditioned); other models take one a timestep.
     correction_steps: int = 3
+    # Weight of each predicted frame's projection to the clip's patches; 0 turns that off.
+    projection_weight: float = 0.0
+    # Frames of these patches: with one, each frame is projected by itself.
+    projection_depth: int = 3
 
     # Training samples a step.
     batch_size: int = 1
@@ -211,6 +215,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "burn_in_frames": (0, 1000),
     "correction_timesteps": (0, 50),
     "correction_steps": (1, 4000),
+    "projection_weight": (0, 1),
+    "projection_depth": (1, 8),
     "batch_size": (1, 1_000_000),
     "learning_rate": (0, 1e9),
     "warmup": (0, 1),

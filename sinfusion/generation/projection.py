@@ -8,8 +8,6 @@ it, so that what is chosen moves as the rollout does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -24,8 +22,8 @@ VALUES = (-1.0, 1.0)  # their range
 class PatchProjection:
     """Projects the frames of one rollout, in order; `begin` takes the frames before them.
 
-    It keeps the last frames and the last fields in memory of its own, always the same, so that a CUDA graph can replay
-    it; nothing waits for the device.
+    It keeps the last fields in memory of its own, always the same, so that a CUDA graph can replay it; nothing waits
+    for the device.
     """
 
     def __init__(
@@ -40,7 +38,6 @@ class PatchProjection:
         order, follows = _in_order(len(clip), frame_offset, self.depth)
         self.clip = clip[order.to(clip.device)].contiguous()
         self.places = self._whole(follows.to(clip.device))
-        self.recent: Tensor  # (B, depth - 1, H, W, 3): the last frames
         self.fields: Tensor  # (B, 1, H', W', 3) int16: where the patches of the last frames were found
 
     def _whole(self, follows: Tensor) -> Tensor | None:
@@ -51,33 +48,38 @@ class PatchProjection:
         weight = torch.where(follows, 1.0, torch.inf)[:, None, None]
         return weight.expand(-1, rows, columns).contiguous()
 
-    def begin(self, frames: Sequence[Tensor]) -> None:
-        """Start after these frames, each (B, 3, H, W) in [-1, 1], the newest last; at least one."""
-        before = [frames[0]] * max(0, self.depth - len(frames)) + list(frames[-self.depth :])
-        stack = torch.stack(before, 1).movedim(2, -1)  # (B, depth, H, W, 3)
-        self.fields = torch.stack([self._search(query.contiguous(), None) for query in stack])
-        self.recent = stack[:, 1:].clone()
+    def begin(self, previous: Tensor) -> None:
+        """Start after these frames, (B, 3 m, H, W) in [-1, 1], the last one first; at least one."""
+        missing = max(0, self.depth - previous.shape[1] // 3)
+        queries = _videos(torch.cat([previous, *[previous[:, -3:]] * missing], 1)[:, : 3 * self.depth])
+        self.fields = torch.stack([self._search(query, None) for query in queries])
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1], like the image: the next frame, projected."""
-        projected = torch.stack([self._project(frame, b) for b, frame in enumerate(image.movedim(1, -1))])
-        if self.depth > 1:
-            self.recent.copy_(torch.cat((self.recent, projected[:, None]), 1)[:, 1:])
+    def __call__(self, image: Tensor, previous: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], like the image: the next frame after `previous`, projected.
+
+        previous: (B, 3 m, H, W) in [-1, 1], the last frame first; m is at least `depth - 1`.
+        """
+        queries = _videos(torch.cat((image, previous[:, : 3 * self.depth - 3]), 1))
+        projected = torch.stack([self._project(query, b) for b, query in enumerate(queries)])
         return projected.movedim(-1, 1).contiguous(memory_format=torch.channels_last)
 
-    def _project(self, frame: Tensor, sample: int) -> Tensor:
-        """(H, W, 3), of one sample of the batch."""
-        query = torch.cat((self.recent[sample], frame[None]))
+    def _project(self, query: Tensor, sample: int) -> Tensor:
+        """(H, W, 3): the last frame of a query (depth, H, W, 3), projected; of one sample of the batch."""
         field = self._search(query, self.fields[sample])
         self.fields[sample].copy_(field)
         # Only the last frames of the patches are wanted.
         found = ops.vote(self.clip[self.depth - 1 :], field, (1, self.side, self.side), mean=True)[0]
-        return frame + self.weight * (found - frame)
+        return query[-1] + self.weight * (found - query[-1])
 
     def _search(self, query: Tensor, start: Tensor | None) -> Tensor:
         """(1, H', W', 3) int16, of a query (depth, H, W, 3)."""
         patch, rounds = (self.depth, self.side, self.side), FIRST_ROUNDS if start is None else ROUNDS
         return ops.patch_match(query, self.clip, patch, rounds, SEED, start, self.places, value_range=VALUES)[0]
+
+
+def _videos(frames: Tensor) -> Tensor:
+    """(B, n, H, W, 3), the last frame last, from (B, 3 n, H, W), the last frame first."""
+    return frames.unflatten(1, (-1, 3)).flip(1).movedim(2, -1).contiguous()
 
 
 def _in_order(count: int, frame_offset: int, depth: int) -> tuple[Tensor, Tensor]:

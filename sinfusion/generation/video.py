@@ -20,6 +20,7 @@ from ..progress import OnProgress, Progress
 from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 from ..run import Run
 from ..seeds import check_seed
+from .projection import PatchProjection
 from .reverse_process import ReverseProcess, reverse_process
 from .streaming import copy_to_host_async
 
@@ -94,32 +95,37 @@ def stream(
 
 @dataclass(frozen=True)
 class NextFrame:
-    """The next frame: the Predictor's sample, corrected by the Projector where there is one."""
+    """The next frame: the Predictor's sample, corrected by the Projector or by patches of the clip, if at all."""
 
     predict: ReverseProcess
     correct: ReverseProcess | None = None
+    project: PatchProjection | None = None
 
     def __call__(
         self,
-        previous: Tensor,  # (B, 3 n, H, W) in [-1, 1], the last frame first; n is `previous_frames`
+        previous: Tensor,  # (B, 3 m, H, W) in [-1, 1], the last frame first, as from `begin`
         seeds: Tensor,  # (B,) int64
         frame_index: int | Tensor,
         init_image: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: start from this instead of the previous frame
     ) -> Tensor:
         """(B, 3, H, W) in [-1, 1]."""
-        image = self.predict(seeds, frame_index, previous, init_image)
-        # A little noise, which the Projector removes with the Predictor's artefacts (SinFusion, section 5).
-        return image if self.correct is None else self.correct(seeds, frame_index, init_image=image)
+        image = self.predict(seeds, frame_index, previous[:, : 3 * self.predict.conditions], init_image)
+        if self.correct is not None:
+            # A little noise, which the Projector removes with the Predictor's artefacts (SinFusion, section 5).
+            image = self.correct(seeds, frame_index, init_image=image)
+        return image if self.project is None else self.project(image, previous)
 
-    @property
-    def previous_frames(self) -> int:
-        """How many frames it sees."""
-        return self.predict.conditions
+    def begin(self, known: Tensor) -> Tensor:
+        """(B, 3 m, H, W): `previous` of the frame after some known ones, (B, 3 l, H, W), the last one first.
 
-    def first(self, known: Tensor) -> Tensor:
-        """(B, 3 n, H, W): `previous` of known frames (B, 3 m, H, W), the last one first; the oldest of them repeats."""
-        missing = self.previous_frames - known.shape[1] // 3
-        return torch.cat([known, *[known[:, -3:]] * missing], 1) if missing > 0 else known
+        m is how many frames it needs; where fewer are known, the oldest repeats.
+        """
+        needed = max(self.predict.conditions, self.project.depth - 1 if self.project else 0)
+        missing = needed - known.shape[1] // 3
+        previous = torch.cat([known, *[known[:, -3:]] * missing], 1) if missing > 0 else known
+        if self.project is not None:
+            self.project.begin(previous)
+        return previous
 
 
 def _followed_by(previous: Tensor, image: Tensor) -> Tensor:
@@ -132,7 +138,16 @@ def next_frame(
 ) -> NextFrame:
     """What generates the next frame of a rollout, as the run's recipe has it."""
     predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start)
-    return NextFrame(predict, _correction(run) if run.recipe.correction_timesteps else None)
+    correct = _correction(run) if run.recipe.correction_timesteps else None
+    return NextFrame(predict, correct, _projection(run, frame_offset))
+
+
+def _projection(run: Run, frame_offset: int) -> PatchProjection | None:
+    """The projection of a rollout to the clip's patches, as the run's recipe has it."""
+    weight, depth = run.recipe.projection_weight, run.recipe.projection_depth
+    if weight == 0:
+        return None
+    return PatchProjection(_tensor(run, run.frames).movedim(1, -1), weight, depth, frame_offset)
 
 
 def _correction(run: Run) -> ReverseProcess:
@@ -161,7 +176,7 @@ def rollout(
         return _followed_by(previous, image), to_uint8(image)
 
     step = cuda_graphed(one, first.device, graph)
-    previous = advance.first(first)
+    previous = advance.begin(first)
     if burn_in == 0:
         yield to_uint8(first[:, :3])
     for number in range(1, burn_in + frames):
@@ -296,7 +311,7 @@ def _follow(
         image = advance(previous, seeds, frame_index, target)
         return _followed_by(previous, image), to_uint8(image)
 
-    step, previous = cuda_graphed(one, run.device, run.graph), advance.first(image)
+    step, previous = cuda_graphed(one, run.device, run.graph), advance.begin(image)
     for number in range(len(targets)):  # frame index 0 was the first image's
         previous, frame = step(previous, _on_device(number + 1, run.device), targets[number : number + 1])
         yield frame

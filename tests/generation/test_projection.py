@@ -13,10 +13,19 @@ FRAMES = to_unit(torch.from_numpy(np.asarray(render(12, (24, 40))))).contiguous(
 CLIP = FRAMES.movedim(1, -1).contiguous()
 
 
-def begun(weight=1.0, depth=3, frame_offset=1, frames=FRAMES[:4]):
-    projection = PatchProjection(CLIP, weight, depth, frame_offset)
-    projection.begin([frame[None] for frame in frames])
-    return projection
+class Rollout:
+    """A projection, begun, with the frames that it has made."""
+
+    def __init__(self, weight=1.0, depth=3, frame_offset=1, frames=FRAMES[:4], clip=CLIP):
+        self.project = PatchProjection(clip, weight, depth, frame_offset)
+        frames = [frame if frame.ndim == 4 else frame[None] for frame in frames]  # of a batch, or of one sample
+        self.previous = torch.cat(frames[::-1], 1)
+        self.project.begin(self.previous)
+
+    def __call__(self, image):
+        projected = self.project(image, self.previous)
+        self.previous = torch.cat((projected, self.previous[:, :-3]), 1)
+        return projected
 
 
 def noisy(image, deviation=0.1, seed=0):
@@ -30,19 +39,19 @@ def error(image, other):
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_what_the_clip_holds_stays_as_it_is(depth):
-    projection = begun(depth=depth)
+    project = Rollout(depth=depth)
     for frame in FRAMES[4:9]:
-        assert error(projection(frame[None])[0], frame) < 0.01
+        assert error(project(frame[None])[0], frame) < 0.01
 
 
 def test_what_no_patch_of_the_clip_looks_like_is_drawn_to_what_it_holds():
-    projected = begun()(noisy(FRAMES[4:5]))
+    projected = Rollout()(noisy(FRAMES[4:5]))
     assert error(projected, FRAMES[4:5]) < 0.5 * error(noisy(FRAMES[4:5]), FRAMES[4:5])
 
 
 def test_the_weight_lies_between_the_predicted_and_the_projected_frame():
     frame = noisy(FRAMES[4:5])
-    whole, half = begun(1.0)(frame), begun(0.5)(frame)
+    whole, half = Rollout(1.0)(frame), Rollout(0.5)(frame)
     torch.testing.assert_close(half, (frame + whole) / 2)
 
 
@@ -53,65 +62,56 @@ def test_deeper_patches_go_on_as_the_frames_before_moved():
     for frame, x in zip(clip, places, strict=True):
         frame[4:8, x - 2 : x + 2] = 0.5
     frames = clip.movedim(-1, 1)
-    blurred = (frames[2:3] + frames[4:5]) / 2  # of both ways from the middle
-    right, left = [], []
-    for before, found in ((frames[2:4], right), (frames[[4, 3]], left)):
-        projection = PatchProjection(clip, 1.0, 3)
-        projection.begin([frame[None] for frame in before])
-        found.append(projection(blurred))
-    ahead, behind = error(right[0], frames[4:5]), error(right[0], frames[2:3])
-    assert ahead < behind
-    ahead, behind = error(left[0], frames[2:3]), error(left[0], frames[4:5])
-    assert ahead < behind
+    of_both_ways = (frames[2:3] + frames[4:5]) / 2  # from the middle, frame 3
+    right = Rollout(frames=frames[2:4], clip=clip)(of_both_ways)
+    left = Rollout(frames=frames[[4, 3]], clip=clip)(of_both_ways)
+    assert error(right, frames[4:5]) < error(right, frames[2:3])
+    assert error(left, frames[2:3]) < error(left, frames[4:5])
 
 
 def test_a_sample_is_the_same_alone_and_in_a_batch():
-    projection = PatchProjection(CLIP, 1.0)
-    batch = torch.cat((FRAMES[3:4], FRAMES[7:8]))
-    projection.begin([batch])
-    found = projection(noisy(batch))
+    batch = torch.stack((FRAMES[3], FRAMES[7]))
+    found = Rollout(frames=[batch] * 2)(noisy(batch))
     for i in range(2):
-        projection.begin([batch[i : i + 1]])
-        assert torch.equal(projection(noisy(batch)[i : i + 1])[0], found[i])
+        alone = Rollout(frames=[batch[i : i + 1]] * 2)
+        assert torch.equal(alone(noisy(batch)[i : i + 1])[0], found[i])
 
 
 def test_it_forgets_the_rollout_before():
-    projection = begun()
-    first = projection(noisy(FRAMES[4:5]))
-    projection.begin([frame[None] for frame in FRAMES[:4]])
-    assert torch.equal(projection(noisy(FRAMES[4:5])), first)
+    rollout = Rollout()
+    first = rollout(noisy(FRAMES[4:5]))
+    rollout(FRAMES[9:10])
+    rollout.previous = torch.cat([frame[None] for frame in FRAMES[:4].flip(0)], 1)
+    rollout.project.begin(rollout.previous)
+    assert torch.equal(rollout(noisy(FRAMES[4:5])), first)
 
 
 @pytest.mark.parametrize("frame_offset", [-1, 2, -2, 3])
 def test_a_rollout_at_another_offset_finds_frames_so_far_apart(frame_offset):
     numbers = list(range(12))[:: 1 if frame_offset > 0 else -1][:: abs(frame_offset)]
-    projection = begun(frame_offset=frame_offset, frames=FRAMES[numbers[:3]])
-    assert error(projection(FRAMES[numbers[3]][None])[0], FRAMES[numbers[3]]) < 0.01
+    rollout = Rollout(frame_offset=frame_offset, frames=FRAMES[numbers[:3]])
+    assert error(rollout(FRAMES[numbers[3]][None])[0], FRAMES[numbers[3]]) < 0.01
     if abs(frame_offset) > 1:  # the last even frame is not followed by the first odd one
-        order = projection.fields[0, 0, ..., 0].long()
-        assert projection.places[order].isfinite().all()
+        assert rollout.project.places.isinf().any()
+        found = rollout.project.fields[0, 0, ..., 0].long()
+        assert rollout.project.places[found].isfinite().all()
 
 
 def test_short_clips_and_small_frames_get_smaller_patches():
-    small = CLIP[:2, :5, :6].contiguous()
-    projection = PatchProjection(small, 1.0, 3)
-    projection.begin([small[:1].movedim(-1, 1)])
-    assert (projection.depth, projection.side) == (2, 5)
-    assert projection(small[1:].movedim(-1, 1)).shape == (1, 3, 5, 6)
+    rollout = Rollout(frames=FRAMES[:1, :, :5, :6], clip=CLIP[:2, :5, :6].contiguous())
+    assert (rollout.project.depth, rollout.project.side) == (2, 5)
+    assert rollout(FRAMES[1:2, :, :5, :6]).shape == (1, 3, 5, 6)
 
 
 def test_frames_of_another_size_find_patches_too():
-    wide = torch.cat((FRAMES[3:5], FRAMES[3:5]), 3)
-    projection = PatchProjection(CLIP, 1.0, 1)
-    projection.begin([wide[:1]])
-    assert projection(wide[1:]).shape == (1, 3, 24, 80)
+    wide = torch.cat((FRAMES, FRAMES), 3)
+    assert Rollout(frames=wide[:2])(wide[2:3]).shape == (1, 3, 24, 80)
 
 
 def test_native_kernels_and_reference_agree():
     results = []
     for backend in ("native", "reference"):
         with ops.backend(backend):
-            projection = PatchProjection(CLIP[:5, :12, :16].contiguous(), 0.7, 2)
-            projection.begin([FRAMES[2:3, :, :12, :16]])
-            results.append(projection(noisy(FRAMES[3:4, :, :12, :16])))
+            rollout = Rollout(0.7, 2, frames=FRAMES[2:3, :, :12, :16], clip=CLIP[:5, :12, :16].contiguous())
+            results.append(rollout(noisy(FRAMES[3:4, :, :12, :16])))
     torch.testing.assert_close(*results, atol=1e-6, rtol=0)
