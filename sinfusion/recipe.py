@@ -72,6 +72,8 @@ class Recipe:
     projection_weight: float = 0.0
     # Frames of these patches: with one, each frame is projected by itself.
     projection_depth: int = 3
+    # Error of these patches, in units of sigma_data, at which only half of the projection's weight is left.
+    projection_tolerance: float = 0.0
 
     # Training samples a step.
     batch_size: int = 1
@@ -217,6 +219,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "correction_steps": (1, 4000),
     "projection_weight": (0, 1),
     "projection_depth": (1, 8),
+    "projection_tolerance": (0, 1000),
     "batch_size": (1, 1_000_000),
     "learning_rate": (0, 1e9),
     "warmup": (0, 1),

@@ -1,19 +1,21 @@
 """Patch projection: each frame of a rollout is drawn to the patches of the clip that it resembles.
 
 A rollout's errors add up: what no frame of the clip looks like, the Predictor was not trained on. So each predicted
-frame is replaced, wholly or in part, by the mean of what its patches' nearest neighbours in the clip have there, as in
+frame is replaced, in part or wholly, by the mean of what its patches' nearest neighbours in the clip have there, as in
 VGPNN (Haim et al. 2022). Patches are several frames deep: they end in the predicted frame and begin in the ones before
-it, so that what is chosen moves as the rollout does.
+it, so that what is chosen moves as the rollout does. Coarse scales come first, where a patch holds a whole object.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
 
 SIDE = 7  # rows and columns of a patch, as in VGPNN
+COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least this long
 FIRST_ROUNDS, ROUNDS = 20, 4  # of the search: from a random field; from that of the frame before
 SEED = 0  # of the search: its random numbers matter little
 VALUES = (-1.0, 1.0)  # their range
@@ -31,55 +33,87 @@ class PatchProjection:
         clip: Tensor,  # (T, H, W, 3) in [-1, 1]: where patches come from
         weight: float,  # in (0, 1]: of the projected frame, the rest is the predicted one
         depth: int = 3,  # frames of a patch
+        tolerance: float = 0.0,  # RMS error of a pixel's surroundings at which half the weight is left
         frame_offset: int = 1,  # of the rollout: patches have frames so far apart
     ):
-        self.weight, self.depth = weight, min(depth, -(-len(clip) // abs(frame_offset)))
-        self.side = min(SIDE, *clip.shape[1:3])
+        self.weight, self.tolerance = weight, tolerance
+        self.depth = min(depth, -(-len(clip) // abs(frame_offset)))
         order, follows = _in_order(len(clip), frame_offset, self.depth)
-        self.clip = clip[order.to(clip.device)].contiguous()
-        self.places = self._whole(follows.to(clip.device))
-        self.fields: Tensor  # (B, 1, H', W', 3) int16: where the patches of the last frames were found
-
-    def _whole(self, follows: Tensor) -> Tensor | None:
-        """Weights of the clip's patches: infinite where their frames do not follow each other; None where all do."""
-        if bool(follows.all()):
-            return None
-        rows, columns = (size - self.side + 1 for size in self.clip.shape[1:3])
-        weight = torch.where(follows, 1.0, torch.inf)[:, None, None]
-        return weight.expand(-1, rows, columns).contiguous()
+        videos = [clip[order.to(clip.device)].contiguous()]
+        while min(videos[-1].shape[1:3]) >= 2 * COARSEST_SIDE:
+            videos.append(_half(videos[-1].movedim(-1, 1)).movedim(1, -1).contiguous())
+        self.scales = [_Scale(video, self.depth, follows) for video in videos]  # finest first
 
     def begin(self, previous: Tensor) -> None:
         """Start after these frames, (B, 3 m, H, W) in [-1, 1], the last one first; at least one."""
         missing = max(0, self.depth - previous.shape[1] // 3)
-        queries = _videos(torch.cat([previous, *[previous[:, -3:]] * missing], 1)[:, : 3 * self.depth])
-        self.fields = torch.stack([self._search(query, None) for query in queries])
+        frames = torch.cat([previous, *[previous[:, -3:]] * missing], 1)[:, : 3 * self.depth]
+        for scale in self.scales:
+            scale.begin(frames)
+            frames = _half(frames)
 
     def __call__(self, image: Tensor, previous: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], like the image: the next frame after `previous`, projected.
 
         previous: (B, 3 m, H, W) in [-1, 1], the last frame first; m is at least `depth - 1`.
         """
-        queries = _videos(torch.cat((image, previous[:, : 3 * self.depth - 3]), 1))
-        projected = torch.stack([self._project(query, b) for b, query in enumerate(queries)])
-        return projected.movedim(-1, 1).contiguous(memory_format=torch.channels_last)
+        projected = self._project(torch.cat((image, previous[:, : 3 * self.depth - 3]), 1), 0)
+        return (image + self.weight * (projected - image)).contiguous(memory_format=torch.channels_last)
 
-    def _project(self, query: Tensor, sample: int) -> Tensor:
-        """(H, W, 3): the last frame of a query (depth, H, W, 3), projected; of one sample of the batch."""
-        field = self._search(query, self.fields[sample])
-        self.fields[sample].copy_(field)
-        # Only the last frames of the patches are wanted.
-        found = ops.vote(self.clip[self.depth - 1 :], field, (1, self.side, self.side), mean=True)[0]
-        return query[-1] + self.weight * (found - query[-1])
+    def _project(self, frames: Tensor, level: int) -> Tensor:
+        """(B, 3, H, W): the first of the frames (B, 3 depth, H, W), the last in time, projected from this scale up."""
+        image = frames[:, :3]
+        if level + 1 < len(self.scales):
+            small = _half(frames)
+            change = self._project(small, level + 1) - small[:, :3]
+            image = image + F.interpolate(change, image.shape[2:], mode="bilinear", align_corners=False)
+        found = self.scales[level](torch.cat((image, frames[:, 3:]), 1))
+        if level > 0 or self.tolerance == 0:
+            return found
+        error = (found - image).square().mean(1, keepdim=True)
+        error = F.avg_pool2d(error, SIDE, 1, SIDE // 2, count_include_pad=False)
+        return image + error / (error + self.tolerance**2) * (found - image)
+
+
+class _Scale:
+    """The clip at one size, and where the patches of a rollout's last frames were found in it."""
+
+    def __init__(self, clip: Tensor, depth: int, follows: Tensor):
+        self.clip = clip  # (T, H, W, 3)
+        self.patch = (depth, *(min(SIDE, side) for side in clip.shape[1:3]))
+        self.fields: Tensor  # (B, 1, H', W', 3) int16
+        self.weight = None  # of the clip's patches: infinite where their frames do not follow each other
+        if not follows.all():
+            weight = torch.where(follows.to(clip.device), 1.0, torch.inf)[:, None, None]
+            self.weight = weight.expand(ops.places(clip, self.patch)).contiguous()
+
+    def begin(self, frames: Tensor) -> None:
+        """Find the patches of frames (B, 3 depth, H, W), the last one first."""
+        self.fields = torch.stack([self._search(query, None) for query in _videos(frames)])
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """(B, 3, H, W): what the nearest patches of frames (B, 3 depth, H, W) have in place of the last one."""
+        found = []
+        for query, field in zip(_videos(frames), self.fields, strict=True):
+            field.copy_(self._search(query, field))
+            # Only the last frames of the patches are wanted.
+            found.append(ops.vote(self.clip[self.patch[0] - 1 :], field, (1, *self.patch[1:]), mean=True)[0])
+        return torch.stack(found).movedim(-1, 1)
 
     def _search(self, query: Tensor, start: Tensor | None) -> Tensor:
         """(1, H', W', 3) int16, of a query (depth, H, W, 3)."""
-        patch, rounds = (self.depth, self.side, self.side), FIRST_ROUNDS if start is None else ROUNDS
-        return ops.patch_match(query, self.clip, patch, rounds, SEED, start, self.places, value_range=VALUES)[0]
+        rounds = FIRST_ROUNDS if start is None else ROUNDS
+        return ops.patch_match(query, self.clip, self.patch, rounds, SEED, start, self.weight, value_range=VALUES)[0]
 
 
 def _videos(frames: Tensor) -> Tensor:
     """(B, n, H, W, 3), the last frame last, from (B, 3 n, H, W), the last frame first."""
     return frames.unflatten(1, (-1, 3)).flip(1).movedim(2, -1).contiguous()
+
+
+def _half(images: Tensor) -> Tensor:
+    """Images (..., H, W) at half the size, rounded up."""
+    return F.interpolate(images, [-(-side // 2) for side in images.shape[-2:]], mode="area")
 
 
 def _in_order(count: int, frame_offset: int, depth: int) -> tuple[Tensor, Tensor]:

@@ -144,10 +144,12 @@ def next_frame(
 
 def _projection(run: Run, frame_offset: int) -> PatchProjection | None:
     """The projection of a rollout to the clip's patches, as the run's recipe has it."""
-    weight, depth = run.recipe.projection_weight, run.recipe.projection_depth
-    if weight == 0:
+    recipe = run.recipe
+    if recipe.projection_weight == 0:
         return None
-    return PatchProjection(_tensor(run, run.frames).movedim(1, -1), weight, depth, frame_offset)
+    tolerance = recipe.projection_tolerance * run.denoiser(PREDICTOR).sigma_data_at(1)
+    clip = _tensor(run, run.frames).movedim(1, -1)
+    return PatchProjection(clip, recipe.projection_weight, recipe.projection_depth, tolerance, frame_offset)
 
 
 def _correction(run: Run) -> ReverseProcess:

@@ -17,7 +17,7 @@ class Rollout:
     """A projection, begun, with the frames that it has made."""
 
     def __init__(self, weight=1.0, depth=3, frame_offset=1, frames=FRAMES[:4], clip=CLIP):
-        self.project = PatchProjection(clip, weight, depth, frame_offset)
+        self.project = PatchProjection(clip, weight, depth, frame_offset=frame_offset)
         frames = [frame if frame.ndim == 4 else frame[None] for frame in frames]  # of a batch, or of one sample
         self.previous = torch.cat(frames[::-1], 1)
         self.project.begin(self.previous)
@@ -92,14 +92,14 @@ def test_a_rollout_at_another_offset_finds_frames_so_far_apart(frame_offset):
     rollout = Rollout(frame_offset=frame_offset, frames=FRAMES[numbers[:3]])
     assert error(rollout(FRAMES[numbers[3]][None])[0], FRAMES[numbers[3]]) < 0.01
     if abs(frame_offset) > 1:  # the last even frame is not followed by the first odd one
-        assert rollout.project.places.isinf().any()
-        found = rollout.project.fields[0, 0, ..., 0].long()
-        assert rollout.project.places[found].isfinite().all()
+        assert rollout.project.scales[0].weight.isinf().any()
+        found = rollout.project.scales[0].fields[0, 0, ..., 0].long()
+        assert rollout.project.scales[0].weight[found].isfinite().all()
 
 
 def test_short_clips_and_small_frames_get_smaller_patches():
     rollout = Rollout(frames=FRAMES[:1, :, :5, :6], clip=CLIP[:2, :5, :6].contiguous())
-    assert (rollout.project.depth, rollout.project.side) == (2, 5)
+    assert rollout.project.scales[0].patch == (2, 5, 6)
     assert rollout(FRAMES[1:2, :, :5, :6]).shape == (1, 3, 5, 6)
 
 
