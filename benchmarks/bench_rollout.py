@@ -41,10 +41,10 @@ def one_frame(run, batch):
     """A function that makes a frame, replayed as `stream` does it."""
     device = run.device
     seeds, frame_index = torch.arange(batch, device=device), torch.ones((), dtype=torch.int64, device=device)
-    image = torch.zeros(batch, 3, *run.size, device=device)
     next_of = next_frame(run)
-    advance = cuda_graphed(lambda image, frame_index: next_of(image, seeds, frame_index), device, run.graph)
-    return lambda: advance(image, frame_index)
+    previous = next_of.first(torch.zeros(batch, 3, *run.size, device=device))
+    advance = cuda_graphed(lambda previous, frame_index: next_of(previous, seeds, frame_index), device, run.graph)
+    return lambda: advance(previous, frame_index)
 
 
 def seconds_of_a_video(run, batch, frames):

@@ -262,6 +262,7 @@ FAST = Recipe(
     learning_rate=1e-3,
     log_sigma_mean=-0.75,
     sigma_max_share=0.25,
+    previous_frames=2,
     white_condition_noise=1.0,
     coarse_condition_noise=1.0,
     burn_in_frames=4,

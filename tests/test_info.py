@@ -26,6 +26,7 @@ def test_info_says_versions_device_and_native_code_in_ten_lines():
 def test_info_of_a_run_says_what_it_holds_and_how_far_it_is(video_run):
     text = "\n".join(describe_run(video_run))
     steps = video_run.models["interpolator"]["steps"]
+    assert "2 previous frames" in text
     assert "video run" in text and "24x16" in text and f"interpolator {steps} of {steps} steps" in text
 
 

@@ -26,6 +26,7 @@ def test_paper_has_the_numbers_of_the_paper():
     assert {name: PAPER.parameterization_of(role) for name, role in ROLES.items()} == {
         "image": "x0", "predictor": "noise", "projector": "x0", "interpolator": "x0",
     }  # fmt: skip
+    assert PAPER.previous_frames == 1 and PAPER.conditions(ROLES["predictor"]) == 1
     assert PAPER.ema_gamma == 0 and PAPER.white_condition_noise == 0 and PAPER.warmup == 0
 
 
@@ -80,7 +81,7 @@ def test_settings_that_are_gone_are_left_out_and_new_ones_are_as_before_there_we
         ("filters", 2), ("filters", 7), ("depth", 1), ("timesteps", 1), ("sampling_steps", 0), ("batch_size", 0),
         ("crop", 0.0), ("crop", 1.1), ("predictor_steps", 0), ("correction_timesteps", -1), ("decay", "linear"),
         ("learning_rate", float("nan")), ("filters", 8.0), ("square_crops", 1), ("offset_milestones", ("half",)),
-        ("sampler", "plms"), ("dense_kernel", 5),
+        ("previous_frames", 0), ("previous_frames", 4), ("sampler", "plms"), ("dense_kernel", 5),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused_by_name(name, value):
@@ -93,6 +94,9 @@ def test_the_presets_are_named_and_only_paper_is_as_published():
     for recipe in (FAST, TINY):
         assert recipe.parameterization == "preconditioned" and recipe.ema_gamma > 0 and recipe.decay == "cosine"
         assert recipe.sampling_steps <= 12
+        assert {name: recipe.conditions(role) for name, role in ROLES.items()} == {
+            "image": 0, "predictor": 2, "projector": 0, "interpolator": 2,
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from ..recipe import Recipe
 from ..roles import Role
 from ..run import Run
 
-STREAM_SAMPLE = 16  # plus the number of conditions, so that Predictor and Projector draw apart
+STREAM_SAMPLE = 16  # plus `Role.conditions`, so that Predictor and Projector draw apart
 DRAWS_A_FRAME = 4096  # counters of a frame in one row: the last is that of x's first noise, the others of evaluations
 EVALUATIONS_A_ROW = DRAWS_A_FRAME - 1
 ROW = 2**51  # further evaluations go on in rows of their own, each beyond the counters of 2^39 frames
@@ -44,10 +44,12 @@ class ReverseProcess:
         conditions: int = 0,  # number of conditioning frames
         frame_offset: int | None = None,
         graph: bool = True,  # on a CPU, capture small images
+        stream: int = STREAM_SAMPLE,  # of the generator
     ):
         network = denoiser.network
         assert isinstance(network, NextNet)
         self.denoiser, self.network, self.steps, self.conditions = denoiser, network, steps, conditions
+        self.stream = stream
         self.device = device = next(network.parameters()).device
         sigma = torch.tensor([step.sigma for step in steps], device=device)
         offset = None if frame_offset is None else torch.full((len(steps),), frame_offset, device=device)
@@ -113,13 +115,12 @@ class ReverseProcess:
         known_image: Tensor | None,
     ) -> Tensor:
         """The steps, without a copy or a wait: x after the last."""
-        stream = STREAM_SAMPLE + self.conditions
-        ops.ddpm_step(x, None, prior_mean, self.coefficients[0], seeds, stream, counters[0], inputs, previous)
+        ops.ddpm_step(x, None, prior_mean, self.coefficients[0], seeds, self.stream, counters[0], inputs, previous)
         for i in range(len(self.steps)):
             output = self.network.evaluate(inputs, self.shifts[i : i + 1])
             row, counter = self.coefficients[i + 1], counters[i + 1]
             ops.ddpm_step(
-                x, output, prior_mean, row, seeds, stream, counter, inputs, previous, known_mask, known_image
+                x, output, prior_mean, row, seeds, self.stream, counter, inputs, previous, known_mask, known_image
             )  # fmt: skip
         return x
 
@@ -158,7 +159,8 @@ def reverse_process(
     denoiser = denoiser or run.denoiser(role)
     sigmas = sampling_sigmas(run.recipe, role, denoiser, frame_offset, steps, sigma_start, strength)
     table = SAMPLERS[run.recipe.sampler](sigmas)
-    return ReverseProcess(denoiser, table, run.recipe.conditions(role), frame_offset, run.graph)
+    conditions, stream = run.recipe.conditions(role), STREAM_SAMPLE + role.conditions
+    return ReverseProcess(denoiser, table, conditions, frame_offset, run.graph, stream)
 
 
 def sampling_sigmas(

@@ -114,6 +114,21 @@ def denoiser(name, network=None, continuous=False, sigma_data=(0.1, 0.2), frame_
     )
 
 
+def test_several_conditions_are_seen_as_they_are_or_as_the_first_and_changes_of_unit_variance():
+    torch.manual_seed(2)
+    last, older = torch.rand(2, 4, 3, 8, 8)
+    condition, x = torch.cat((last, older, older), 1), torch.rand(4, 3, 8, 8)
+    for changes, prior_mean in ((False, (last + older + older) / 3), (True, last)):
+        model = denoiser("preconditioned")
+        model.changes = changes
+        model(x, torch.full((4,), 0.3), condition)
+        wanted = torch.cat((last, (last - older) / 0.1, 0 * older), 1) if changes else condition
+        torch.testing.assert_close(model.network.x[:, :9], wanted)
+        torch.testing.assert_close(model.prior_mean(x, condition), prior_mean)
+    assert torch.equal(model.seen(last, torch.ones(4)), last)  # a single frame is seen as it is
+    assert torch.equal(model.prior_mean(x, None), torch.zeros_like(x))
+
+
 def test_the_network_is_told_the_timestep_counted_from_0_or_the_level_itself():
     schedule = cosine_schedule()
     timesteps = np.array([1, 2, 27, 50])

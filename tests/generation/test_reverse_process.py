@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from sinfusion import ops
-from sinfusion.diffusion.denoiser import prior_mean_of
 from sinfusion.diffusion.parameterization import PARAMETERIZATIONS
 from sinfusion.diffusion.samplers import SAMPLERS, sample
 from sinfusion.diffusion.schedule import cosine_schedule, karras_sigmas
@@ -27,7 +26,8 @@ from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 @pytest.fixture
 def published(video_run, tmp_path):
     """The fixture's weights read as x0 and noise models."""
-    recipe = PAPER.replace(filters=8, depth=2, dense_kernel=1, sampling_steps=10, unconditional_sampling_steps=10)
+    recipe = PAPER.replace(filters=8, depth=2, dense_kernel=1, sampling_steps=10, unconditional_sampling_steps=10,
+                           previous_frames=video_run.recipe.previous_frames)  # fmt: skip
     return dataclasses.replace(video_run, recipe=recipe)
 
 
@@ -36,7 +36,8 @@ def sampling_sigmas(run, role, frame_offset=1, **settings):
 
 
 def process_of(run, role, sigmas, frame_offset=None, sampler="ancestral"):
-    return ReverseProcess(run.denoiser(role), SAMPLERS[sampler](sigmas), role.conditions, frame_offset, run.graph)
+    steps, conditions, stream = SAMPLERS[sampler](sigmas), run.recipe.conditions(role), STREAM_SAMPLE + role.conditions
+    return ReverseProcess(run.denoiser(role), steps, conditions, frame_offset, run.graph, stream)
 
 
 def sigma_data(run, role, frame_offset=1):
@@ -148,6 +149,8 @@ def test_a_captured_process_is_the_eager_one(video_run, role, precision, sampler
 
     def outputs_of(frame_index):
         seeds, some = torch.tensor([frame_index, 3]), frames[frame_index : frame_index + 2]
+        if role.conditions:
+            some = torch.cat([some, frames[frame_index + 1 : frame_index + 3]][: run.recipe.conditions(role)], 1)
         mask = (known, frames[:1]) if frame_index > 2 else (None, None)
         return process(seeds, frame_index, *((some, None) if role.conditions else (None, some)), None, *mask)
 
@@ -181,8 +184,9 @@ def test_the_fused_process_is_the_plain_loop_with_the_denoiser(video_run, role, 
     run.models = {**run.models, role.name: {**run.models[role.name], "parameterization": parameterization}}
     denoiser = run.denoiser(role)
     seeds, frame_index, offset = torch.tensor([3, 8]), 5, -2 if role.frame_offset else None
-    frames = to_unit(torch.from_numpy(run.frames[: 2 * role.conditions])).reshape(2, -1, *run.size)
-    condition = frames if role.conditions else None
+    conditions = run.recipe.conditions(role)
+    frames = to_unit(torch.from_numpy(run.frames[: 2 * conditions])).reshape(2, -1, *run.size)
+    condition = frames if conditions else None
     init_image = None if role.conditions else to_unit(torch.from_numpy(run.frames[:2]))
     known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
     known[..., :5] = True
@@ -199,7 +203,7 @@ def test_the_fused_process_is_the_plain_loop_with_the_denoiser(video_run, role, 
     def denoise(x, sigma):
         return torch.where(known, image, denoiser(x, sigma, condition, offsets).clamp(-1, 1))
 
-    mean = prior_mean_of(outputs, condition) if init_image is None else init_image
+    mean = denoiser.prior_mean(outputs, condition) if init_image is None else init_image
     with torch.no_grad():
         plain = sample(denoise, mean + 2.0 * noise(DRAWS_A_FRAME - 1), SAMPLERS[sampler](sigmas), noise)
     torch.testing.assert_close(outputs, plain, rtol=1e-4, atol=1e-4)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sinfusion.errors import SinfusionError
-from sinfusion.generation.reverse_process import STREAM_SAMPLE, ReverseProcess
+from sinfusion.generation.reverse_process import ReverseProcess
 from sinfusion.generation.video import NextFrame, extrapolate, generate, next_frame, retarget, rollout, stream, upsample
-from sinfusion.pixels import to_unit
+from sinfusion.pixels import resize, to_unit
 
 
 @pytest.fixture(params=["fp32", "bf16"])
@@ -46,13 +46,63 @@ def test_any_size_can_be_made(video_run, size):
 def test_a_video_starts_from_a_frame_an_image_or_noise(video_run, clip):
     assert np.array_equal(generate(video_run, frames=2, count=2, start=3)[:, 0], np.stack([clip[3]] * 2))
     assert np.array_equal(generate(video_run, frames=2, start=-1)[0, 0], clip[-1])
-    assert np.array_equal(generate(video_run, frames=2, start=clip[3]), generate(video_run, frames=2, start=3))
+    assert np.array_equal(generate(video_run, frames=2, start=clip[0]), generate(video_run, frames=2, start=0))
     resized = generate(video_run, frames=2, start=clip[0], size=(20, 30))
     assert resized.shape == (1, 2, 20, 30, 3)
     shrunk = resized[0, 0].reshape(10, 2, 15, 2, 3).mean((1, 3))
     assert np.corrcoef(shrunk[::5, ::5].ravel(), clip[0][::8, ::8][:2, :3].ravel())[0, 1] > 0.8
     first = generate(video_run, frames=1, count=2)
     assert not np.array_equal(first[0], first[1])
+
+
+class Recorded:
+    """Stands for a ReverseProcess: remembers the conditions, and makes frames of the number of the frame."""
+
+    def __init__(self, conditions):
+        self.conditions, self.seen = conditions, []
+
+    def __call__(self, seeds, frame_index, condition, init_image=None):
+        self.seen.append(condition[0, ::3, 0, 0].tolist())
+        return torch.full_like(condition[:, :3], float(frame_index) / 10)
+
+
+def test_a_rollout_carries_its_last_frames_and_the_first_repeats_itself():
+    process, first = Recorded(3), torch.full((1, 3, 8, 8), -1.0)
+    list(rollout(NextFrame(process), first, torch.tensor([0]), 5))
+    wanted = [[-1, -1, -1], [0.1, -1, -1], [0.2, 0.1, -1], [0.3, 0.2, 0.1]]
+    assert np.allclose(process.seen, wanted)
+
+
+@pytest.mark.parametrize(
+    ("make", "frames"),
+    [
+        (lambda run: generate(run, 2, start=5), (5, 4)),
+        (lambda run: generate(run, 2, start=-1, size=(20, 30)), (11, 10)),
+        (lambda run: generate(run, 2, start=5, frame_offset=-2), (5, 7)),
+        (lambda run: generate(run, 2, start=0), (0, 0)),
+        (lambda run: generate(run, 2, start=-1, frame_offset=-1), (11, 11)),
+        (lambda run: generate(run, 2, start=run.frames[5]), (5, 5)),
+        (lambda run: extrapolate(run, after=1), (11, 10)),
+        (lambda run: extrapolate(run, before=1), (0, 1)),
+    ],
+    ids=["start", "size", "double speed backward", "first", "last backward", "image", "after", "before"],
+)
+def test_the_frames_before_the_first_are_the_clips_where_it_has_them(video_run, monkeypatch, make, frames):
+    seen, advance = [], NextFrame.__call__
+
+    def remember(self, previous, *arguments):
+        seen.append(previous[0])
+        return advance(self, previous, *arguments)
+
+    monkeypatch.setattr(NextFrame, "__call__", remember)
+    make(with_offsets(video_run, 3))
+    size = tuple(seen[0].shape[1:])
+    wanted = to_unit(torch.from_numpy(np.stack([resize(video_run.frames[i], size) for i in frames])))
+    assert torch.equal(seen[0], wanted.flatten(0, 1))
+
+
+def test_the_frames_before_the_last_one_change_the_next(video_run):
+    assert not np.array_equal(generate(video_run, 2, start=5), generate(video_run, 2, start=video_run.frames[5]))
 
 
 def with_offsets(run, largest):
@@ -104,7 +154,7 @@ def test_extrapolation_goes_on_from_both_ends_and_marks_what_is_new(video_run, c
         assert np.array_equal(outputs[len(outputs) - after :], onward[1:])
     if before:  # played backward, so the frame nearest the clip is the first that was made
         # With noise of other frame indices than the frames after have.
-        first, seeds = to_unit(torch.from_numpy(clip[:1])), torch.tensor([4])
+        first, seeds = to_unit(torch.from_numpy(clip[:2])).flatten(0, 1)[None], torch.tensor([4])
         frames = rollout(next_frame(video_run, -1), first, seeds, before + 1, first_index=after)
         backward = np.stack([frame[0].numpy().copy() for frame in frames])
         assert np.array_equal(outputs[:before], backward[1:][::-1])
@@ -196,8 +246,7 @@ def drawn(video_run, monkeypatch):
 
     def loop(process, x, prior_mean, seeds, counters, *rest):
         noisy = process.coefficients[:, 6] != 0
-        stream = STREAM_SAMPLE + process.conditions
-        keys.extend((stream, seed, counter) for seed in seeds.tolist() for counter in counters[noisy].tolist())
+        keys.extend((process.stream, seed, counter) for seed in seeds.tolist() for counter in counters[noisy].tolist())
         return x.clamp_(-1, 1)
 
     monkeypatch.setattr(ReverseProcess, "_loop", loop)

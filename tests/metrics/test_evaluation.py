@@ -165,6 +165,12 @@ def test_the_conditional_mean_of_an_untrained_predictor_is_the_last_frame_and_of
         assert error < 0.06 * sigma_data  # that of the noise which is still seen through
 
 
+def test_a_prediction_sees_the_frames_before_the_last_one_as_far_as_they_are_known(video_run, clip):
+    whole, later = conditional_mean(video_run, clip), conditional_mean(video_run, clip[5:])
+    assert np.array_equal(conditional_mean(video_run, clip[5:], earlier=clip[:5]), whole[5:])
+    assert np.array_equal(later[1:], whole[6:]) and not np.array_equal(later[0], whole[5])
+
+
 def test_a_sampled_frame_is_a_step_of_a_rollout(video_run, clip):
     outputs = sinfusion.generate(video_run, 2, start=3, seed=3)[0, 1]
     assert np.array_equal(sampled(video_run, clip)[3], outputs)

@@ -358,6 +358,19 @@ def test_coarse_noise_on_the_condition_is_coarse_noise_of_a_few_pixels(new_run):
     assert abs(drift.mean()) < 0.1 * drift.std()
 
 
+def test_noise_on_a_change_is_its_share_of_that_on_the_last_frame_and_spares_missing_ones(new_run):
+    shared = {"coarse_condition_noise": 0.0, "batch_size": 400, "previous_frames": 2, "condition_dropout": 0.5}
+    run = new_run("noisy", white_condition_noise=2.0, change_noise=0.25, **shared)
+    clear = new_run("clear", white_condition_noise=0.0, **shared)
+    noisy, plain = (Trainer(r, PREDICTOR, TOTAL).batch(torch.tensor(3)) for r in (run, clear))
+    noise = (noisy.inputs - plain.inputs).flatten(2).std(2)
+    of_last, of_change = noise[:, :3].mean(1) / plain.sigma_data, noise[:, 3:6].mean(1)
+    missing = (plain.inputs[:, 3:6] == 0).flatten(1).all(1)
+    assert 100 < missing.sum() < 350  # half of them, and the first transitions
+    assert (of_change[missing] == 0).all()
+    torch.testing.assert_close(of_change[~missing], 0.25 * of_last[~missing], rtol=0.2, atol=1e-3)
+
+
 def test_a_model_without_a_condition_has_no_share_at_the_top(new_run):
     recipe = RECIPES["tiny"].replace(
         sigma_max_share=1.0, unconditional_log_sigma_mean=0.0, unconditional_log_sigma_std=1.0
