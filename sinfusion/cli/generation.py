@@ -75,7 +75,16 @@ class Generation(Command):
 
 
 @dataclass(kw_only=True)
-class Generate(Generation):
+class Rollout(Generation):
+    """What the commands have in common in which a frame follows the one before."""
+
+    # Weight, from 0 to 1, with which frames are drawn to the clip's patches, so that objects stay whole; left out: the
+    # recipe's.
+    projection: float | None = None
+
+
+@dataclass(kw_only=True)
+class Generate(Rollout):
     """New videos from a video run, new images from an image run."""
 
     example: ClassVar[str] = "sinfusion generate runs/fish --frames 200 --count 4 --size 384x144 --start 0"
@@ -111,7 +120,8 @@ class Generate(Generation):
         from ..media import VideoWriter
 
         length = len(run.frames) if self.frames is None else self.frames
-        frames = stream(run, length, self.count, size, start, self.frame_offset, self.seed, self.steps)
+        how = size, start, self.frame_offset, self.seed, self.steps, self.projection
+        frames = stream(run, length, self.count, *how)
         first = next(frames)  # raises what is wrong with the request before a file is opened
         columns = None if self.count == 1 else SHEET_COLUMNS
         picked = evenly_spaced(length, columns or SHEET_FRAMES)
@@ -139,7 +149,7 @@ class Generate(Generation):
 
 
 @dataclass(kw_only=True)
-class Extrapolate(Generation):
+class Extrapolate(Rollout):
     """The training video with new frames after or before it, or both, as one video."""
 
     example: ClassVar[str] = "sinfusion extrapolate runs/fish --after 60 --mark"
@@ -158,7 +168,7 @@ class Extrapolate(Generation):
         run = self.load()
         with self.outputs(run, variants=("marked",) if self.mark else ()) as outputs:
             with Bar() as bar:
-                frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, bar)
+                frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, self.projection, bar)
             if self.mark:
                 write_video(outputs.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
             outputs.write_video(frames, run.fps)
@@ -187,7 +197,7 @@ class Upsample(Generation):
 
 
 @dataclass(kw_only=True)
-class Retarget(Generation):
+class Retarget(Rollout):
     """A video or image at another size and aspect ratio, with details at their own scale."""
 
     example: ClassVar[str] = "sinfusion retarget runs/fish --size 384x144"
@@ -209,7 +219,7 @@ class Retarget(Generation):
             assert size is not None
             frames, fps = _frames(run, self.input, size)
             with Bar() as bar:
-                result = retarget(run, size, frames, self.strength, self.seed, self.steps, bar)
+                result = retarget(run, size, frames, self.strength, self.seed, self.steps, self.projection, bar)
             if run.kind == "image":
                 outputs.write_images(result[None])
             else:

@@ -13,12 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
+from ..patches.engine import Effort, coarse_to_fine
+from ..patches.pyramid import level_scales, resample, shape_of
+from ..patches.videos import plain_levels
 
 SIDE = 7  # rows and columns of a patch, as in VGPNN
 COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least this long
 FIRST_ROUNDS, ROUNDS = 20, 4  # of the search: from a random field; from that of the frame before
 SEED = 0  # of the search: its random numbers matter little
 VALUES = (-1.0, 1.0)  # their range
+REPAIR_FACTOR, REPAIR_SIDE, REPAIR_PASSES = 0.75, 18, 3  # pyramid of a first frame's repair, its coarsest shorter side
 
 
 class PatchProjection:
@@ -43,6 +47,23 @@ class PatchProjection:
         while min(videos[-1].shape[1:3]) >= 2 * COARSEST_SIDE:
             videos.append(_half(videos[-1].movedim(-1, 1)).movedim(1, -1).contiguous())
         self.scales = [_Scale(video, self.depth, follows) for video in videos]  # finest first
+
+    def first(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """(B, 3 depth, H, W), the last frame first: images (B, 3, H, W) in [-1, 1] and frames that may have led there.
+
+        Images keep their layout, all else is patches of the clip, motion too: generated as VGPNN does, but from a small
+        version of the image in place of noise. seeds: (B,) int64.
+        """
+        clip, (depth, *sides) = self.scales[0].clip, self.scales[0].patch
+        patch = (depth, *(min(side, size) for side, size in zip(sides, images.shape[2:], strict=True)))
+        scales = level_scales(shape_of(clip), (1.0, REPAIR_FACTOR), (len(clip), REPAIR_SIDE))
+        shapes, level_at = plain_levels(clip, (depth, images.shape[2], images.shape[3]), scales, patch)
+        effort = Effort(patch, REPAIR_PASSES, REPAIR_PASSES)
+        found = []
+        for image, seed in zip(images.movedim(1, -1), seeds.tolist(), strict=True):
+            still = image.expand(depth, -1, -1, -1)
+            found.append(coarse_to_fine(shapes, level_at, resample(still, shapes[0]), effort, seed))
+        return torch.stack(found).flip(1).movedim(-1, 2).flatten(1, 2)
 
     def begin(self, previous: Tensor) -> None:
         """Start after these frames, (B, 3 m, H, W) in [-1, 1], the last one first; at least one."""

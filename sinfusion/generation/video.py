@@ -36,6 +36,7 @@ def generate(
     frame_offset: int = 1,
     seed: int = 0,
     steps: int | None = None,
+    projection: float | None = None,
     on_progress: OnProgress | None = None,
 ) -> Frames:
     """New samples: (count, frames, H, W, 3) uint8 from a video run, (count, H, W, 3) from an image run.
@@ -44,7 +45,8 @@ def generate(
     start: the first frame, an index into the clip or an image; None: the Projector generates one from noise, and the
     video begins the recipe's `burn_in_frames` after it. Of an index, the clip's frames before it tell what moves.
     frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i has seed + i, whatever `count`; seeds are
-    from 0 to 2^32 - 1. steps: network evaluations an image; None: the recipe's. on_progress: called after each frame.
+    from 0 to 2^32 - 1. steps: network evaluations an image; None: the recipe's. projection: weight, from 0 to 1, with
+    which frames are drawn to the clip's patches; None: the recipe's. on_progress: called after each frame.
     """
     if run.kind == "image":
         if frames is not None or start is not None or frame_offset != 1:
@@ -52,7 +54,7 @@ def generate(
         return generate_images(run, count, size, seed, steps)
     length = len(run.frames) if frames is None else frames
     outputs = []
-    for images in stream(run, length, count, size, start, frame_offset, seed, steps):
+    for images in stream(run, length, count, size, start, frame_offset, seed, steps, projection):
         outputs.append(images)
         _report(on_progress, len(outputs), length, images[0])
     return np.stack(outputs, axis=1)
@@ -75,6 +77,7 @@ def stream(
     frame_offset: int = 1,
     seed: int = 0,
     steps: int | None = None,
+    projection: float | None = None,
 ) -> Iterator[Frames]:
     """`generate` for a video run, a frame at a time: yields (count, H, W, 3) uint8 as soon as each is there."""
     require_video(run)
@@ -83,11 +86,15 @@ def stream(
         raise SinfusionError(f"a video has at least 1 frame, not {frames}.")
     size = check_size(size or run.size)
     seeds = seeds_of(run, seed, count)
-    advance = next_frame(run, frame_offset, steps)
+    advance = next_frame(run, frame_offset, steps, projection=projection)
     burn_in = 0
     if start is None:
         run.denoiser(PROJECTOR, otherwise="--start 0")
-        first, burn_in = reverse_process(run, PROJECTOR)(seeds, 0, size=size), run.recipe.burn_in_frames
+        first = reverse_process(run, PROJECTOR)(seeds, 0, size=size)
+        if advance.project is None:
+            burn_in = run.recipe.burn_in_frames
+        else:
+            first = advance.project.first(first, seeds)
     else:
         first = _known_frames(run, start, frame_offset, size).expand(count, -1, -1, -1)
     return copy_to_host_async(rollout(advance, first, seeds, frames, burn_in, graph=run.graph))
@@ -134,22 +141,34 @@ def _followed_by(previous: Tensor, image: Tensor) -> Tensor:
 
 
 def next_frame(
-    run: Run, frame_offset: int = 1, steps: int | None = None, sigma_start: float | None = None
+    run: Run,
+    frame_offset: int = 1,
+    steps: int | None = None,
+    sigma_start: float | None = None,
+    projection: float | None = None,
 ) -> NextFrame:
     """What generates the next frame of a rollout, as the run's recipe has it."""
     predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start)
     correct = _correction(run) if run.recipe.correction_timesteps else None
-    return NextFrame(predict, correct, _projection(run, frame_offset))
+    return NextFrame(predict, correct, _projection(run, frame_offset, projection))
 
 
-def _projection(run: Run, frame_offset: int) -> PatchProjection | None:
-    """The projection of a rollout to the clip's patches, as the run's recipe has it."""
-    recipe = run.recipe
-    if recipe.projection_weight == 0:
+def _projection(run: Run, frame_offset: int, projection: float | None) -> PatchProjection | None:
+    """The projection of a rollout to the clip's patches, with this weight."""
+    weight, recipe = _projection_weight(run, projection), run.recipe
+    if weight == 0:
         return None
     tolerance = recipe.projection_tolerance * run.denoiser(PREDICTOR).sigma_data_at(1)
     clip = _tensor(run, run.frames).movedim(1, -1)
-    return PatchProjection(clip, recipe.projection_weight, recipe.projection_depth, tolerance, frame_offset)
+    return PatchProjection(clip, weight, recipe.projection_depth, tolerance, frame_offset)
+
+
+def _projection_weight(run: Run, projection: float | None) -> float:
+    """The one asked for, or the recipe's."""
+    weight = run.recipe.projection_weight if projection is None else projection
+    if not 0 <= weight <= 1:
+        raise SinfusionError(f"projection must be from 0 to 1, not {weight}.")
+    return weight
 
 
 def _correction(run: Run) -> ReverseProcess:
@@ -193,21 +212,22 @@ def extrapolate(
     before: int = 0,
     seed: int = 0,
     steps: int | None = None,
+    projection: float | None = None,
     on_progress: OnProgress | None = None,
 ) -> tuple[Frames, np.ndarray]:
     """The training clip with new frames after and/or before it.
 
     Returns (before + T + after, H, W, 3) uint8 and a mask (before + T + after,) bool, True where a frame is new.
-    on_progress: called after each new frame.
+    projection: as for `generate`. on_progress: called after each new frame.
     """
     require_video(run)
     if after < 0 or before < 0 or after + before == 0:
         raise SinfusionError(f"extrapolate adds frames: after ({after}) or before ({before}) must be above 0.")
     parts = []
     if after:
-        parts.append(_continuation(run, len(run.frames) - 1, after, 1, seed, steps, 0))
+        parts.append(_continuation(run, len(run.frames) - 1, after, 1, seed, 0, steps, projection))
     if before:  # with frame indices after those above: no noise is used twice
-        parts.append(_continuation(run, 0, before, -1, seed, steps, after))
+        parts.append(_continuation(run, 0, before, -1, seed, after, steps, projection))
     new: list[np.ndarray] = []
     for images in itertools.chain(*parts):
         new.append(images[0])
@@ -217,11 +237,18 @@ def extrapolate(
 
 
 def _continuation(
-    run: Run, start: int, frames: int, frame_offset: int, seed: int, steps: int | None, first_index: int
+    run: Run,
+    start: int,
+    frames: int,
+    frame_offset: int,
+    seed: int,
+    first_index: int,
+    steps: int | None,
+    projection: float | None,
 ) -> Iterator[Frames]:
     """(1, H, W, 3) uint8 for each new frame after frame `start` of the clip, which has index `first_index`."""
     first = _known_frames(run, start, frame_offset, run.size)
-    advance, seeds = next_frame(run, frame_offset, steps), seeds_of(run, seed, 1)
+    advance, seeds = next_frame(run, frame_offset, steps, projection=projection), seeds_of(run, seed, 1)
     return copy_to_host_async(rollout(advance, first, seeds, frames, 1, first_index, run.graph))
 
 
@@ -274,13 +301,14 @@ def retarget(
     strength: float = 0.5,
     seed: int = 0,
     steps: int | None = None,
+    projection: float | None = None,
     on_progress: OnProgress | None = None,
 ) -> Frames:
     """An image or video at another size and aspect ratio, its details generated at their own scale.
 
     size: (height, width). frames: what to retarget, (T, H, W, 3) or (H, W, 3) uint8, or what `as_pixels` takes; None:
-    what the run was trained on. strength: in (0, 1], how much of the resized input is generated anew. on_progress:
-    called after each frame.
+    what the run was trained on. strength: in (0, 1], how much of the resized input is generated anew. projection: as
+    for `generate`. on_progress: called after each frame.
     Returns (T, *size, 3) uint8 for a video run, (*size, 3) for an image run.
     """
     size = check_size(size)
@@ -296,18 +324,25 @@ def retarget(
         _report(on_progress, 1, 1, result)
         return result
     outputs: list[np.ndarray] = []
-    for images in copy_to_host_async(_follow(run, image, stretched, seeds, steps, strength)):
+    for images in copy_to_host_async(_follow(run, image, stretched, seeds, steps, strength, projection)):
         outputs.append(images[0])
         _report(on_progress, len(outputs), len(stretched), images[0])
     return np.stack(outputs)
 
 
 def _follow(
-    run: Run, image: Tensor, targets: Tensor, seeds: Tensor, steps: int | None, strength: float
+    run: Run,
+    image: Tensor,
+    targets: Tensor,
+    seeds: Tensor,
+    steps: int | None,
+    strength: float,
+    projection: float | None,
 ) -> Iterator[Tensor]:
     """(1, H, W, 3) uint8 for each of `targets` (T, 3, H, W): laid out as the target, looking like the one before."""
     # The Predictor starts from the noisy target, at a sigma above the change between frames.
-    advance = next_frame(run, 1, steps, sigma_start=4 * strength * run.denoiser(PREDICTOR).sigma_data[0])
+    start = 4 * strength * run.denoiser(PREDICTOR).sigma_data[0]
+    advance = next_frame(run, 1, steps, start, projection)
 
     def one(previous: Tensor, frame_index: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         image = advance(previous, seeds, frame_index, target)
