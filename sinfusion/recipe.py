@@ -16,6 +16,8 @@ import numpy as np
 from .errors import SettingError
 from .roles import Role
 
+LEAST_CROP, LARGE_CROP = 32, 0.95  # pixels a side of a crop, or this share of a frame that is hardly larger
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -95,8 +97,10 @@ class Recipe:
     white_condition_noise: float = 0.0
     # Coarse noise, of some pixels' width, on the condition in training: largest deviation, in units of sigma_data.
     coarse_condition_noise: float = 0.0
-    # Crop size as a fraction of the frame.
+    # Crop size of conditional models as a fraction of the frame; at least 32 pixels.
     crop: float = 0.95
+    # Crop size of unconditional models as a fraction of the frame: they learn the layout; at least 32 pixels.
+    unconditional_crop: float = 0.95
     # Square crops of the shorter side for all models but the Predictor, as published.
     square_crops: bool = True
     # Train the Interpolator on every three neighbouring frames, not only those with an odd one in the middle.
@@ -131,8 +135,9 @@ class Recipe:
                 raise SettingError(f"{{{name}}} must be {bound}, not {value!r:.40}.")
         if self.filters % 2:
             raise SettingError(f"{{filters}} must be even, not {self.filters}.")
-        if not 0 < self.crop <= 1:
-            raise SettingError(f"{{crop}} must be above 0 and at most 1, not {self.crop}.")
+        for name in ("crop", "unconditional_crop"):
+            if not 0 < getattr(self, name) <= 1:
+                raise SettingError(f"{{{name}}} must be above 0 and at most 1, not {getattr(self, name)}.")
         self._check_sigmas()
         self._check_offsets()
 
@@ -191,7 +196,9 @@ class Recipe:
         """Height and width of the training crops of a role."""
         if self.square_crops and role.square_crop:
             height = width = min(height, width)
-        return max(1, int(self.crop * height)), max(1, int(self.crop * width))
+        share = self.crop if role.conditions else self.unconditional_crop
+        height, width = (max(int(share * side), min(LEAST_CROP, int(LARGE_CROP * side))) for side in (height, width))
+        return max(1, height), max(1, width)
 
     def replace(self, **settings: Any) -> Recipe:
         """A copy with some settings changed."""
@@ -230,6 +237,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "white_condition_noise": (0, 1000),
     "coarse_condition_noise": (0, 1000),
     "crop": (0, 1),
+    "unconditional_crop": (0, 1),
     "max_frame_offset": (1, 1000),
     "image_steps": (1, 99_999_999),
     "predictor_steps": (1, 99_999_999),
@@ -267,6 +275,8 @@ FAST = Recipe(
     coarse_condition_noise=1.0,
     burn_in_frames=4,
     correction_timesteps=0,
+    projection_weight=1.0,
+    crop=0.5,
     warmup=0.02,
     decay="cosine",
     ema_gamma=16.0,
@@ -298,6 +308,8 @@ def from_dict(settings: dict[str, Any]) -> Recipe:
     """
     settings = {RENAMED.get(name, name): value for name, value in settings.items()}
     known = {name: value for name, value in settings.items() if name in SETTINGS}
+    if "crop" in known:  # once, of all models
+        known = {"unconditional_crop": known["crop"]} | known
     known = {**dataclasses.asdict(Recipe()), **known}
     return Recipe(**{**known, **_as_they_worked(known)})
 

@@ -18,14 +18,15 @@ import torch
 from ..media import LONGER_SIDE
 from ..pixels import fit_longer_side
 from ..precision import choose_dtype
-from ..recipe import Recipe
+from ..recipe import LARGE_CROP, Recipe
 from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from ..run import Run
 from .request import TINY_MINUTES, Compute, TrainingRequest, divide_minutes, roles_for
 from .trainer import Trainer
 
-# Steps of `tiny` on frames of 64 and of 128 pixels after which what a model makes is clean and moves as the clip does.
-# Measured for Predictor and Projector; an image model is taken for a Projector, an Interpolator needs less.
+# Steps of `tiny` on frames of 64 and of 128 pixels after which what a model makes is clean and moves as the clip does,
+# with crops of nearly the whole frame (LARGE_CROP); of smaller crops it takes as many pixels. Measured for Predictor
+# and Projector; an image model is taken for a Projector, an Interpolator needs less.
 WATCHABLE = {
     PREDICTOR.name: (1000, 1000),
     PROJECTOR.name: (500, 1000),
@@ -45,8 +46,16 @@ def watchable_steps(recipe: Recipe, role: str, size: tuple[int, int]) -> int:
     """Steps of a model on frames of `size` after which what it makes is worth watching; 0 where nobody measured it."""
     if recipe.name != "tiny":
         return 0
-    small, large = WATCHABLE[role]
-    return round(small + (large - small) * max(0.0, max(size) / 64 - 1))
+    at_64, at_128 = WATCHABLE[role]
+    of_large_crops = at_64 + (at_128 - at_64) * max(0.0, max(size) / 64 - 1)
+    large = recipe.replace(crop=LARGE_CROP, unconditional_crop=LARGE_CROP)
+    return round(of_large_crops * crop_pixels(large, role, size) / crop_pixels(recipe, role, size))
+
+
+def crop_pixels(recipe: Recipe, role: str, size: tuple[int, int]) -> int:
+    """Pixels of a crop of frames of `size` (height, width)."""
+    height, width = recipe.crop_size(ROLES[role], *size)
+    return height * width
 
 
 def shortfall(run: Run) -> str | None:
@@ -71,13 +80,13 @@ class Speed:
     """How fast this machine trains one recipe, measured on small frames."""
 
     recipe: Recipe
-    seconds: float  # that a step takes, of all threads together
+    seconds: float  # that a step of the Predictor takes, of all threads together
     share: float  # of the threads' time that they got from the machine, in (0, 1]
     threads: int
 
-    def step(self, size: tuple[int, int], share: float | None = None) -> float:
-        """Seconds that a step on frames of `size` will take; share: of the cores; None: as measured."""
-        pixels = size[0] * size[1] / (MEASURED_SIZE[0] * MEASURED_SIZE[1])
+    def step(self, size: tuple[int, int], share: float | None = None, role: str = PREDICTOR.name) -> float:
+        """Seconds that a model's step on frames of `size` will take; share: of the cores; None: as measured."""
+        pixels = crop_pixels(self.recipe, role, size) / crop_pixels(self.recipe, PREDICTOR.name, MEASURED_SIZE)
         return self.seconds * pixels / self.threads / (self.share if share is None else share)
 
     @property
@@ -124,9 +133,16 @@ class Outlook:
 
 def outlook(speed: Speed, size: tuple[int, int], minutes: Mapping[str, float]) -> Outlook:
     """What models will come to on frames of `size`; minutes: of each, by the name of its role."""
-    now, lasting = speed.step(size), speed.step(size, speed.lasting_share)
-    parts = [60 * given / watchable_steps(speed.recipe, name, size) for name, given in minutes.items()]
-    return Outlook(size, now, min(parts) / lasting, sum(minutes.values()) * now / min(parts))
+
+    def reached(share: float | None) -> float:
+        """The least of all models' steps, in units of those worth watching."""
+        return min(
+            60 * given / speed.step(size, share, name) / watchable_steps(speed.recipe, name, size)
+            for name, given in minutes.items()
+        )
+
+    needed = sum(minutes.values()) / reached(None)
+    return Outlook(size, speed.step(size), reached(speed.lasting_share), needed)
 
 
 def choose(speed: Speed, native: tuple[int, int], minutes: Mapping[str, float]) -> Outlook:
