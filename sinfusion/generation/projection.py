@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import ops
 from ..patches.engine import Effort, coarse_to_fine
-from ..patches.pyramid import level_scales, resample, shape_of
+from ..patches.pyramid import level_scales, resample
 from ..patches.videos import plain_levels
 
 SIDE = 7  # rows and columns of a patch, as in VGPNN
@@ -22,7 +22,10 @@ COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least th
 FIRST_ROUNDS, ROUNDS = 20, 4  # of the search: from a random field; from that of the frame before
 SEED = 0  # of the search: its random numbers matter little
 VALUES = (-1.0, 1.0)  # their range
-REPAIR_FACTOR, REPAIR_SIDE, REPAIR_PASSES = 0.75, 18, 3  # pyramid of a first frame's repair, its coarsest shorter side
+STREAM_FRAMES = 0x46697273  # of the random number generator: which frames a first frame's patches come from
+# Of a first frame's repair: the pyramid's factor and its coarsest shorter side; passes a level; frames of the clip that
+# patches come from; and how much all of these should appear (`Effort.completeness`), which keeps small things.
+REPAIR_FACTOR, REPAIR_SIDE, REPAIR_PASSES, REPAIR_FRAMES, REPAIR_COMPLETENESS = 0.75, 18, 3, 12, 0.05
 
 
 class PatchProjection:
@@ -54,13 +57,16 @@ class PatchProjection:
         Images keep their layout, all else is patches of the clip, motion too: generated as VGPNN does, but from a small
         version of the image in place of noise. seeds: (B,) int64.
         """
-        clip, (depth, *sides) = self.scales[0].clip, self.scales[0].patch
+        whole, (depth, *sides) = self.scales[0].clip, self.scales[0].patch
         patch = (depth, *(min(side, size) for side, size in zip(sides, images.shape[2:], strict=True)))
-        scales = level_scales(shape_of(clip), (1.0, REPAIR_FACTOR), (len(clip), REPAIR_SIDE))
-        shapes, level_at = plain_levels(clip, (depth, images.shape[2], images.shape[3]), scales, patch)
-        effort = Effort(patch, REPAIR_PASSES, REPAIR_PASSES)
+        effort = Effort(patch, REPAIR_PASSES, REPAIR_PASSES, completeness=REPAIR_COMPLETENESS)
+        count = min(len(whole), REPAIR_FRAMES)
+        scales = level_scales((count, *whole.shape[1:3]), (1.0, REPAIR_FACTOR), (count, REPAIR_SIDE))
         found = []
         for image, seed in zip(images.movedim(1, -1), seeds.tolist(), strict=True):
+            at = int(ops.uniform_bits([seed], STREAM_FRAMES, 0, 1)) * (len(whole) - count + 1) >> 32
+            shape = depth, image.shape[0], image.shape[1]
+            shapes, level_at = plain_levels(whole[at : at + count], shape, scales, patch)
             still = image.expand(depth, -1, -1, -1)
             found.append(coarse_to_fine(shapes, level_at, resample(still, shapes[0]), effort, seed))
         return torch.stack(found).flip(1).movedim(-1, 2).flatten(1, 2)
