@@ -107,7 +107,8 @@ def rollout_row(name: str, frames: np.ndarray, wholeness: float, settings: Setti
         settings.sheets.mkdir(parents=True, exist_ok=True)
         sheet = contact_sheet(np.concatenate((frames[-1:], video)), columns=6)
         write_image(settings.sheets / f"{name}-{wholeness}.png", sheet, overwrite=True)
-    near = {f"nearest_known_{n}_db": nearest_known(video, frames, n - 1) for n in (*LOOKED_AT, settings.length)}
+    looked_at = [n for n in LOOKED_AT if n < settings.length] + [settings.length]
+    near = {f"nearest_known_{n}_db": nearest_known(video, frames, n - 1) for n in looked_at}
     distance = nnfdist(nnf(video, frames, PATCH)[1])
     facts = {"rollout": "closed 1", "clip": name, "known": len(frames), "wholeness": wholeness}
     return facts | rollouts(video[None], frames) | {"nnfdist": distance} | near | {"frame_cpu": seconds}

@@ -13,7 +13,7 @@ from .patches import Patches
 
 @dataclass(kw_only=True)
 class Preview(Patches):
-    """What comes after a video, at once: patches change as they did in the clip. For smoke, clouds, water, lava."""
+    """What comes after a video, at once: patches change as they did in it. For clouds, smoke, water."""
 
     example: ClassVar[str] = "sinfusion preview fish.mp4 --frames 60"
     lower: ClassVar[str] = "--max-side, or use fewer frames (--stop)"
