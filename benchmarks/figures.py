@@ -161,6 +161,11 @@ def measured(name: str, minutes: float, table: Table | None, *commands: str, sam
     return Figure(name, result, tuple(command + result for command in commands), minutes, table, same_since)
 
 
+EVERY_CLIP = " ".join(
+    f"{{data}}/{clip}"
+    for clip in ("tornado", "airballoons", *(f"published/{name}/input.mp4" for name in ("ants", "birds", "lava",
+                                                                                      "penguins")))
+)  # fmt: skip
 STEPS_NEEDED = "python benchmarks/steps_needed.py {data}/tornado {data}/published/penguins/input.mp4"
 FIGURES = (
     measured("speed", 7, speed, "python -m pytest benchmarks --device cpu {checkouts} --clip {data}/airballoons "
@@ -176,6 +181,9 @@ FIGURES = (
              f"{STEPS_NEEDED} {{data}}/published/birds/input.mp4 --roles predictor projector --sizes 64 --out ",
              f"{STEPS_NEEDED} --sizes 64 --steps 4000 --out ",
              f"{STEPS_NEEDED} --sizes 64 --steps 1600 --depth 16 --filters 48 --out "),
+    measured("predictors", 3, None, f"python benchmarks/compare_predictors.py --clips {EVERY_CLIP} --length 0 --out "),
+    measured("predictor-rollouts", 3, None, f"python benchmarks/compare_predictors.py --clips {EVERY_CLIP} --later 0 "
+             "--length 30 --out "),
     Figure("headlines", "benchmarks/results/speed.json", (), 0, headlines, document="README.md"),
 )  # fmt: skip
 

@@ -48,7 +48,7 @@ def __getattr__(name: str) -> Any:
     """Public names are imported at first use, so that `import sinfusion` stays instant."""
     if name in _HOMES:
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    if name in {"ops", "network", "media", "run", "recipe", "metrics", "patches"}:
+    if name in {"ops", "network", "media", "run", "recipe", "metrics", "patches", "closed_form", "linear"}:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module 'sinfusion' has no attribute {name!r}")
 

@@ -10,13 +10,13 @@ ORDER = [
     {"seeds", "progress"},
     {"ops", "files", "console", "signals"},
     {"pixels", "precision"},
-    {"clip", "network", "diffusion"},
+    {"clip", "network", "diffusion", "linear"},
     {"media", "roles"},
     {"recipe", "checkpoint"},
     {"run", "patches"},
     {"generation", "released"},
     {"training", "scene"},
-    {"metrics"},
+    {"closed_form", "metrics"},
     {"info", "demo"},
     {"cli"},
     {"train", "__main__"},
@@ -35,6 +35,7 @@ ROOMS = {
         {"session"},
     ],
     "patches": [{"pyramid", "dynamics"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting"}],
+    "closed_form": [{"predictor"}, {"generation"}],
     "metrics": [
         {"stacks"},
         {"nearest_neighbors", "fidelity", "frechet"},
@@ -121,6 +122,10 @@ def test_all_imports_are_seen():
 def test_the_patch_engine_needs_operators_and_no_models():
     assert needed("patches") == {"errors", "seeds", "progress", "ops", "kernels", "precision", "clip", "pixels"}
     assert {"network", "run", "ops"} <= needed("generation")
+
+
+def test_the_closed_form_needs_the_mathematics_and_no_models():
+    assert not {"roles", "recipe", "run", "training", "generation", "media"} & needed("closed_form")
 
 
 def test_only_ops_imports_the_native_libraries():

@@ -9,8 +9,10 @@
 #include "ddpm_step.h"
 #include "fields.h"
 #include "isa.h"
+#include "nearest_patches.h"
 #include "patch_match.h"
 #include "philox.h"
+#include "posterior.h"
 #include "sample_crops.h"
 #include "threads.h"
 #include "vote.h"
@@ -75,6 +77,14 @@ void run_patch_match(const PatchMatch& a) {
   plain::patch_match(a);
 }
 
+void run_nearest_patches(const NearestPatches& a) {
+#if defined(SINFUSION_BF16)
+  if (isa() >= Isa::avx512_bf16) return vnni::nearest_patches(a);
+#endif
+  DISPATCH(nearest_patches(a));
+}
+
+void run_posterior(const Posterior& a) { DISPATCH(posterior(a)); }
 void run_vote(const Vote& a) { DISPATCH(vote(a)); }
 void run_adam_ema(const AdamEma& a) { DISPATCH(adam_ema(a)); }
 void run_ddpm_step(const DdpmStep& a) { DISPATCH(ddpm_step(a)); }
@@ -138,6 +148,8 @@ PYBIND11_MODULE(_cpu, m) {
   define(m, "dense_backward", run_dense_backward);
   define(m, "ddpm_step", run_ddpm_step);
   define(m, "patch_match", run_patch_match);
+  define(m, "nearest_patches", run_nearest_patches);
+  define(m, "posterior", run_posterior);
   define(m, "sample_crops", run_sample_crops);
   define(m, "vote", run_vote);
   define(m, "adam_ema", run_adam_ema);

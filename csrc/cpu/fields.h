@@ -3,6 +3,8 @@
 #include "../common/fields.h"
 #include "dense.h"
 #include "depthwise_norm.h"
+#include "nearest_patches.h"
+#include "posterior.h"
 
 namespace sinfusion {
 
@@ -18,6 +20,32 @@ inline void read_fields(Fields& fields, Add& a) {
   READ(value);
   READ(bf16);
   READ(count);
+}
+
+inline void read_fields(Fields& fields, NearestPatches& a) {
+  READ_AS("query", a.query.data);
+  READ_AS("query_size", a.query);
+  READ_AS("key", a.key.data);
+  READ_AS("key_size", a.key);
+  READ(channel_pairs);
+  READ(patch);
+  READ(k);
+  READ(norms);
+  READ(index);
+  READ(distance);
+}
+
+inline void read_fields(Fields& fields, Posterior& a) {
+  READ(count);
+  READ(k);
+  READ(rows);
+  READ(distance);
+  READ(values);
+  READ(size);
+  READ(of_distance);
+  READ(observed);
+  READ(of_observed);
+  READ(out);
 }
 
 inline void read_common_fields(Fields& fields, DepthwiseNorm& a) {

@@ -14,8 +14,8 @@
 
 namespace sinfusion {
 
-// amx and avx512_bf16 differ from avx512 in bf16 convolutions alone; avx512_bf16 in 1x1 ones alone, since for 3x3
-// Winograd's algorithm in fp32 is faster.
+// amx and avx512_bf16 differ from avx512 in bf16 convolutions; avx512_bf16 in 1x1 ones alone, since for 3x3 Winograd's
+// algorithm in fp32 is faster. And in products of int16, which all machines that have it sum at once (VNNI).
 enum class Isa { plain, avx2, avx512, avx512_bf16, amx };
 constexpr const char* ISA_NAMES[] = {"plain", "avx2", "avx512", "avx512_bf16", "amx"};
 
@@ -44,7 +44,7 @@ inline bool supported(Isa isa) {
     case Isa::amx:
       return supported(Isa::avx512_bf16) && has_amx();
     case Isa::avx512_bf16:
-      return supported(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+      return supported(Isa::avx512) && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 #else
     case Isa::amx:
     case Isa::avx512_bf16:

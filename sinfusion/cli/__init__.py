@@ -23,6 +23,7 @@ from .generation import Edit, Extrapolate, Generate, Retarget, Upsample
 from .importing import Import
 from .info import Info
 from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
+from .preview import Preview
 from .training import Train
 
 __all__ = ["COMMANDS", "main"]
@@ -45,6 +46,7 @@ COMMANDS: dict[str, type[Command] | Group] = {
             "inpaint": PatchesInpaint,
         },
     ),
+    "preview": Preview,
     "import": Import,
     "info": Info,
     "demo": Demo,

@@ -2,7 +2,8 @@
 
 ops.depthwise_norm(x, weight, bias, shift, gain, offset), ops.dense(x, weight, bias)     # the network
 ops.sample_crops(frames, places, ...), ops.adam_ema(...), ops.ddpm_step(x, output, ...)   # around it
-ops.patch_match(query, key), ops.vote(value, offsets)
+ops.patch_match(query, key), ops.vote(value, offsets)                                     # patches
+ops.nearest_patches(query, key), ops.posterior(rows, distance, values, of_distance)       # the closed form
 with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: is it the kernel?
 """
 
@@ -14,10 +15,13 @@ from .depthwise_norm import depthwise_norm
 from .dispatch import backend
 from .graphed_callable import cpu_graphed
 from .native import status
-from .patch_match import patch_match, places
+from .nearest_patches import nearest_patches
+from .patch_match import patch_match
 from .philox import normal, uniform_bits
+from .posterior import posterior
 from .sample_crops import sample_crops
 from .threads import torch_alone
+from .videos import places
 from .vote import vote
 
 
@@ -45,9 +49,11 @@ __all__ = [
     "dense",
     "depthwise_norm",
     "keep_memory",
+    "nearest_patches",
     "normal",
     "patch_match",
     "places",
+    "posterior",
     "sample_crops",
     "status",
     "torch_alone",

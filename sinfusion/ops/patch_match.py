@@ -6,18 +6,18 @@ what their neighbours some `stride` away had found, at random places beside that
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .checks import require, require_patch, require_tensor
+from .checks import require, require_tensor
 from .dispatch import native_or_reference
 from .native import run, why_no_library
 from .philox import uniform_bits
 from .registration import define, implement, takes
+from .videos import check_videos, places, quantize
 
 STRIDES = (8, 4, 2, 1)  # of the steps of a round, as in VGPNN
 STREAM = 0x50617463  # of random numbers
@@ -50,36 +50,10 @@ def patch_match(a: PatchMatch) -> tuple[Tensor, Tensor]:
     return offsets, distances
 
 
-def places(video: Tensor, patch: Sequence[int]) -> tuple[int, int, int]:
-    """How many patches fit into a video (T, H, W, C), by frames, rows and columns."""
-    t, y, x = (size - side + 1 for size, side in zip(video.shape[:3], patch, strict=True))
-    return t, y, x
-
-
-def _check_video(name: str, video: Tensor, patch: Sequence[int]) -> None:
-    shape = tuple(video.shape)
-    require(len(shape) == 4, lambda: f"{name} is (T, H, W, C), not {shape}")
-    require(video.dtype.is_floating_point, lambda: f"{name} is floating, not {video.dtype}")
-    require(min(places(video, patch)) > 0, lambda: f"{name} {shape} is smaller than the patch {tuple(patch)}")
-    require(
-        max(shape[:3]) < 2**15 and math.prod(shape[:3]) < 2**31,
-        lambda: f"{name} is {shape}: each side is below 2^15, the pixels below 2^31",
-    )
-
-
 def _check(a: PatchMatch) -> None:
     query, key = a.query, a.key
-    require_patch(a.patch)
     require(all(stride > 0 for stride in a.strides), lambda: f"strides are above 0, not {tuple(a.strides)}")
-    _check_video("query", query, a.patch)
-    _check_video("key", key, a.patch)
-    require(
-        query.shape[3] == key.shape[3] > 0 and query.device == key.device,
-        lambda: (
-            f"query {tuple(query.shape)} {query.device} and key {tuple(key.shape)} {key.device} differ in channels "
-            "or device, or have no channels"
-        ),
-    )
+    check_videos(query, key, a.patch)
     require_tensor("start", a.start, query.device, [(*places(query, a.patch), 3)], torch.int16)
     require_tensor("weight", a.weight, query.device, [places(key, a.patch)], torch.float32)
     require(
@@ -88,31 +62,11 @@ def _check(a: PatchMatch) -> None:
     )
 
 
-def _value_range(a: PatchMatch) -> tuple[float, float]:
-    """The common range of both videos: its lower end, and its extent. Values have to be finite, weights above 0."""
+def _quantize(a: PatchMatch) -> tuple[Tensor, Tensor, float]:
+    """As `quantize`; weights have to be above 0."""
     if a.weight is not None and a.weight.device.type == "cpu":  # reading it would wait for a GPU
         require(bool((a.weight > 0).all()), lambda: "weight is above 0 everywhere")
-    if a.value_range:
-        return a.value_range[0], a.value_range[1] - a.value_range[0]
-    ends = [end.item() for video in (a.query, a.key) for end in (video.amin(), video.amax())]
-    require(all(map(math.isfinite, ends)), lambda: "query and key are finite")
-    return min(ends), max(ends) - min(ends)
-
-
-def _quantize(a: PatchMatch) -> tuple[Tensor, Tensor, float]:
-    """Both videos as int16 from 0 upwards, and the size of a step."""
-    low, extent = _value_range(a)
-    most = min(2**15 - 1, math.isqrt((2**31 - 1) // (math.prod(a.patch) * a.query.shape[3])))
-    step = extent / most if extent > 1e-30 else 1.0  # smaller squares vanish in fp32
-
-    def quantized(video: Tensor) -> Tensor:
-        # Not divided: on a GPU PyTorch divides by a number as it likes, and the field has to be the same everywhere.
-        shifted = video.to(torch.promote_types(video.dtype, torch.float32)) - low
-        # The kernels read whole vectors: 64 bytes behind the end.
-        memory = video.new_zeros(video.numel() + 32, dtype=torch.int16)
-        return memory[: video.numel()].view(video.shape).copy_(shifted.mul_(1 / step).round_().clamp_(0, most))
-
-    return quantized(a.query), quantized(a.key), step
+    return quantize(a.query, a.key, a.patch, a.value_range)
 
 
 def _reference(a: PatchMatch) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-OPERATORS = ("adam_ema", "ddpm_step", "patch_match", "philox", "sample_crops", "vote")
-ORDER = ["plain", "avx2", "avx512"]
+OPERATORS = ("adam_ema", "ddpm_step", "nearest_patches", "patch_match", "philox", "sample_crops", "vote")
+ORDER = ["plain", "avx2", "avx512", "avx512_bf16"]
 
 PRINT_DIGESTS = """
 import importlib.util, sys

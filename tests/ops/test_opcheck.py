@@ -61,18 +61,32 @@ def vote(device):
     return value, ops.patch_match(value, value, (3, 3, 3))[0], [3, 3, 3], False, None
 
 
+def nearest_patches(device):
+    query, key = (last(2, 9, 10, 3, device=device, channels_last=False) for _ in range(2))
+    return query, key, [1, 3, 3], 5
+
+
+def posterior(device):
+    rows, distance = ops.nearest_patches(*nearest_patches(device))
+    return rows, distance, last(112, 9, device=device), 0.5, last(112, 9, device=device), 0.1
+
+
+OPERATORS = [
+    depthwise_norm, dense, sample_crops, ddpm_step, adam_ema, patch_match, vote, nearest_patches, posterior
+]  # fmt: skip
+ON_THE_CPU_ALONE = [nearest_patches, posterior]  # native
+
+
 @ON
-@pytest.mark.parametrize(
-    "arguments", [depthwise_norm, dense, sample_crops, ddpm_step, adam_ema, patch_match, vote], ids=lambda f: f.__name__
-)
+@pytest.mark.parametrize("arguments", OPERATORS, ids=lambda f: f.__name__)
 def test_opcheck(arguments, device):
     torch.manual_seed(0)
     operator = getattr(torch.ops.sinfusion, arguments.__name__).default
-    with ops.backend("native"):
+    with ops.backend("auto" if device == "cuda" and arguments in ON_THE_CPU_ALONE else "native"):
         torch.library.opcheck(operator, tuple(arguments(device)), raise_exception=True)
 
 
 def test_no_operator_is_left_out():
     names = {name.split("::")[1].split(".")[0] for name in torch._C._dispatch_get_all_op_names() if "sinfusion" in name}
-    checked = {f.__name__ for f in (depthwise_norm, dense, sample_crops, ddpm_step, adam_ema, patch_match, vote)}
+    checked = {f.__name__ for f in OPERATORS}
     assert names - {f"{name}_backward" for name in checked} == checked

@@ -16,6 +16,8 @@ SIGNATURES = {
     "sample_crops": "frames places condition_frames coefficients coarse_noise seeds step streams changes size dtype",
     "adam_ema": "value exp_avg exp_avg_sq average copy gradient coefficients betas eps",
     "patch_match": "query key patch rounds seed start weight strides value_range",
+    "nearest_patches": "query key patch k",
+    "posterior": "rows distance values of_distance observed of_observed",
     "vote": "value offsets patch mean weight",
 }
 
