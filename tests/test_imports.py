@@ -36,7 +36,7 @@ ROOMS = {
     ],
     "patches": [{"pyramid", "dynamics"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting"}],
     "metrics": [
-        {"stacks"},
+        {"stacks", "windows"},
         {"nearest_neighbors", "fidelity", "frechet"},
         {"comparison"},
         {"run_evaluation"},
