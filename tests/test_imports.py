@@ -10,7 +10,7 @@ ORDER = [
     {"seeds", "progress"},
     {"ops", "files", "console", "signals"},
     {"pixels", "precision"},
-    {"clip", "network", "diffusion"},
+    {"clip", "network", "diffusion", "linear"},
     {"media", "roles"},
     {"recipe", "checkpoint"},
     {"run"},
