@@ -37,7 +37,7 @@ ROOMS = {
     "patches": [{"pyramid", "dynamics"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting"}],
     "metrics": [
         {"stacks", "windows"},
-        {"nearest_neighbors", "fidelity", "frechet"},
+        {"nearest_neighbors", "fidelity", "frechet", "coverage"},
         {"comparison"},
         {"run_evaluation"},
         {"evaluation"},
