@@ -6,7 +6,11 @@ python benchmarks/compare_published.py A B --videos A/ours=a.mp4 B/ours=b.mp4 --
 A clip is a folder with `input.mp4`, whose other videos are published results named by their stem (`authors-1.mp4` and
 `authors-2.mp4` are two samples of `authors`); or a video or a folder of frames, without any. Everything is measured at
 one size, whole and over windows of time. A row of the table is a result: medians over its samples, with the smallest
-and the largest; `halves` is the clip alone, each half against the other.
+and the largest; `halves` is the clip alone, each half against the other. Of several windows the table shows the second
+and the last, the first being close to the frame that a video begins with.
+
+--held-out: the PSNR of one step of each run on the clip's frames after those that it was trained on, beside the linear
+filter and beside repeating the last frame, at the run's size.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,11 +37,14 @@ from sinfusion.errors import SinfusionError
 from sinfusion.generation.video import generate
 from sinfusion.media import contact_sheet, read_video, write_image, write_video
 from sinfusion.metrics.comparison import SWD_PATCH, halves
-from sinfusion.metrics.fidelity import relative_statistics, sliced_wasserstein
+from sinfusion.metrics.coverage import Coverage
+from sinfusion.metrics.fidelity import mean_psnr, relative_statistics, sliced_wasserstein
 from sinfusion.metrics.nearest_neighbors import ROUNDS, nnf, nnfdist, nnfdiv
+from sinfusion.metrics.run_evaluation import conditional_mean, linear_prediction
 from sinfusion.metrics.windows import Window, patches_in, windows
 from sinfusion.pixels import resize
-from sinfusion.run import load
+from sinfusion.run import Run, load
+from sinfusion.training.session import train
 
 PATCHES = {(3, 3, 3): ROUNDS, (3, 7, 7): 2, (1, 7, 7): 2}  # rounds of the search: to within 1% of NNFDIST
 COLUMNS = 8  # frames of each video in a sheet
@@ -61,7 +69,9 @@ class Settings:
     frames: int = 60  # of what runs generate
     start: int = 0  # frame of a run to generate from
     seeds: tuple[int, ...] = (0,)
+    train_minutes: float = 0  # above 0: train a run of `tiny` on each clip for so long, the result `ours`
     window: int = 20  # frames
+    held_out: bool = False  # predict the frames of the clip that runs were not trained on
     out: Path | None = None
     pictures: Path | None = None  # folder for a contact sheet and a video of each clip
 
@@ -105,6 +115,11 @@ def generated(path: Path, settings: Settings, size: tuple[int, int]) -> Iterator
         yield f"seed {seed}", np.stack([resize(frame, size) for frame in video])
 
 
+def trained(own: Path, folder: Path, minutes: float) -> tuple[str, Path]:
+    """Name and folder of a run of a clip, trained for so long."""
+    return "ours", train(own, folder, recipe="tiny", minutes=minutes, quiet=True).path
+
+
 def results_of(
     published: Sequence[Path],
     videos: Sequence[tuple[str, Path]],
@@ -125,14 +140,18 @@ def results_of(
 # Measuring -----------------------------------------------------------------------------------------------------------
 
 
-def measure(frames: np.ndarray, original: np.ndarray, window: int, seed: int = 0) -> dict[str, Figures]:
+def measure(
+    frames: np.ndarray, original: np.ndarray, cover: Coverage, window: int, seed: int = 0
+) -> dict[str, Figures]:
     """Every figure of a video against its original, (T, H, W, 3) uint8 each: of the `whole` and of each window."""
+    counts = cover.counts(frames)
     parts = {"whole": Window(0, len(frames))}
     parts |= {str(part): part for part in windows(len(frames), window, max(depth for depth, *_ in PATCHES))}
     figures: dict[str, Figures] = {}
     for name, part in parts.items():
         swd = sliced_wasserstein(part.of(frames), original, SWD_PATCH, seed=seed)
-        figures[name] = {"swd": float(np.mean(swd)), **relative_statistics(part.of(frames), original)}
+        figures[name] = {"swd": float(np.mean(swd)), "coverage": cover.share(part.of(counts))}
+        figures[name] |= relative_statistics(part.of(frames), original)
     for patch, rounds in PATCHES.items():
         field, distance = nnf(frames, original, patch, seed, rounds=rounds)
         label = "x".join(map(str, patch))
@@ -146,17 +165,33 @@ def rows_of(clip: str, original: np.ndarray, results: Sequence[Result], window: 
     """One for each sample; the halves of the clip first."""
     _, first, second = halves(original)
     pairs = [(Result("halves", "first", first), second), (Result("halves", "second", second), first)]
+    cover = Coverage.of(original)
     for result, against in [*pairs, *((result, original) for result in results)]:
-        figures = measure(result.frames, against, window)
+        of = cover if against is original else Coverage.of(against)
+        figures = measure(result.frames, against, of, window)
         facts = {"clip": clip, "result": result.name, "sample": result.sample, "frames": len(result.frames)}
         yield facts | {"figures": figures}
+
+
+def predictions(clip: str, own: Path, name: str, run: Run) -> Row:
+    """PSNR in dB of one step on the frames of a clip that come after those that a run was trained on."""
+    frames, trained = read(own, run.size), {frame.tobytes() for frame in run.frames}
+    known = [i for i, frame in enumerate(frames) if frame.tobytes() in trained]
+    if not known or known[-1] == len(frames) - 1:
+        how = "all of its last" if known else "none of its"
+        raise SinfusionError(f"{name} has no held-out frames: it was trained on {how} frames of {own}.")
+    held = frames[known[-1] :]
+    guesses = {"mean_db": conditional_mean(run, held), "linear_db": linear_prediction(run.frames, held)}
+    figures = {key: mean_psnr(guess, held[1:]) for key, guess in (guesses | {"repeat_db": held[:-1]}).items()}
+    size = f"{run.size[1]}x{run.size[0]}"
+    return {"clip": clip, "result": name, "frames": len(held) - 1, "size": size, **figures}
 
 
 # Showing -------------------------------------------------------------------------------------------------------------
 
 TITLES = {f"nnfdiv_{'x'.join(map(str, patch))}": f"NNFDIV {'x'.join(map(str, patch))}" for patch in PATCHES}
 TITLES |= {key.replace("nnfdiv", "nnfdist"): title.replace("DIV", "DIST") for key, title in TITLES.items()}
-TITLES |= {"swd": "SWD", "high_frequency": "high frequencies", "change": "change"}
+TITLES |= {"coverage": "coverage", "swd": "SWD", "high_frequency": "high frequencies", "change": "change"}
 
 
 def summary(values: Sequence[float]) -> str:
@@ -188,6 +223,16 @@ def table(rows: Sequence[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def held_out_table(rows: Sequence[Row]) -> str:
+    """Markdown: PSNR of one step."""
+    head = ["clip", "result", "held-out frames", "expected", "linear filter", "repeating", "size"]
+    keys = ("mean_db", "linear_db", "repeat_db")
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        lines.append([row["clip"], row["result"], str(row["frames"]), *(f"{row[k]:.2f} dB" for k in keys), row["size"]])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def draw(folder: Path, clip: str, original: np.ndarray, results: Sequence[Result]) -> None:
     """CLIP.png, a row of frames for each video; CLIP.mp4, all of them side by side, the shorter ones starting over."""
     firsts = {name: next(result.frames for result in results if result.name == name)
@@ -213,22 +258,33 @@ def main(settings: Settings) -> None:
     size = parse_size(settings.size)
     assert size is not None
     windows(settings.window, settings.window, max(depth for depth, *_ in PATCHES))  # refuses what is too short
-    rows: list[Row] = []
     started = time.perf_counter()
+    report: Row = {"size": settings.size, "window": settings.window, **machine(), "held_out": [], "rows": []}
+    if settings.held_out:
+        report["held_out"] = [
+            predictions(clip, clips[clip][0], name, load(path)) for clip in clips for name, path in runs[clip]
+        ]
     for clip, (own, published) in clips.items():
         original = read(own, size)
-        results = list(results_of(published, videos[clip], runs[clip], settings))
+        with tempfile.TemporaryDirectory() as folder:
+            if settings.train_minutes:
+                runs[clip].append(trained(own, Path(folder) / clip, settings.train_minutes))
+            results = list(results_of(published, videos[clip], runs[clip], settings))
         if settings.pictures:
             draw(settings.pictures, clip, original, results)
         for row in rows_of(clip, original, results, settings.window):
-            rows.append(row)
-            report = {"size": settings.size, "window": settings.window, "seconds": time.perf_counter() - started}
-            report |= {**machine(), "rows": rows}
+            report["rows"].append(row)
+            report["seconds"] = time.perf_counter() - started
             if settings.out:
                 settings.out.parent.mkdir(parents=True, exist_ok=True)
                 settings.out.write_text(json.dumps(report, indent=1) + "\n")
-    print(table(rows))
+    print(table(report["rows"]))
+    if report["held_out"]:
+        print(held_out_table(report["held_out"]))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    try:
+        main(tyro.cli(Settings, description=__doc__))
+    except SinfusionError as error:
+        raise SystemExit(str(error)) from None

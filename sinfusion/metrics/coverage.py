@@ -77,9 +77,9 @@ class Coverage:
         return float(np.minimum(1, counts.mean(0) / self.expected).mean())
 
 
-def coverage(generated: np.ndarray, original: np.ndarray) -> float:
+def coverage(generated: np.ndarray, original: np.ndarray, device: torch.device | str = "auto") -> float:
     """The `Coverage` of an original by a generated video or image."""
-    reference = Coverage.of(original)
+    reference = Coverage.of(original, device)
     return reference.share(reference.counts(generated))
 
 
