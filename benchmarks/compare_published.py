@@ -246,7 +246,8 @@ def draw(folder: Path, clip: str, original: np.ndarray, results: Sequence[Result
     write_image(folder / f"{clip}.png", contact_sheet(frames, COLUMNS, len(frames), labels), overwrite=True)
     longest = max(map(len, videos.values()))
     shown = (
-        contact_sheet([video[t % len(video)] for video in videos.values()], labels=list(videos)) for t in range(longest)
+        contact_sheet([video[t % len(video)] for video in videos.values()], len(videos), labels=list(videos))
+        for t in range(longest)
     )
     write_video(folder / f"{clip}.mp4", shown, fps=20, overwrite=True)
 
