@@ -36,7 +36,7 @@ from sinfusion.cli.options import evenly_spaced, parse_size
 from sinfusion.errors import SinfusionError
 from sinfusion.generation.video import generate
 from sinfusion.media import contact_sheet, read_video, write_image, write_video
-from sinfusion.metrics.comparison import SWD_PATCH, halves
+from sinfusion.metrics.comparison import SWD_PATCH, halves, swd_scales
 from sinfusion.metrics.coverage import Coverage
 from sinfusion.metrics.fidelity import mean_psnr, relative_statistics, sliced_wasserstein
 from sinfusion.metrics.nearest_neighbors import ROUNDS, nnf, nnfdist, nnfdiv
@@ -144,12 +144,12 @@ def measure(
     frames: np.ndarray, original: np.ndarray, cover: Coverage, window: int, seed: int = 0
 ) -> dict[str, Figures]:
     """Every figure of a video against its original, (T, H, W, 3) uint8 each: of the `whole` and of each window."""
-    counts = cover.counts(frames)
+    counts, scales = cover.counts(frames), swd_scales(min(original.shape[1:3]))
     parts = {"whole": Window(0, len(frames))}
     parts |= {str(part): part for part in windows(len(frames), window, max(depth for depth, *_ in PATCHES))}
     figures: dict[str, Figures] = {}
     for name, part in parts.items():
-        swd = sliced_wasserstein(part.of(frames), original, SWD_PATCH, seed=seed)
+        swd = sliced_wasserstein(part.of(frames), original, SWD_PATCH, scales=scales, seed=seed)
         figures[name] = {"swd": float(np.mean(swd)), "coverage": cover.share(part.of(counts))}
         figures[name] |= relative_statistics(part.of(frames), original)
     for patch, rounds in PATCHES.items():

@@ -73,7 +73,7 @@ class Comparison:
         if options.c3d is not None:
             load_c3d(options.c3d)
         smallest = min(min(pixels.shape[-3:-1]) for _, pixels in compared)
-        scales = sum(smallest // 2**scale >= max(SWD_PATCH[1:]) for scale in range(SWD_MAX_SCALES))
+        scales = swd_scales(smallest)
         covered = smallest // downscale_of(frames) >= SIDE
         return cls(frames, scales, Coverage.of(frames, options.device) if covered else None, options)
 
@@ -174,6 +174,11 @@ def halves(original: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
         return "first and second half", original[:middle], original[middle:]
     middle = original.shape[-2] // 2
     return "left and right half", original[..., :middle, :], original[..., -middle:, :]
+
+
+def swd_scales(side: int) -> int:
+    """How many scales of frames with this shorter side have room for a patch."""
+    return sum(side // 2**scale >= max(SWD_PATCH[1:]) for scale in range(SWD_MAX_SCALES))
 
 
 def mean(rows: Sequence[Row]) -> Row:
