@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, median
 from typing import Any, Literal, NamedTuple
 
 import report
@@ -146,12 +147,81 @@ def recipes(path: Path) -> str:
     return f"{of_machine(result, command)}\n\n{markdown(head, rows)}"
 
 
+# Table 1 of SinFusion (Nikankin et al. 2023), second-hand: data, method, NNFDIV, NNFDIST, SVFID.
+TABLE_1 = (
+    ("SinGAN-GIF", "VGPNN", 0.20, 0.28, 0.0058),
+    ("SinGAN-GIF", "SinGAN-GIF", 0.40, 1.10, 0.0119),
+    ("SinGAN-GIF", "SinFusion", 0.30, 0.45, 0.0090),
+    ("HP-VAE-GAN", "VGPNN", 0.22, 0.14, 0.0072),
+    ("HP-VAE-GAN", "HP-VAE-GAN", 0.31, 0.39, 0.0081),
+    ("HP-VAE-GAN", "SinFusion", 0.35, 0.26, 0.0107),
+)
+# Published results of three clips, by their files; `halves` is the clip alone.
+MEASURED = {"VGPNN": "vgpnn", "SinGAN-GIF": "singangif", "SinFusion": "sinfusion"}
+
+
+def table1(path: Path) -> str:
+    """The paper's table beside what is measured here: means over the clips, of the median over samples."""
+    result = json.loads(path.read_text())
+    clips = list(dict.fromkeys(row["clip"] for row in result["rows"]))
+
+    def here(name: str) -> list[str]:
+        keys = ("nnfdiv_3x3x3", "nnfdist_3x3x3", "nnfdist_3x7x7", "coverage", "swd")
+        samples = [[row["figures"]["whole"] for row in result["rows"] if (row["clip"], row["result"]) == (clip, name)]
+                   for clip in clips]  # fmt: skip
+        if not all(samples):
+            return ["-"] * len(keys)
+        return [f"{mean(median(some[key] for some in of) for of in samples):.2f}" for key in keys]
+
+    rows = []
+    for data, method, *paper in TABLE_1:
+        measured = here(MEASURED[method]) if data == "SinGAN-GIF" else ["-"] * 5
+        rows.append((data, method, *(f"{figure:.2f}" for figure in paper[:2]), f"{paper[2]:.4f}", *measured))
+    for name in ("ours", "halves"):
+        rows.append(
+            ("these clips", "each half against the other" if name == "halves" else name, *["-"] * 3, *here(name))
+        )
+    head = ("data", "method", "paper: NNFDIV", "NNFDIST", "SVFID", "here: NNFDIV", "NNFDIST", "NNFDIST 3x7x7",
+            "coverage", "SWD")  # fmt: skip
+    command = f"python benchmarks/compare_published.py {' '.join(clips)} --size {result['size']}"
+    return f"{of_machine(result, command)}\n\n{markdown(head, rows)}"
+
+
+def interpolation(path: Path) -> str:
+    """PSNR of the frames left out, by clip; and the published rows."""
+    result = json.loads(path.read_text())
+    titles = {"blend": "mean of both", "flow": "optical flow", "mean": "Interpolator, expected",
+              "sample": "Interpolator, sampled"}  # fmt: skip
+    clips = list(dict.fromkeys(row["clip"] for row in result["rows"]))
+    rows = []
+    for clip in clips:
+        of = {row["method"]: row for row in result["rows"] if row["clip"] == clip}
+        rows.append((clip, str(of["blend"]["frames"]), *(f"{of[method]['psnr_db']:.2f} dB" for method in titles)))
+    seconds = [median(row["seconds_a_frame"] for row in result["rows"] if row["method"] == method) for method in titles]
+    rows.append(("time a frame, median", "", *map(duration, seconds)))
+    text = markdown(("clip", "frames", *titles.values()), rows)
+    if published := result.get("published"):
+        text += f"\nThe published video at {result['published_size']}, frames between those of its input:\n\n"
+        names = {row["method"]: titles.get(row["method"], f"{row['method']}, published") for row in published}
+        lines = [
+            (names[row["method"]], f"{row['high_frequency']:.2f}", f"{row['nnfdist_1x7x7']:.2f}") for row in published
+        ]
+        text += markdown(("method", "high frequencies, of the input's", "NNFDIST 1x7x7 in the input"), lines)
+    command = f"python benchmarks/compare_interpolation.py --clips {' '.join(clips)} --size {result['size']}"
+    command += f" --steps {result['steps']}"
+    return f"{of_machine(result, command)}\n\n{text}"
+
+
 AVX2 = "SINFUSION_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2"
 CLIPS = " ".join(
     f"{{data}}/{clip}"
     for clip in ("tornado:28", "published/ants/input.mp4:80", "published/lava/input.mp4:50",
                  "published/penguins/input.mp4:48")
 )  # fmt: skip
+GIFS = " ".join(f"{{data}}/published/gif-{clip}" for clip in ("cliff", "seashore", "waterfall"))
+BETWEEN = " ".join(
+    f"{{data}}/{clip}" for clip in ("tornado", "airballoons", "published/birds", "published/ants", "published/penguins")
+)
 VARIANTS = "tiny 'without coarse condition noise' 'clean condition'"
 
 
@@ -184,6 +254,10 @@ FIGURES = (
     measured("predictors", 3, None, f"python benchmarks/compare_predictors.py --clips {EVERY_CLIP} --length 0 --out "),
     measured("predictor-rollouts", 3, None, f"python benchmarks/compare_predictors.py --clips {EVERY_CLIP} --later 0 "
              "--length 30 --out "),
+    measured("table1", 20, table1, f"python benchmarks/compare_published.py {GIFS} --size 128x72 --frames 8 "
+             "--seeds 0 1 2 --window 8 --train-minutes 5 --out "),
+    measured("interpolation", 10, interpolation, f"python benchmarks/compare_interpolation.py --clips {BETWEEN} "
+             "--published {data}/published/interpolation/star_fan_combined.mp4 --steps 1200 --out "),
     Figure("headlines", "benchmarks/results/speed.json", (), 0, headlines, document="README.md"),
 )  # fmt: skip
 

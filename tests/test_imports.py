@@ -37,8 +37,8 @@ ROOMS = {
     "patches": [{"pyramid", "dynamics"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting"}],
     "closed_form": [{"predictor"}, {"generation"}],
     "metrics": [
-        {"stacks"},
-        {"nearest_neighbors", "fidelity", "frechet"},
+        {"stacks", "windows"},
+        {"nearest_neighbors", "fidelity", "frechet", "coverage"},
         {"comparison"},
         {"run_evaluation"},
         {"evaluation"},

@@ -15,9 +15,19 @@ Row = dict[str, Any]
 FIELD_FPS = 10.0  # slow enough to be followed
 FIELD_SIDE = 256  # that the frames of a field are enlarged to
 LABEL_DISTANCE = 0.045  # between two names in a plot, as a share of its height
+FIGURES = {  # columns of those that not all rows have
+    "coverage": "coverage",
+    "sifid": "SIFID",
+    "svfid": "SVFID",
+    "change": "change",
+    "high_frequency": "high freq.",
+}
+DRIFTS = {"nnfdist_drift": "NNFDIST", "coverage_drift": "coverage", "change_drift": "change",
+          "high_frequency_drift": "high freq."}  # fmt: skip
 LEGEND = (
     "The self-baseline is the original alone: its halves, each measured against the other.",
     "NNFDIV is diversity; NNFDIST and SWD (for each scale) are errors; change and high freq. are 1 in the original.",
+    "Coverage is how much of what the original shows is there, and as often: 1 for a copy.",
 )
 
 
@@ -38,14 +48,24 @@ def table(rows: list[Row]) -> str:
     predictions = [row for row in rows if "baseline" in row]
     results = [row for row in rows if "baseline" not in row]
     lines = [*_aligned(_prediction_cells(predictions)), ""] if predictions else []
-    return "\n".join([*lines, *_aligned(_result_cells(results)), *LEGEND])
+    drifting = [row for row in results if row["kind"] != "self_baseline" and any(key in row for key in DRIFTS)]
+    drift = ["", *_aligned(_drift_cells(drifting))] if drifting else []
+    return "\n".join([*lines, *_aligned(_result_cells(results)), *drift, *LEGEND])
 
 
 def _prediction_cells(rows: list[Row]) -> list[list[str]]:
-    cells = [["PSNR in dB", "expected", "sampled", "baseline", "frames", ""]]
+    cells = [["PSNR in dB", "expected", "sampled", "linear", "baseline", "frames", ""]]
     for row in rows:
-        decibels = [f"{row[key]:.2f}" for key in ("mean_db", "sample_db", "baseline_db")]
+        keys = ("mean_db", "sample_db", "linear_db", "baseline_db")
+        decibels = [f"{row[key]:.2f}" if key in row else "-" for key in keys]
         cells.append([row["name"], *decibels, str(row["frames"]), f"baseline: {row['baseline']}"])
+    return cells
+
+
+def _drift_cells(rows: list[Row]) -> list[list[str]]:
+    cells = [["last quarter over the first", *DRIFTS.values()]]
+    for row in rows:
+        cells.append([_title(row), *(f"{row[key]:.2f}" if key in row else "-" for key in DRIFTS)])
     return cells
 
 
@@ -57,7 +77,7 @@ def _result_cells(rows: list[Row]) -> list[list[str]]:
     ]
     for scale in range(len(rows[0]["swd"])):
         columns.append((f"SWD 1/{2**scale}", [f"{row['swd'][scale]:.3f}" for row in rows]))
-    for key, title in {"sifid": "SIFID", "svfid": "SVFID", "change": "change", "high_frequency": "high freq."}.items():
+    for key, title in FIGURES.items():
         if any(key in row for row in rows):
             columns.append((title, [f"{row[key]:.2f}" if key in row else "-" for row in rows]))
     columns.append(("frames", [str(row["frames"]) for row in rows]))

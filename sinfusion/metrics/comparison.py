@@ -17,14 +17,17 @@ import torch
 from ..clip import format_size
 from ..errors import SinfusionError
 from ..progress import ProgressCounter
+from .coverage import SIDE, Coverage, coverage, downscale_of
 from .fidelity import relative_statistics, sliced_wasserstein
 from .frechet import C3D_MIN_SIDE, INCEPTION_MIN_SIDE, load_c3d, load_inception, sifid, svfid
 from .nearest_neighbors import ROUNDS, STRIDES, nnf, nnfdist, nnfdiv
+from .windows import Window, patches_in
 
 NNF_PATCH = (3, 3, 3)  # frames, rows, columns
 SWD_PATCH = (3, 7, 7)
 SWD_PROJECTIONS = 64
 SWD_MAX_SCALES = 3  # fewer where the smallest frames would be smaller than a patch
+DRIFT_SHARE = 4  # of the frames of a video are its first, and its last, which are compared
 SETTINGS = {
     "nnf_patch": NNF_PATCH,
     "nnf_steps": ROUNDS * len(STRIDES),
@@ -54,6 +57,7 @@ class Comparison:
 
     original: np.ndarray  # (T, H, W, 3) or (H, W, 3) uint8
     swd_scales: int
+    cover: Coverage | None  # None where the smallest frames would be smaller than a patch
     options: MetricOptions
 
     @classmethod
@@ -69,12 +73,14 @@ class Comparison:
         if options.c3d is not None:
             load_c3d(options.c3d)
         smallest = min(min(pixels.shape[-3:-1]) for _, pixels in compared)
-        scales = sum(smallest // 2**scale >= max(SWD_PATCH[1:]) for scale in range(SWD_MAX_SCALES))
-        return cls(frames, scales, options)
+        scales = swd_scales(smallest)
+        covered = smallest // downscale_of(frames) >= SIDE
+        return cls(frames, scales, Coverage.of(frames, options.device) if covered else None, options)
 
     def result(self, name: str, generated: np.ndarray, counter: ProgressCounter, **facts: Any) -> Row:
         """The row of one result; `facts` are added to it."""
-        metrics, field = self._metrics(generated, self.original)
+        metrics, field, distance = self._metrics(generated, self.original)
+        metrics |= self._coverage_and_drift(generated, distance)
         self.options.on_result(name, generated, field)
         counter.add(frame_count(generated))
         relative = relative_statistics(generated, self.original)
@@ -87,12 +93,32 @@ class Comparison:
         """
         name, first, second = halves(self.original)
         metrics = mean([self._metrics(second, first)[0], self._metrics(first, second)[0]])
+        if self.cover is not None:
+            pairs = ((first, second), (second, first))
+            metrics["coverage"] = float(np.mean([coverage(a, b, self.options.device) for a, b in pairs]))
         counter.add(frame_count(self.original))
         relative = relative_statistics(second, first)
         return {"kind": "self_baseline", "name": name, **metrics, **relative, **frames_and_size(second)}
 
-    def _metrics(self, generated: np.ndarray, original: np.ndarray) -> tuple[Row, np.ndarray]:
-        """All metrics but `relative_statistics`; and the nearest-neighbour field."""
+    def _coverage_and_drift(self, generated: np.ndarray, distance: np.ndarray) -> Row:
+        """The coverage; and of a video some figures of its last frames, over those of the first ones."""
+        row: Row = {}
+        counts = None if self.cover is None else self.cover.counts(generated)
+        if self.cover is not None and counts is not None:
+            row["coverage"] = self.cover.share(counts)
+        length = frame_count(generated) // DRIFT_SHARE
+        if length < NNF_PATCH[0]:
+            return row
+        ends = Window(0, length), Window(len(generated) - length, len(generated))
+        first, last = ({"nnfdist": nnfdist(patches_in(end, distance, NNF_PATCH[0]))} for end in ends)
+        for end, figures in zip(ends, (first, last), strict=True):
+            figures |= relative_statistics(end.of(generated), self.original)
+            if self.cover is not None and counts is not None:
+                figures["coverage"] = self.cover.share(end.of(counts))
+        return row | {f"{name}_drift": last[name] / value for name, value in first.items() if value}
+
+    def _metrics(self, generated: np.ndarray, original: np.ndarray) -> tuple[Row, np.ndarray, np.ndarray]:
+        """All metrics of both alone; and the nearest-neighbour field and its distances."""
         options = self.options
         field, distance = nnf(generated, original, NNF_PATCH, options.seed, options.device)
         row: Row = {"nnfdiv": nnfdiv(field), "nnfdist": nnfdist(distance), "swd": []}
@@ -102,7 +128,7 @@ class Comparison:
             row["sifid"] = sifid(generated, original, options.inception)
         if options.c3d is not None:
             row["svfid"] = svfid(generated, original, options.c3d)
-        return row, field
+        return row, field, distance
 
 
 def _check_kinds(original: Named, results: Sequence[Named], options: MetricOptions) -> None:
@@ -148,6 +174,11 @@ def halves(original: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
         return "first and second half", original[:middle], original[middle:]
     middle = original.shape[-2] // 2
     return "left and right half", original[..., :middle, :], original[..., -middle:, :]
+
+
+def swd_scales(side: int) -> int:
+    """How many scales of frames with this shorter side have room for a patch."""
+    return sum(side // 2**scale >= max(SWD_PATCH[1:]) for scale in range(SWD_MAX_SCALES))
 
 
 def mean(rows: Sequence[Row]) -> Row:

@@ -61,9 +61,11 @@ def evaluate(
 
     Returns one dict a row. All have "kind" and "name". The kind "self_baseline" has the original's halves measured
     against each other, "result" is one result, "mean" the mean of a run's results. They have "nnfdiv", "nnfdist", "swd"
-    (a number for each scale), "sifid" or "svfid", "change" (videos) and "high_frequency" divided by the original's,
-    "frames" and "size"; results of a run also "seed" and "start". The kinds "prediction" (the next frame) and
-    "interpolation" (the frame between) have PSNR in dB: "mean_db" of the conditional mean, "sample_db" of a sample,
+    (a number for each scale), "coverage" (see `coverage`), "sifid" or "svfid", "change" (videos) and "high_frequency"
+    divided by the original's, "frames" and "size"; results of a run also "seed" and "start". Results of at least 12
+    frames have "nnfdist_drift", "coverage_drift", "change_drift" and "high_frequency_drift": the last quarter's over
+    the first quarter's. The kinds "prediction" (the next frame) and "interpolation" (the frame between) have PSNR in
+    dB: "mean_db" of the conditional mean, "sample_db" of a sample, "linear_db" of the linear filter (next frame),
     "baseline_db" of "baseline". Raises SinfusionError for anything wrong with the arguments, before any work starts.
     """
     run = original if isinstance(original, Run) else _find_run(original)

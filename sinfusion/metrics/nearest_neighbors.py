@@ -29,6 +29,7 @@ def nnf(
     patch: Sequence[int] = (3, 3, 3),  # frames, rows, columns; for an image the first is taken as 1
     seed: int = 0,
     device: torch.device | str = "auto",  # auto, cpu, cuda or one of several GPUs, such as cuda:1
+    rounds: int = ROUNDS,  # of the search, 20 steps each; two give distances of 3x7x7 patches to 1%
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest-neighbour field: for every patch of `generated` the place of its nearest patch in `original`.
 
@@ -41,7 +42,7 @@ def nnf(
     stacks = {"generated": as_stack("generated", generated), "original": as_stack("original", original)}
     patch_size = fit_patch(patch, stacks)
     query, key = (to_unit(stack.to(chosen)).movedim(-3, -1) for stack in stacks.values())
-    field, distance = ops.patch_match(query, key, patch=patch_size, rounds=ROUNDS, seed=seed, strides=STRIDES)
+    field, distance = ops.patch_match(query, key, patch=patch_size, rounds=rounds, seed=seed, strides=STRIDES)
     return field.cpu().numpy(), distance.cpu().numpy()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import SinfusionError
 from ..generation.reverse_process import reverse_process
 from ..generation.video import generate_images, next_frame, require_video, stream
+from ..linear import LinearPredictor
 from ..media import Source
 from ..pixels import to_pixel_values, to_unit
 from ..progress import OnProgress, ProgressCounter
@@ -148,8 +149,19 @@ def _prediction_row(
         "baseline": baseline,
         **frames_and_size(known),
     }
+    if role is PREDICTOR:
+        row["linear_db"] = mean_psnr(linear_prediction(run.frames, frames), known)
     counter.add(len(known))
     return row
+
+
+def linear_prediction(clip: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """What the linear filter of a clip says of each frame but the first: (T - 1, H, W, 3) float in [0, 255].
+
+    clip, frames: (T, H, W, 3) uint8. Fitted on the clip; of two previous frames where there are two.
+    """
+    known, shown = (to_unit(torch.from_numpy(np.ascontiguousarray(some))).float() for some in (clip, frames))
+    return _pixel_values([LinearPredictor.fit(known, min(2, len(known) - 1)).predict_all(shown)])
 
 
 def targets(frames: np.ndarray, role: Role) -> np.ndarray:

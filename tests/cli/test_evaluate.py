@@ -47,7 +47,7 @@ def refused(refused, monkeypatch):
 def test_the_table_has_a_row_for_the_self_baseline_and_for_each_result(files, capsys):
     do("evaluate", *files)
     title, self_baseline, a, b, *legend = capsys.readouterr().out.rstrip().split("\n")
-    assert title.split() == "NNFDIV NNFDIST SWD 1/1 SWD 1/2 change high freq. frames size".split()
+    assert title.split() == "NNFDIV NNFDIST SWD 1/1 SWD 1/2 coverage change high freq. frames size".split()
     assert (
         self_baseline.startswith("self-baseline: first and second half ") and a.startswith("a/outputs ") and "0.00" in a
     )
@@ -113,6 +113,25 @@ def test_a_figure_that_only_some_rows_have_is_a_dash_in_the_others():
         [{**row, "kind": "self_baseline", "name": "halves"}, {**row, "kind": "result", "name": "a", "change": 2}]
     )
     assert text.split("\n")[1].split() == ["self-baseline:", "halves", "0.100", "1.00", "-", "3", "8x8"]
+
+
+def test_how_results_drift_is_a_table_of_its_own():
+    row = {"nnfdiv": 0.1, "nnfdist": 1.0, "swd": [], "frames": 3, "size": "8x8"}
+    drifting = row | {"kind": "result", "name": "a", "nnfdist_drift": 1.5, "coverage_drift": 0.5}
+    lines = table([row | {"kind": "self_baseline", "name": "halves"}, drifting]).split("\n")
+    at = next(i for i, line in enumerate(lines) if line.startswith("last quarter over the first"))
+    assert lines[at].split()[5:] == "NNFDIST coverage change high freq.".split()
+    assert lines[at + 1].split() == ["a", "1.50", "0.50", "-", "-"]
+
+
+def test_the_linear_filter_stands_beside_predictions_of_the_next_frame():
+    row = {"mean_db": 30.0, "sample_db": 29.0, "baseline_db": 20.0, "baseline": "b", "frames": 3}
+    result = {"kind": "self_baseline", "name": "halves", "nnfdiv": 0.1, "nnfdist": 1.0, "swd": []}
+    rows = [row | {"name": "next", "linear_db": 25.0}, row | {"name": "between"}, result | {"frames": 3, "size": "8x8"}]
+    title, following, between, *_ = table(rows).split("\n")
+    assert title.split()[3:7] == ["expected", "sampled", "linear", "baseline"]
+    assert following.split()[:5] == ["next", "30.00", "29.00", "25.00", "20.00"]
+    assert between.split()[:5] == ["between", "30.00", "29.00", "-", "20.00"]
 
 
 def test_overwrite_replaces_what_was_there(files, tmp_path, capsys):

@@ -14,10 +14,11 @@ from sinfusion.errors import SinfusionError
 from sinfusion.media import write_image, write_video
 from sinfusion.metrics import comparison, nnf, nnfdist, nnfdiv, sliced_wasserstein
 from sinfusion.metrics.comparison import halves
+from sinfusion.metrics.coverage import coverage
 from sinfusion.metrics.evaluation import evaluate, result_names
-from sinfusion.metrics.fidelity import change, mean_psnr
+from sinfusion.metrics.fidelity import change, high_frequency, mean_psnr
 from sinfusion.metrics.frechet import C3D_LAYERS, INCEPTION_LAYERS
-from sinfusion.metrics.run_evaluation import conditional_mean, sampled
+from sinfusion.metrics.run_evaluation import conditional_mean, linear_prediction, sampled
 from sinfusion.roles import INTERPOLATOR, PREDICTOR
 from sinfusion.run import load
 
@@ -59,8 +60,18 @@ def test_each_result_has_a_row_with_the_figures_of_metrics(clip, texture):
     assert row["nnfdiv"] == nnfdiv(field) and row["nnfdist"] == nnfdist(distance)
     assert row["swd"] == sliced_wasserstein(outputs, clip, scales=2)
     assert row["change"] == change(outputs) / change(clip) and row["frames"] == 9 and row["size"] == "24x16"
+    assert row["coverage"] == coverage(outputs, clip) < 1 == same["coverage"]
     assert same["nnfdist"] == 0 and same["swd"] == [0, 0] and same["change"] == same["high_frequency"] == 1
     assert [row["name"], same["name"]] == ["generated 1", "generated 2"]
+
+
+def test_drift_is_the_last_quarter_of_a_result_over_its_first(clip):
+    fading = np.concatenate((clip[:8], (clip[8:] // 2)))
+    row, short = evaluate(clip, [fading, clip[:11]])[1:]
+    assert row["high_frequency_drift"] == pytest.approx(high_frequency(fading[9:]) / high_frequency(clip[:3]))
+    assert row["change_drift"] == pytest.approx(change(fading[9:]) / change(clip[:3]))
+    assert row["coverage_drift"] < 0.9
+    assert not [key for key in short if key.endswith("_drift")]
 
 
 def test_the_self_baseline_is_the_mean_of_either_half_in_time_against_the_other(clip):
@@ -185,6 +196,8 @@ def test_a_video_run_predicts_interpolates_and_generates_from_a_frame_and_from_n
     assert all(row[key] > 10 for row in guesses for key in ("mean_db", "sample_db", "baseline_db"))
     clip = video_run.frames
     assert guesses[0]["baseline_db"] == mean_psnr(clip[:-1], clip[1:])
+    assert guesses[0]["linear_db"] == mean_psnr(linear_prediction(clip, clip), clip[1:]) > guesses[0]["baseline_db"]
+    assert "linear_db" not in guesses[1]
     assert [row["name"] for row in video_rows[2:]] == [
         "first and second half",
         "from frame 0, seed 0", "from frame 0, seed 1", "from frame 0, mean",
