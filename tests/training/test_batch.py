@@ -12,6 +12,7 @@ from sinfusion.roles import INTERPOLATOR, PREDICTOR, PROJECTOR
 from sinfusion.training.batch import condition_frames, draw_places, sample_seeds
 
 COUNT, HEIGHT, WIDTH = 6, 12, 16
+ONE = TINY.replace(previous_frames=1)
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def corners(images):
     return to_uint8(images)[:, 0, 0].tolist()
 
 
-def draw(frames, conditions, crop, seed, step, samples, largest_offset=1, recipe=TINY):
+def draw(frames, conditions, crop, seed, step, samples, largest_offset=1, recipe=ONE):
     """Target, condition and frame offset of each sample, cut without any noise."""
     role = (PROJECTOR, PREDICTOR, INTERPOLATOR)[conditions]
     seeds, step = sample_seeds(seed, samples), torch.tensor(step)
