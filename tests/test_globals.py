@@ -59,7 +59,7 @@ def test_untrained_weights_are_those_of_the_seed_and_no_generator_is_left_change
     run.models = {role.name: {"steps": 1, "minutes": None, "sigma_data": [0.1]}}
     torch.manual_seed(run.seed)
     settings = {"filters": run.recipe.filters, "depth": run.recipe.depth, "dense_kernel": run.recipe.dense_kernel}
-    wanted = NextNet(role.in_channels, **settings, frame_offset=role.frame_offset).state_dict()
+    wanted = NextNet(3 * (run.recipe.conditions(role) + 1), **settings, frame_offset=role.frame_offset).state_dict()
     for kind in ("cuda", "mps", "xpu"):
         monkeypatch.setattr(f"torch.{kind}.manual_seed", lambda *_: pytest.fail("a generator of another device"))
         if kind != "mps":

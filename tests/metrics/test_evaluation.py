@@ -177,9 +177,10 @@ def test_the_conditional_mean_of_an_untrained_predictor_is_the_last_frame_and_of
 
 
 def test_a_prediction_sees_the_frames_before_the_last_one_as_far_as_they_are_known(video_run, clip):
-    whole, later = conditional_mean(video_run, clip), conditional_mean(video_run, clip[5:])
-    assert np.array_equal(conditional_mean(video_run, clip[5:], earlier=clip[:5]), whole[5:])
-    assert np.array_equal(later[1:], whole[6:]) and not np.array_equal(later[0], whole[5])
+    alone, one, all_of_them = (conditional_mean(video_run, clip[5:], earlier=clip[i:5]) for i in (5, 4, 0))
+    assert np.array_equal(alone, conditional_mean(video_run, clip[5:]))
+    assert np.array_equal(one, all_of_them)  # two previous frames: the last one of them counts
+    assert np.array_equal(alone[1:], one[1:]) and not np.array_equal(alone[0], one[0])
 
 
 def test_a_sampled_frame_is_a_step_of_a_rollout(video_run, clip):

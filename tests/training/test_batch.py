@@ -12,6 +12,7 @@ from sinfusion.roles import INTERPOLATOR, PREDICTOR, PROJECTOR
 from sinfusion.training.batch import condition_frames, draw_places, sample_seeds
 
 COUNT, HEIGHT, WIDTH = 6, 12, 16
+ONE = TINY.replace(previous_frames=1)
 
 
 @pytest.fixture
@@ -26,11 +27,11 @@ def corners(images):
     return to_uint8(images)[:, 0, 0].tolist()
 
 
-def draw(frames, conditions, crop, seed, step, samples, largest_offset=1, every_triple=True, recipe=TINY):
+def draw(frames, conditions, crop, seed, step, samples, largest_offset=1, recipe=ONE):
     """Target, condition and frame offset of each sample, cut without any noise."""
     role = (PROJECTOR, PREDICTOR, INTERPOLATOR)[conditions]
     seeds, step = sample_seeds(seed, samples), torch.tensor(step)
-    places, offset = draw_places(tuple(frames.shape[:3]), role, crop, seeds, step, largest_offset, every_triple)
+    places, offset = draw_places(tuple(frames.shape[:3]), role, crop, seeds, step, largest_offset, recipe.every_triple)
     around = condition_frames(recipe, role, len(frames), places[:, 0], offset, seeds, step)
     coefficients = torch.tensor([1.0, 0, 0, 1, 0, 0] + [1.0, 0, 0, 0] * around.shape[1]).expand(len(seeds), -1)
     inputs, clean = ops.sample_crops(
@@ -136,7 +137,7 @@ def test_a_crop_is_a_part_of_the_frame(coded):
 def test_the_middle_frame_is_learned_from_those_around_it(coded, every_triple, count, middles):
     seen = set()
     for step in range(30):
-        examples = draw(coded[:count], 2, (7, 9), 0, step, range(4), every_triple=every_triple)
+        examples = draw(coded[:count], 2, (7, 9), 0, step, range(4), recipe=TINY.replace(every_triple=every_triple))
         before, after = examples.condition[:, :3], examples.condition[:, 3:]
         for (target, *place), first, last in zip(corners(examples.clean), corners(before), corners(after), strict=True):
             assert (first, last) == ([target - 1, *place], [target + 1, *place])
