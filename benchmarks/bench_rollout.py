@@ -42,7 +42,7 @@ def one_frame(run, batch):
     device = run.device
     seeds, frame_index = torch.arange(batch, device=device), torch.ones((), dtype=torch.int64, device=device)
     next_of = next_frame(run)
-    previous = next_of.first(torch.zeros(batch, 3, *run.size, device=device))
+    previous = next_of.begin(torch.zeros(batch, 3, *run.size, device=device))
     advance = cuda_graphed(lambda previous, frame_index: next_of(previous, seeds, frame_index), device, run.graph)
     return lambda: advance(previous, frame_index)
 

@@ -19,7 +19,7 @@ if (Path(__file__).parent.parent / "kernels" / "__init__.py").exists():
 
 if TYPE_CHECKING:
     from .generation.image import edit
-    from .generation.video import extrapolate, generate, retarget, upsample
+    from .generation.video import extrapolate, generate, retarget, stream, upsample
     from .media import read_image, read_video, write_video
     from .metrics.evaluation import evaluate
     from .ops import keep_memory
@@ -34,6 +34,7 @@ _HOMES = {
     "extrapolate": "generation.video",
     "upsample": "generation.video",
     "retarget": "generation.video",
+    "stream": "generation.video",
     "edit": "generation.image",
     "evaluate": "metrics.evaluation",
     "import_released": "released",
@@ -64,6 +65,7 @@ __all__ = [
     "read_image",
     "read_video",
     "retarget",
+    "stream",
     "train",
     "upsample",
     "write_video",

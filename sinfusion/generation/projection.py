@@ -57,8 +57,8 @@ class PatchProjection:
         Images keep their layout, all else is patches of the clip, motion too: generated as VGPNN does, but from a small
         version of the image in place of noise. seeds: (B,) int64.
         """
-        whole, (depth, *sides) = self.scales[0].clip, self.scales[0].patch
-        patch = (depth, *(min(side, size) for side, size in zip(sides, images.shape[2:], strict=True)))
+        whole, (depth, rows, columns) = self.scales[0].clip, self.scales[0].patch
+        patch = depth, min(rows, images.shape[2]), min(columns, images.shape[3])
         effort = Effort(patch, REPAIR_PASSES, REPAIR_PASSES, completeness=REPAIR_COMPLETENESS)
         count = min(len(whole), REPAIR_FRAMES)
         scales = level_scales((count, *whole.shape[1:3]), (1.0, REPAIR_FACTOR), (count, REPAIR_SIDE))
@@ -95,7 +95,7 @@ class PatchProjection:
             change = self._project(small, level + 1) - small[:, :3]
             image = image + F.interpolate(change, image.shape[2:], mode="bilinear", align_corners=False)
         found = self.scales[level](torch.cat((image, frames[:, 3:]), 1))
-        if level > 0 or self.tolerance == 0:
+        if self.tolerance == 0:
             return found
         error = (found - image).square().mean(1, keepdim=True)
         error = F.avg_pool2d(error, SIDE, 1, SIDE // 2, count_include_pad=False)
@@ -107,7 +107,7 @@ class _Scale:
 
     def __init__(self, clip: Tensor, depth: int, follows: Tensor):
         self.clip = clip  # (T, H, W, 3)
-        self.patch = (depth, *(min(SIDE, side) for side in clip.shape[1:3]))
+        self.patch = depth, min(SIDE, clip.shape[1]), min(SIDE, clip.shape[2])
         self.fields: Tensor  # (B, 1, H', W', 3) int16
         self.weight = None  # of the clip's patches: infinite where their frames do not follow each other
         if not follows.all():

@@ -6,6 +6,7 @@ what their neighbours some `stride` away had found, at random places beside that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 

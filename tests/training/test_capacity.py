@@ -70,9 +70,10 @@ def test_where_nothing_gets_there_the_smallest_frames_are_chosen_with_the_minute
 def test_a_speed_is_that_of_the_recipe_on_any_frames():
     measured = measure_speed(TINY.replace(**SMALL), torch.device("cpu"), torch.float32, True)
     assert measured.seconds > 0 and 0 < measured.share <= 1 and measured.threads == torch.get_num_threads()
-    half = measured.step((18, 64), 1.0)
-    assert measured.step((36, 64), 1.0) == pytest.approx(2 * half)
-    assert measured.step((36, 64), 0.25) == pytest.approx(8 * half)
+    step = measured.step((72, 128), 1.0)
+    assert measured.step((144, 128), 1.0) == pytest.approx(2 * step)
+    assert measured.step((72, 128), 0.25) == pytest.approx(4 * step)
+    assert measured.step((100, 200), 1.0, "projector") == pytest.approx(measured.step((100, 200), 1.0) * 3.61)
 
 
 @pytest.fixture
