@@ -183,7 +183,9 @@ def table1(path: Path) -> str:
         )
     head = ("data", "method", "paper: NNFDIV", "NNFDIST", "SVFID", "here: NNFDIV", "NNFDIST", "NNFDIST 3x7x7",
             "coverage", "SWD")  # fmt: skip
-    command = f"python benchmarks/compare_published.py {' '.join(clips)} --size {result['size']}"
+    command = (
+        f"python benchmarks/compare_published.py {' '.join(clips)} --size {result['size']} --window {result['window']}"
+    )
     return f"{of_machine(result, command)}\n\n{markdown(head, rows)}"
 
 
@@ -197,11 +199,16 @@ def interpolation(path: Path) -> str:
     for clip in clips:
         of = {row["method"]: row for row in result["rows"] if row["clip"] == clip}
         rows.append((clip, str(of["blend"]["frames"]), *(f"{of[method]['psnr_db']:.2f} dB" for method in titles)))
-    seconds = [median(row["seconds_a_frame"] for row in result["rows"] if row["method"] == method) for method in titles]
-    rows.append(("time a frame, median", "", *map(duration, seconds)))
+    if all("cpu_seconds_a_frame" in row for row in result["rows"]):
+        of_method = [[row["cpu_seconds_a_frame"] for row in result["rows"] if row["method"] == name] for name in titles]
+        rows.append(("CPU time a frame, median", "", *(duration(median(seconds)) for seconds in of_method)))
     text = markdown(("clip", "frames", *titles.values()), rows)
     if published := result.get("published"):
-        text += f"\nThe published video at {result['published_size']}, frames between those of its input:\n\n"
+        text += (
+            f"\nThe published video at {result['published_size']}. Each frame of its input stands twice, so what was "
+            "between is not known: high frequencies of the frames between, which blur has few of, and NNFDIST in the "
+            "input.\n\n"
+        )
         names = {row["method"]: titles.get(row["method"], f"{row['method']}, published") for row in published}
         lines = [
             (names[row["method"]], f"{row['high_frequency']:.2f}", f"{row['nnfdist_1x7x7']:.2f}") for row in published
