@@ -75,7 +75,7 @@ class Recipe:
     # Frames of these patches: with one, each frame is projected by itself.
     projection_depth: int = 3
     # Error of these patches, in units of sigma_data, at which only half of the projection's weight is left.
-    projection_tolerance: float = 1.0
+    projection_tolerance: float = 3.0
 
     # Training samples a step.
     batch_size: int = 1
