@@ -34,7 +34,7 @@ from tyro.conf import Positional
 from sinfusion import ops
 from sinfusion.cli.options import evenly_spaced, parse_size
 from sinfusion.errors import SinfusionError
-from sinfusion.generation.video import generate
+from sinfusion.generation.video import generate, stream
 from sinfusion.media import contact_sheet, read_video, write_image, write_video
 from sinfusion.metrics.comparison import SWD_PATCH, halves, swd_scales
 from sinfusion.metrics.coverage import Coverage
@@ -67,7 +67,8 @@ class Settings:
     runs: tuple[str, ...] = ()  # NAME=RUN, likewise: generates a video from each seed
     size: str = "128x72"
     frames: int = 60  # of what runs generate
-    start: int = 0  # frame of a run to generate from
+    start: int | None = None  # frame of a run to generate from; left out: its Projector generates one
+    long: int = 0  # above 0: also a video of so many frames, whose second and last windows are measured
     seeds: tuple[int, ...] = (0,)
     train_minutes: float = 0  # above 0: train a run of `tiny` on each clip for so long, the result `ours`
     window: int = 20  # frames
@@ -113,6 +114,14 @@ def generated(path: Path, settings: Settings, size: tuple[int, int]) -> Iterator
     for seed in settings.seeds:
         video = generate(run, settings.frames, start=settings.start, seed=seed)[0]
         yield f"seed {seed}", np.stack([resize(frame, size) for frame in video])
+    if settings.long:
+        picked: dict[str, list[np.ndarray]] = {"second window": [], "last window": []}
+        for number, images in enumerate(stream(run, settings.long, start=settings.start, seed=settings.seeds[0])):
+            if settings.window <= number < 2 * settings.window:
+                picked["second window"].append(resize(images[0], size))
+            if number >= settings.long - settings.window:
+                picked["last window"].append(resize(images[0], size))
+        yield from ((f"{name} of {settings.long}", np.stack(frames)) for name, frames in picked.items())
 
 
 def trained(own: Path, folder: Path, minutes: float) -> tuple[str, Path]:
@@ -134,7 +143,8 @@ def results_of(
         yield Result(name, str(path), read(path, size))
     for name, path in runs:
         for sample, frames in generated(path, settings, size):
-            yield Result(name, sample, frames)
+            of_long = f"{name}, {sample}"
+            yield Result(name if sample.startswith("seed") else of_long, sample, frames)
 
 
 # Measuring -----------------------------------------------------------------------------------------------------------
@@ -181,7 +191,7 @@ def predictions(clip: str, own: Path, name: str, run: Run) -> Row:
         how = "all of its last" if known else "none of its"
         raise SinfusionError(f"{name} has no held-out frames: it was trained on {how} frames of {own}.")
     held = frames[known[-1] :]
-    guesses = {"mean_db": conditional_mean(run, held), "linear_db": linear_prediction(run.frames, held)}
+    guesses = {"mean_db": conditional_mean(run, held, earlier=frames[: known[-1]]), "linear_db": linear_prediction(run.frames, held)}
     figures = {key: mean_psnr(guess, held[1:]) for key, guess in (guesses | {"repeat_db": held[:-1]}).items()}
     size = f"{run.size[1]}x{run.size[0]}"
     return {"clip": clip, "result": name, "frames": len(held) - 1, "size": size, **figures}
