@@ -191,7 +191,8 @@ def predictions(clip: str, own: Path, name: str, run: Run) -> Row:
         how = "all of its last" if known else "none of its"
         raise SinfusionError(f"{name} has no held-out frames: it was trained on {how} frames of {own}.")
     held = frames[known[-1] :]
-    guesses = {"mean_db": conditional_mean(run, held, earlier=frames[: known[-1]]), "linear_db": linear_prediction(run.frames, held)}
+    expected = conditional_mean(run, held, earlier=frames[: known[-1]])
+    guesses = {"mean_db": expected, "linear_db": linear_prediction(run.frames, held)}
     figures = {key: mean_psnr(guess, held[1:]) for key, guess in (guesses | {"repeat_db": held[:-1]}).items()}
     size = f"{run.size[1]}x{run.size[0]}"
     return {"clip": clip, "result": name, "frames": len(held) - 1, "size": size, **figures}
