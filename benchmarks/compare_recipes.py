@@ -48,10 +48,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "three previous frames": {"previous_frames": 3},
     "changes without noise": {"change_noise": 0.0},
     "condition dropout 0.25": {"condition_dropout": 0.25},
+    "without projection": {"projection_weight": 0.0},
+    "crop 0.95": {"crop": 0.95},
+    "batch 1": {"batch_size": 1},
+    "48 filters, depth 8": {"filters": 48, "depth": 8},
     "Euler sampler": {"sampler": "euler"},
     "dense 3x3, depth 8": {"dense_kernel": 3, "depth": 8},
     "x0, 50 DDPM steps": {"parameterization": "x0", "sampler": "ddpm", "sampling_steps": 50},
 }
+WARMUP_STEPS, TIMED_STEPS = 4, 12
 OF_A_ROW = ("variant", "clip", "seed", "frames", "changes")  # all else is a figure
 
 Row = dict[str, Any]
@@ -62,6 +67,7 @@ class Settings:
     clips: tuple[str, ...]  # each a path, or PATH:STOP
     size: str = "64x36"
     steps: int = 2000
+    cpu_seconds: float = 0  # above 0: as many steps of each variant as take so long, all threads together
     variants: tuple[str, ...] = tuple(VARIANTS)
     seeds: tuple[int, ...] = (0,)
     run: Path | None = None  # measure this trained run instead of training variants
@@ -101,6 +107,19 @@ def train(frames: np.ndarray, changes: dict[str, Any], steps: int, seed: int, fo
     return run, float(np.median(times[:steps]))
 
 
+def steps_in(cpu_seconds: float, frames: np.ndarray, changes: dict[str, Any]) -> int:
+    """Steps of a variant's Predictor that take so long."""
+    recipe = TINY.replace(**{name: value for name, value in changes.items() if name != "projector"})
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(new_run(frames, Path(folder) / "run", recipe, [PREDICTOR]), PREDICTOR, 1000)
+        for _ in range(WARMUP_STEPS):  # the first capture graphs
+            trainer.step()
+        started = time.process_time()
+        for _ in range(TIMED_STEPS):
+            trainer.step()
+        return max(1, round(cpu_seconds * TIMED_STEPS / (time.process_time() - started)))
+
+
 def measure(run: Run, known: np.ndarray, held: np.ndarray, seed: int, sheet: Path | None) -> dict[str, float]:
     """Every figure of one trained run."""
     outputs = generate(run, 60, count=4, start=0, seed=seed)
@@ -115,11 +134,14 @@ def variant_rows(settings: Settings, clip: str) -> list[Row]:
     rows = []
     for variant, seed in itertools.product(settings.variants, settings.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            run, seconds = train(known, VARIANTS[variant], settings.steps, seed, Path(folder) / "run")
+            changes, steps = VARIANTS[variant], settings.steps
+            if settings.cpu_seconds:
+                steps = steps_in(settings.cpu_seconds, known, changes)
+            run, seconds = train(known, changes, steps, seed, Path(folder) / "run")
             file = f"{name}-{variant.replace(' ', '-')}-{seed}.png"
             figures = measure(run, known, held, seed, settings.sheets / file if settings.sheets else None)
         facts = {"variant": variant, "clip": name, "seed": seed, "frames": len(known), "changes": VARIANTS[variant]}
-        rows.append(facts | {"steps": settings.steps, "seconds_a_step": seconds} | figures)
+        rows.append(facts | {"steps": steps, "seconds_a_step": seconds} | figures)
         print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}), flush=True)
     return rows
 
@@ -151,7 +173,7 @@ def main(settings: Settings) -> None:
     for clip in settings.clips:
         rows += [run_row(settings, run, clip)] if run else variant_rows(settings, clip)
         size = f"{run.size[1]}x{run.size[0]}" if run else settings.size
-        report = {"size": size, **machine(), "rows": rows + means(rows)}
+        report = {"size": size, "cpu_seconds": settings.cpu_seconds, **machine(), "rows": rows + means(rows)}
         if settings.out:
             settings.out.parent.mkdir(parents=True, exist_ok=True)
             settings.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -142,6 +142,8 @@ def recipes(path: Path) -> str:
     of = [row for row in result["rows"] if row["clip"] != "mean"]
     clips, seeds = dict.fromkeys(row["clip"] for row in of), dict.fromkeys(str(row["seed"]) for row in of)
     command = f"python benchmarks/compare_recipes.py --clips {' '.join(clips)} --seeds {' '.join(seeds)}"
+    if result.get("cpu_seconds"):
+        command += f" --cpu-seconds {result['cpu_seconds']:g}"
     head = ("variant", "dB above repeating, own transitions", "later ones", "change", "... of the last 15 frames",
             "high frequencies", "... of the last 15 frames")  # fmt: skip
     return f"{of_machine(result, command)}\n\n{markdown(head, rows)}"
@@ -189,6 +191,25 @@ def table1(path: Path) -> str:
     return f"{of_machine(result, command)}\n\n{markdown(head, rows)}"
 
 
+def published(path: Path) -> str:
+    """Ours beside the authors' samples, clip by clip, in the windows that `compare_published.py` shows; medians."""
+    result = json.loads(path.read_text())
+    keys = {"nnfdiv_3x3x3": "NNFDIV", "nnfdist_3x3x3": "NNFDIST", "coverage": "coverage", "change": "change",
+            "high_frequency": "high frequencies"}  # fmt: skip
+    rows = []
+    for clip, name in dict.fromkeys((row["clip"], row["result"]) for row in result["rows"]):
+        samples = [row["figures"] for row in result["rows"] if (row["clip"], row["result"]) == (clip, name)]
+        parts = ["whole"] if "window of" in name or name == "halves" else list(samples[0])[1:]
+        for part in parts:
+            figures = [sample[part] for sample in samples if part in sample]
+            rows.append((clip, name, "all" if part == "whole" else part, str(len(figures)),
+                         *(f"{median(some[key] for some in figures):.3f}" if all(key in some for some in figures)
+                           else "-" for key in keys)))  # fmt: skip
+    command = f"python benchmarks/compare_published.py CLIPS --size {result['size']} --window {result['window']}"
+    head = ("clip", "result", "frames", "samples", *keys.values())
+    return f"{of_machine(result, command)} {result.get('note', '')}\n\n{markdown(head, rows)}"
+
+
 def interpolation(path: Path) -> str:
     """PSNR of the frames left out, by clip; and the published rows."""
     result = json.loads(path.read_text())
@@ -226,10 +247,13 @@ CLIPS = " ".join(
                  "published/penguins/input.mp4:48")
 )  # fmt: skip
 GIFS = " ".join(f"{{data}}/published/gif-{clip}" for clip in ("cliff", "seashore", "waterfall"))
+PUBLISHED = " ".join(f"{{data}}/published/{clip}" for clip in ("ants", "birds", "lava", "penguins"))
 BETWEEN = " ".join(
     f"{{data}}/{clip}" for clip in ("tornado", "airballoons", "published/birds", "published/ants", "published/penguins")
 )
-VARIANTS = "tiny 'without coarse condition noise' 'clean condition'"
+VARIANTS = (
+    "tiny 'without projection' 'one previous frame' 'crop 0.95' 'batch 1' 'dense 3x3, depth 8' '48 filters, depth 8'"
+)
 
 
 def measured(name: str, minutes: float, table: Table | None, *commands: str, same_since: str = "") -> Figure:
@@ -252,8 +276,8 @@ FIGURES = (
     measured("busy", 3, busy, "python benchmarks/busy.py --out "),
     measured("promise", 11, promise, "python benchmarks/promise.py {data}/tornado --out "),
     measured("precision", 3, precision, "python benchmarks/compare_precision.py {data}/tornado --out "),
-    measured("recipes", 40, recipes, f"python benchmarks/compare_recipes.py --clips {CLIPS} --variants {VARIANTS} "
-             "--seeds 0 1 --out ", same_since="9593183"),  # renames alone came after it
+    measured("recipes", 25, recipes, f"python benchmarks/compare_recipes.py --clips {CLIPS} --variants {VARIANTS} "
+             "--cpu-seconds 20 --out "),
     measured("steps-needed", 30, None,
              f"{STEPS_NEEDED} {{data}}/published/birds/input.mp4 --roles predictor projector --sizes 64 --out ",
              f"{STEPS_NEEDED} --sizes 64 --steps 4000 --out ",
@@ -263,6 +287,8 @@ FIGURES = (
              "--length 30 --out "),
     measured("table1", 20, table1, f"python benchmarks/compare_published.py {GIFS} --size 128x72 --frames 8 "
              "--seeds 0 1 2 --window 8 --train-minutes 5 --out "),
+    measured("published", 70, published, f"python benchmarks/compare_published.py {PUBLISHED} --size 128x72 "
+             "--seeds 0 1 2 --long 1000 --train-minutes 10 --out "),
     measured("interpolation", 10, interpolation, f"python benchmarks/compare_interpolation.py --clips {BETWEEN} "
              "--published {data}/published/interpolation/star_fan_combined.mp4 --steps 1200 --out "),
     Figure("headlines", "benchmarks/results/speed.json", (), 0, headlines, document="README.md"),
