@@ -142,3 +142,14 @@ def test_a_run_stored_before_settings_were_checked_together_goes_on_as_it_went(s
     reached = np.add.outer(progress, -np.array(stored["offset_milestones"])) >= 0
     assert np.array_equal(recipe.largest_offset(progress), np.minimum(1 + reached.sum(-1), stored["max_frame_offset"]))
     assert recipe.correction_timesteps == 5  # what sampling used of 9
+
+
+def test_conditional_models_have_smaller_crops_but_none_below_32_pixels():
+    assert TINY.crop_size(PREDICTOR, 144, 256) == (72, 128) and TINY.crop_size(PROJECTOR, 144, 256) == (136, 243)
+    assert TINY.crop_size(PREDICTOR, 36, 64) == (32, 32) and TINY.crop_size(PREDICTOR, 20, 24) == (19, 22)
+    assert PAPER.crop_size(PREDICTOR, 144, 256) == (136, 243)
+
+
+def test_a_recipe_of_before_has_one_crop_for_all_models():
+    settings = {name: value for name, value in dataclasses.asdict(TINY).items() if name != "unconditional_crop"}
+    assert from_dict(settings | {"crop": 0.7}).unconditional_crop == 0.7

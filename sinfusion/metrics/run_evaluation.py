@@ -193,7 +193,8 @@ def sampled(
     batches = _conditions(run, frames, role, seed)
     if role is PREDICTOR:
         advance = next_frame(run, steps=steps)
-        return _pixel_values([advance(condition, seeds, 1) for condition, seeds in batches]).round()
+        images = [advance(advance.begin(condition), seeds, 1) for condition, seeds in batches]
+        return _pixel_values(images).round()
     process = reverse_process(run, role, steps=steps)
     return _pixel_values([process(seeds, 1, condition) for condition, seeds in batches]).round()
 

@@ -105,7 +105,11 @@ def test_a_run_generates_from_each_seed_and_predicts_what_it_has_not_seen(
 ):
     monkeypatch.setattr(compare_published, "PATCHES", {(3, 3, 3): 1})
     out, size = tmp_path / "out.json", f"{clip.shape[2]}x{clip.shape[1]}"
-    main(Settings((frames_of_clip,), runs=(f"ours={run}",), size=size, frames=6, seeds=(0, 3), held_out=True, out=out))
+    main(
+        Settings(
+            (frames_of_clip,), runs=(f"ours={run}",), size=size, frames=6, start=0, seeds=(0, 3), held_out=True, out=out
+        )
+    )
     report = json.loads(out.read_text())
     ours = [row for row in report["rows"] if row["result"] == "ours"]
     assert [(row["sample"], row["frames"]) for row in ours] == [("seed 0", 6), ("seed 3", 6)]

@@ -80,7 +80,7 @@ def test_sizes_and_crops_too_small_for_the_network(refused, tmp_path, video_file
     out = ("--out", tmp_path / "out")
     assert "at least 8" in refused("train", video_file, "--size", "7x30", *out)
     assert "at least 8" in refused("train", video_file, "--max-side", "8", *out)
-    assert "crop" in refused("train", video_file, "--crop", "0.1", *QUICK, *out)
+    assert "crop" in refused("train", video_file, "--size", "30x8", *QUICK, *out)
     assert "at least 8" in refused("generate", video_run.path, "--size", "30x7", *out)
     assert "at least 8" in refused("generate", image_run.path, "--size", "0x0", *out)
     assert "at least 8" in refused("retarget", video_run.path, "--size", "4x4", *out)

@@ -1,11 +1,15 @@
 """Patch projection of rollouts."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from sinfusion import ops
+from sinfusion import extrapolate, generate, ops, retarget
+from sinfusion.errors import SinfusionError
 from sinfusion.generation.projection import PatchProjection
+from sinfusion.metrics.nearest_neighbors import nnf, nnfdist
 from sinfusion.pixels import to_unit
 from sinfusion.scene import render
 
@@ -115,3 +119,52 @@ def test_native_kernels_and_reference_agree():
             rollout = Rollout(0.7, 2, frames=FRAMES[2:3, :, :12, :16], clip=CLIP[:5, :12, :16].contiguous())
             results.append(rollout(noisy(FRAMES[3:4, :, :12, :16])))
     torch.testing.assert_close(*results, atol=1e-6, rtol=0)
+
+
+def rollout_of(run, **how):
+    return generate(run, 6, start=0, seed=1, **how)
+
+
+def test_a_run_is_projected_as_its_recipe_says_and_as_is_asked_for(video_run):
+    without = dataclasses.replace(video_run, recipe=video_run.recipe.replace(projection_weight=0.0))
+    assert video_run.recipe.projection_weight == 1
+    assert not np.array_equal(rollout_of(video_run), rollout_of(without))
+    assert np.array_equal(rollout_of(video_run, projection=0.0), rollout_of(without))
+    assert np.array_equal(rollout_of(without, projection=1.0), rollout_of(video_run))
+    with pytest.raises(SinfusionError, match="projection must be from 0 to 1, not"):
+        rollout_of(video_run, projection=1.5)
+
+
+def test_projected_rollouts_are_closer_to_the_clip(video_run):
+    distances = [
+        nnfdist(nnf(rollout_of(video_run, projection=weight)[0], video_run.frames)[1]) for weight in (0.0, 1.0)
+    ]
+    assert distances[1] < distances[0]
+
+
+def test_continuations_and_retargeted_videos_are_projected_too(video_run):
+    for weight in (0.0, 1.0):
+        assert extrapolate(video_run, 2, 2, projection=weight)[0].shape == (16, *video_run.frames.shape[1:])
+    assert not np.array_equal(*(extrapolate(video_run, 2, 2, projection=weight)[0] for weight in (0.0, 1.0)))
+    assert not np.array_equal(*(retarget(video_run, (24, 16), projection=weight) for weight in (0.0, 1.0)))
+
+
+def test_a_first_frame_from_noise_is_of_patches_of_the_clip_and_in_motion():
+    project = PatchProjection(CLIP, 1.0)
+    frames = project.first(noisy(FRAMES[5:6], 0.4), torch.tensor([3]))
+    assert frames.shape == (1, 9, 24, 40)
+    assert error(frames[:, :3], FRAMES[5:6]) < error(noisy(FRAMES[5:6], 0.4), FRAMES[5:6])
+    assert not torch.equal(frames[:, :3], frames[:, 3:6])
+    again = project.first(noisy(FRAMES[5:6], 0.4), torch.tensor([3]))
+    assert torch.equal(frames, again)
+
+
+def test_what_is_near_is_left_alone():
+    frame = noisy(FRAMES[4:5], 0.02)
+    near, far = (PatchProjection(CLIP, 1.0, tolerance=tolerance) for tolerance in (10.0, 0.0))
+    found = []
+    for project in (near, far):
+        previous = torch.cat((FRAMES[3:4], FRAMES[2:3]), 1)
+        project.begin(previous)
+        found.append(project(frame, previous))
+    assert error(found[0], frame) < 0.1 * error(found[1], frame)

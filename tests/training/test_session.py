@@ -324,7 +324,7 @@ def test_a_folder_that_is_no_run_is_never_overwritten(clip, tmp_path):
         ({"input": np.full((1, 16, 24, 3), 2.0)}, "uint8"),
         ({"input": np.zeros((2, 16, 24, 3), np.uint8), "tasks": ("upsample",)}, "interpolator needs at least 3"),
         ({"input": np.zeros((5, 6, 24, 3), np.uint8)}, "too small"),
-        ({"recipe": RECIPE.replace(crop=0.3)}, "a crop needs"),
+        ({"input": np.zeros((5, 8, 24, 3), np.uint8)}, "a crop needs"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(clip, tmp_path, arguments, message):
