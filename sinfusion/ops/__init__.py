@@ -13,6 +13,7 @@ from .dense import dense
 from .depthwise_norm import depthwise_norm
 from .dispatch import backend
 from .graphed_callable import cpu_graphed
+from .layout import joined
 from .native import status
 from .patch_match import patch_match, places
 from .philox import normal, uniform_bits
@@ -44,6 +45,7 @@ __all__ = [
     "ddpm_step",
     "dense",
     "depthwise_norm",
+    "joined",
     "keep_memory",
     "normal",
     "patch_match",
