@@ -31,16 +31,18 @@ def depthwise_norm(channels: int, activation: str) -> dict[str, Variant]:
         return Variant(kernel, types, of_kernel, {n: v for n, v in options.items() if n not in of_kernel})
 
     forward = given if norm else given | without_norm
+    strip = {"PIXELS": module.convolution_options(channels)["PIXELS"]}
     variants = {
-        "convolve, forward": variant(module.convolve, forward),
+        "convolve, forward": variant(module.convolve, forward, **strip),
         "convolve, gradient of x": variant(
-            module.convolve, given | without_norm | dict.fromkeys(("bias", "shift")), FLIP=True
+            module.convolve, given | without_norm | dict.fromkeys(("bias", "shift")), FLIP=True, **strip
         ),
         "norm_backward": variant(module.norm_backward, given if norm else given | without_norm | {"du": None}),
         "weight_gradient": variant(module.weight_gradient, given, min(channels, module.GRADIENT_CHANNELS)),
     }
     if norm:  # a reverse step keeps nothing
-        variants["convolve, inference"] = variant(module.convolve, given | dict.fromkeys(("u", "mean", "rstd")))
+        without = dict.fromkeys(("u", "mean", "rstd"))
+        variants["convolve, inference"] = variant(module.convolve, given | without, **strip)
     return variants
 
 

@@ -17,17 +17,20 @@ import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import __version__
 
-Run = Callable[[], object]  # runs a candidate once
+Run = Callable[[], Any]  # runs a candidate once: a tensor, or a tuple of tensors and None
 Timer = Callable[[Run, torch.device], Callable[[], float]]  # prepares a candidate; each call then measures seconds
 
 ROUNDS = 7
 RUNS = 10  # of a candidate in a round
 FASTER = 0.95  # of the default's time: what another candidate may take at most, so that noise changes no choice
+CLOSE = 0.01  # of the norm of the default's results: how far those of another candidate may be from them
 
 _choices: dict[str, dict[str, str]] = {}  # by GPU and versions, by operator and key; what this process has read or made
 
@@ -41,7 +44,8 @@ def choose(
 ) -> str:
     """The stored choice; else, where measuring is possible, the fastest; else the default.
 
-    Nothing is measured while a CUDA graph is captured. A candidate that raises is out, unless it is the default.
+    Nothing is measured while a CUDA graph is captured. A candidate that raises is out, and so is one whose results are
+    not those of the default (of the first that runs). Where none runs, the default's error is raised.
     """
     machine, entry = _machine(device), f"{operator} {key}"
     if machine not in _choices:
@@ -63,17 +67,24 @@ def _can_measure(device: torch.device) -> bool:
 
 
 def _fastest(candidates: dict[str, Run], device: torch.device, timer: Timer) -> str:
-    default = next(iter(candidates))
     measure: dict[str, Callable[[], float]] = {}
+    errors: list[Exception] = []
+    expected: Any = None
     for name, run in candidates.items():
         try:
-            run()  # compiles
+            results = run()  # compiles
+            if measure and not _close(results, expected):
+                continue
             measure[name] = timer(run, device)
             measure[name]()
-        except Exception:
+        except Exception as error:
             measure.pop(name, None)
-            if name == default:
-                raise
+            errors.append(error)
+            continue
+        expected = results if len(measure) == 1 else expected
+    if not measure:
+        raise errors[0]
+    default = next(iter(measure))
     times: dict[str, list[float]] = {name: [] for name in measure}
     for _ in range(ROUNDS):  # interleaved: what slows the GPU down for a while slows all down
         for name in measure:
@@ -81,6 +92,16 @@ def _fastest(candidates: dict[str, Run], device: torch.device, timer: Timer) -> 
     medians = {name: statistics.median(values) for name, values in times.items()}
     best = min(medians, key=medians.__getitem__)
     return best if medians[best] <= FASTER * medians[default] else default
+
+
+def _close(results: Any, expected: Any) -> bool:
+    """Whether tensors are the same but for rounding; what one of both leaves out is not compared."""
+    pairs = zip(*(value if isinstance(value, tuple) else (value,) for value in (results, expected)), strict=True)
+    return all(
+        bool((a.float() - b.float()).norm() <= CLOSE * b.float().norm())
+        for a, b in pairs
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+    )
 
 
 def _gpu_timer(run: Run, device: torch.device) -> Callable[[], float]:

@@ -14,6 +14,7 @@ from .dense import dense
 from .depthwise_norm import depthwise_norm
 from .dispatch import backend
 from .graphed_callable import cpu_graphed
+from .layout import joined
 from .native import status
 from .nearest_patches import nearest_patches
 from .patch_match import patch_match
@@ -48,6 +49,7 @@ __all__ = [
     "ddpm_step",
     "dense",
     "depthwise_norm",
+    "joined",
     "keep_memory",
     "nearest_patches",
     "normal",

@@ -79,3 +79,21 @@ def split(grad: Tensor | None, x: Tensor, skip: Tensor | None) -> tuple[Tensor, 
         return channels_last(grad), x.new_empty(0)
     of_x, of_skip = grad.split([x.shape[1], skip.shape[1]], 1)
     return channels_last(of_x), channels_last(of_skip)
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, skip: Tensor) -> Tensor:
+        ctx.channels = x.shape[1], skip.shape[1]
+        return torch.cat((x, skip), 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        of_x, of_skip = grads[0].split(ctx.channels, 1)
+        return channels_last(of_x), channels_last(of_skip)
+
+
+def joined(x: Tensor, skip: Tensor) -> Tensor:
+    """As `concatenate`, with gradients that are channels-last, made once however many layers read it."""
+    result: Tensor = _Joined.apply(x, skip)
+    return result

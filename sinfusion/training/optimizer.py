@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+
+ALIGNMENT = 8  # numbers, at a multiple of which each weight begins: 16 bytes of bf16, as the widest loads want them
 
 
 class AdamEma:
@@ -19,7 +22,8 @@ class AdamEma:
     budget; gamma = 0 is the plain mean.
 
     All weights are stored in one tensor (the network's parameters become views of it), and so are the moments, the
-    averages and, if a dtype is given for them, copies of the weights in that dtype: a step is one pass.
+    averages and, if a dtype is given for them, copies of the weights in that dtype: a step is one pass. Zeros between
+    the weights, which stay zeros, align each.
     """
 
     def __init__(
@@ -31,8 +35,9 @@ class AdamEma:
     ):
         self.gamma, self.betas = gamma, betas
         named = dict(network.named_parameters())
-        self._value = torch.cat([_in_memory_order(p.detach()) for p in named.values()])
+        self._zeros = torch.zeros(ALIGNMENT, device=next(iter(named.values())).device)
         self._shapes = {name: p.shape for name, p in named.items()}
+        self._value = torch.cat(self._aligned(p.detach() for p in named.values()))
         for name, view in self._views(self._value).items():
             named[name].data = view
         self._exp_avg, self._exp_avg_sq = torch.zeros_like(self._value), torch.zeros_like(self._value)
@@ -46,11 +51,17 @@ class AdamEma:
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         """Tensors by parameter name in one that holds them all; convolutions channels-last."""
-        parts = flat.split([shape.numel() for shape in self._shapes.values()])
+        numbers = [shape.numel() for shape in self._shapes.values()]
+        parts = [part[:n] for part, n in zip(flat.split([n + _gap(n) for n in numbers]), numbers, strict=True)]
         return {
             name: part.view(shape) if len(shape) != 4 else part.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
             for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
+
+    def _aligned(self, values: Iterable[Tensor]) -> list[Tensor]:
+        """What lies behind each other in the one tensor: values as their parameters lie there, zeros between them."""
+        flat = map(_in_memory_order, values)
+        return [part for value in flat for part in (value, self._zeros[: _gap(len(value))]) if len(part)]
 
     def coefficients(self, rates: np.ndarray, first: int = 0) -> Tensor:
         """(n, 3) fp32: what `ops.adam_ema` takes in the steps from `first` on, with learning rates (n,) float64.
@@ -65,10 +76,10 @@ class AdamEma:
         return torch.from_numpy(np.stack((size, scale, weight), 1)).float()
 
     def gradient(self, loss: Tensor) -> Tensor:
-        """(N + 1,) fp32: the gradient of a loss () by all weights, and then the loss itself."""
+        """(N + 1,) fp32: the gradient of a loss () by all weights, aligned as they are, and then the loss itself."""
         weights = list(self.parameters.values())
         gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-        return torch.cat([*map(_in_memory_order, gradients), loss.detach().view(1)])
+        return torch.cat([*self._aligned(gradients), loss.detach().view(1)])
 
     def step(self, gradient: Tensor, coefficients: Tensor) -> None:
         """One update from a gradient (N,) in the order of `gradient` and a row of `coefficients` (3,)."""
@@ -101,6 +112,11 @@ class AdamEma:
             view.copy_(average[name])
         if self._copies is not None:
             self._copies.copy_(self._value)
+
+
+def _gap(numbers: int) -> int:
+    """Of so many numbers to the next multiple of ALIGNMENT."""
+    return -numbers % ALIGNMENT
 
 
 def _in_memory_order(value: Tensor) -> Tensor:

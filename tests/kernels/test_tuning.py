@@ -76,9 +76,40 @@ def test_a_candidate_that_raises_is_out():
     assert clock.choose() == "small" and "large" not in clock.measured
 
 
-def test_a_default_that_raises_is_an_error():
+def test_where_the_default_raises_another_serves():
+    assert Clock(cudnn=None, large=None, small=2.0, other=3.0).choose() == "small"
+
+
+def test_where_all_candidates_raise_it_is_an_error():
     with pytest.raises(RuntimeError, match="out of resources"):
-        Clock(cudnn=None, triton=2.0).choose()
+        Clock(cudnn=None, triton=None).choose()
+
+
+def of_results(**results):
+    """The choice among candidates that get faster from one to the next, and give these results."""
+    seconds = iter(range(len(results), 0, -1))
+    taken = dict(zip(results, seconds, strict=True))
+    name_of = {}
+
+    def timer(run, device):
+        return lambda: float(taken[name_of[id(run)]])
+
+    candidates = {name: lambda value=value: value for name, value in results.items()}
+    name_of.update((id(run), name) for name, run in candidates.items())
+    return tuning.choose("convolution", (str(results),), candidates, GPU, timer)
+
+
+def test_a_fast_candidate_whose_results_are_others_is_out():
+    right = torch.linspace(-1, 1, 50)
+    rounded, wrong, broken = right.bfloat16(), right.flip(0), torch.full_like(right, float("nan"))
+    assert of_results(cudnn=right, triton=rounded) == "triton"
+    assert of_results(cudnn=right, triton=rounded, wrong=wrong, broken=broken) == "triton"
+
+
+def test_each_of_several_results_is_compared_but_those_that_one_candidate_leaves_out():
+    right, wrong = torch.linspace(-1, 1, 50), torch.zeros(50)
+    assert of_results(cudnn=(right, right), triton=(right, None)) == "triton"
+    assert of_results(cudnn=(right, right), triton=(right, wrong)) == "cudnn"
 
 
 def test_a_choice_is_made_once_in_a_process_and_once_for_all_processes(machine, monkeypatch):
@@ -166,6 +197,7 @@ def test_on_a_gpu_less_work_is_chosen(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("SINFUSION_TUNING", "1")
     few, many = torch.ones(1 << 10, device="cuda"), torch.ones(1 << 26, device="cuda")
-    candidates = {"many": lambda: many.exp(), "few": lambda: few.exp()}
+    candidates = {"many": lambda: many.exp_(), "few": lambda: few.exp_()}
+    candidates = {name: lambda work=work: (work(), None)[1] for name, work in candidates.items()}
     assert tuning._fastest(candidates, GPU, tuning._gpu_timer) == "few"
     assert torch.cuda.get_device_name() in tuning._machine(GPU)

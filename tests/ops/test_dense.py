@@ -335,7 +335,7 @@ class TestCopies:
         assert torch.equal(outside, layer.weight.detach().bfloat16())
 
 
-IMPLEMENTATIONS = ["cudnn", "triton 0", "triton 1"]
+IMPLEMENTATIONS = ["cudnn", "triton 0", "triton 3"]
 
 
 def chosen(implementation, candidates):
@@ -388,6 +388,14 @@ def test_what_a_gpu_runs_is_as_close_to_float64_as_the_reference(implementation)
         dtype = {"fp32": FP32, "bf16": BF16}[dtype]
         with ops.backend("reference"):
             assert_close(errors, distances(evaluate(case, dtype), truth))
+
+
+def test_wherever_cudnn_is_slow_triton_is_a_candidate():
+    assert operator.triton_configs(torch.Size((192, 6, 3, 3)), BF16) and operator.triton_configs(
+        torch.Size((192, 64, 3, 3)), BF16
+    )
+    assert operator.triton_configs(torch.Size((192, 64, 3, 3)), FP32)
+    assert not operator.triton_configs(torch.Size((64, 128, 1, 1)), BF16)
 
 
 @needs_triton

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from sinfusion.network import NextNet
+from sinfusion.roles import ROLES
 from sinfusion.training.optimizer import AdamEma, learning_rates
 
 
@@ -119,6 +121,21 @@ def test_weights_of_any_shape_and_layout_are_updated_in_place_with_their_copies(
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("role", ROLES.values(), ids=lambda role: role.name)
+def test_every_weight_and_its_copy_begins_at_16_bytes(role):
+    network = NextNet(role.in_channels, filters=12, depth=4, frame_offset=role.frame_offset)
+    optimizer = AdamEma(network, 3.0, copies=torch.bfloat16)
+    for tensors in (optimizer.parameters, optimizer.copies, optimizer.average):
+        assert all(tensor.data_ptr() % 16 == 0 for tensor in tensors.values())
+
+
+def test_what_lies_between_the_weights_stays_zero():
+    _, optimizer, _ = trained(5)
+    weights = sum(p.numel() for p in optimizer.parameters.values())
+    for flat in (optimizer._value, optimizer._average, optimizer._exp_avg, optimizer._exp_avg_sq):
+        assert len(flat) > weights and flat.count_nonzero() <= weights
+
+
 def test_gradients_lie_behind_each_other_in_the_order_of_the_weights_and_then_the_loss():
     network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Conv2d(3, 1, 1), torch.nn.Linear(2, 2))
     optimizer = AdamEma(network, 3.0)
@@ -126,10 +143,12 @@ def test_gradients_lie_behind_each_other_in_the_order_of_the_weights_and_then_th
     expected = torch.autograd.grad(loss, list(network[:2].parameters()), retain_graph=True)
     outputs = optimizer.gradient(loss)
     assert outputs[-1] == loss
-    convolutions = [gradient.permute(0, 2, 3, 1) if gradient.ndim == 4 else gradient for gradient in expected]
-    flat = torch.cat([gradient.reshape(-1) for gradient in convolutions])  # channels-last
-    assert torch.equal(outputs[: len(flat)], flat)
-    assert len(outputs[len(flat) : -1]) == 6 and not outputs[len(flat) : -1].any()
+    place = 0
+    for gradient in expected:  # channels-last
+        flat = (gradient.permute(0, 2, 3, 1) if gradient.ndim == 4 else gradient).reshape(-1)
+        assert torch.equal(outputs[place : place + len(flat)], flat)
+        place += -(-len(flat) // 8) * 8  # each at a multiple of 8
+    assert len(outputs[place:-1]) == 16 and not outputs[place:-1].any()
     assert all(p.grad is None for p in network.parameters())
 
 
