@@ -9,8 +9,8 @@ reused from registers: a program makes 4 rows of a strip of pixels, each number 
 neighbours to the left and right come from L1.
 
 Checked without a GPU: results, in Triton's interpreter; compiled code for sm_80 and sm_90, which spills no registers
-(Triton 3.9; other versions up to 8 words). Nothing has been run or timed on a GPU yet: the block sizes are
-estimates.
+(Triton 3.9; other versions up to 8 words). On an H200 results are right too, and the block sizes were
+measured.
 """
 
 from __future__ import annotations

@@ -122,11 +122,12 @@ def test_weights_of_any_shape_and_layout_are_updated_in_place_with_their_copies(
 
 
 @pytest.mark.parametrize("role", ROLES.values(), ids=lambda role: role.name)
-def test_every_weight_and_its_copy_begins_at_16_bytes(role):
+def test_every_weight_and_its_copy_begins_at_a_line_of_the_cache(role):
     network = NextNet(role.in_channels, filters=12, depth=4, frame_offset=role.frame_offset)
     optimizer = AdamEma(network, 3.0, copies=torch.bfloat16)
     for tensors in (optimizer.parameters, optimizer.copies, optimizer.average):
-        assert all(tensor.data_ptr() % 16 == 0 for tensor in tensors.values())
+        begin = next(iter(tensors.values())).data_ptr()  # which a GPU's allocator aligns to more than that
+        assert all((tensor.data_ptr() - begin) % 128 == 0 for tensor in tensors.values())
 
 
 def test_what_lies_between_the_weights_stays_zero():
@@ -147,8 +148,8 @@ def test_gradients_lie_behind_each_other_in_the_order_of_the_weights_and_then_th
     for gradient in expected:  # channels-last
         flat = (gradient.permute(0, 2, 3, 1) if gradient.ndim == 4 else gradient).reshape(-1)
         assert torch.equal(outputs[place : place + len(flat)], flat)
-        place += -(-len(flat) // 8) * 8  # each at a multiple of 8
-    assert len(outputs[place:-1]) == 16 and not outputs[place:-1].any()
+        place += -(-len(flat) // 64) * 64  # each at a multiple of 64
+    assert len(outputs[place:-1]) == 128 and not outputs[place:-1].any()
     assert all(p.grad is None for p in network.parameters())
 
 
