@@ -280,7 +280,6 @@ FIGURES = (
              f"{STEPS_NEEDED} {{data}}/published/birds/input.mp4 --roles predictor projector --sizes 64 --out ",
              f"{STEPS_NEEDED} --sizes 64 --steps 4000 --out ",
              f"{STEPS_NEEDED} --sizes 64 --steps 1600 --depth 16 --filters 48 --out "),
-<<<<<<< HEAD
     measured("predictors", 3, None, f"python benchmarks/compare_predictors.py --clips {EVERY_CLIP} --length 0 --out "),
     measured("predictor-rollouts", 3, None, f"python benchmarks/compare_predictors.py --clips {EVERY_CLIP} --later 0 "
              "--length 30 --out "),
@@ -290,10 +289,7 @@ FIGURES = (
              "--seeds 0 1 2 --window 8 --train-minutes 5 --out ", same_since="1df4111"),  # it has no `ours` yet
     measured("interpolation", 10, interpolation, f"python benchmarks/compare_interpolation.py --clips {BETWEEN} "
              "--published {data}/published/interpolation/star_fan_combined.mp4 --steps 1200 --out "),
-    Figure("gpu-first-run", "benchmarks/results/gpu-first-run.json", (), 0),  # by hand, in four leases of a GPU
-=======
     Figure("gpu-first-run", "benchmarks/results/gpu-first-run.json", (), 0),  # by hand, in five leases of a GPU
->>>>>>> main
     Figure("headlines", "benchmarks/results/speed.json", (), 0, headlines, document="README.md"),
 )  # fmt: skip
 
