@@ -109,8 +109,8 @@ class Generate(Rollout):
         check_count(self.count)
         with self.outputs(run, self.count) as outputs:
             if run.kind == "image":
-                arguments = self.frames, self.count, size, start, self.frame_offset, self.seed, self.steps
-                outputs.write_images(generate(run, *arguments))
+                how = size, start, self.frame_offset, self.seed, self.steps, self.projection
+                outputs.write_images(generate(run, self.frames, self.count, *how))
             else:
                 self._videos(run, outputs, size, start)
 

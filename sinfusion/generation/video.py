@@ -49,8 +49,9 @@ def generate(
     which frames are drawn to the clip's patches; None: the recipe's. on_progress: called after each frame.
     """
     if run.kind == "image":
-        if frames is not None or start is not None or frame_offset != 1:
-            raise SinfusionError(f"{run.path} is an image run: frames, start and frame offset are for video runs.")
+        if frames is not None or start is not None or frame_offset != 1 or projection is not None:
+            what = "frames, start, frame offset and projection are for video runs"
+            raise SinfusionError(f"{run.path} is an image run: {what}.")
         return generate_images(run, count, size, seed, steps)
     length = len(run.frames) if frames is None else frames
     outputs = []
@@ -158,7 +159,7 @@ def _projection(run: Run, frame_offset: int, projection: float | None) -> PatchP
     weight, recipe = _projection_weight(run, projection), run.recipe
     if weight == 0:
         return None
-    tolerance = recipe.projection_tolerance * run.denoiser(PREDICTOR).sigma_data_at(1)
+    tolerance = recipe.projection_tolerance * run.denoiser(PREDICTOR).sigma_data_at(frame_offset)
     clip = _tensor(run, run.frames).movedim(1, -1)
     return PatchProjection(clip, weight, recipe.projection_depth, tolerance, frame_offset)
 
@@ -314,6 +315,8 @@ def retarget(
     size = check_size(size)
     source = run.frames if frames is None else as_frames(frames)
     if run.kind == "image":
+        if projection is not None:
+            raise SinfusionError(f"{run.path} is an image run: projection is for video runs.")
         source = as_image(source)[None]
     seeds = seeds_of(run, seed, 1)
     stretched = _tensor(run, np.stack([resize(frame, size) for frame in source]))

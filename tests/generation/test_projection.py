@@ -168,3 +168,10 @@ def test_what_is_near_is_left_alone():
         project.begin(previous)
         found.append(project(frame, previous))
     assert error(found[0], frame) < 0.1 * error(found[1], frame)
+
+
+def test_an_image_run_has_no_projection(image_run):
+    with pytest.raises(SinfusionError, match="projection are for video runs"):
+        generate(image_run, projection=0.5)
+    with pytest.raises(SinfusionError, match="projection is for video runs"):
+        retarget(image_run, (16, 24), projection=0.5)
