@@ -44,7 +44,7 @@ ROUNDING = 2  # levels that a profile of sRGB changes colours by
 
 def decoded(container: Any, stream: Any, note: Note) -> Iterator[av.VideoFrame]:
     """The frames of a stream, by a decoder that keeps their transparency."""
-    name = stream.codec_context.codec.name
+    name = stream.codec_context.name
     if stream.metadata.get("alpha_mode", stream.metadata.get("ALPHA_MODE")) != "1" or name not in ALPHA_DECODERS:
         yield from container.decode(stream)
         return
@@ -59,35 +59,42 @@ def decoded(container: Any, stream: Any, note: Note) -> Iterator[av.VideoFrame]:
         yield from decoder.decode(packet)
 
 
-def progressive(frames: Iterable[av.VideoFrame], note: Note) -> Iterator[av.VideoFrame]:
+def progressive(frames: Iterable[av.VideoFrame], codec: str, note: Note) -> Iterator[av.VideoFrame]:
     """The frames; those that are marked as interlaced and look like it are deinterlaced, one frame for each."""
     graph: _Deinterlacer | None = None
     for frame in frames:
-        if graph is None and not frame.interlaced_frame:
+        if (graph is None or graph.fields) and not frame.interlaced_frame:
+            yield from graph.flush() if graph else ()
+            graph = None
             yield frame
             continue
         if graph is None or not graph.takes(frame):
             yield from graph.flush() if graph else ()
-            graph = _Deinterlacer(frame, note)
+            graph = _Deinterlacer(frame, is_field(frame, codec), note)
         yield from graph.push(frame)
     yield from graph.flush() if graph else ()
 
 
-class _Deinterlacer:
-    """FFmpeg's idet, which tells interlaced frames and their field order, and bwdif, for frames of one size."""
+def is_field(frame: av.VideoFrame, codec: str) -> bool:
+    """Whether a frame of a decoder is every second row only: interlaced HEVC comes as fields."""
+    return codec == "hevc" and frame.interlaced_frame
 
-    def __init__(self, frame: av.VideoFrame, note: Note):
-        self.note, self.waiting = note, deque[av.VideoFrame]()
-        self.shape = (frame.width, frame.height, frame.format.name)
-        self.graph = graph = av.filter.Graph()
-        source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-        )
-        bwdif = graph.add("bwdif", mode="send_frame", deint="interlaced")
-        graph.link_nodes(source, graph.add("idet"), bwdif, graph.add("buffersink")).configure()
+
+class _Deinterlacer:
+    """FFmpeg's idet, which tells interlaced frames and their field order, and bwdif, for frames of one size.
+
+    Fields are woven to frames before.
+    """
+
+    def __init__(self, frame: av.VideoFrame, fields: bool, note: Note):
+        self.fields, self.note = fields, note
+        self.waiting = deque[av.VideoFrame]()  # what the results in the graph are made of
+        self.shape = _shape(frame)
+        weave = [("weave", {"first_field": "top" if _top_first(frame) else "bottom"})] if fields else []
+        self.graph = _graph(frame, *weave, ("idet", {}), ("bwdif", {"mode": "send_frame", "deint": "interlaced"}))
 
     def takes(self, frame: av.VideoFrame) -> bool:
-        return self.shape == (frame.width, frame.height, frame.format.name)
+        return self.shape == _shape(frame)
 
     def push(self, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
         self.waiting.append(frame)
@@ -97,7 +104,6 @@ class _Deinterlacer:
     def flush(self) -> Iterator[av.VideoFrame]:
         self.graph.push(None)
         yield from self._pull()
-        yield from self.waiting
 
     def _pull(self) -> Iterator[av.VideoFrame]:
         while self.waiting:
@@ -106,16 +112,45 @@ class _Deinterlacer:
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
             frame = self.waiting.popleft()
+            duration = frame.duration or 0
+            if self.fields and self.waiting:
+                duration += self.waiting.popleft().duration or 0
             if not frame.interlaced_frame:
                 yield frame
-            elif result.metadata.get("lavfi.idet.multiple.current_frame") == "progressive":
+                continue
+            still = result.metadata.get("lavfi.idet.multiple.current_frame") == "progressive"
+            if still and not self.fields:
                 self.note("frames marked as interlaced are not interlaced: left as they are")
                 yield frame
-            else:
-                self.note("interlaced frames were deinterlaced (bwdif)")
-                result.pts, result.time_base, result.duration = frame.pts, frame.time_base, frame.duration
-                result.colorspace, result.color_range = frame.colorspace, frame.color_range
-                yield result
+                continue
+            self.note("interlaced frames were deinterlaced (bwdif)")
+            result.pts, result.time_base, result.duration = frame.pts, frame.time_base, duration
+            result.colorspace, result.color_range = frame.colorspace, frame.color_range
+            yield result
+
+
+def _shape(frame: av.VideoFrame) -> tuple[int, int, str]:
+    return frame.width, frame.height, frame.format.name
+
+
+def _graph(frame: av.VideoFrame, *filters: tuple[str, dict[str, str]]) -> av.filter.Graph:
+    """A chain of FFmpeg's filters for frames like this one."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    chain = [graph.add(name, **options) for name, options in filters]
+    graph.link_nodes(source, *chain, graph.add("buffersink")).configure()
+    return graph
+
+
+def _top_first(frame: av.VideoFrame) -> bool:
+    """Whether the first field is the top one, by the frame's flags, which only filters see."""
+    graph = _graph(frame, ("select", {"expr": "eq(interlace_type,TOPFIRST)"}))
+    graph.push(frame)
+    try:
+        graph.pull()
+    except (av.error.BlockingIOError, av.error.EOFError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -147,7 +182,7 @@ class Display:
         if self.tags.primaries in SD_PRIMARIES or tags.primaries in SD_PRIMARIES:
             self.note("the primaries of BT.601 are taken for those of sRGB, as most players do")
         profile: Any = frame.side_data.get("ICC_PROFILE")
-        if layout.alpha or (layout.palette and self.stream.codec_context.codec.name in TRANSPARENT_PALETTES):
+        if layout.alpha or (layout.palette and self.stream.codec_context.name in TRANSPARENT_PALETTES):
             rgb = self._over_white(frame, space)
         else:
             rgb = _rgb(frame) if space.is_srgb or profile else to_srgb(_rgb16(frame), space)
@@ -159,7 +194,8 @@ class Display:
 
     def shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
         """(height, width) of the frame upright, with square pixels: the stored height is kept, the width scaled."""
-        height, width = frame.height, frame.width
+        fields = 2 if is_field(frame, self.stream.codec_context.name) else 1
+        height, width = frame.height * fields, frame.width
         aspect = self._aspect()
         if aspect and abs(aspect - 1) > SQUARE:
             if 1 / LARGEST_ASPECT <= aspect <= LARGEST_ASPECT:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..clip import FRAME_ENDINGS, format_size
 from ..errors import SinfusionError
-from .display import Display, decoded, progressive, still_pixels
+from .display import Display, decoded, is_field, progressive, still_pixels
 
 # Only these, because Pillow would start other programs (Ghostscript for EPS), and FFmpeg would open playlists.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -209,7 +209,8 @@ class _VideoFile:
         with self.container:
             expected = _header_seconds(self.container, self.stream, self.rate)
             note = self.notes.setdefault
-            for frame in progressive(islice(decoded(self.container, self.stream, note), self.wanted.stop), note):
+            shown = progressive(decoded(self.container, self.stream, note), self.stream.codec_context.name, note)
+            for frame in islice(shown, self.wanted.stop):
                 if frame.time is not None:
                     self.times.append(frame.time)
                     lasts = (frame.duration or 0) * float(frame.time_base or 0)
@@ -233,15 +234,16 @@ class _VideoFile:
 
     def probe(self) -> tuple[tuple[int, int], int]:
         """(height, width) of the first frame, and the number of packets."""
-        size, count = None, 0
+        size, count, fields = None, 0, 1
         with self.container:
             for packet in self.container.demux(self.stream):
                 count += packet.size > 0
                 if size is None and (frame := next(iter(packet.decode()), None)) is not None:
                     size = self.display.shown_size(frame)
+                    fields = 2 if is_field(frame, self.stream.codec_context.name) else 1
         if size is None:
             raise SinfusionError(f"{self.path} has no frames that this FFmpeg decodes.")
-        return size, count
+        return size, count // fields
 
 
 def _header_seconds(container: Any, stream: Any, rate: float) -> float:
