@@ -60,13 +60,20 @@ Chromaticities = tuple[tuple[float, float], tuple[float, float], tuple[float, fl
 
 
 @dataclass(frozen=True)
+class Power:
+    """The transfer curve of codes that are raised to an exponent."""
+
+    exponent: float
+
+
+@dataclass(frozen=True)
 class ColourSpace:
     """Primaries and a transfer curve, each a code point that is known here."""
 
     # A code of `CHROMATICITIES`, or chromaticities of red, green, blue and white.
     primaries: int | Chromaticities = BT709
-    # One of `TRANSFER_NAMES` or of `SHOWN_AS_SRGB`, or an exponent that codes are raised to.
-    transfer: int | float = SRGB
+    # One of `TRANSFER_NAMES` or of `SHOWN_AS_SRGB`, or a power.
+    transfer: int | Power = SRGB
 
     @property
     def is_srgb(self) -> bool:
@@ -78,7 +85,10 @@ class ColourSpace:
 
     @property
     def name(self) -> str:
-        curve = f"gamma {self.transfer:.3g}" if isinstance(self.transfer, float) else TRANSFER_NAMES.get(self.transfer)
+        if isinstance(self.transfer, Power):
+            curve: str | None = f"gamma {self.transfer.exponent:.3g}"
+        else:
+            curve = TRANSFER_NAMES.get(self.transfer)
         gamut = None if self.primaries == BT709 else "primaries of its own"
         if isinstance(self.primaries, int) and self.primaries != BT709:
             gamut = PRIMARIES_NAMES[self.primaries]
@@ -116,11 +126,11 @@ def is_gamut(primaries: Chromaticities) -> bool:
 
 
 @cache
-def _light(transfer: int | float, peak: int) -> np.ndarray:
+def _light(transfer: int | Power, peak: int) -> np.ndarray:
     """(peak + 1,) fp32: linear light of each code, 1 for white; of HLG that of the scene, 1 for the largest code."""
     code = np.linspace(0, 1, peak + 1)
-    if isinstance(transfer, float):
-        light = code**transfer
+    if isinstance(transfer, Power):
+        light = code**transfer.exponent
     elif transfer == PQ:  # SMPTE ST 2084
         root = code ** (1 / 78.84375)
         nits = 10000 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125)
@@ -132,7 +142,7 @@ def _light(transfer: int | float, peak: int) -> np.ndarray:
     elif transfer in (9, 10):
         light = np.where(code > 0, 10 ** ((2 if transfer == 9 else 2.5) * (code - 1)), 0)
     elif transfer in (GAMMA_22, GAMMA_28, LINEAR):
-        light = code ** {GAMMA_22: 2.2, GAMMA_28: 2.8, LINEAR: 1}[int(transfer)]
+        light = code ** {GAMMA_22: 2.2, GAMMA_28: 2.8, LINEAR: 1}[transfer]
     else:
         light = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
     return light.astype(np.float32)

@@ -23,7 +23,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from ..clip import from_pillow
 from . import colour
-from .colour import BT709, BT2020, UNSPECIFIED, ColourSpace, to_srgb
+from .colour import BT709, BT2020, UNSPECIFIED, ColourSpace, Power, to_srgb
 
 Note = Callable[[str], Any]
 
@@ -369,9 +369,9 @@ def _still_colours(image: Image.Image) -> tuple[bytes, ColourSpace]:
 
 def _png_space(gamma: float | None, chromaticities: tuple[float, ...] | None) -> ColourSpace:
     """Of the chunks gAMA and cHRM; sRGB where they are close to it, or make no sense."""
-    transfer: int | float = colour.SRGB
+    transfer: int | Power = colour.SRGB
     if gamma and 0.1 < gamma < 10 and abs(gamma * 2.2 - 1) > 0.02:
-        transfer = 1 / gamma
+        transfer = Power(1 / gamma)
     if chromaticities is None:
         return ColourSpace(BT709, transfer)
     white, red, green, blue = (tuple(chromaticities[i : i + 2]) for i in (0, 2, 4, 6))

@@ -232,7 +232,10 @@ def read_image(
     """Read an image, or the first frame of a video: (H, W, 3) uint8. See `read_media`."""
     source = Source(path, size=size, max_side=None if size else max_side or 0)
     side = source.max_side or 0
-    frames, original = _read(open_file(Path(path), range(1)), range(1), source.name, size, side, lambda _: None)
+    opened = open_file(Path(path), range(1))
+    frames, original = _read(opened, range(1), source.name, size, side, lambda _: None)
+    for line in opened.notes:
+        log(line)
     if original != frames.shape[1:3]:
         log(f"scaled {Path(path).name} from {format_size(original)} to {format_size(frames.shape[1:3])}")
     return frames[0]

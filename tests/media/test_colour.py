@@ -1,11 +1,23 @@
-"""Transfer curves and primaries: what `to_srgb` gives for colours that were encoded here, by the standards' formulas."""
+"""Transfer curves and primaries: what `to_srgb` gives for colours that were encoded here, by the standards."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from sinfusion.media.colour import ADOBE_RGB, BT709, BT2020, DISPLAY_P3, HLG, PQ, SRGB, ColourSpace, is_gamut, to_srgb
+from sinfusion.media.colour import (
+    ADOBE_RGB,
+    BT709,
+    BT2020,
+    DISPLAY_P3,
+    HLG,
+    PQ,
+    SRGB,
+    ColourSpace,
+    Power,
+    is_gamut,
+    to_srgb,
+)
 
 COLOURS = np.array([[(200, 40, 40), (40, 180, 60), (50, 70, 200), (210, 190, 50)],
                     [(60, 190, 200), (190, 60, 180), (128, 128, 128), (5, 5, 5)]], np.uint8)  # fmt: skip
@@ -34,7 +46,8 @@ def hlg(nits):
     """ITU-R BT.2100, of light (..., 3) on a display of 1000 nits with BT.2020 primaries."""
     luminance = np.maximum(nits @ [0.2627, 0.6780, 0.0593] / 1000, 1e-9)[..., None]
     scene = nits / 1000 * luminance ** (1 / 1.2 - 1)
-    return np.where(scene <= 1 / 12, (3 * scene) ** 0.5, 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073)  # fmt: skip
+    high = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
+    return np.where(scene <= 1 / 12, (3 * scene) ** 0.5, high)
 
 
 def codes(values):
@@ -44,7 +57,7 @@ def codes(values):
 @pytest.mark.parametrize("primaries", FROM_BT709)
 @pytest.mark.parametrize("transfer, curve", [
     (4, lambda light: light ** (1 / 2.2)), (5, lambda light: light ** (1 / 2.8)), (8, lambda light: light),
-    (1.8, lambda light: light ** (1 / 1.8)), (9, lambda light: 1 + np.log10(np.maximum(light, 0.01)) / 2),
+    (Power(1.8), lambda light: light ** (1 / 1.8)), (9, lambda light: 1 + np.log10(np.maximum(light, 0.01)) / 2),
     (PQ, lambda light: pq(203 * light)),
 ])  # fmt: skip
 def test_colours_come_back_from_every_curve_and_gamut(primaries, transfer, curve):
@@ -85,6 +98,10 @@ def test_white_of_203_nits_is_nearly_white_and_grey_below_the_knee_is_exact():
     nits = np.array([[203, 203 * 0.5, 203 * 0.2]])[..., None].repeat(3, 2)
     white, half, fifth = to_srgb(codes(pq(nits)), ColourSpace(BT2020, PQ))[0, :, 0]
     assert 244 <= white < 255 and (half, fifth) == (188, 124)
+
+
+def test_the_power_1_is_not_the_code_1():
+    assert not ColourSpace(BT709, Power(1.0)).is_srgb and ColourSpace(BT709, 1).is_srgb
 
 
 def test_frames_larger_than_a_strip_are_whole():
