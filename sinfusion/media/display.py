@@ -70,7 +70,13 @@ def progressive(frames: Iterable[av.VideoFrame], codec: str, note: Note) -> Iter
             continue
         if graph is None or not graph.takes(frame):
             yield from graph.flush() if graph else ()
-            graph = _Deinterlacer(frame, is_field(frame, codec), note)
+            try:
+                graph = _Deinterlacer(frame, is_field(frame, codec), note)
+            except av.error.FFmpegError:  # of a frame below 3 pixels, say
+                note("interlaced frames were not deinterlaced: FFmpeg's bwdif does not take them")
+                graph = None
+                yield frame
+                continue
         yield from graph.push(frame)
     yield from graph.flush() if graph else ()
 
@@ -341,7 +347,7 @@ def still_pixels(image: Image.Image, note: Note, upright: bool = True) -> np.nda
         )
     if upright:
         image = ImageOps.exif_transpose(image)
-    if profile or image.mode == "LAB":
+    if profile:
         return from_pillow(_apply_profile(image, profile, note))
     if space.is_srgb:
         return from_pillow(image)
@@ -444,10 +450,9 @@ def _apply_profile(image: Image.Image, profile: bytes, note: Note) -> Image.Imag
 def _profile_transform(data: bytes) -> tuple[str, Any, str]:
     """Mode of images that an ICC profile is for, the transform of such images to sRGB, and the profile's name.
 
-    The transform is None where it is that of sRGB itself, but for roundings. Empty data are CIE L*a*b*.
+    The transform is None where it is that of sRGB itself, but for roundings.
     """
-    lab: Any = None if data else ImageCms.createProfile("LAB")
-    profile: Any = ImageCms.ImageCmsProfile(BytesIO(data) if data else lab)
+    profile: Any = ImageCms.ImageCmsProfile(BytesIO(data))
     mode = PROFILE_MODES[profile.profile.xcolor_space.strip()]
     transform: Any = ImageCms.buildTransform(
         profile,
