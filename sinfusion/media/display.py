@@ -203,7 +203,7 @@ class Display:
         fields = 2 if is_field(frame, self.stream.codec_context.name) else 1
         height, width = frame.height * fields, frame.width
         aspect = self._aspect()
-        if aspect and abs(aspect - 1) > SQUARE:
+        if aspect and aspect.numerator != aspect.denominator and abs(aspect - 1) > SQUARE:
             if 1 / LARGEST_ASPECT <= aspect <= LARGEST_ASPECT:
                 width = max(1, round(width * aspect))
                 self.note(
