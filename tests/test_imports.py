@@ -24,6 +24,7 @@ ORDER = [
 
 # The same inside a room, where it has many files.
 ROOMS = {
+    "media": [{"colour", "sheets"}, {"display", "writing"}, {"reading"}, {"source"}],
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
     "generation": [{"projection", "reverse_process", "streaming"}, {"video"}, {"image"}],
     "training": [

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..clip import FRAME_ENDINGS, format_size, from_pillow
+from ..clip import FRAME_ENDINGS, format_size
 from ..errors import SinfusionError
+from .display import Display, decoded, is_field, progressive, still_pixels
 
 # Only these, because Pillow would start other programs (Ghostscript for EPS), and FFmpeg would open playlists.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -33,6 +34,9 @@ class Opened:
     still: bool  # whether one frame of this kind of source is an image
     alone: bool  # whether it is an image: it has one frame only
     source_size: tuple[int, int] | None = None  # (height, width) of frames that were scaled before
+    # (height, width) of the last frame with square pixels; None: as it is.
+    shown_size: Callable[[], tuple[int, int]] | None = None
+    notes: dict[str, None] = field(default_factory=dict)  # what was done to the frames so far, or could not be
 
 
 def open_file(path: Path, wanted: range) -> Opened:
@@ -77,6 +81,8 @@ def _folder(path: Path, wanted: range) -> Opened:
         raise SinfusionError(f"{path} holds no images (PNG, JPG, WebP, BMP, TIFF).")
     files.sort(key=lambda p: (_natural_order(p.name), p.name))
 
+    notes: dict[str, None] = {}
+
     def frames() -> Iterator[np.ndarray]:
         first: tuple[Path, tuple[int, ...]] | None = None
         for file in files[wanted.start : wanted.stop : wanted.step]:
@@ -84,7 +90,7 @@ def _folder(path: Path, wanted: range) -> Opened:
                 raise SinfusionError(f"{file} is not a file.")
             try:
                 with Image.open(file, formats=IMAGE_FORMATS) as image:
-                    frame = from_pillow(ImageOps.exif_transpose(image))
+                    frame = still_pixels(image, notes.setdefault)
             except Exception as error:  # see `with_read_errors`
                 raise SinfusionError(f"{file} is damaged or not an image ({_shorten(error)}).") from error
             first = first or (file, frame.shape)
@@ -98,7 +104,8 @@ def _folder(path: Path, wanted: range) -> Opened:
     def probe() -> tuple[tuple[int, int], int]:
         return _upright_size(Image.open(files[0], formats=IMAGE_FORMATS)), len(files)
 
-    return Opened(frames(), _with_probe_errors(path, probe), fps=None, still=True, alone=len(files) == 1)
+    probe_checked = _with_probe_errors(path, probe)
+    return Opened(frames(), probe_checked, fps=None, still=True, alone=len(files) == 1, notes=notes)
 
 
 def _natural_order(name: str) -> list[str | int]:
@@ -108,6 +115,7 @@ def _natural_order(name: str) -> list[str | int]:
 
 def _image(path: Path, image: Image.Image, wanted: range) -> Opened:
     seconds: list[float] = []
+    notes: dict[str, None] = {}
     try:
         count = getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
     except Exception as error:  # see `with_read_errors`
@@ -123,7 +131,7 @@ def _image(path: Path, image: Image.Image, wanted: range) -> Opened:
                 image.load()
                 seconds.append((image.info.get("duration") or 100) / 1000)
                 if index in wanted:
-                    yield from_pillow(image if count > 1 else ImageOps.exif_transpose(image))
+                    yield still_pixels(image, notes.setdefault, upright=count == 1)
 
     def probe() -> tuple[tuple[int, int], int]:
         size = (image.height, image.width) if count > 1 else _upright_size(image)
@@ -132,7 +140,8 @@ def _image(path: Path, image: Image.Image, wanted: range) -> Opened:
     def fps() -> float:
         return UNKNOWN_FPS if len(seconds) == 1 else len(seconds) / sum(seconds)
 
-    return Opened(frames(), _with_probe_errors(path, probe), fps if moves else None, still=True, alone=not moves)
+    rate = fps if moves else None
+    return Opened(frames(), _with_probe_errors(path, probe), rate, still=True, alone=not moves, notes=notes)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -160,7 +169,15 @@ def _with_probe_errors(
 
 def _video(path: Path, wanted: range) -> Opened:
     video = _VideoFile(path, wanted)
-    return Opened(video.frames(), _with_probe_errors(path, video.probe), video.fps, still=False, alone=False)
+    return Opened(
+        video.frames(),
+        _with_probe_errors(path, video.probe),
+        video.fps,
+        still=False,
+        alone=False,
+        shown_size=lambda: video.shown_size,
+        notes=video.notes,
+    )
 
 
 class _VideoFile:
@@ -180,6 +197,9 @@ class _VideoFile:
             raise SinfusionError(f"{path} has no video in it that this FFmpeg decodes.")
         stream.thread_type = "AUTO"
         self.stream = stream
+        self.notes: dict[str, None] = {}
+        self.display = Display(stream, self.notes.setdefault)
+        self.shown_size = (0, 0)  # (height, width) of the last frame with square pixels
         self.rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_FPS)
         self.times: list[float] = []  # of the frames so far, in seconds
 
@@ -188,14 +208,17 @@ class _VideoFile:
         count, end = 0, 0.0
         with self.container:
             expected = _header_seconds(self.container, self.stream, self.rate)
-            for frame in islice(self.container.decode(self.stream), self.wanted.stop):
+            note = self.notes.setdefault
+            shown = progressive(decoded(self.container, self.stream, note), self.stream.codec_context.name, note)
+            for frame in islice(shown, self.wanted.stop):
                 if frame.time is not None:
                     self.times.append(frame.time)
                     lasts = (frame.duration or 0) * float(frame.time_base or 0)
                     # The length of a Matroska file counts from 0 even if its first frame comes later.
                     end = frame.time - min(self.times[0], 0) + max(1 / self.rate, lasts)
                 if count in self.wanted:
-                    yield _rotate(_decode(frame), frame.rotation)
+                    self.shown_size = self.display.shown_size(frame)
+                    yield self.display.pixels(frame)
                 count += 1
         missing = expected - end
         if self.times and count < self.wanted.stop and missing > max(3 / self.rate, 0.05 * expected):
@@ -211,23 +234,16 @@ class _VideoFile:
 
     def probe(self) -> tuple[tuple[int, int], int]:
         """(height, width) of the first frame, and the number of packets."""
-        size, count = None, 0
+        size, count, fields = None, 0, 1
         with self.container:
             for packet in self.container.demux(self.stream):
                 count += packet.size > 0
                 if size is None and (frame := next(iter(packet.decode()), None)) is not None:
-                    size = _rotate(np.empty((frame.height, frame.width)), frame.rotation).shape
+                    size = self.display.shown_size(frame)
+                    fields = 2 if is_field(frame, self.stream.codec_context.name) else 1
         if size is None:
             raise SinfusionError(f"{self.path} has no frames that this FFmpeg decodes.")
-        return (size[0], size[1]), count
-
-
-def _decode(frame: av.VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8. By way of yuv444p: directly, FFmpeg would repeat each chroma sample, and round down."""
-    whole_chroma = {"yuv420p": "yuv444p", "yuvj420p": "yuvj444p"}.get(frame.format.name)
-    if whole_chroma:
-        frame = frame.reformat(format=whole_chroma, interpolation="BICUBIC")
-    return frame.to_ndarray(format="rgb24")
+        return size, count // fields
 
 
 def _header_seconds(container: Any, stream: Any, rate: float) -> float:
@@ -237,11 +253,6 @@ def _header_seconds(container: Any, stream: Any, rate: float) -> float:
     if stream.duration:
         return float(stream.duration * stream.time_base)
     return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
-
-
-def _rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Rotated counter-clockwise, to the nearest multiple of 90 degrees."""
-    return np.ascontiguousarray(np.rot90(image, round(degrees / 90) % 4))
 
 
 def _shorten(error: BaseException) -> str:

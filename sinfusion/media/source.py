@@ -92,11 +92,21 @@ class Source:
     def read(self, longest: int = LONGER_SIDE, log: Callable[[str], None] = print) -> Clip:
         """Read the frames.
 
-        longest: the `max_side` of a source with neither that nor a size. log: called with a note on scaling.
+        longest: the `max_side` of a source with neither that nor a size. log: called with a line on scaling, and one
+        on each thing below that was done to the frames, or that a file asks for and was not done.
 
-        Frames are scaled antialiased. Transparency is composited over white; 16-bit, grey, palette and CMYK images
-        become 8-bit RGB (colour profiles are not applied); EXIF and video rotation are applied. fps is the mean where
-        frames last differently. Raises SinfusionError for anything that cannot be read completely.
+        Frames are scaled antialiased, once. Of a video whose pixels are not square the stored height is kept and the
+        width scaled; densities of stills that differ are not applied. Transparency is composited over white; 16-bit,
+        grey, palette and CMYK images become 8-bit RGB. The orientation of EXIF and the display matrix of a video are
+        applied, mirrored ones too. Interlaced frames are deinterlaced, one frame for each.
+
+        Colours become sRGB, whose codes are those of BT.709: from the ICC profile of a still, else PNG's cICP or gAMA
+        and cHRM; from the primaries and transfer curve of a video. HDR is tone-mapped with 203 nits as white. The
+        primaries of BT.601 are taken for those of BT.709. A video that does not name its matrix is BT.709 if it is
+        1280 pixels wide or more than 576 high, else BT.601.
+
+        fps is the mean where frames last differently. Raises SinfusionError for anything that cannot be read
+        completely.
         """
         opened, wanted = self._open(), self._range()
         side = longest if self.max_side is None else self.max_side
@@ -164,7 +174,7 @@ def _read(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for frame in with_read_errors(name, opened.frames):
-            shape = frame.shape[:2]
+            shape = opened.shown_size() if opened.shown_size else frame.shape[:2]
             if original is None:
                 original, target = shape, tuple(size) if size else fit_longer_side(shape, longest)
                 if target != original:
@@ -180,6 +190,8 @@ def _read(
                     f"{MAX_BYTES / 2**30:g} GB; use --stop, --stride or a smaller --size."
                 )
             kept.append(resize(frame, target))
+    for line in opened.notes:
+        log(line)
     if original is None:
         raise SinfusionError(f"{name} has no frames from {wanted.start} on.")
     return np.stack(kept), original
@@ -220,7 +232,10 @@ def read_image(
     """Read an image, or the first frame of a video: (H, W, 3) uint8. See `read_media`."""
     source = Source(path, size=size, max_side=None if size else max_side or 0)
     side = source.max_side or 0
-    frames, original = _read(open_file(Path(path), range(1)), range(1), source.name, size, side, lambda _: None)
+    opened = open_file(Path(path), range(1))
+    frames, original = _read(opened, range(1), source.name, size, side, lambda _: None)
+    for line in opened.notes:
+        log(line)
     if original != frames.shape[1:3]:
         log(f"scaled {Path(path).name} from {format_size(original)} to {format_size(frames.shape[1:3])}")
     return frames[0]
