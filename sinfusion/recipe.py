@@ -77,6 +77,9 @@ class Recipe:
     # Error of these patches, in units of sigma_data, at which only half of the projection's weight is left.
     projection_tolerance: float = 3.0
 
+    # Width in pixels of the border where things come into view as in the clip, with projection; 0: they do not.
+    border: int = 0
+
     # Training samples a step.
     batch_size: int = 1
     # Peak learning rate of Adam.
@@ -227,6 +230,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "projection_weight": (0, 1),
     "projection_depth": (1, 8),
     "projection_tolerance": (0, 1000),
+    "border": (0, 10_000),
     "batch_size": (1, 1_000_000),
     "learning_rate": (0, 1e9),
     "warmup": (0, 1),

@@ -16,6 +16,7 @@ from .. import ops
 from ..patches.engine import Effort, coarse_to_fine
 from ..patches.pyramid import level_scales, resample
 from ..patches.videos import plain_levels
+from .border import Border
 
 SIDE = 7  # rows and columns of a patch, as in VGPNN
 COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least this long
@@ -42,11 +43,15 @@ class PatchProjection:
         depth: int = 3,  # frames of a patch
         tolerance: float = 0.0,  # RMS error of a pixel's surroundings at which half the weight is left
         frame_offset: int = 1,  # of the rollout: patches have frames so far apart
+        border: int = 0,  # width in pixels of the border where things enter as in the clip; 0: they do not
+        sigma_data: float = 1.0,  # RMS change between frames of the rollout
     ):
         self.weight, self.tolerance = weight, tolerance
         self.depth = min(depth, -(-len(clip) // abs(frame_offset)))
-        order, follows = _in_order(len(clip), frame_offset, self.depth)
+        order = _order(len(clip), frame_offset)
+        follows = _follow(order, frame_offset, self.depth)
         videos = [clip[order.to(clip.device)].contiguous()]
+        self.border = Border(videos[0], _follow(order, frame_offset, 2), border, sigma_data) if border else None
         while min(videos[-1].shape[1:3]) >= 2 * COARSEST_SIDE:
             videos.append(_half(videos[-1].movedim(-1, 1)).movedim(1, -1).contiguous())
         self.scales = [_Scale(video, self.depth, follows) for video in videos]  # finest first
@@ -78,6 +83,8 @@ class PatchProjection:
         for scale in self.scales:
             scale.begin(frames)
             frames = _half(frames)
+        if self.border is not None:
+            self.border.begin(previous[:, :3])
 
     def __call__(self, image: Tensor, previous: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], like the image: the next frame after `previous`, projected.
@@ -85,7 +92,10 @@ class PatchProjection:
         previous: (B, 3 m, H, W) in [-1, 1], the last frame first; m is at least `depth - 1`.
         """
         projected = self._project(torch.cat((image, previous[:, : 3 * self.depth - 3]), 1), 0)
-        return (image + self.weight * (projected - image)).contiguous(memory_format=torch.channels_last)
+        image = image + self.weight * (projected - image)
+        if self.border is not None:
+            image = self.border(image, previous[:, :3])
+        return image.contiguous(memory_format=torch.channels_last)
 
     def _project(self, frames: Tensor, level: int) -> Tensor:
         """(B, 3, H, W): the first of the frames (B, 3 depth, H, W), the last in time, projected from this scale up."""
@@ -143,11 +153,14 @@ def _half(images: Tensor) -> Tensor:
     return F.interpolate(images, [-(-side // 2) for side in images.shape[-2:]], mode="area")
 
 
-def _in_order(count: int, frame_offset: int, depth: int) -> tuple[Tensor, Tensor]:
-    """Frames of a clip as a rollout with this offset sees them: (T,) int64; and (T - depth + 1,) bool, whether `depth`
-    frames from here on follow each other. Of an offset of 2: all even frames, then all odd ones."""
+def _order(count: int, frame_offset: int) -> Tensor:
+    """(T,) int64: frames of a clip as a rollout with this offset sees them. With an offset of 2: all even frames, then
+    all odd ones."""
     step = abs(frame_offset)
     parts = [torch.arange(first, count, step) for first in range(min(step, count))]
-    order = torch.cat([part.flip(0) if frame_offset < 0 else part for part in parts])
-    follows = order.unfold(0, depth, 1).diff(dim=1).eq(frame_offset).all(1)
-    return order, follows
+    return torch.cat([part.flip(0) if frame_offset < 0 else part for part in parts])
+
+
+def _follow(order: Tensor, frame_offset: int, depth: int) -> Tensor:
+    """(T - depth + 1,) bool: whether `depth` frames of this order, from here on, follow each other."""
+    return order.unfold(0, depth, 1).diff(dim=1).eq(frame_offset).all(1)

@@ -151,17 +151,18 @@ def next_frame(
     """What generates the next frame of a rollout, as the run's recipe has it."""
     predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start)
     correct = _correction(run) if run.recipe.correction_timesteps else None
-    return NextFrame(predict, correct, _projection(run, frame_offset, projection))
+    border = run.recipe.border if sigma_start is None else 0  # a target tells what enters
+    return NextFrame(predict, correct, _projection(run, frame_offset, projection, border))
 
 
-def _projection(run: Run, frame_offset: int, projection: float | None) -> PatchProjection | None:
+def _projection(run: Run, frame_offset: int, projection: float | None, border: int) -> PatchProjection | None:
     """The projection of a rollout to the clip's patches, with this weight."""
     weight, recipe = _projection_weight(run, projection), run.recipe
     if weight == 0:
         return None
-    tolerance = recipe.projection_tolerance * run.denoiser(PREDICTOR).sigma_data_at(frame_offset)
-    clip = _tensor(run, run.frames).movedim(1, -1)
-    return PatchProjection(clip, weight, recipe.projection_depth, tolerance, frame_offset)
+    sigma_data = run.denoiser(PREDICTOR).sigma_data_at(frame_offset)
+    tolerance, clip = recipe.projection_tolerance * sigma_data, _tensor(run, run.frames).movedim(1, -1)
+    return PatchProjection(clip, weight, recipe.projection_depth, tolerance, frame_offset, border, sigma_data)
 
 
 def _projection_weight(run: Run, projection: float | None) -> float:
