@@ -15,12 +15,12 @@ from PIL import Image, ImageOps
 
 from ..clip import FRAME_ENDINGS, format_size, from_pillow
 from ..errors import SinfusionError
+from .timing import UNKNOWN_FPS, FrameTimes
 
 # Only these, because Pillow would start other programs (Ghostscript for EPS), and FFmpeg would open playlists.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 ANIMATED_FORMATS = ("PNG", "WEBP", "GIF")
 VIDEO_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,yuv4mpegpipe"
-UNKNOWN_FPS = 20.0  # of videos whose file does not say
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Opened:
 
     frames: Iterator[np.ndarray]  # (H, W, 3) uint8: the frames that were asked for
     probe: Callable[[], tuple[tuple[int, int], int]]  # (height, width) and the number of all frames
-    fps: Callable[[], float] | None  # of all frames, known after reading; None: the source has no frame rate
+    times: Callable[[], FrameTimes] | None  # of the frames that were read; None: the source has no frame rate
     still: bool  # whether one frame of this kind of source is an image
     alone: bool  # whether it is an image: it has one frame only
     source_size: tuple[int, int] | None = None  # (height, width) of frames that were scaled before
@@ -98,7 +98,7 @@ def _folder(path: Path, wanted: range) -> Opened:
     def probe() -> tuple[tuple[int, int], int]:
         return _upright_size(Image.open(files[0], formats=IMAGE_FORMATS)), len(files)
 
-    return Opened(frames(), _with_probe_errors(path, probe), fps=None, still=True, alone=len(files) == 1)
+    return Opened(frames(), _with_probe_errors(path, probe), times=None, still=True, alone=len(files) == 1)
 
 
 def _natural_order(name: str) -> list[str | int]:
@@ -129,10 +129,12 @@ def _image(path: Path, image: Image.Image, wanted: range) -> Opened:
         size = (image.height, image.width) if count > 1 else _upright_size(image)
         return size, count - skipped
 
-    def fps() -> float:
-        return UNKNOWN_FPS if len(seconds) == 1 else len(seconds) / sum(seconds)
+    def times() -> FrameTimes:
+        shown = [sum(seconds[:i]) for i in range(len(seconds))[wanted.start : wanted.stop : wanted.step]]
+        last = seconds[-1] if wanted.step == 1 else None
+        return FrameTimes(shown, rounding=0.01 if image.format == "GIF" else 0.001, last=last)
 
-    return Opened(frames(), _with_probe_errors(path, probe), fps if moves else None, still=True, alone=not moves)
+    return Opened(frames(), _with_probe_errors(path, probe), times if moves else None, still=True, alone=not moves)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -160,7 +162,7 @@ def _with_probe_errors(
 
 def _video(path: Path, wanted: range) -> Opened:
     video = _VideoFile(path, wanted)
-    return Opened(video.frames(), _with_probe_errors(path, video.probe), video.fps, still=False, alone=False)
+    return Opened(video.frames(), _with_probe_errors(path, video.probe), video.frame_times, still=False, alone=False)
 
 
 class _VideoFile:
@@ -180,8 +182,12 @@ class _VideoFile:
             raise SinfusionError(f"{path} has no video in it that this FFmpeg decodes.")
         stream.thread_type = "AUTO"
         self.stream = stream
+        rates = (stream.average_rate, stream.base_rate, stream.guessed_rate)
+        self.rates = [float(rate) / wanted.step for rate in rates if rate]  # of the wanted frames, by the header
+        self.rounding = float(stream.time_base or 0)  # of the times, in seconds
         self.rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_FPS)
         self.times: list[float] = []  # of the frames so far, in seconds
+        self.shown: list[float | None] = []  # the same of the wanted frames; None: the file does not say
 
     def frames(self) -> Iterator[np.ndarray]:
         """The wanted frames, (H, W, 3) uint8; SinfusionError where the file is shorter than its header says."""
@@ -195,6 +201,7 @@ class _VideoFile:
                     # The length of a Matroska file counts from 0 even if its first frame comes later.
                     end = frame.time - min(self.times[0], 0) + max(1 / self.rate, lasts)
                 if count in self.wanted:
+                    self.shown.append(frame.time)
                     yield _rotate(_decode(frame), frame.rotation)
                 count += 1
         missing = expected - end
@@ -203,11 +210,9 @@ class _VideoFile:
                 f"{self.path} is truncated: {count} frame(s) read, {end:.2f} of {expected:.2f} seconds."
             )
 
-    def fps(self) -> float:
-        """The rate of the header, unless the times of the frames differ (Matroska with a variable rate)."""
-        span = self.times[-1] - self.times[0] if self.times else 0.0
-        measured = (len(self.times) - 1) / span if span > 0 else self.rate
-        return self.rate if abs(measured / self.rate - 1) < 0.05 else measured
+    def frame_times(self) -> FrameTimes:
+        """When the wanted frames are shown; known after reading."""
+        return FrameTimes(self.shown, self.rates, self.rounding)
 
     def probe(self) -> tuple[tuple[int, int], int]:
         """(height, width) of the first frame, and the number of packets."""
