@@ -13,12 +13,14 @@ import tyro
 from tyro.conf import Positional
 
 from ..console import Bar, log
+from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
 from .options import (
     File,
     Format,
     Graph,
+    Number,
     Precision,
     Size,
     Trained,
@@ -75,7 +77,25 @@ class Generation(Command):
 
 
 @dataclass(kw_only=True)
-class Rollout(Generation):
+class Playing(Generation):
+    """What the commands have in common whose results play."""
+
+    # Frames per second that the result plays at; left out: as fast as what it is made from.
+    fps: Number = None
+
+    def load(self) -> Run:
+        run = super().load()
+        from ..clip import check_fps
+
+        if self.fps is not None:
+            check_fps(self.fps)
+            if run.kind == "image":
+                raise SinfusionError(f"{run.path} is an image run: --fps is for videos; leave it out.")
+        return run
+
+
+@dataclass(kw_only=True)
+class Rollout(Playing):
     """What the commands have in common in which a frame follows the one before."""
 
     # Weight, from 0 to 1, with which frames are drawn to the clip's patches, so that objects stay whole; left out: the
@@ -119,7 +139,7 @@ class Generate(Rollout):
         from ..generation.video import stream
         from ..media import VideoWriter
 
-        length = len(run.frames) if self.frames is None else self.frames
+        length, fps = len(run.frames) if self.frames is None else self.frames, self.fps or run.fps
         how = size, start, self.frame_offset, self.seed, self.steps, self.projection
         frames = stream(run, length, self.count, *how)
         first = next(frames)  # raises what is wrong with the request before a file is opened
@@ -128,7 +148,7 @@ class Generate(Rollout):
         shown = []
         with ExitStack() as stack:
             bar = stack.enter_context(Bar(length))
-            writers = [stack.enter_context(VideoWriter(path, run.fps, self.overwrite)) for path in outputs.files]
+            writers = [stack.enter_context(VideoWriter(path, fps, self.overwrite)) for path in outputs.files]
             for frame_index, images in enumerate(itertools.chain([first], frames)):  # (count, H, W, 3)
                 for writer, image in zip(writers, images, strict=True):
                     writer.write(image)
@@ -136,7 +156,7 @@ class Generate(Rollout):
                     shown.append(images[: SHEET_FRAMES // 3])
                 bar.update()
         rows = [images[i] for i in range(len(shown[0])) for images in shown]
-        outputs.finish(rows, len(picked) if columns else None, fps=run.fps, frames=length)
+        outputs.finish(rows, len(picked) if columns else None, fps=fps, frames=length)
 
     def _start(self, size: tuple[int, int]) -> int | np.ndarray | None:
         from ..media import read_image
@@ -166,17 +186,18 @@ class Extrapolate(Rollout):
         from ..media import mark_new, write_video
 
         run = self.load()
+        fps = self.fps or run.fps
         with self.outputs(run, variants=("marked",) if self.mark else ()) as outputs:
             with Bar() as bar:
                 frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, self.projection, bar)
             if self.mark:
-                write_video(outputs.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
-            outputs.write_video(frames, run.fps)
+                write_video(outputs.variants[0], mark_new(frames, is_new), fps=fps, overwrite=self.overwrite)
+            outputs.write_video(frames, fps)
 
 
 @dataclass(kw_only=True)
-class Upsample(Generation):
-    """New frames between those of a video, which stay as they are. It plays as long as before."""
+class Upsample(Playing):
+    """New frames between those of a video, which stay as they are. It plays as long as before, or slower by --fps."""
 
     example: ClassVar[str] = "sinfusion upsample runs/fish --factor 4"
 
@@ -193,7 +214,7 @@ class Upsample(Generation):
             frames, fps = _frames(run, self.input, None)
             with Bar() as bar:
                 result = upsample(run, self.factor, frames, self.seed, self.steps, bar)
-            outputs.write_video(result, fps * self.factor)
+            outputs.write_video(result, self.fps or fps * self.factor)
 
 
 @dataclass(kw_only=True)
@@ -223,7 +244,7 @@ class Retarget(Rollout):
             if run.kind == "image":
                 outputs.write_images(result[None])
             else:
-                outputs.write_video(result, fps)
+                outputs.write_video(result, self.fps or fps)
 
 
 def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[np.ndarray | None, float]:
@@ -234,7 +255,9 @@ def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[
         return None, run.fps
     if run.kind == "image":
         return read_image(path, size=size, log=log), run.fps
-    clip = read_media(path, size=size, max_side=None, log=lambda _: None)
+    clip = read_media(
+        path, size=size, max_side=None, log=lambda line: None if line.startswith("scaled ") else log(line)
+    )
     return clip.frames, clip.fps
 
 

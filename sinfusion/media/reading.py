@@ -33,6 +33,7 @@ class Opened:
     still: bool  # whether one frame of this kind of source is an image
     alone: bool  # whether it is an image: it has one frame only
     source_size: tuple[int, int] | None = None  # (height, width) of frames that were scaled before
+    has_sound: bool = False
 
 
 def open_file(path: Path, wanted: range) -> Opened:
@@ -162,7 +163,8 @@ def _with_probe_errors(
 
 def _video(path: Path, wanted: range) -> Opened:
     video = _VideoFile(path, wanted)
-    return Opened(video.frames(), _with_probe_errors(path, video.probe), video.frame_times, still=False, alone=False)
+    probe = _with_probe_errors(path, video.probe)
+    return Opened(video.frames(), probe, video.frame_times, still=False, alone=False, has_sound=video.has_sound)
 
 
 class _VideoFile:
@@ -184,6 +186,7 @@ class _VideoFile:
         self.stream = stream
         rates = (stream.average_rate, stream.base_rate, stream.guessed_rate)
         self.rates = [float(rate) / wanted.step for rate in rates if rate]  # of the wanted frames, by the header
+        self.has_sound = bool(self.container.streams.audio)
         self.rounding = float(stream.time_base or 0)  # of the times, in seconds
         self.rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_FPS)
         self.times: list[float] = []  # of the frames so far, in seconds

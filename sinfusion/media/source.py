@@ -11,14 +11,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..clip import Clip, as_frames, check_fps, format_size
+from ..clip import Clip, Sound, as_frames, check_fps, format_size
 from ..errors import SinfusionError
 from ..pixels import fit_longer_side, is_light, resize
 from .reading import Opened, open_file, with_read_errors
@@ -104,12 +104,28 @@ class Source:
         side = longest if self.max_side is None else self.max_side
         frames, original = _read(opened, wanted, self.name, self.size, side, log)
         fps, kind = (self.fps or DEFAULT_FPS) / wanted.step, "image" if opened.still and len(frames) == 1 else "video"
+        sound = None
         if opened.times is not None and kind == "video":
-            steady = opened.times().steady(self.fps, MAX_BYTES // frames[0].nbytes)
+            times = opened.times()
+            steady = times.steady(self.fps, MAX_BYTES // frames[0].nbytes)
             if steady.note:
-                log(f"{self.name}: {steady.note}")
+                log(steady.note)
             frames, fps = frames if steady.order is None else frames[steady.order], steady.fps
-        return Clip(frames, fps, kind, opened.source_size or original)
+            sound = self._sound(opened, times, len(frames) / fps, steady.keeps_time)
+        return Clip(frames, fps, kind, opened.source_size or original, sound)
+
+    def _sound(self, opened: Opened, times: FrameTimes, seconds: float, in_step: bool) -> Sound | None:
+        """The sound of frames that play for so many seconds; None where there is none."""
+        first = times.seconds[0]
+        if isinstance(self.value, Clip) and self.value.sound is not None and first is not None:
+            before = self.value.sound
+            start = before.start + first
+            return replace(before, start=start, stop=start + seconds, in_step=before.in_step and in_step)
+        if not opened.has_sound:
+            return None
+        path = os.path.abspath(self.value)
+        known = first is not None
+        return Sound(path, first or 0.0, (first or 0.0) + seconds, os.path.getsize(path), in_step and known)
 
     @property
     def _is_path(self) -> bool:
@@ -147,15 +163,15 @@ def _in_memory(value: Any, wanted: range) -> Opened:
     return Opened(
         frames=iter(chosen),
         probe=lambda: (frames.shape[1:3], len(frames)),
-        times=None if clip is None or not moving else lambda: _even_times(len(chosen), clip.fps / wanted.step),
+        times=None if clip is None or not moving else lambda: _even_times(len(chosen), clip.fps, wanted),
         still=not moving,
         alone=len(frames) == 1 and not moving,
         source_size=None if clip is None else clip.source_size,
     )
 
 
-def _even_times(count: int, fps: float) -> FrameTimes:
-    return FrameTimes([i / fps for i in range(count)], [fps])
+def _even_times(count: int, fps: float, wanted: range) -> FrameTimes:
+    return FrameTimes([wanted[i] / fps for i in range(count)], [fps / wanted.step])
 
 
 def _read(

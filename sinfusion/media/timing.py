@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -50,8 +51,8 @@ class FrameTimes:
         Frames that last equally stay as they are, to the bit. "Equally" is within a tenth of the median, which covers
         the rounding of containers and phones; and from 8 frames on, with times within a quarter of a step of a steady
         clock, however they jitter. Else each frame moves to the step nearest to its time and is shown until the next
-        one; of several at one step the nearest stays. A frame that lasts longer than 5 medians is a pause, and counts as
-        one. Times that are missing or repeat lie evenly between their neighbours; where time goes back
+        one; of several at one step the nearest stays. A frame that lasts longer than 5 medians is a pause, and counts
+        as one. Times that are missing or repeat lie evenly between their neighbours; where time goes back
         (concatenated files), it goes on with the next step.
         """
         steps, period = self._steps()
@@ -100,7 +101,7 @@ class FrameTimes:
 
     def _goes_back(self) -> bool:
         known = [time for time in self.seconds if time is not None]
-        return any(after < before for before, after in zip(known[:-1], known[1:], strict=True))
+        return any(after < before for before, after in pairwise(known))
 
     def _note(self, fps: float | None, own: float, order: np.ndarray | None, pauses: int, longest: float) -> str:
         parts = []
@@ -126,7 +127,7 @@ def _filled(seconds: Sequence[float | None]) -> np.ndarray:
     times = np.array([np.nan if time is None else time for time in seconds], np.float64)
     times[1:][times[1:] == times[:-1]] = np.nan
     known = np.flatnonzero(~np.isnan(times))
-    for a, b in zip(known[:-1], known[1:], strict=True):
+    for a, b in pairwise(known):
         if b > a + 1 and times[b] > times[a]:
             times[a : b + 1] = np.linspace(times[a], times[b], b - a + 1)
     return times

@@ -453,3 +453,26 @@ def test_import_is_a_function_of_the_package_too():
     from sinfusion.released import import_released
 
     assert sinfusion.import_released is import_released and "import_released" in sinfusion.__all__
+
+
+# Frames per second ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("generate", "--frames", 3), ("extrapolate", "--after", 1), ("upsample",), ("retarget", "--size", "24x16")],
+)
+def test_results_of_a_run_play_at_the_rate_that_was_asked_for(video_run, tmp_path, words):
+    do(words[0], video_run.path, *words[1:], "--fps", 7, "--out", tmp_path / "a.mp4")
+    assert read_media(tmp_path / "a.mp4").fps == 7 and checked(tmp_path / "a.mp4")["fps"] == 7
+
+
+def test_a_rate_is_not_for_images_and_above_zero(image_run, video_run, refused):
+    assert "--fps is for videos" in refused("generate", image_run.path, "--fps", 7)
+    assert "fps must be above 0" in refused("generate", video_run.path, "--fps", 0)
+
+
+def test_a_run_is_trained_at_the_rate_that_was_asked_for(video_file, tmp_path):
+    do("train", video_file, "--out", tmp_path / "run", "--fps", 5, *SHORT, *STEPS)
+    run = load(tmp_path / "run")
+    assert (len(run.frames), run.fps) == (6, 5)

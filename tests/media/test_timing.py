@@ -58,7 +58,7 @@ def test_a_pause_neither_slows_the_rest_down_nor_fills_the_clip_with_stillness(t
     clip, said = read(encode(tmp_path / name, moving, times, codec))
     assert order(clip, moving) == list(range(20))
     assert clip.fps == pytest.approx(1000 / 33, rel=0.01)
-    assert said.startswith(f"{tmp_path / name}: ") and "1 pause of 2 s was cut to one frame" in said
+    assert said.startswith("its frames last differently: steady") and "1 pause of 2 s was cut to one frame" in said
 
 
 @pytest.mark.parametrize("name, codec", FILES)
