@@ -56,7 +56,7 @@ class Evaluate(Command):
     example: ClassVar[str] = "sinfusion evaluate fish.mp4 a.mp4 b.mp4 --plot quality.png --fields fields"
     lower: ClassVar[str] = "--size, --stop or --count"
 
-    # A video, a folder of frames or an image; or a run, for the frames it was trained on.
+    # A video, a folder of frames or an image; or a run, for its training frames.
     original: Annotated[Positional[Path], tyro.conf.arg(metavar="ORIGINAL")]
     # Results of the same kind; left out: ORIGINAL is a run, which generates them.
     generated: Annotated[
@@ -82,7 +82,7 @@ class Evaluate(Command):
     stop: Whole = None
     # Use every n-th frame of ORIGINAL or --held-out; left out: all.
     stride: Whole = None
-    # Frames per second that all files with a rate are resampled to; left out: their own.
+    # Frames per second that all videos are resampled to; left out: each keeps its own.
     fps: Number = None
     # Seed of all random numbers; sample i is generated from seed + i.
     seed: int = 0

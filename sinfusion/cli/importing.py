@@ -27,7 +27,7 @@ class Import(Command):
     out: Path
     # The video or image that the checkpoint was trained on; left out: that of the run.
     frames: File = None
-    # Frames per second that a video is resampled to, or that a folder of frames has; left out: its own, else 20.
+    # Frames per second to resample a video to, or of a folder; left out: its own, 20.
     fps: Number = None
     # Which model the checkpoint is; left out: found from its weights and the frames.
     role: Annotated[Literal["image", "predictor", "projector", "interpolator"] | None, OPTIONAL] = None

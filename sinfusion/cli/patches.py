@@ -20,6 +20,7 @@ from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..clip import Sound
     from ..media import Clip
 
 Input = Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
@@ -70,14 +71,14 @@ class Patches(Command):
         name = Path(os.path.abspath(self.input)).stem  # "." and ".." too have one
         return Outputs(self, kind, Path("outputs") / name, {"input": self.input}, count)
 
-    def write(self, outputs: Outputs, results: np.ndarray, fps: float) -> None:
-        """Write (count, T, H, W, 3) videos, or (count, H, W, 3) images."""
-        from ..media import write_video
+    def write(self, outputs: Outputs, results: np.ndarray, fps: float, sound: Sound | None = None) -> None:
+        """Write (count, T, H, W, 3) videos, or (count, H, W, 3) images. sound: of one video, if it plays as long."""
+        from ..media import beside, write_video
 
         if results.ndim == 4:
             outputs.write_images(results)
         elif len(results) == 1:
-            outputs.write_video(results[0], fps)
+            outputs.write_video(results[0], fps, beside(sound, len(results[0]) / fps, log))
         else:
             for path, frames in zip(outputs.files, results, strict=True):
                 write_video(path, frames, fps=fps, overwrite=self.overwrite)
@@ -138,7 +139,7 @@ class PatchesRetarget(Patches):
         with self.outputs(clip.kind) as outputs:
             with Bar() as bar:
                 result = retarget(clip.pixels, size, self.frames, self.seed, self.device, bar)
-            self.write(outputs, result[None], clip.fps)
+            self.write(outputs, result[None], clip.fps, clip.sound)
 
 
 @dataclass(kw_only=True)
@@ -164,7 +165,7 @@ class PatchesAnalogy(Patches):
                 result = analogy(
                     content.pixels, style.pixels, self.sketch, self.raft, self.seed, self.device, bar,
                 )  # fmt: skip
-            self.write(outputs, result[None], content.fps)
+            self.write(outputs, result[None], content.fps, content.sound)
 
 
 @dataclass(kw_only=True)
@@ -190,4 +191,4 @@ class PatchesInpaint(Patches):
             with Bar() as bar:
                 mask = masks[0] if clip.kind == "image" else masks
                 result = inpaint(clip.pixels, mask, self.hints, self.seed, self.device, bar)
-            self.write(outputs, result[None], clip.fps)
+            self.write(outputs, result[None], clip.fps, clip.sound)

@@ -7,7 +7,7 @@ write_video("wide.mp4", frames, fps=25, sound=sound)  # copied as it is stored, 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,37 @@ from ..clip import Sound
 
 # What players of MP4 expect in it; other codecs (PCM, Vorbis and so on) become AAC.
 COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")
+LOCAL = {"protocol_whitelist": "file"}  # options of FFmpeg: it opens nothing else that a file may name
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000)
-PREROLL = 2  # packets before the first that is heard: decoders begin with them, players leave them out
+# Packets before the first that is heard: decoders begin with them, players leave them out. FFmpeg plays those of MP3.
+PREROLL = 2
 
 
-def why_not(sound: Sound, path: Path, seconds: float | None = None) -> str:
-    """Why the video `path`, which plays for `seconds`, cannot have a sound; empty if it can."""
+def has_sound(path: Path) -> bool:
+    """Whether a file has sound in it."""
+    try:
+        with av.open(str(path.absolute()), options=LOCAL, metadata_errors="ignore") as container:
+            return bool(container.streams.audio)
+    except Exception:  # FFmpeg's errors, and what PyAV raises on headers that make no sense
+        return False
+
+
+def beside(sound: Sound | None, seconds: float, log: Callable[[str], None]) -> Sound | None:
+    """The sound, if frames that play for so many seconds still run beside it; else None, and that is logged."""
+    if sound is None or abs(seconds - sound.seconds) <= 0.05 + 0.01 * sound.seconds:
+        return sound
+    lengths = f"the result plays for {seconds:.3g} s, the clip for {sound.seconds:.3g} s"
+    log(f"the sound of {Path(sound.path).name} is left out: {lengths}")
+    return None
+
+
+def why_not(sound: Sound, path: Path) -> str:
+    """Why the video `path` cannot have a sound; empty if it can."""
     source = Path(sound.path)
     if path.suffix.lower() != ".mp4":
         return "a GIF has none" if path.suffix.lower() == ".gif" else "a folder of images has none"
     if not sound.in_step:
         return "pauses or jumps in the time of the clip were cut"
-    if seconds is not None and abs(seconds - sound.seconds) > max(0.2, 0.02 * sound.seconds):
-        return f"the result plays for {seconds:.3g} s, the clip for {sound.seconds:.3g} s"
     if not source.is_file():
         return "the file is not there any more"
     return "" if source.stat().st_size == sound.bytes else "the file has changed since"
@@ -44,7 +62,7 @@ def add_sound(video: Path, target: Path, sound: Sound, delay: float = 0.0) -> No
     """
     with (
         av.open(str(video.absolute()), format="mp4") as silent,
-        av.open(sound.path, options={"protocol_whitelist": "file"}, metadata_errors="ignore") as source,
+        av.open(sound.path, options=LOCAL, metadata_errors="ignore") as source,
         av.open(str(target.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as out,
     ):
         pictures, heard = silent.streams.video[0], source.streams.best("audio")
@@ -70,7 +88,8 @@ def _copied(source: Any, stream: Any, out: Any, sound: Sound, delay: float) -> I
 
 
 def _shifted(source: Any, stream: Any, target: Any, sound: Sound, delay: float) -> Iterator[Any]:
-    before: list[Any] = []  # of the beginning
+    before: list[Any] = []  # the last ones before it begins
+    preroll = PREROLL if delay == 0 and stream.codec.canonical_name != "mp3" else 0
     shift = round((delay - sound.start) / stream.time_base)
     for packet in source.demux(stream):
         if packet.pts is None:
@@ -81,10 +100,11 @@ def _shifted(source: Any, stream: Any, target: Any, sound: Sound, delay: float) 
         packet.dts = packet.pts = packet.pts + shift
         packet.stream = target
         if begins < sound.start:
-            before = [*before, packet][-PREROLL:]
+            before.append(packet)
+            del before[: len(before) - preroll]
             continue
-        yield from before if delay == 0 else ()
-        before = []
+        yield from before
+        before.clear()
         yield packet
 
 
@@ -103,7 +123,7 @@ def _aac(source: Any, stream: Any, target: Any, sound: Sound, delay: float) -> I
         if at is None:
             at = round(((frame.time or 0.0) - sound.start) * rate)
         for part in resampler.resample(frame):
-            samples, first = part.to_ndarray(), at
+            samples, first = part.to_ndarray().astype(np.float32, copy=False), at
             at += samples.shape[1]
             kept = samples[:, max(0, -first) : max(0, round(sound.seconds * rate) - first)]
             if kept.shape[1]:

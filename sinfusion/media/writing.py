@@ -27,10 +27,10 @@ H264 = "libx264"
 class VideoWriter:
     """Writes frames one by one: .mp4, .gif, or a folder of numbered PNGs for a path without a suffix.
 
-    sound: of the clip that the frames run beside, for an MP4; it begins after `delay` seconds. log: told whether it could
-    be kept. MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. A GIF shows repeated frames as
-    one that lasts longer. The file appears under its name when it is complete; after an error nothing is left. Raises
-    SinfusionError for what cannot be written.
+    sound: of the clip that the frames run beside, for an MP4; it begins after `delay` seconds. log: told whether it
+    could be kept. MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. A GIF shows
+    repeated frames as one that lasts longer. The file appears under its name when it is complete; after an error
+    nothing is left. Raises SinfusionError for what cannot be written.
     """
 
     def __init__(
@@ -88,7 +88,6 @@ class VideoWriter:
                 put(self.temporary, self.path, self.overwrite)
         finally:
             discard(self.temporary)
-
 
     def _keep_sound(self) -> None:
         """Add the sound to the file, or say why not: the pictures are whole in either case."""
