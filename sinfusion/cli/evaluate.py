@@ -82,13 +82,13 @@ class Evaluate(Command):
     stop: Whole = None
     # Use every n-th frame of ORIGINAL or --held-out; left out: all.
     stride: Whole = None
-    # Frames per second that all videos are resampled to; left out: each keeps its own.
+    # Frames per second to resample all videos to; left out: their own.
     fps: Number = None
     # Seed of all random numbers; sample i is generated from seed + i.
     seed: int = 0
     # For a run: further frames of its video, to predict.
     held_out: File = None
-    # For a run: number of samples; of videos, from a frame and from noise each.
+    # For a run: number of samples; of videos, from a frame and from noise.
     count: int = 3
     # For a run: network evaluations for an image; left out: the recipe's.
     steps: Whole = None

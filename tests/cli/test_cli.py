@@ -439,11 +439,11 @@ def test_nothing_but_the_results_is_left(video_run, tmp_path):
 def test_import_hands_everything_on_and_says_what_there_is(image_run, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("sinfusion.released.import_released", lambda *given: calls.append(given) or image_run)
-    do("import", "a.ckpt", "--out", "runs/a", "--frames", "fish.png", "--role", "image")
+    do("import", "a.ckpt", "--out", "runs/a", "--frames", "fish.png", "--role", "image", "--fps", 5)
     do("import", "b.ckpt", "--out", "runs/b")
     assert calls == [
-        (Path("a.ckpt"), Path("runs/a"), Path("fish.png"), "image"),
-        (Path("b.ckpt"), Path("runs/b"), None, None),
+        (Path("a.ckpt"), Path("runs/a"), Path("fish.png"), "image", 5.0),
+        (Path("b.ckpt"), Path("runs/b"), None, None, None),
     ]
     said = capsys.readouterr().out
     assert f"{image_run.path} is a run with image" in said and f"sinfusion info {image_run.path}" in said
