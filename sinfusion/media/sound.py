@@ -21,8 +21,7 @@ from ..clip import Sound
 COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")
 LOCAL = {"protocol_whitelist": "file"}  # options of FFmpeg: it opens nothing else that a file may name
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000)
-# Packets before the first that is heard: decoders begin with them, players leave them out. FFmpeg plays those of MP3.
-PREROLL = 2
+PREROLL = 2  # packets before the first that is heard: decoders begin with them, players leave them out
 
 
 def has_sound(path: Path) -> bool:
@@ -68,7 +67,11 @@ def add_sound(video: Path, target: Path, sound: Sound, delay: float = 0.0) -> No
         pictures, heard = silent.streams.video[0], source.streams.best("audio")
         assert heard is not None
         stream = out.add_stream_from_template(pictures)
-        packets = _copied if heard.codec.canonical_name in COPIED else _encoded
+        codec = heard.codec.canonical_name
+        inside = (
+            codec == "mp3" and max(sound.start, delay) > 0.05
+        )  # its frames refer to others, and FFmpeg loses the time
+        packets = _copied if codec in COPIED and not inside else _encoded
         streams = [_packets(silent, pictures, stream), packets(source, heard, out, sound, delay)]
         for packet in heapq.merge(*streams, key=lambda packet: float(packet.dts * packet.time_base)):
             out.mux(packet)
@@ -89,7 +92,7 @@ def _copied(source: Any, stream: Any, out: Any, sound: Sound, delay: float) -> I
 
 def _shifted(source: Any, stream: Any, target: Any, sound: Sound, delay: float) -> Iterator[Any]:
     before: list[Any] = []  # the last ones before it begins
-    preroll = PREROLL if delay == 0 and stream.codec.canonical_name != "mp3" else 0
+    preroll = PREROLL if delay == 0 else 0
     shift = round((delay - sound.start) / stream.time_base)
     for packet in source.demux(stream):
         if packet.pts is None:

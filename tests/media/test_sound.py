@@ -79,7 +79,8 @@ def test_a_sound_stays_beside_its_frames(tmp_path, name, codec, kept, video, sta
     assert sound.seconds == pytest.approx((stop - start) / FPS)
     assert written(tmp_path, sound, stop - start) == [f"with the sound of {name}"]
     codec, heard = tones(tmp_path / "out.mp4")
-    assert codec == kept and heard[: stop - start] == WHOLE[start:stop] and not any(heard[stop - start + 1 :])
+    assert codec == ("aac" if kept == "mp3" and start else kept)  # MP3 cannot be cut by packets
+    assert heard[: stop - start] == WHOLE[start:stop] and not any(heard[stop - start + 1 :])
     back = read_media(tmp_path / "out.mp4")
     assert len(back.frames) == stop - start and back.fps == FPS and back.sound.start == 0
 
