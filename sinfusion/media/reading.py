@@ -186,6 +186,8 @@ class _VideoFile:
         self.stream = stream
         rates = (stream.average_rate, stream.base_rate, stream.guessed_rate)
         self.rates = [float(rate) / wanted.step for rate in rates if rate]  # of the wanted frames, by the header
+        # FFmpeg begins some AVIs with a frame and an empty one, which shows the first for two ticks and means nothing.
+        self.first_lasts_two = False
         self.has_sound = bool(self.container.streams.audio)
         self.rounding = float(stream.time_base or 0)  # of the times, in seconds
         self.rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_FPS)
@@ -200,6 +202,8 @@ class _VideoFile:
             for frame in islice(self.container.decode(self.stream), self.wanted.stop):
                 if frame.time is not None:
                     self.times.append(frame.time)
+                    if len(self.times) == 2 and self.container.format.name == "avi":
+                        self.first_lasts_two = round((self.times[1] - self.times[0]) / self.rounding) == 2
                     lasts = (frame.duration or 0) * float(frame.time_base or 0)
                     # The length of a Matroska file counts from 0 even if its first frame comes later.
                     end = frame.time - min(self.times[0], 0) + max(1 / self.rate, lasts)
@@ -215,7 +219,10 @@ class _VideoFile:
 
     def frame_times(self) -> FrameTimes:
         """When the wanted frames are shown; known after reading."""
-        return FrameTimes(self.shown, self.rates, self.rounding)
+        shown = list(self.shown)
+        if self.first_lasts_two and self.wanted.start == 0 and shown[:1] == [0.0]:
+            shown[0] = self.rounding
+        return FrameTimes(shown, self.rates, self.rounding)
 
     def probe(self) -> tuple[tuple[int, int], int]:
         """(height, width) of the first frame, and the number of packets."""

@@ -81,7 +81,9 @@ class FrameTimes:
         if not len(known):
             return np.ones(len(times)), 0.0
         median = float(np.median(known))
-        tolerance = max(SAME_DURATION * median, 1.01 * self.rounding)
+        # A clock that ticks once a frame, as AVI's, rounds nothing: what lasts two ticks is two frames.
+        rounding = self.rounding if self.rounding < median / 2 else 0.0
+        tolerance = max(SAME_DURATION * median, 1.01 * rounding)
         near = np.abs(durations - median) <= tolerance
         period = float(durations[near].mean()) if near.any() else median
         steps = np.where(near | ~(durations > 0), 1.0, durations / period)
@@ -96,7 +98,8 @@ class FrameTimes:
         """Frames per second: of the header, which is exact, where that agrees with the times."""
         if not period:
             return next((rate for rate in self.rates if rate > 0), UNKNOWN_FPS)
-        near = period * 1e-4 + 2 * self.rounding / max(1, len(self.seconds) - 1)
+        rounding = self.rounding if self.rounding < period / 2 else 0.0
+        near = period * 1e-4 + 2 * rounding / max(1, len(self.seconds) - 1)
         return next((rate for rate in self.rates if rate > 0 and abs(1 / rate - period) <= near), 1 / period)
 
     def _goes_back(self) -> bool:

@@ -69,7 +69,7 @@ def written(tmp_path, sound, frames=20, **options):
 
 @pytest.mark.parametrize(
     "name, codec, kept, video",
-    [("a.mp4", "aac", "aac", "mpeg4"), ("a.ts", "aac", "aac", "libx264"), ("a.avi", "libmp3lame", "mp3", "mpeg4"),
+    [("a.mp4", "aac", "aac", "mpeg4"), ("a.ts", "aac", "aac", "libx264"), ("d.mkv", "libmp3lame", "mp3", "mpeg4"),
      ("a.mkv", "ac3", "ac3", "mpeg4"), ("a.webm", "libopus", "opus", "libvpx"), ("b.mkv", "pcm_s16le", "aac", "mpeg4"),
      ("c.mkv", "flac", "flac", "mpeg4")],
 )  # fmt: skip

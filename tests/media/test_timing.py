@@ -247,3 +247,10 @@ def test_every_step_shows_the_frame_that_is_nearest_or_still_there(seed):
         until = times[frame + 1] if frame + 1 < len(times) else np.inf
         assert times[frame] - 0.5 / found.fps - 1e-6 <= step <= until + 0.5 / found.fps + 1e-6
     assert (np.diff(found.order) >= 0).all()
+
+
+def test_a_clock_that_ticks_once_a_frame_shows_what_was_dropped(tmp_path, moving):
+    assert steady([0, 1, 2, 4, 5, 6], rounding=1)[1] == [0, 1, 2, 2, 3, 4, 5]
+    kept = [i for i in range(20) if i != 9]
+    clip, said = read(encode(tmp_path / "a.avi", moving[kept], kept, "mpeg4", Fraction(1, 20), 20))
+    assert len(clip.frames) == 20 and clip.fps == 20 and "19 became 20 (1 repeated)" in said
