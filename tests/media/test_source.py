@@ -99,11 +99,11 @@ def test_a_rate_is_taken_for_that_of_frames_that_have_none(outputs):
 
 def test_frames_with_a_rate_are_resampled(outputs, clip):
     for kind in ("clip", "gif", "mp4"):
-        said = []
-        read = Source(outputs(kind), fps=10).read(log=said.append)
+        said, source = [], outputs(kind)
+        read = Source(source, fps=10).read(log=said.append)
         assert read.fps == 10 and np.abs(read.frames.astype(int) - clip[::2]).mean() < 12
         assert len(said) == 1 and "20 frames a second resampled to 10: 12 became 6 (6 left out)" in said[0]
-        assert len(Source(outputs(kind), fps=20).read(**silent).frames) == 12
+        assert len(Source(source, fps=20).read(**silent).frames) == 12
 
 
 def test_one_frame_of_several_is_an_image_but_of_a_video_file(outputs):
