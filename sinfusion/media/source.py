@@ -272,7 +272,10 @@ def read_masks(
     path: an image, for all frames; or a video, of which `which` selects `count` frames, at `fps` as `Source` takes it.
     """
     source = Source(path, max_side=0)
-    several = source.probe().frames > 1
+    frames = source.probe().frames
+    several = frames > 1
+    if several and (which.start or 0) >= frames:
+        raise SinfusionError(f"the mask {path} has 0 frame(s); give a mask of {count}, or an image.")
     if several:
         source = Source(path, which.start, which.stop, which.step, max_side=0, fps=fps)
     masks = _masks_of(source.read(log=log).frames, path, size)
