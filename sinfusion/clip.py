@@ -25,6 +25,22 @@ CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency (RGBA)
 UINT16_WHITE = 65535
 
 
+@dataclass(frozen=True)
+class Sound:
+    """The part of a file that is the sound of a clip."""
+
+    path: str  # absolute
+    start: float  # seconds on the clock of the file
+    stop: float
+    bytes: int  # size of the file, to see that it is still the same
+    in_step: bool = True  # False: pauses of the clip were cut, which its sound still has
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self.stop - self.start
+
+
 @dataclass(frozen=True, repr=False)
 class Clip:
     """Frames in memory. An image is a clip of one frame and kind `image`."""
@@ -33,6 +49,7 @@ class Clip:
     fps: float
     kind: str  # "image" or "video"
     source_size: tuple[int, int]  # (height, width) before scaling
+    sound: Sound | None = None  # of its file; None: it has none
 
     def __post_init__(self) -> None:
         shape, kind = _described(self.frames)

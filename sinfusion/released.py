@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import console
 from .diffusion.denoiser import rms_change
 from .diffusion.schedule import SCHEDULES
 from .errors import SinfusionError
@@ -46,10 +47,12 @@ def import_released(
     out: str | Path,
     frames: Any = None,
     role: str | None = None,
+    fps: float | None = None,
 ) -> Run:
     """Import a released checkpoint as a run of its own, or add it to the run in the folder `out`.
 
     frames: what it was trained on, a file or whatever else `Source` takes; None: the frames of the run `out`.
+    fps: as `Source` takes it, for `frames`.
     role: image, predictor, projector or interpolator; None: found from the weights and the kind of `frames`.
 
     The run has the paper's recipe with the network and schedule of the checkpoint; it cannot be trained further.
@@ -61,7 +64,7 @@ def import_released(
     existing = load(folder) if (folder / "run.json").is_file() else None
     if existing is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SinfusionError(f"{folder} exists and is not a run folder; choose another --out.")
-    clip, kind, fps = _clip(frames, existing)
+    clip, kind, rate = _clip(frames, existing, fps)
     chosen = _role(role, channels, "frame_offset.inner.weight" in weights, kind, path)
     schedule, timesteps = _schedule(content["state_dict"], path)
     recipe = _recipe(depth, filters, schedule, timesteps, len(clip))
@@ -78,7 +81,7 @@ def import_released(
     }
     average = {name: value.clone() for name, value in weights.items()}
     with writing(folder):
-        run = Run(folder, kind, recipe, clip, fps, 0, {}, str(path))
+        run = Run(folder, kind, recipe, clip, rate, 0, {}, str(path))
         if (folder / "run.json").is_file():
             run = load(folder)  # read again, now that no other process can write to it
             _check_fits(run, recipe, chosen)
@@ -198,13 +201,15 @@ def _network_weights(content: dict[str, Any], path: Path) -> tuple[dict[str, Ten
     return weights, depth, final.shape[1], len(first)
 
 
-def _clip(frames: Any, existing: Run | None) -> tuple[np.ndarray, str, float]:
+def _clip(frames: Any, existing: Run | None, fps: float | None) -> tuple[np.ndarray, str, float]:
     """(T, H, W, 3) uint8, "image" or "video", and frames per second."""
     if frames is None:
         if existing is None:
             raise SinfusionError("a new run needs the video or image that the checkpoint was trained on: --frames.")
+        if fps is not None:
+            raise SinfusionError(f"{existing.path} has its frames and their rate; leave out fps, or give frames.")
         return existing.frames, existing.kind, existing.fps
-    clip = Source(frames, max_side=0).read()
+    clip = Source(frames, max_side=0, fps=fps).read(log=console.log)
     if existing is not None and not np.array_equal(clip.frames, existing.frames):
         raise SinfusionError(f"{existing.path} has other frames than these; leave out frames to keep those of the run.")
     return clip.frames, clip.kind, clip.fps

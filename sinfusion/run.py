@@ -28,6 +28,7 @@ from torch import Tensor
 from . import __version__, console
 from . import recipe as recipes
 from .checkpoint import checkpoints, last_checkpoint, load_into, newest_weights, save_checkpoint, seconds_used
+from .clip import Sound
 from .diffusion.denoiser import Denoiser
 from .diffusion.parameterization import PARAMETERIZATIONS
 from .diffusion.schedule import SCHEDULES
@@ -59,6 +60,7 @@ class Run:
     graph: bool = True  # replay kernels: from CUDA graphs on a GPU, from recordings on a CPU
     # "device" (cpu, cuda), "precision" (bf16, fp32) and "graph" of its training; None: nobody knows any more
     trained_with: dict[str, Any] | None = None
+    sound: Sound | None = None  # of the clip that it was trained on
     # role name -> the checkpoint that was opened last, and its denoiser
     _opened: dict[str, tuple[Path, Denoiser]] = field(init=False, default_factory=dict, repr=False)
 
@@ -184,7 +186,7 @@ class Run:
             "models": self.models,
             "source": self.source,
             "trained_with": self.trained_with,
-        }
+        } | ({"sound": dataclasses.asdict(self.sound)} if self.sound else {})
 
 
 def _remove_run(folder: Path) -> None:
@@ -247,6 +249,7 @@ def load(
             models={ROLES[name].name: _model(model) for name, model in description["models"].items()},
             source=str(description["source"]),
             trained_with=_trained_with(description.get("trained_with")),
+            sound=_sound(description.get("sound")),
         )
         frames = run.frames
         if run.kind not in ("image", "video"):
@@ -288,6 +291,16 @@ def _trained_with(stored: Any) -> dict[str, Any] | None:
     if not isinstance(kept["graph"], bool):
         raise ValueError(f"trained with {kept}")
     return kept
+
+
+def _sound(stored: Any) -> Sound | None:
+    """What run.json says of the sound of the clip, checked; None where there is none."""
+    if stored is None:
+        return None
+    start, stop = float(stored["start"]), float(stored["stop"])
+    if not -1e9 < start < stop < 1e9:
+        raise ValueError(f"sound from {start} to {stop}")
+    return Sound(str(stored["path"]), start, stop, int(stored["bytes"]), bool(stored["in_step"]))
 
 
 def _model(stored: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Demo(Command):
     out: Path = Path("sinfusion-demo")
     # Time for training; the rest takes about a minute on two CPU cores.
     minutes: float = 3.5
+    # Frames per second that the videos play at.
+    fps: float = 16.0
     # Seed of all random numbers.
     seed: int = 0
     # Write over an earlier demo.
@@ -33,5 +35,5 @@ class Demo(Command):
         network_device("auto")
         from ..demo import demo
 
-        demo(self.out, self.minutes, self.seed, self.overwrite, log)
+        demo(self.out, self.minutes, self.seed, self.overwrite, log, fps=self.fps)
         print_result(self.out / "original-beside-generated.mp4", self.out / "contact-sheet.png", self.out / "run")

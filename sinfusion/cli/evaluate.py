@@ -22,6 +22,7 @@ from .evaluation_report import Row, draw, table, write_field
 from .options import (
     File,
     Format,
+    Number,
     Precision,
     Size,
     Whole,
@@ -42,7 +43,7 @@ Result = tuple[str, "np.ndarray", "np.ndarray"]  # name, pixels, nearest-neighbo
 
 RUN_OPTIONS = ("held_out", "count", "steps", "out", "format", "device", "precision")  # for a run alone
 FILE_OPTIONS = ("size", "max_side")  # for generated files
-FRAME_OPTIONS = ("start", "stop", "stride")
+FRAME_OPTIONS = ("start", "stop", "stride", "fps")
 
 
 @dataclass(kw_only=True)
@@ -55,7 +56,7 @@ class Evaluate(Command):
     example: ClassVar[str] = "sinfusion evaluate fish.mp4 a.mp4 b.mp4 --plot quality.png --fields fields"
     lower: ClassVar[str] = "--size, --stop or --count"
 
-    # A video, a folder of frames or an image; or a run, for the frames it was trained on.
+    # A video, a folder of frames or an image; or a run, for its training frames.
     original: Annotated[Positional[Path], tyro.conf.arg(metavar="ORIGINAL")]
     # Results of the same kind; left out: ORIGINAL is a run, which generates them.
     generated: Annotated[
@@ -81,11 +82,13 @@ class Evaluate(Command):
     stop: Whole = None
     # Use every n-th frame of ORIGINAL or --held-out; left out: all.
     stride: Whole = None
+    # Frames per second to resample all videos to; left out: their own.
+    fps: Number = None
     # Seed of all random numbers; sample i is generated from seed + i.
     seed: int = 0
     # For a run: further frames of its video, to predict.
     held_out: File = None
-    # For a run: number of samples; of videos, from a frame and from noise each.
+    # For a run: number of samples; of videos, from a frame and from noise.
     count: int = 3
     # For a run: network evaluations for an image; left out: the recipe's.
     steps: Whole = None
@@ -156,7 +159,8 @@ class Evaluate(Command):
             rows = evaluate(
                 original, list(self.generated) or None, inception=self.inception, c3d=self.c3d,
                 size=parse_size(self.size), max_side=self.max_side, start=self.start, stop=self.stop,
-                stride=self.stride, held_out=self.held_out, count=self.count, seed=self.seed, steps=self.steps,
+                stride=self.stride, fps=self.fps, held_out=self.held_out, count=self.count, seed=self.seed,
+                steps=self.steps,
                 log=log, on_progress=bar, on_result=lambda *result: results.append(result),
             )  # fmt: skip
         return rows, results

@@ -13,12 +13,14 @@ import tyro
 from tyro.conf import Positional
 
 from ..console import Bar, log
+from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
 from .options import (
     File,
     Format,
     Graph,
+    Number,
     Precision,
     Size,
     Trained,
@@ -34,6 +36,7 @@ from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..clip import Sound
     from ..run import Run
 
 
@@ -75,7 +78,25 @@ class Generation(Command):
 
 
 @dataclass(kw_only=True)
-class Rollout(Generation):
+class Playing(Generation):
+    """What the commands have in common whose results play."""
+
+    # Frames per second that the result plays at; left out: as fast as what it is made from.
+    fps: Number = None
+
+    def load(self) -> Run:
+        run = super().load()
+        from ..clip import check_fps
+
+        if self.fps is not None:
+            check_fps(self.fps)
+            if run.kind == "image":
+                raise SinfusionError(f"{run.path} is an image run: --fps is for videos; leave it out.")
+        return run
+
+
+@dataclass(kw_only=True)
+class Rollout(Playing):
     """What the commands have in common in which a frame follows the one before."""
 
     # Weight, from 0 to 1, with which frames are drawn to the clip's patches, so that objects stay whole; left out: the
@@ -119,7 +140,7 @@ class Generate(Rollout):
         from ..generation.video import stream
         from ..media import VideoWriter
 
-        length = len(run.frames) if self.frames is None else self.frames
+        length, fps = len(run.frames) if self.frames is None else self.frames, self.fps or run.fps
         how = size, start, self.frame_offset, self.seed, self.steps, self.projection
         frames = stream(run, length, self.count, *how)
         first = next(frames)  # raises what is wrong with the request before a file is opened
@@ -128,7 +149,7 @@ class Generate(Rollout):
         shown = []
         with ExitStack() as stack:
             bar = stack.enter_context(Bar(length))
-            writers = [stack.enter_context(VideoWriter(path, run.fps, self.overwrite)) for path in outputs.files]
+            writers = [stack.enter_context(VideoWriter(path, fps, self.overwrite)) for path in outputs.files]
             for frame_index, images in enumerate(itertools.chain([first], frames)):  # (count, H, W, 3)
                 for writer, image in zip(writers, images, strict=True):
                     writer.write(image)
@@ -136,7 +157,7 @@ class Generate(Rollout):
                     shown.append(images[: SHEET_FRAMES // 3])
                 bar.update()
         rows = [images[i] for i in range(len(shown[0])) for images in shown]
-        outputs.finish(rows, len(picked) if columns else None, fps=run.fps, frames=length)
+        outputs.finish(rows, len(picked) if columns else None, fps=fps, frames=length)
 
     def _start(self, size: tuple[int, int]) -> int | np.ndarray | None:
         from ..media import read_image
@@ -163,19 +184,24 @@ class Extrapolate(Rollout):
 
     def __call__(self) -> None:
         from ..generation.video import extrapolate
-        from ..media import mark_new, write_video
+        from ..media import beside, mark_new, write_video
 
         run = self.load()
+        fps = self.fps or run.fps
+        sound, delay = beside(_sound(run), len(run.frames) / fps, log), self.before / fps
         with self.outputs(run, variants=("marked",) if self.mark else ()) as outputs:
             with Bar() as bar:
                 frames, is_new = extrapolate(run, self.after, self.before, self.seed, self.steps, self.projection, bar)
             if self.mark:
-                write_video(outputs.variants[0], mark_new(frames, is_new), fps=run.fps, overwrite=self.overwrite)
-            outputs.write_video(frames, run.fps)
+                write_video(
+                    outputs.variants[0], mark_new(frames, is_new), fps=fps, overwrite=self.overwrite,
+                    sound=sound, delay=delay, log=lambda _: None,
+                )  # fmt: skip
+            outputs.write_video(frames, fps, sound, delay)
 
 
 @dataclass(kw_only=True)
-class Upsample(Generation):
+class Upsample(Playing):
     """New frames between those of a video, which stay as they are. It plays as long as before."""
 
     example: ClassVar[str] = "sinfusion upsample runs/fish --factor 4"
@@ -187,13 +213,16 @@ class Upsample(Generation):
 
     def __call__(self) -> None:
         from ..generation.video import upsample
+        from ..media import beside
 
         run = self.load()
         with self.outputs(run) as outputs:
-            frames, fps = _frames(run, self.input, None)
+            frames, fps, sound = _frames(run, self.input, None)
             with Bar() as bar:
                 result = upsample(run, self.factor, frames, self.seed, self.steps, bar)
-            outputs.write_video(result, fps * self.factor)
+            fps = self.fps or fps * self.factor
+            length = len(run.frames if frames is None else frames) * self.factor
+            outputs.write_video(result, fps, beside(sound, length / fps, log))
 
 
 @dataclass(kw_only=True)
@@ -212,30 +241,43 @@ class Retarget(Rollout):
 
     def __call__(self) -> None:
         from ..generation.video import retarget
+        from ..media import beside
 
         run = self.load()
         with self.outputs(run) as outputs:
             size = parse_size(self.size)
             assert size is not None
-            frames, fps = _frames(run, self.input, size)
+            frames, fps, sound = _frames(run, self.input, size)
             with Bar() as bar:
                 result = retarget(run, size, frames, self.strength, self.seed, self.steps, self.projection, bar)
             if run.kind == "image":
                 outputs.write_images(result[None])
             else:
-                outputs.write_video(result, fps)
+                fps = self.fps or fps
+                outputs.write_video(result, fps, beside(sound, len(result) / fps, log))
 
 
-def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[np.ndarray | None, float]:
-    """Frames of another video or image, at `size` or its own, and frames per second; None: the frames of the run."""
+def _sound(run: Run) -> Sound | None:
+    """The sound of the clip that a run was trained on."""
+    from ..media import has_sound
+
+    if run.sound is None and Path(run.source).is_file() and has_sound(Path(run.source)):
+        log(f"the sound of {run.source} is left out: the run was trained before runs kept which part of it is theirs")
+    return run.sound
+
+
+def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[np.ndarray | None, float, Sound | None]:
+    """Frames of another video or image, at `size` or its own, frames per second and sound; None: those of the run."""
     from ..media import read_image, read_media
 
     if path is None:
-        return None, run.fps
+        return None, run.fps, _sound(run)
     if run.kind == "image":
-        return read_image(path, size=size, log=log), run.fps
-    clip = read_media(path, size=size, max_side=None, log=lambda _: None)
-    return clip.frames, clip.fps
+        return read_image(path, size=size, log=log), run.fps, None
+    clip = read_media(
+        path, size=size, max_side=None, log=lambda line: None if line.startswith("scaled ") else log(line)
+    )
+    return clip.frames, clip.fps, clip.sound
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from ..console import print_result
 from .command import Command
-from .options import OPTIONAL, File
+from .options import OPTIONAL, File, Number
 
 
 @dataclass(kw_only=True)
@@ -27,11 +27,13 @@ class Import(Command):
     out: Path
     # The video or image that the checkpoint was trained on; left out: that of the run.
     frames: File = None
+    # Frames per second to resample a video to, or of a folder; left out: its own, 20.
+    fps: Number = None
     # Which model the checkpoint is; left out: found from its weights and the frames.
     role: Annotated[Literal["image", "predictor", "projector", "interpolator"] | None, OPTIONAL] = None
 
     def __call__(self) -> None:
         from ..released import import_released
 
-        run = import_released(self.checkpoint, self.out, self.frames, self.role)
+        run = import_released(self.checkpoint, self.out, self.frames, self.role, self.fps)
         print_result(f"{run.path} is a run with {' and '.join(run.models)}; see: sinfusion info {run.path}")

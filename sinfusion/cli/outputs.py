@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import __version__
-from ..console import print_result
+from ..console import log, print_result
 from ..errors import SinfusionError
 from ..files import acquire, atomic_write, discard_leftovers, make_folders, release, remove_empty
 from .command import command_name
@@ -23,6 +23,8 @@ from .options import File, Format, evenly_spaced
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ..clip import Sound
 
 SHEET_FRAMES = 24  # frames of one video on its contact sheet
 SHEET_COLUMNS = 8  # frames of each video on a sheet of several videos, which has a row for each
@@ -147,11 +149,12 @@ class Outputs:
             write_image(path, image, overwrite=self.command.overwrite)
         self.finish(images[:SHEET_FRAMES])
 
-    def write_video(self, frames: np.ndarray, fps: float) -> None:
-        """Write (T, H, W, 3) uint8 as a video; then the contact sheet and the record."""
+    def write_video(self, frames: np.ndarray, fps: float, sound: Sound | None = None, delay: float = 0.0) -> None:
+        """Write (T, H, W, 3) uint8 as a video, its sound after `delay` seconds; then contact sheet and record."""
         from ..media import write_video
 
-        write_video(self.files[0], frames, fps=fps, overwrite=self.command.overwrite)
+        overwrite = self.command.overwrite
+        write_video(self.files[0], frames, fps=fps, overwrite=overwrite, sound=sound, delay=delay, log=log)
         self.finish(frames[evenly_spaced(len(frames), SHEET_FRAMES)], fps=fps, frames=len(frames))
 
     def finish(self, shown: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, **facts: Any) -> None:

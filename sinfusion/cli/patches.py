@@ -14,12 +14,13 @@ from ..console import Bar, log
 from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
-from .options import File, Format, Size, Whole, check_count, evenly_spaced, parse_size
+from .options import File, Format, Number, Size, Whole, check_count, evenly_spaced, parse_size
 from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..clip import Sound
     from ..media import Clip
 
 Input = Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
@@ -45,6 +46,9 @@ class Patches(Command):
     stop: Whole = None
     # Use every n-th frame; left out: all.
     stride: Whole = None
+    # Frames per second that a video is resampled to, or that a folder of frames has; so many has the result. Left out:
+    # the input's own, else 20.
+    fps: Number = None
     # Seed of all random numbers.
     seed: int = 0
     # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs.
@@ -59,21 +63,22 @@ class Patches(Command):
         from ..precision import choose_device
 
         choose_device(self.device)
-        return Source(path or self.input, self.start, self.stop, self.stride, max_side=self.max_side).read(log=log)
+        source = Source(path or self.input, self.start, self.stop, self.stride, max_side=self.max_side, fps=self.fps)
+        return source.read(log=log)
 
     def outputs(self, kind: str, count: int = 1) -> Outputs:
         """Where the results go."""
         name = Path(os.path.abspath(self.input)).stem  # "." and ".." too have one
         return Outputs(self, kind, Path("outputs") / name, {"input": self.input}, count)
 
-    def write(self, outputs: Outputs, results: np.ndarray, fps: float) -> None:
-        """Write (count, T, H, W, 3) videos, or (count, H, W, 3) images."""
-        from ..media import write_video
+    def write(self, outputs: Outputs, results: np.ndarray, fps: float, sound: Sound | None = None) -> None:
+        """Write (count, T, H, W, 3) videos, or (count, H, W, 3) images. sound: of one video, if it plays as long."""
+        from ..media import beside, write_video
 
         if results.ndim == 4:
             outputs.write_images(results)
         elif len(results) == 1:
-            outputs.write_video(results[0], fps)
+            outputs.write_video(results[0], fps, beside(sound, len(results[0]) / fps, log))
         else:
             for path, frames in zip(outputs.files, results, strict=True):
                 write_video(path, frames, fps=fps, overwrite=self.overwrite)
@@ -134,7 +139,7 @@ class PatchesRetarget(Patches):
         with self.outputs(clip.kind) as outputs:
             with Bar() as bar:
                 result = retarget(clip.pixels, size, self.frames, self.seed, self.device, bar)
-            self.write(outputs, result[None], clip.fps)
+            self.write(outputs, result[None], clip.fps, clip.sound)
 
 
 @dataclass(kw_only=True)
@@ -143,7 +148,8 @@ class PatchesAnalogy(Patches):
 
     example: ClassVar[str] = "sinfusion patches analogy waterfall.mp4 lava.mp4"
 
-    # The video or image that gives appearance and dynamics. --start, --stop and --stride also apply to it.
+    # The video or image that gives appearance and dynamics. --start, --stop, --stride and --fps also apply to
+    # it.
     style: Annotated[Positional[Path], tyro.conf.arg(metavar="STYLE")]
     # The input is a sketch video: bright where there should be motion.
     sketch: bool = False
@@ -159,7 +165,7 @@ class PatchesAnalogy(Patches):
                 result = analogy(
                     content.pixels, style.pixels, self.sketch, self.raft, self.seed, self.device, bar,
                 )  # fmt: skip
-            self.write(outputs, result[None], content.fps)
+            self.write(outputs, result[None], content.fps, content.sound)
 
 
 @dataclass(kw_only=True)
@@ -168,7 +174,8 @@ class PatchesInpaint(Patches):
 
     example: ClassVar[str] = "sinfusion patches inpaint fish.mp4 --mask mask.png"
 
-    # An image or a video as long as the input, white where to fill. --start, --stop and --stride also apply to it.
+    # An image or a video as long as the input, white where to fill. --start, --stop, --stride and --fps also
+    # apply to it.
     mask: Path
     # Use the colours of the input under the mask as a rough hint of what should be there.
     hints: bool = False
@@ -179,9 +186,9 @@ class PatchesInpaint(Patches):
         from ..patches import inpaint
 
         which = slice(self.start, self.stop, self.stride)
-        masks = read_masks(self.mask, clip.frames.shape[1:3], len(clip.frames), which)
+        masks = read_masks(self.mask, clip.frames.shape[1:3], len(clip.frames), which, self.fps, log)
         with self.outputs(clip.kind) as outputs:
             with Bar() as bar:
                 mask = masks[0] if clip.kind == "image" else masks
                 result = inpaint(clip.pixels, mask, self.hints, self.seed, self.device, bar)
-            self.write(outputs, result[None], clip.fps)
+            self.write(outputs, result[None], clip.fps, clip.sound)

@@ -80,7 +80,7 @@ class TrainOptions:
     stop: Whole = None
     # Use every n-th frame; left out: all.
     stride: Whole = None
-    # Frames per second of a folder of frames; left out: 20.
+    # Frames per second to resample a video to, or of a folder; left out: its own, 20.
     fps: Number = None
     # Seed of all random numbers; left out: 0.
     seed: Whole = None

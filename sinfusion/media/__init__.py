@@ -6,6 +6,7 @@ write_video("out.mp4", frames, fps=20)
 
 from ..clip import Clip
 from .sheets import contact_sheet, enlarge, mark_new, side_by_side
+from .sound import beside, has_sound
 from .source import LONGER_SIDE, Source, SourceInfo, read_image, read_mask, read_masks, read_media, read_video
 from .writing import VideoWriter, refuse_existing, write_image, write_video
 
@@ -15,8 +16,10 @@ __all__ = [
     "Source",
     "SourceInfo",
     "VideoWriter",
+    "beside",
     "contact_sheet",
     "enlarge",
+    "has_sound",
     "mark_new",
     "read_image",
     "read_mask",

@@ -16,12 +16,12 @@ from PIL import Image
 from ..clip import FRAME_ENDINGS, format_size
 from ..errors import SinfusionError
 from .display import Display, decoded, is_field, progressive, still_pixels
+from .timing import UNKNOWN_FPS, FrameTimes
 
 # Only these, because Pillow would start other programs (Ghostscript for EPS), and FFmpeg would open playlists.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 ANIMATED_FORMATS = ("PNG", "WEBP", "GIF")
 VIDEO_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,ivf,yuv4mpegpipe"
-UNKNOWN_FPS = 20.0  # of videos whose file does not say
 
 
 @dataclass
@@ -30,13 +30,14 @@ class Opened:
 
     frames: Iterator[np.ndarray]  # (H, W, 3) uint8: the frames that were asked for
     probe: Callable[[], tuple[tuple[int, int], int]]  # (height, width) and the number of all frames
-    fps: Callable[[], float] | None  # of all frames, known after reading; None: the source has no frame rate
+    times: Callable[[], FrameTimes] | None  # of the frames that were read; None: the source has no frame rate
     still: bool  # whether one frame of this kind of source is an image
     alone: bool  # whether it is an image: it has one frame only
     source_size: tuple[int, int] | None = None  # (height, width) of frames that were scaled before
     # (height, width) of the last frame with square pixels; None: as it is.
     shown_size: Callable[[], tuple[int, int]] | None = None
     notes: dict[str, None] = field(default_factory=dict)  # what was done to the frames so far, or could not be
+    has_sound: bool = False
 
 
 def open_file(path: Path, wanted: range) -> Opened:
@@ -104,8 +105,7 @@ def _folder(path: Path, wanted: range) -> Opened:
     def probe() -> tuple[tuple[int, int], int]:
         return _upright_size(Image.open(files[0], formats=IMAGE_FORMATS)), len(files)
 
-    probe_checked = _with_probe_errors(path, probe)
-    return Opened(frames(), probe_checked, fps=None, still=True, alone=len(files) == 1, notes=notes)
+    return Opened(frames(), _with_probe_errors(path, probe), times=None, still=True, alone=len(files) == 1, notes=notes)
 
 
 def _natural_order(name: str) -> list[str | int]:
@@ -137,11 +137,13 @@ def _image(path: Path, image: Image.Image, wanted: range) -> Opened:
         size = (image.height, image.width) if count > 1 else _upright_size(image)
         return size, count - skipped
 
-    def fps() -> float:
-        return UNKNOWN_FPS if len(seconds) == 1 else len(seconds) / sum(seconds)
+    def times() -> FrameTimes:
+        shown = [sum(seconds[:i]) for i in range(len(seconds))[wanted.start : wanted.stop : wanted.step]]
+        last = seconds[-1] if wanted.step == 1 else None
+        return FrameTimes(shown, rounding=0.01 if image.format == "GIF" else 0.001, last=last)
 
-    rate = fps if moves else None
-    return Opened(frames(), _with_probe_errors(path, probe), rate, still=True, alone=not moves, notes=notes)
+    known = times if moves else None
+    return Opened(frames(), _with_probe_errors(path, probe), known, still=True, alone=not moves, notes=notes)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -172,11 +174,12 @@ def _video(path: Path, wanted: range) -> Opened:
     return Opened(
         video.frames(),
         _with_probe_errors(path, video.probe),
-        video.fps,
+        video.frame_times,
         still=False,
         alone=False,
         shown_size=lambda: video.shown_size,
         notes=video.notes,
+        has_sound=video.has_sound,
     )
 
 
@@ -200,8 +203,15 @@ class _VideoFile:
         self.notes: dict[str, None] = {}
         self.display = Display(stream, self.notes.setdefault)
         self.shown_size = (0, 0)  # (height, width) of the last frame with square pixels
+        rates = (stream.average_rate, stream.base_rate, stream.guessed_rate)
+        self.rates = [float(rate) / wanted.step for rate in rates if rate]  # of the wanted frames, by the header
+        # FFmpeg begins some AVIs with a frame and an empty one, which shows the first for two ticks and means nothing.
+        self.first_lasts_two = False
+        self.has_sound = bool(self.container.streams.audio)
+        self.rounding = float(stream.time_base or 0)  # of the times, in seconds
         self.rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_FPS)
         self.times: list[float] = []  # of the frames so far, in seconds
+        self.shown: list[float | None] = []  # the same of the wanted frames; None: the file does not say
 
     def frames(self) -> Iterator[np.ndarray]:
         """The wanted frames, (H, W, 3) uint8; SinfusionError where the file is shorter than its header says."""
@@ -213,10 +223,13 @@ class _VideoFile:
             for frame in islice(shown, self.wanted.stop):
                 if frame.time is not None:
                     self.times.append(frame.time)
+                    if len(self.times) == 2 and self.container.format.name == "avi":
+                        self.first_lasts_two = round((self.times[1] - self.times[0]) / self.rounding) == 2
                     lasts = (frame.duration or 0) * float(frame.time_base or 0)
                     # The length of a Matroska file counts from 0 even if its first frame comes later.
                     end = frame.time - min(self.times[0], 0) + max(1 / self.rate, lasts)
                 if count in self.wanted:
+                    self.shown.append(frame.time)
                     self.shown_size = self.display.shown_size(frame)
                     yield self.display.pixels(frame)
                 count += 1
@@ -226,11 +239,12 @@ class _VideoFile:
                 f"{self.path} is truncated: {count} frame(s) read, {end:.2f} of {expected:.2f} seconds."
             )
 
-    def fps(self) -> float:
-        """The rate of the header, unless the times of the frames differ (Matroska with a variable rate)."""
-        span = self.times[-1] - self.times[0] if self.times else 0.0
-        measured = (len(self.times) - 1) / span if span > 0 else self.rate
-        return self.rate if abs(measured / self.rate - 1) < 0.05 else measured
+    def frame_times(self) -> FrameTimes:
+        """When the wanted frames are shown; known after reading."""
+        shown = list(self.shown)
+        if self.first_lasts_two and self.wanted.start == 0 and shown[:1] == [0.0]:
+            shown[0] = self.rounding
+        return FrameTimes(shown, self.rates, self.rounding)
 
     def probe(self) -> tuple[tuple[int, int], int]:
         """(height, width) of the first frame, and the number of packets."""

@@ -11,18 +11,18 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..clip import Clip, as_frames, check_fps, format_size
+from ..clip import Clip, Sound, as_frames, check_fps, format_size
 from ..errors import SinfusionError
 from ..pixels import fit_longer_side, is_light, resize
 from .reading import Opened, open_file, with_read_errors
+from .timing import FrameTimes
 
 LONGER_SIDE = 256  # pixels that larger sources are scaled down to by default
 DEFAULT_FPS = 20.0  # of frames without a frame rate, as in the released code
@@ -47,14 +47,15 @@ class Source:
 
     # A video, an animation, a folder of frames or an image; a Clip; or whatever `clip.as_pixels` accepts.
     value: Any
-    # Frames to use, as in a slice; the clip plays as fast as before. Not for an image.
+    # Frames to use, as in a slice of those that the source has; the clip plays as fast as before. Not for an image.
     start: int | None = None
     stop: int | None = None
     stride: int | None = None
     # Exact (height, width) of the frames; or the longer side that larger frames are scaled down to, 0 for any.
     size: tuple[int, int] | None = None
     max_side: int | None = None
-    # Frames per second of a source without a frame rate: frames in memory, or a folder. None: 20.
+    # Frames per second that a clip with a rate is resampled to, or that a folder of frames, or an array, has. None: the
+    # clip's own, that of the median where its frames last differently (see `timing`), and 20 without a rate.
     fps: float | None = None
 
     def __post_init__(self) -> None:
@@ -105,15 +106,35 @@ class Source:
         primaries of BT.601 are taken for those of BT.709. A video that does not name its matrix is BT.709 if it is
         1280 pixels wide or more than 576 high, else BT.601.
 
-        fps is the mean where frames last differently. Raises SinfusionError for anything that cannot be read
-        completely.
+        Frames that last differently, or another rate than `fps`, are resampled as `FrameTimes.steady` says. Raises
+        SinfusionError for anything that cannot be read completely.
         """
         opened, wanted = self._open(), self._range()
         side = longest if self.max_side is None else self.max_side
         frames, original = _read(opened, wanted, self.name, self.size, side, log)
-        rate = self.fps or (opened.fps() if opened.fps else None) or DEFAULT_FPS
-        kind = "image" if opened.still and len(frames) == 1 else "video"
-        return Clip(frames, rate / wanted.step, kind, opened.source_size or original)
+        fps, kind = (self.fps or DEFAULT_FPS) / wanted.step, "image" if opened.still and len(frames) == 1 else "video"
+        sound = None
+        if opened.times is not None and kind == "video":
+            times = opened.times()
+            steady = times.steady(self.fps, MAX_BYTES // frames[0].nbytes)
+            if steady.note:
+                log(steady.note)
+            frames, fps = frames if steady.order is None else frames[steady.order], steady.fps
+            sound = self._sound(opened, times, len(frames) / fps, steady.keeps_time)
+        return Clip(frames, fps, kind, opened.source_size or original, sound)
+
+    def _sound(self, opened: Opened, times: FrameTimes, seconds: float, in_step: bool) -> Sound | None:
+        """The sound of frames that play for so many seconds; None where there is none."""
+        first = times.seconds[0]
+        if isinstance(self.value, Clip) and self.value.sound is not None and first is not None:
+            before = self.value.sound
+            start = before.start + first
+            return replace(before, start=start, stop=start + seconds, in_step=before.in_step and in_step)
+        if not opened.has_sound:
+            return None
+        path = os.path.abspath(self.value)
+        known = first is not None
+        return Sound(path, first or 0.0, (first or 0.0) + seconds, os.path.getsize(path), in_step and known)
 
     @property
     def _is_path(self) -> bool:
@@ -139,8 +160,6 @@ class Source:
             for name in ("start", "stop", "stride", "fps"):
                 if getattr(self, name) is not None:
                     raise SinfusionError(f"{self.name}: {name} is for videos, this is an image; leave out {name}.")
-        if self.fps is not None and opened.fps is not None:
-            raise SinfusionError(f"{self.name}: it has frames per second of its own; leave out fps.")
         return opened
 
 
@@ -153,11 +172,15 @@ def _in_memory(value: Any, wanted: range) -> Opened:
     return Opened(
         frames=iter(chosen),
         probe=lambda: (frames.shape[1:3], len(frames)),
-        fps=partial(float, clip.fps) if clip is not None and moving else None,
+        times=None if clip is None or not moving else lambda: _even_times(len(chosen), clip.fps, wanted),
         still=not moving,
         alone=len(frames) == 1 and not moving,
         source_size=None if clip is None else clip.source_size,
     )
+
+
+def _even_times(count: int, fps: float, wanted: range) -> FrameTimes:
+    return FrameTimes([wanted[i] / fps for i in range(count)], [fps / wanted.step])
 
 
 def _read(
@@ -205,13 +228,14 @@ def read_media(
     stride: int | None = None,
     size: tuple[int, int] | None = None,
     max_side: int | None = LONGER_SIDE,
+    fps: float | None = None,
     log: Callable[[str], None] = print,
 ) -> Clip:
     """Read a video, an animation, a folder of frames or an image; the arguments are those of `Source`.
 
     max_side: ignored if a size is given; 0 or None keeps the size of the file.
     """
-    return Source(path, start, stop, stride, size, None if size else max_side or 0).read(log=log)
+    return Source(path, start, stop, stride, size, None if size else max_side or 0, fps).read(log=log)
 
 
 def read_video(path: str | Path, **options: Any) -> Clip:
@@ -249,16 +273,28 @@ def read_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     return _masks_of(read_image(path, max_side=None)[None], path, size)[0]
 
 
-def read_masks(path: str | Path, size: tuple[int, int], count: int, which: slice = slice(None)) -> np.ndarray:
+def read_masks(
+    path: str | Path,
+    size: tuple[int, int],
+    count: int,
+    which: slice = slice(None),
+    fps: float | None = None,
+    log: Callable[[str], None] = print,
+) -> np.ndarray:
     """Read a mask for each of `count` frames: (count, H, W) bool. See `read_mask`.
 
-    path: an image, for all frames; or a video, of which `which` selects `count` frames.
+    path: an image, for all frames; or a video, of which `which` selects `count` frames, at `fps` as `Source` takes it.
     """
-    masks = _masks_of(read_media(path, max_side=None).frames, path, size)
-    if len(masks) > 1:
-        masks = masks[which]
-        if len(masks) != count:
-            raise SinfusionError(f"the mask {path} has {len(masks)} frame(s); give a mask of {count}, or an image.")
+    source = Source(path, max_side=0)
+    frames = source.probe().frames
+    several = frames > 1
+    if several and (which.start or 0) >= frames:
+        raise SinfusionError(f"the mask {path} has 0 frame(s); give a mask of {count}, or an image.")
+    if several:
+        source = Source(path, which.start, which.stop, which.step, max_side=0, fps=fps)
+    masks = _masks_of(source.read(log=log).frames, path, size)
+    if several and len(masks) != count:
+        raise SinfusionError(f"the mask {path} has {len(masks)} frame(s); give a mask of {count}, or an image.")
     return np.broadcast_to(masks, (count, *size))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import pairwise
@@ -16,9 +16,10 @@ import av
 import numpy as np
 from PIL import Image
 
-from ..clip import FRAME_ENDINGS, Clip, as_frames, as_image, check_fps, format_size
+from ..clip import FRAME_ENDINGS, Clip, Sound, as_frames, as_image, check_fps, format_size
 from ..errors import SinfusionError
 from ..files import atomic_write, discard, make_folders, put, temporary_name
+from .sound import add_sound, why_not
 
 H264 = "libx264"
 
@@ -26,13 +27,23 @@ H264 = "libx264"
 class VideoWriter:
     """Writes frames one by one: .mp4, .gif, or a folder of numbered PNGs for a path without a suffix.
 
-    MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. A GIF shows repeated frames as
-    one that lasts longer. The file appears under its name when it is complete; after an error nothing is left. Raises
-    SinfusionError for what cannot be written.
+    sound: of the clip that the frames run beside, for an MP4; it begins after `delay` seconds. log: told whether it
+    could be kept. MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. A GIF shows
+    repeated frames as one that lasts longer. The file appears under its name when it is complete; after an error
+    nothing is left. Raises SinfusionError for what cannot be written.
     """
 
-    def __init__(self, path: str | Path, fps: float, overwrite: bool = False):
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float,
+        overwrite: bool = False,
+        sound: Sound | None = None,
+        delay: float = 0.0,
+        log: Callable[[str], None] = print,
+    ):
         self.path = Path(path)
+        self.sound, self.delay, self.log = sound, delay, log
         encoders: dict[str, Any] = {".mp4": Mp4Encoder, ".gif": GifEncoder, "": PngFolderEncoder}
         if self.path.suffix.lower() not in encoders:
             raise SinfusionError(f"{path}: write .mp4, .gif, or a name without a suffix for a folder of PNGs.")
@@ -73,9 +84,28 @@ class VideoWriter:
                 raise SinfusionError(f"{self.path}: there are no frames to write.")
             with _writing(self.path):
                 self._encoder.close()
+                self._keep_sound()
                 put(self.temporary, self.path, self.overwrite)
         finally:
             discard(self.temporary)
+
+    def _keep_sound(self) -> None:
+        """Add the sound to the file, or say why not: the pictures are whole in either case."""
+        if self.sound is None:
+            return
+        name, why = Path(self.sound.path).name, why_not(self.sound, self.path)
+        if not why:
+            silent = self.temporary.with_name(f"{self.temporary.name}.silent")
+            self.temporary.rename(silent)
+            try:
+                add_sound(silent, self.temporary, self.sound, self.delay)
+            except Exception as error:  # PyAV raises all kinds on damage
+                why = f"{type(error).__name__}: {error}".split("\n")[0][:120]
+                discard(self.temporary)
+                silent.rename(self.temporary)
+            finally:
+                discard(silent)
+        self.log(f"the sound of {name} is left out: {why}" if why else f"with the sound of {name}")
 
 
 class Mp4Encoder:
@@ -132,9 +162,18 @@ class PngFolderEncoder:
         pass
 
 
-def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float, overwrite: bool = False) -> None:
+def write_video(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    *,
+    fps: float,
+    overwrite: bool = False,
+    sound: Sound | None = None,
+    delay: float = 0.0,
+    log: Callable[[str], None] = print,
+) -> None:
     """Write frames, an iterable of (H, W, 3) uint8 or what `as_frames` accepts; see `VideoWriter` for the formats."""
-    with VideoWriter(path, fps, overwrite) as writer:
+    with VideoWriter(path, fps, overwrite, sound, delay, log) as writer:
         for frame in as_frames(frames) if hasattr(frames, "__array__") or isinstance(frames, Clip) else frames:
             writer.write(frame)
 

@@ -37,6 +37,7 @@ def evaluate(
     start: int | None = None,
     stop: int | None = None,
     stride: int | None = None,
+    fps: float | None = None,
     held_out: Media | None = None,
     count: int = 3,
     seed: int = 0,
@@ -51,7 +52,8 @@ def evaluate(
     kind. inception, c3d: files of weights (see `frechet`), for SIFID of images and SVFID of videos. size: (height,
     width) that all files are resized to; max_side: the longer side that they are scaled down to, if they are all of one
     size; files keep their own size without either. start, stop, stride: frames to use of the original, or of
-    `held_out`. seed: of the metrics' random numbers, and of what a run generates.
+    `held_out`. fps: frames per second that all videos with a rate are resampled to. seed: of the metrics' random
+    numbers, and of what a run generates.
 
     For a run alone: count: how many samples are generated from each start, with the seeds `seed`, `seed` + 1 and so on;
     steps: network evaluations an image; held_out: further frames of the video that the run was trained on.
@@ -71,14 +73,15 @@ def evaluate(
     run = original if isinstance(original, Run) else _find_run(original)
     cut: dict[str, Any] = {"start": start, "stop": stop, "stride": stride}
     scaling: dict[str, Any] = {"size": size, "max_side": max_side}
+    rate: dict[str, Any] = {"fps": fps}
     if generated is None:
         if run is None:
             raise SinfusionError(f"{_name(original)} is not a run; give generated videos or images to compare with it.")
         if count < 1:
             raise SinfusionError(f"count must be at least 1, not {count}.")
         seed = check_seed(seed, count)
-        _refuse_unused(cut if held_out is None else {}, scaling)
-        held_out = None if held_out is None else read_held_out(run, held_out, cut, log)
+        _refuse_unused(cut | rate if held_out is None else {}, scaling)
+        held_out = None if held_out is None else read_held_out(run, held_out, cut | rate, log)
         clip = run.frames[0] if run.kind == "image" else run.frames
         options = MetricOptions(inception, c3d, seed, run.device, on_result)
         comparison = Comparison.of((str(run.path), clip), [], options)
@@ -89,7 +92,7 @@ def evaluate(
             f"{option} is for the evaluation of a run alone; leave out {option}, or what is generated."
         )
     options = MetricOptions(inception, c3d, check_seed(seed), on_result=on_result)
-    clip, results = _read(original if run is None else run, generated, cut, scaling, log)
+    clip, results = _read(original if run is None else run, generated, cut, scaling | rate, log)
     comparison = Comparison.of((_name(original), clip), results, options)
     counter = ProgressCounter(frame_count(clip) + sum(frame_count(pixels) for _, pixels in results), on_progress)
     baseline = comparison.self_baseline(counter)
@@ -161,7 +164,7 @@ def _read_original(
             f"the frames of {original.path} stay {pixel_size(original.frames)}; give that as the size, or none."
         )
     clip = Clip(original.frames, original.fps, original.kind, original.size)
-    return _pixels_and_source_size(clip, cut, log)
+    return _pixels_and_source_size(clip, cut | {"fps": scaling["fps"]}, log)
 
 
 def _pixels_and_source_size(media: Media, reading: dict[str, Any], log: Log) -> tuple[np.ndarray, tuple[int, int]]:

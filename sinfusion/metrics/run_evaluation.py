@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,12 @@ def read_held_out(run: Run, media: Any, reading: dict[str, Any], log: Callable[[
     """
     require_video(run)
     name = str(media) if isinstance(media, str | os.PathLike) else "held_out"
-    frames = Source(media, size=run.size, **reading).read(log=log).frames
+    clip = Source(media, size=run.size, **reading).read(log=log)
+    frames = clip.frames
+    if isinstance(media, str | os.PathLike) and not Path(media).is_dir() and abs(clip.fps / run.fps - 1) > 0.05:
+        log(
+            f"{name} has {clip.fps:.4g} frames a second, {run.path} {run.fps:.4g}; --fps {run.fps:.4g} makes them alike"
+        )
     least = 2 if run.has(PREDICTOR) else 3
     if len(frames) < least:
         raise SinfusionError(f"{name} has {len(frames)} frame(s); held-out frames are at least {least}.")

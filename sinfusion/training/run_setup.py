@@ -79,7 +79,7 @@ def plan_run(
     check_crops(recipe, roles, check_size(clip.frames.shape[1:3]))
     recipe = recipe.replace(max_frame_offset=min(recipe.max_frame_offset, max(1, len(clip.frames) - 1)))
     models = _plan_models(clip.frames, roles, recipe, minutes)
-    return Run(path, clip.kind, recipe, clip.frames, clip.fps, seed, models, source)
+    return Run(path, clip.kind, recipe, clip.frames, clip.fps, seed, models, source, sound=clip.sound)
 
 
 def _plan_models(

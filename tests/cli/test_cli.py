@@ -439,11 +439,11 @@ def test_nothing_but_the_results_is_left(video_run, tmp_path):
 def test_import_hands_everything_on_and_says_what_there_is(image_run, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("sinfusion.released.import_released", lambda *given: calls.append(given) or image_run)
-    do("import", "a.ckpt", "--out", "runs/a", "--frames", "fish.png", "--role", "image")
+    do("import", "a.ckpt", "--out", "runs/a", "--frames", "fish.png", "--role", "image", "--fps", 5)
     do("import", "b.ckpt", "--out", "runs/b")
     assert calls == [
-        (Path("a.ckpt"), Path("runs/a"), Path("fish.png"), "image"),
-        (Path("b.ckpt"), Path("runs/b"), None, None),
+        (Path("a.ckpt"), Path("runs/a"), Path("fish.png"), "image", 5.0),
+        (Path("b.ckpt"), Path("runs/b"), None, None, None),
     ]
     said = capsys.readouterr().out
     assert f"{image_run.path} is a run with image" in said and f"sinfusion info {image_run.path}" in said
@@ -453,3 +453,72 @@ def test_import_is_a_function_of_the_package_too():
     from sinfusion.released import import_released
 
     assert sinfusion.import_released is import_released and "import_released" in sinfusion.__all__
+
+
+# Frames per second ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("generate", "--frames", 3), ("extrapolate", "--after", 1), ("upsample",), ("retarget", "--size", "24x16")],
+)
+def test_results_of_a_run_play_at_the_rate_that_was_asked_for(video_run, tmp_path, words):
+    do(words[0], video_run.path, *words[1:], "--fps", 7, "--out", tmp_path / "a.mp4")
+    assert read_media(tmp_path / "a.mp4").fps == 7 and checked(tmp_path / "a.mp4")["fps"] == 7
+
+
+def test_a_rate_is_not_for_images_and_above_zero(image_run, video_run, refused):
+    assert "--fps is for videos" in refused("generate", image_run.path, "--fps", 7)
+    assert "fps must be above 0" in refused("generate", video_run.path, "--fps", 0)
+
+
+def test_a_run_is_trained_at_the_rate_that_was_asked_for(video_file, tmp_path):
+    do("train", video_file, "--out", tmp_path / "run", "--fps", 5, *SHORT, *STEPS)
+    run = load(tmp_path / "run")
+    assert (len(run.frames), run.fps) == (6, 5)
+
+
+# Sound ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_with_sound(video_run, tmp_path):
+    """A copy of a run whose clip has a sound, a tone of AAC; and its file."""
+    import av
+
+    file, seconds = tmp_path / "fish.mkv", len(video_run.frames) / video_run.fps
+    with av.open(str(file), "w") as out:
+        stream = out.add_stream("aac", rate=44100, layout="mono")
+        wave = np.sin(np.arange(int(44100 * seconds)) / 20).astype(np.float32)[None]
+        sound = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+        sound.sample_rate = 44100
+        out.mux([*stream.encode(sound), *stream.encode()])
+    shutil.copytree(video_run.path, tmp_path / "run", ignore=shutil.ignore_patterns("outputs"))
+    description = json.loads((tmp_path / "run/run.json").read_text())
+    description["sound"] = {
+        "path": str(file), "start": 0.0, "stop": seconds, "bytes": file.stat().st_size, "in_step": True,
+    }  # fmt: skip
+    (tmp_path / "run/run.json").write_text(json.dumps(description))
+    return tmp_path / "run", file
+
+
+@pytest.mark.parametrize(
+    "words", [("extrapolate", "--after", 1, "--before", 1), ("upsample",), ("retarget", "--size", "24x16")]
+)
+def test_results_that_run_beside_the_clip_keep_its_sound(run_with_sound, tmp_path, capsys, words):
+    run, file = run_with_sound
+    do(words[0], run, *words[1:], "--out", tmp_path / "a.mp4")
+    assert "with the sound of fish.mkv" in capsys.readouterr().err
+    assert read_media(tmp_path / "a.mp4").sound is not None
+    do(words[0], run, *words[1:], "--fps", 3, "--out", tmp_path / "slow.mp4")
+    assert "the sound of fish.mkv is left out: the result plays for" in capsys.readouterr().err
+    assert read_media(tmp_path / "slow.mp4").sound is None
+    file.unlink()
+    do(words[0], run, *words[1:], "--out", tmp_path / "b.mp4")
+    assert "left out: the file is not there any more" in capsys.readouterr().err
+
+
+def test_a_run_remembers_the_sound_of_its_clip(run_with_sound):
+    run, file = run_with_sound
+    sound = load(run).sound
+    assert sound.path == str(file) and load(run).description()["sound"]["stop"] == sound.stop

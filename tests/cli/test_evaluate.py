@@ -195,6 +195,18 @@ def test_results_are_compared_with_the_frames_of_a_run(run_copy, files, capsys):
     assert not (run_copy / "outputs").exists()
 
 
+def test_files_are_compared_at_the_rate_that_was_asked_for(texture, tmp_path):
+    frames = texture(24, (16, 24))
+    write_video(tmp_path / "a.mp4", frames, fps=20)
+    write_video(tmp_path / "b.mp4", frames[::2], fps=10)
+    do("evaluate", tmp_path / "a.mp4", tmp_path / "b.mp4", "--fps", 10, "--json", tmp_path / "a.json")
+    assert [row["frames"] for row in json.loads((tmp_path / "a.json").read_text())["rows"]][-1] == 12
+
+
+def test_a_run_alone_has_its_rate(run_copy, refused):
+    assert "--fps is for" in refused("evaluate", run_copy, "--fps", 5)
+
+
 # Requests that cannot be met -----------------------------------------------------------------------------------------
 
 

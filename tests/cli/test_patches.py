@@ -344,3 +344,21 @@ def test_optical_flow_without_its_library_is_refused(refused, fish, monkeypatch)
 
 def test_a_place_that_cannot_be_written_to_is_refused(refused, fish, photo):
     refused("is not a folder that can be written to", "generate", fish, "--out", photo / "new.mp4")
+
+
+def test_a_clip_is_resampled_and_the_result_plays_as_fast(frames, mask, tmp_path, capsys):
+    write_video(tmp_path / "fish.mp4", frames, fps=20)
+    write_video(tmp_path / "mask.mp4", np.stack([read_image(mask, max_side=None)] * len(frames)), fps=20)
+    out = tmp_path / "a.mp4"
+    capsys.readouterr()
+    do("inpaint", tmp_path / "fish.mp4", "--mask", tmp_path / "mask.mp4", "--fps", 10, "--out", out)
+    result = read_media(out)
+    assert result.fps == 10 and len(result.frames) == 4
+    printed = capsys.readouterr()
+    assert "20 frames a second resampled to 10" in printed.err and "a second" not in printed.out
+
+
+def test_a_rate_is_that_of_a_folder_of_frames(fish, mask, frames, tmp_path):
+    do("inpaint", fish, "--mask", mask, "--fps", 10, "--out", tmp_path / "a.mp4")
+    result = read_media(tmp_path / "a.mp4")
+    assert result.fps == 10 and len(result.frames) == len(frames)

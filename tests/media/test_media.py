@@ -113,13 +113,6 @@ def test_frames_that_are_stored_out_of_order_come_in_the_order_they_are_shown(tm
     assert order(read_media(path).frames, frames) == list(range(12))
 
 
-@pytest.mark.parametrize("name, codec", [("a.mp4", "libx264"), ("a.webm", "libvpx-vp9")])
-def test_frames_of_varying_length_give_the_mean_speed(tmp_path, texture, name, codec):
-    times = [0, 40, 80, 500, 520, 2000]
-    clip = read_media(encode(tmp_path / name, texture(6, (48, 64)), codec, times=times))
-    assert len(clip.frames) == 6 and clip.fps == pytest.approx(2.5, rel=0.01)
-
-
 @pytest.mark.parametrize("size", [(47, 63), (17, 33), (1, 1)])
 def test_odd_sizes_of_videos_are_kept(tmp_path, texture, size):
     frames = texture(3, size) if min(size) > 1 else np.full((3, 1, 1, 3), 90, np.uint8)
@@ -220,7 +213,7 @@ def test_a_video_cut_off_in_the_middle_is_refused_unless_the_part_asked_for_is_t
 
 
 @pytest.mark.parametrize("name, options", [("a.gif", {}), ("a.webp", {"lossless": True}), ("a.png", {})])
-def test_animations_are_read_exactly_and_at_their_mean_speed(tmp_path, name, options):
+def test_animations_are_read_exactly_and_at_their_speed(tmp_path, name, options):
     frames = np.stack([blocks(seed=n) for n in range(4)])
     images = [Image.fromarray(frame) for frame in frames]
     images[0].save(
@@ -671,7 +664,7 @@ def test_a_gif_keeps_its_speed_and_shows_a_repeated_frame_for_longer(tmp_path):
     frames = np.stack([blocks(seed=n) for n in (0, 1, 1, 2)])
     write_video(tmp_path / "a.gif", frames, fps=20)
     clip = read_media(tmp_path / "a.gif")
-    assert np.array_equal(clip.frames, frames[[0, 1, 3]])
+    assert np.array_equal(clip.frames, frames)
     with Image.open(tmp_path / "a.gif") as image:
         assert image.info["loop"] == 0
         durations = []

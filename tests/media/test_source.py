@@ -91,13 +91,19 @@ def test_an_upright_image_is_probed_as_it_is_read(tmp_path, clip):
     assert Source(tmp_path / "a.jpg").probe().size == (24, 16) == Source(tmp_path / "a.jpg").read().frames.shape[1:3]
 
 
-def test_a_rate_is_for_frames_that_have_none(outputs):
+def test_a_rate_is_taken_for_that_of_frames_that_have_none(outputs):
     for kind in ("array", "tensor", "list", "pillow", "folder"):
         source = outputs(kind)
         assert Source(source, fps=8, stride=2).read().fps == 4 and Source(source).read().fps == 20
+
+
+def test_frames_with_a_rate_are_resampled(outputs, clip):
     for kind in ("clip", "gif", "mp4"):
-        with pytest.raises(SinfusionError, match="frames per second of its own; leave out fps"):
-            Source(outputs(kind), fps=8).read()
+        said, source = [], outputs(kind)
+        read = Source(source, fps=10).read(log=said.append)
+        assert read.fps == 10 and np.abs(read.frames.astype(int) - clip[::2]).mean() < 12
+        assert len(said) == 1 and "20 frames a second resampled to 10: 12 became 6 (6 left out)" in said[0]
+        assert len(Source(source, fps=20).read(**silent).frames) == 12
 
 
 def test_one_frame_of_several_is_an_image_but_of_a_video_file(outputs):

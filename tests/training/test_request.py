@@ -51,7 +51,7 @@ def test_an_image_of_any_kind_is_trained_on_and_takes_no_range_and_no_tasks(clip
 def test_what_contradicts_itself_is_refused_from_both_sides(clip, video_file, tmp_path, refused):
     for options, words, sentence in (
         ({"size": (16, 24), "max_side": 20}, ["--size", "24x16", "--max-side", 20], "size and max_side both"),
-        ({"fps": 8}, ["--fps", 8], "frames per second of its own"),
+        ({"fps": 0}, ["--fps", 0], "fps must be above 0"),
         ({"minutes": 1, "steps": 5}, ["--minutes", 1, "--steps", 5], "--minutes and --steps both"),
         ({"steps": 0}, ["--steps", 0], "steps must be a whole number from 1"),
         ({"minutes": -1}, ["--minutes", -1], "minutes must be above 0"),
