@@ -47,7 +47,7 @@ class Generation(Command):
     run: Trained
     # File to write; left out: outputs/<command>-<number> in the run folder.
     out: File = None
-    # Format of videos: mp4, gif or png (a folder of numbered images); left out: by --out, else mp4. Images are png.
+    # Format of videos: mp4, gif, webp, or png (a folder of images); left out: by --out, else mp4. Images are png.
     format: Format = None
     # Seed of all random numbers.
     seed: int = 0
