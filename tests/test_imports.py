@@ -25,7 +25,7 @@ ORDER = [
 # The same inside a room, where it has many files.
 ROOMS = {
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
-    "generation": [{"projection", "reverse_process", "streaming"}, {"video"}, {"image"}],
+    "generation": [{"projection", "reverse_process", "streaming"}, {"video"}, {"image", "loops"}],
     "training": [
         {"plan", "optimizer", "processes", "batch", "callbacks", "request"},
         {"budget", "logger"},

@@ -123,13 +123,17 @@ class NextFrame:
             image = self.correct(seeds, frame_index, init_image=image)
         return image if self.project is None else self.project(image, previous)
 
+    @property
+    def needed(self) -> int:
+        """How many frames before the next it takes."""
+        return max(self.predict.conditions, self.project.depth - 1 if self.project else 0)
+
     def begin(self, known: Tensor) -> Tensor:
         """(B, 3 m, H, W): `previous` of the frame after some known ones, (B, 3 l, H, W), the last one first.
 
-        m is how many frames it needs; where fewer are known, the oldest repeats.
+        m is `needed`, or l where that is more; where fewer are known, the oldest repeats.
         """
-        needed = max(self.predict.conditions, self.project.depth - 1 if self.project else 0)
-        missing = needed - known.shape[1] // 3
+        missing = self.needed - known.shape[1] // 3
         previous = torch.cat([known, *[known[:, -3:]] * missing], 1) if missing > 0 else known
         if self.project is not None:
             self.project.begin(previous)
