@@ -71,3 +71,23 @@ def test_what_cannot_be_is_refused(fish, refused, words, said):
 
 def test_an_image_does_not_loop(image_file, refused):
     assert "a loop needs a video" in refused("loop", image_file)
+
+
+# Runs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_loops_too(run_copy, capsys):
+    do(run_copy, "--frames", 5, "--times", 2, "--format", "webp", "--projection", 0.5)
+    assert "the seam: the last frame to the first changes " in capsys.readouterr().err
+    assert len(read_media(run_copy / "outputs/loop-1.webp").frames) == 10
+    assert json.loads((run_copy / "outputs/loop-1.webp.json").read_text())["loop_frames"] == 5
+
+
+def test_an_image_run_does_not_loop(image_run, refused):
+    assert "this needs a run trained on a video" in refused("loop", image_run.path)
+
+
+def test_options_without_effect_are_refused(fish, run_copy, refused):
+    assert "--max-side is for the loop of a clip" in refused("loop", run_copy, "--max-side", 9)
+    assert "--tile is for the loop of a clip" in refused("loop", run_copy, "--tile", "x")
+    assert "--projection is for a loop from a run" in refused("loop", fish, "--projection", 1)

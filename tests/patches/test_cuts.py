@@ -18,8 +18,8 @@ def test_the_length_of_a_clip_that_repeats_itself_is_its_period(period):
 
 
 def test_the_length_of_another_clip_is_where_it_comes_back_to_itself():
-    values = [0.0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0.1, 1.1, 2.1, 20, 40]
-    assert choose_length(signal(values)) == 10 or choose_length(signal(values)) == 11  # noqa: PLR1714
+    values = [0.0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 20, 40, 60, 80]
+    assert choose_length(signal(values)) == 9
 
 
 @pytest.mark.parametrize("count", [4, 5])
@@ -38,14 +38,16 @@ def test_each_frame_of_a_loop_of_a_repeating_clip_is_that_of_the_clip():
 
 
 def test_places_are_cut_at_moments_of_their_own():
-    """On the left something flashes early, on the right late: neither is cut there."""
-    clip = torch.zeros(16, 8, 16, 1)
-    clip[1:4, :, :8], clip[12:15, :, 8:] = 1, 1
-    looped = cut_loop(clip, 8)
-    change = (looped - looped.roll(1, 0)).abs().amax((1, 2, 3))
-    assert looped[:, :, :7].amax() < 1e-6 or looped[:, :, 9:].amax() < 1e-6 or change.max() <= 1
-    at_once = (clip[:8] - clip[:8].roll(1, 0)).abs().mean((1, 2, 3)).max()
-    assert (looped - looped.roll(1, 0)).abs().mean((1, 2, 3)).max() <= at_once
+    """Each half comes back to itself at another moment; together they loop as they do alone."""
+    random = torch.Generator().manual_seed(0)
+    halves = []
+    for cut in (2, 9):
+        values = torch.rand(20, generator=random)
+        values[cut + 7 : cut + 10] = values[cut - 1 : cut + 2]
+        halves.append(values[:, None, None, None].expand(-1, 8, 12, 1))
+    together = cut_loop(torch.cat(halves, 2), 8)
+    for looped, half in zip((together[:, :, :8], together[:, :, -8:]), halves, strict=True):
+        assert torch.allclose(looped, cut_loop(half, 8)[:, :, :8])
 
 
 def test_a_jump_is_blended_over_the_frames_around_it():
