@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..console import Bar, log
+from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
 from .options import (
@@ -21,6 +22,7 @@ from .options import (
     Graph,
     Precision,
     Size,
+    Tile,
     Trained,
     Whole,
     check_count,
@@ -100,6 +102,8 @@ class Generate(Rollout):
     start: str = "noise"
     # Training frames from one frame to the next: 2 is double speed, -1 plays backward.
     frame_offset: int = 1
+    # Of an image run: opposite borders meet: x (left and right), y (above and below) or x,y.
+    tile: Tile = None
 
     def __call__(self) -> None:
         from ..generation.video import generate
@@ -110,7 +114,7 @@ class Generate(Rollout):
         with self.outputs(run, self.count) as outputs:
             if run.kind == "image":
                 how = size, start, self.frame_offset, self.seed, self.steps, self.projection
-                outputs.write_images(generate(run, self.frames, self.count, *how))
+                outputs.write_images(generate(run, self.frames, self.count, *how, tile=self.tile))
             else:
                 self._videos(run, outputs, size, start)
 
@@ -119,6 +123,8 @@ class Generate(Rollout):
         from ..generation.video import stream
         from ..media import VideoWriter
 
+        if self.tile is not None:
+            raise SinfusionError(f"{run.path} is a video run: --tile is for image runs, or for sinfusion patches.")
         length = len(run.frames) if self.frames is None else self.frames
         how = size, start, self.frame_offset, self.seed, self.steps, self.projection
         frames = stream(run, length, self.count, *how)
