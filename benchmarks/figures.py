@@ -305,7 +305,8 @@ FIGURES = (
              "--seeds 0 1 2 --window 8 --train-minutes 5 --out ", same_since="1df4111"),  # it has no `ours` yet
     measured("interpolation", 10, interpolation, f"python benchmarks/compare_interpolation.py --clips {BETWEEN} "
              "--published {data}/published/interpolation/star_fan_combined.mp4 --steps 1200 --out "),
-    measured("loops", 10, loops, f"python benchmarks/compare_loops.py --clips scene {EVERY_CLIP} --out "),
+    measured("loops", 10, loops, f"python benchmarks/compare_loops.py --clips scene {EVERY_CLIP} --out ",
+             same_since="7fcdf8f"),  # tiles of image runs came after
     Figure("gpu-first-run", "benchmarks/results/gpu-first-run.json", (), 0),  # by hand, in five leases of a GPU
     Figure("headlines", "benchmarks/results/speed.json", (), 0, headlines, document="README.md"),
 )  # fmt: skip

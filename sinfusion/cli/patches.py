@@ -134,7 +134,7 @@ class PatchesRetarget(Patches):
         from ..patches import retarget
 
         if size is None and self.frames is None and self.tile is None:
-            raise SinfusionError("give the size or the length of the result, or --tile: --size, --frames or both.")
+            raise SinfusionError("give the size or the length of the result: --size, --frames or both; or --tile.")
         with self.outputs(clip.kind) as outputs:
             with Bar() as bar:
                 result = retarget(clip.pixels, size, self.frames, self.seed, self.device, bar, self.tile)
