@@ -28,7 +28,7 @@ RUN_OPTIONS = ("steps", "projection", "precision")  # for a run alone
 
 @dataclass(kw_only=True)
 class Loop(Patches):
-    """A video that loops: its last frame goes on with its first. Of a clip without training, or from a run.
+    """A video that loops: its last frame leads to its first. Of a clip without training, or of a run.
 
     GIF and WebP play for ever; for players of MP4 there is --times.
     """
