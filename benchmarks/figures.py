@@ -240,6 +240,22 @@ def interpolation(path: Path) -> str:
     return f"{of_machine(result, command)}\n\n{text}"
 
 
+def loops(path: Path) -> str:
+    """By clip: the median over the seeds of each figure."""
+    result = json.loads(path.read_text())
+    keys = ("seam", "wrap", "largest", "farthest", "motion")
+    rows = []
+    for clip, kind in dict.fromkeys((row["clip"], row["loop"]) for row in result["rows"]):
+        of = [row for row in result["rows"] if (row["clip"], row["loop"]) == (clip, kind)]
+        lengths = sorted({row["frames"] for row in of})
+        frames = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+        rows.append((clip, kind, frames, str(len(of)), *(f"{median(row[key] for row in of):.2f}" for key in keys)))
+    command = f"python benchmarks/compare_loops.py --clips CLIPS --size {result['size']}"
+    head = ("clip", "loop", "frames", "seeds", "change at the end", "patches across it", "largest change",
+            "farthest patches", "motion, of the clip's")  # fmt: skip
+    return f"{of_machine(result, command)}\n\n{markdown(head, rows)}"
+
+
 AVX2 = "SINFUSION_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2"
 CLIPS = " ".join(
     f"{{data}}/{clip}"
@@ -289,6 +305,8 @@ FIGURES = (
              "--seeds 0 1 2 --window 8 --train-minutes 5 --out ", same_since="1df4111"),  # it has no `ours` yet
     measured("interpolation", 10, interpolation, f"python benchmarks/compare_interpolation.py --clips {BETWEEN} "
              "--published {data}/published/interpolation/star_fan_combined.mp4 --steps 1200 --out "),
+    measured("loops", 10, loops, f"python benchmarks/compare_loops.py --clips scene {EVERY_CLIP} --out ",
+             same_since="7fcdf8f"),  # tiles of image runs came after
     Figure("gpu-first-run", "benchmarks/results/gpu-first-run.json", (), 0),  # by hand, in five leases of a GPU
     Figure("headlines", "benchmarks/results/speed.json", (), 0, headlines, document="README.md"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Models trained on one image or one video: `train`, `generate`, `extrapolate`, `upsample`, `retarget`, `edit`.
+"""Models trained on one image or one video: `train`, `generate`, `extrapolate`, `upsample`, `retarget`, `loop`, `edit`.
 
 import sinfusion
 run = sinfusion.train("fish.mp4", "runs/fish", minutes=5)
@@ -19,6 +19,7 @@ if (Path(__file__).parent.parent / "kernels" / "__init__.py").exists():
 
 if TYPE_CHECKING:
     from .generation.image import edit
+    from .generation.loops import loop
     from .generation.video import extrapolate, generate, retarget, stream, upsample
     from .media import read_image, read_video, write_video
     from .metrics.evaluation import evaluate
@@ -36,6 +37,7 @@ _HOMES = {
     "retarget": "generation.video",
     "stream": "generation.video",
     "edit": "generation.image",
+    "loop": "generation.loops",
     "evaluate": "metrics.evaluation",
     "import_released": "released",
     "keep_memory": "ops",
@@ -62,6 +64,7 @@ __all__ = [
     "import_released",
     "keep_memory",
     "load",
+    "loop",
     "read_image",
     "read_video",
     "retarget",

@@ -117,6 +117,7 @@ class NextNet(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.first_half = math.ceil(depth / 2)
+        self.reach = depth * (3 + dense_kernel - 1)  # pixels that an output sees on each side of its own
         embedding = filters * (2 if frame_offset else 1)
         widths = [in_channels] + [filters] * (self.first_half - 1) + [2 * filters] * (depth - self.first_half)
         self.blocks = nn.ModuleList(

@@ -26,7 +26,7 @@ ORDER = [
 ROOMS = {
     "media": [{"colour", "sheets"}, {"display", "writing"}, {"reading"}, {"source"}],
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
-    "generation": [{"projection", "reverse_process", "streaming"}, {"video"}, {"image"}],
+    "generation": [{"projection", "reverse_process", "streaming"}, {"video"}, {"image", "loops"}],
     "training": [
         {"plan", "optimizer", "processes", "batch", "callbacks", "request"},
         {"budget", "logger"},
@@ -35,12 +35,12 @@ ROOMS = {
         {"run_setup"},
         {"session"},
     ],
-    "patches": [{"pyramid", "dynamics"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting"}],
+    "patches": [{"pyramid", "dynamics", "cuts"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting", "loops"}],
     "closed_form": [{"predictor"}, {"generation"}],
     "metrics": [
         {"stacks", "windows"},
         {"nearest_neighbors", "fidelity", "frechet", "coverage"},
-        {"comparison"},
+        {"comparison", "loops"},
         {"run_evaluation"},
         {"evaluation"},
     ],

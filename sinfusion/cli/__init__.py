@@ -22,6 +22,7 @@ from .evaluate import Evaluate
 from .generation import Edit, Extrapolate, Generate, Retarget, Upsample
 from .importing import Import
 from .info import Info
+from .loop import Loop
 from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
 from .preview import Preview
 from .training import Train
@@ -46,6 +47,7 @@ COMMANDS: dict[str, type[Command] | Group] = {
             "inpaint": PatchesInpaint,
         },
     ),
+    "loop": Loop,
     "preview": Preview,
     "import": Import,
     "info": Info,

@@ -94,7 +94,7 @@ class Evaluate(Command):
     steps: Whole = None
     # For a run: file to write; left out: outputs/evaluate-<number> in its folder.
     out: File = None
-    # For a run: videos as mp4, gif or png; left out: by --out, else mp4.
+    # For a run: videos as mp4, gif, webp or png; left out: by --out, else mp4.
     format: Format = None
     # For a run: where to compute: auto, cpu, cuda or cuda:1.
     device: str = "auto"

@@ -23,6 +23,7 @@ from .options import (
     Number,
     Precision,
     Size,
+    Tile,
     Trained,
     Whole,
     check_count,
@@ -50,7 +51,7 @@ class Generation(Command):
     run: Trained
     # File to write; left out: outputs/<command>-<number> in the run folder.
     out: File = None
-    # Format of videos: mp4, gif or png (a folder of numbered images); left out: by --out, else mp4. Images are png.
+    # Format of videos: mp4, gif, webp, or png (a folder of images); left out: by --out, else mp4. Images are png.
     format: Format = None
     # Seed of all random numbers.
     seed: int = 0
@@ -121,6 +122,8 @@ class Generate(Rollout):
     start: str = "noise"
     # Training frames from one frame to the next: 2 is double speed, -1 plays backward.
     frame_offset: int = 1
+    # Of an image run: opposite borders meet: x (left and right), y (above and below) or x,y.
+    tile: Tile = None
 
     def __call__(self) -> None:
         from ..generation.video import generate
@@ -131,7 +134,7 @@ class Generate(Rollout):
         with self.outputs(run, self.count) as outputs:
             if run.kind == "image":
                 how = size, start, self.frame_offset, self.seed, self.steps, self.projection
-                outputs.write_images(generate(run, self.frames, self.count, *how))
+                outputs.write_images(generate(run, self.frames, self.count, *how, tile=self.tile))
             else:
                 self._videos(run, outputs, size, start)
 
@@ -140,6 +143,8 @@ class Generate(Rollout):
         from ..generation.video import stream
         from ..media import VideoWriter
 
+        if self.tile is not None:
+            raise SinfusionError(f"{run.path} is a video run: --tile is for image runs, or for sinfusion patches.")
         length, fps = len(run.frames) if self.frames is None else self.frames, self.fps or run.fps
         how = size, start, self.frame_offset, self.seed, self.steps, self.projection
         frames = stream(run, length, self.count, *how)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..clip import Sound
 
+ENDINGS = ("mp4", "gif", "webp", "png")
 SHEET_FRAMES = 24  # frames of one video on its contact sheet
 SHEET_COLUMNS = 8  # frames of each video on a sheet of several videos, which has a row for each
 
@@ -91,7 +92,7 @@ class Outputs:
         """--out without its ending."""
         if not out.name:
             raise SinfusionError(f"--out must name a file, not {str(out)!r}.")
-        return out.with_suffix("") if out.suffix.lower() in (".mp4", ".gif", ".png") else out
+        return out.with_suffix("") if out.suffix.lower().removeprefix(".") in ENDINGS else out
 
     def _numbered(self, beyond: int = 0) -> Path:
         """The path with the next number, above that of all results and above `beyond`."""
@@ -126,11 +127,11 @@ class Outputs:
         remove_empty(self.new_folders)
 
     def _ending(self) -> str:
-        """.mp4, .gif or .png; empty for a folder of images."""
+        """.mp4, .gif, .webp or .png; empty for a folder of images."""
         out, wanted = self.command.out, self.command.format
         given = out.suffix.lower().removeprefix(".") if out is not None else ""
-        if given and given not in ("mp4", "gif", "png"):
-            raise SinfusionError(f"--out must end in .mp4, .gif or .png, not .{given}.")
+        if given and given not in ENDINGS:
+            raise SinfusionError(f"--out must end in .mp4, .gif, .webp or .png, not .{given}.")
         if given and wanted and given != wanted:
             raise SinfusionError(f"--out {out} and --format {wanted} do not agree; leave one of them out.")
         chosen = wanted or given or ("png" if self.kind == "image" else "mp4")
@@ -141,21 +142,24 @@ class Outputs:
             return ".png"
         return "" if chosen == "png" else f".{chosen}"
 
-    def write_images(self, images: np.ndarray) -> None:
-        """Write (count, H, W, 3) uint8, each to a file; then the contact sheet and the record."""
+    def write_images(self, images: np.ndarray, **facts: Any) -> None:
+        """Write (count, H, W, 3) uint8, each to a file; then the contact sheet and the record, with `facts`."""
         from ..media import write_image
 
         for path, image in zip(self.files, images, strict=True):
             write_image(path, image, overwrite=self.command.overwrite)
-        self.finish(images[:SHEET_FRAMES])
+        self.finish(images[:SHEET_FRAMES], **facts)
 
-    def write_video(self, frames: np.ndarray, fps: float, sound: Sound | None = None, delay: float = 0.0) -> None:
-        """Write (T, H, W, 3) uint8 as a video, its sound after `delay` seconds; then contact sheet and record."""
+    def write_video(
+        self, frames: np.ndarray, fps: float, sound: Sound | None = None, delay: float = 0.0, **facts: Any
+    ) -> None:
+        """Write (T, H, W, 3) uint8 as a video, its sound after `delay` seconds; then the contact sheet and the record,
+        with `facts`."""
         from ..media import write_video
 
         overwrite = self.command.overwrite
         write_video(self.files[0], frames, fps=fps, overwrite=overwrite, sound=sound, delay=delay, log=log)
-        self.finish(frames[evenly_spaced(len(frames), SHEET_FRAMES)], fps=fps, frames=len(frames))
+        self.finish(frames[evenly_spaced(len(frames), SHEET_FRAMES)], fps=fps, frames=len(frames), **facts)
 
     def finish(self, shown: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, **facts: Any) -> None:
         """Write the contact sheet of the frames `shown` and the record, with `facts`; print the names of all files."""

@@ -14,7 +14,7 @@ from ..console import Bar, log
 from ..errors import SinfusionError
 from ..seeds import check_seed
 from .command import Command
-from .options import File, Format, Number, Size, Whole, check_count, evenly_spaced, parse_size
+from .options import File, Format, Number, Size, Tile, Whole, check_count, evenly_spaced, parse_size
 from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Patches(Command):
     input: Input
     # File to write; left out: outputs/<name of the input>/<command>-<number>.
     out: File = None
-    # Format of videos: mp4, gif or png (a folder of numbered images); left out: by --out, else mp4. Images are png.
+    # Format of videos: mp4, gif, webp, or png (a folder of images); left out: by --out, else mp4. Images are png.
     format: Format = None
     # The longer side that a larger input is scaled down to; 0 keeps its size.
     max_side: int = 256
@@ -104,6 +104,8 @@ class PatchesGenerate(Patches):
     noise: float = 5.0
     # Number of samples; sample i is generated from seed + i.
     count: int = 1
+    # Opposite borders meet, so that copies side by side have no seam: x (left and right), y (above and below) or x,y.
+    tile: Tile = None
 
     def __call__(self) -> None:
         clip, size = self.read(), parse_size(self.size)
@@ -114,7 +116,7 @@ class PatchesGenerate(Patches):
             with Bar() as bar:
                 results = generate(
                     clip.pixels, self.frames, size, self.scale, self.noise, self.count, self.seed,
-                    self.device, bar,
+                    self.device, bar, self.tile,
                 )  # fmt: skip
             self.write(outputs, results, clip.fps)
 
@@ -129,16 +131,18 @@ class PatchesRetarget(Patches):
     size: Size = None
     # Length of the result in frames; left out: that of the input.
     frames: Whole = None
+    # Opposite borders meet, so that copies side by side have no seam: x (left and right), y (above and below) or x,y.
+    tile: Tile = None
 
     def __call__(self) -> None:
         clip, size = self.read(), parse_size(self.size)
         from ..patches import retarget
 
-        if size is None and self.frames is None:
-            raise SinfusionError("give the size or the length of the result: --size, --frames or both.")
+        if size is None and self.frames is None and self.tile is None:
+            raise SinfusionError("give the size or the length of the result: --size, --frames or both; or --tile.")
         with self.outputs(clip.kind) as outputs:
             with Bar() as bar:
-                result = retarget(clip.pixels, size, self.frames, self.seed, self.device, bar)
+                result = retarget(clip.pixels, size, self.frames, self.seed, self.device, bar, self.tile)
             self.write(outputs, result[None], clip.fps, clip.sound)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
@@ -45,6 +46,7 @@ class ReverseProcess:
         frame_offset: int | None = None,
         graph: bool = True,  # on a CPU, capture small images
         stream: int = STREAM_SAMPLE,  # of the generator
+        wraps: tuple[bool, bool] = (False, False),  # whether rows, and columns, go on at the other border: a tile
     ):
         network = denoiser.network
         assert isinstance(network, NextNet)
@@ -61,7 +63,9 @@ class ReverseProcess:
             time = denoiser.time(sigma, sigma_data)
             self.shifts = network.shifts(time, offset if denoiser.frame_offset else None)  # (S, ...)
             self.sigma_data = sigma_data[:1]
-        self.graphed = ops.cpu_graphed(self._loop) if graph and device.type == "cpu" else None
+        self.wraps = wraps
+        capture = graph and device.type == "cpu" and not any(wraps)
+        self.graphed = ops.cpu_graphed(self._loop) if capture else None
 
     @torch.no_grad()
     def __call__(
@@ -117,12 +121,25 @@ class ReverseProcess:
         """The steps, without a copy or a wait: x after the last."""
         ops.ddpm_step(x, None, prior_mean, self.coefficients[0], seeds, self.stream, counters[0], inputs, previous)
         for i in range(len(self.steps)):
-            output = self.network.evaluate(inputs, self.shifts[i : i + 1])
+            output = self._evaluate(inputs, self.shifts[i : i + 1])
             row, counter = self.coefficients[i + 1], counters[i + 1]
             ops.ddpm_step(
                 x, output, prior_mean, row, seeds, self.stream, counter, inputs, previous, known_mask, known_image
             )  # fmt: skip
         return x
+
+    def _evaluate(self, inputs: Tensor, shifts: Tensor) -> Tensor:
+        """The network's output; of a tile, as if its copies lay all around, as far as a pixel is seen."""
+        if not any(self.wraps):
+            return self.network.evaluate(inputs, shifts)
+        rows, columns = (
+            min(self.network.reach, side) if wraps else 0
+            for side, wraps in zip(inputs.shape[2:], self.wraps, strict=True)
+        )
+        around = _channels_last(F.pad(inputs, (columns, columns, rows, rows), mode="circular"))
+        output = self.network.evaluate(around, shifts)
+        inside = output[:, :, rows : output.shape[2] - rows, columns : output.shape[3] - columns]
+        return _channels_last(inside)
 
 
 def _channels_last(value: Tensor) -> Tensor:
@@ -154,13 +171,14 @@ def reverse_process(
     steps: int | None = None,  # None: the recipe's
     sigma_start: float | None = None,  # None: the highest
     strength: float = 1.0,  # in (0, 1]: start at this fraction of the timesteps
+    wraps: tuple[bool, bool] = (False, False),  # whether rows, and columns, go on at the other border: a tile
 ) -> ReverseProcess:
     """A role's reverse process, as the run's recipe has it."""
     denoiser = denoiser or run.denoiser(role)
     sigmas = sampling_sigmas(run.recipe, role, denoiser, frame_offset, steps, sigma_start, strength)
     table = SAMPLERS[run.recipe.sampler](sigmas)
     conditions, stream = run.recipe.conditions(role), STREAM_SAMPLE + role.conditions
-    return ReverseProcess(denoiser, table, conditions, frame_offset, run.graph, stream)
+    return ReverseProcess(denoiser, table, conditions, frame_offset, run.graph, stream, wraps)
 
 
 def sampling_sigmas(

@@ -15,6 +15,7 @@ from ..clip import as_frames, as_image
 from ..diffusion.schedule import cosine_schedule
 from ..errors import SinfusionError
 from ..ops.cuda_graph import cuda_graphed
+from ..patches.videos import wraps_of
 from ..pixels import check_size, resize, to_uint8, to_unit
 from ..progress import OnProgress, Progress
 from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
@@ -38,6 +39,7 @@ def generate(
     steps: int | None = None,
     projection: float | None = None,
     on_progress: OnProgress | None = None,
+    tile: str | None = None,
 ) -> Frames:
     """New samples: (count, frames, H, W, 3) uint8 from a video run, (count, H, W, 3) from an image run.
 
@@ -46,13 +48,16 @@ def generate(
     video begins the recipe's `burn_in_frames` after it. Of an index, the clip's frames before it tell what moves.
     frame_offset: -1 plays backward in time, 2 at double speed. seed: sample i has seed + i, whatever `count`; seeds are
     from 0 to 2^32 - 1. steps: network evaluations an image; None: the recipe's. projection: weight, from 0 to 1, with
-    which frames are drawn to the clip's patches; None: the recipe's. on_progress: called after each frame.
+    which frames are drawn to the clip's patches; None: the recipe's. on_progress: called after each frame. tile: of
+    images, "x", "y" or "x,y": the borders left and right, above and below, or all of them meet.
     """
     if run.kind == "image":
         if frames is not None or start is not None or frame_offset != 1 or projection is not None:
             what = "frames, start, frame offset and projection are for video runs"
             raise SinfusionError(f"{run.path} is an image run: {what}.")
-        return generate_images(run, count, size, seed, steps)
+        return generate_images(run, count, size, seed, steps, tile)
+    if tile is not None:
+        raise SinfusionError(f"{run.path} is a video run: tile is for image runs, or for patches.generate.")
     length = len(run.frames) if frames is None else frames
     outputs = []
     for images in stream(run, length, count, size, start, frame_offset, seed, steps, projection):
@@ -62,11 +67,17 @@ def generate(
 
 
 def generate_images(
-    run: Run, count: int = 1, size: tuple[int, int] | None = None, seed: int = 0, steps: int | None = None
+    run: Run,
+    count: int = 1,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    tile: str | None = None,
 ) -> Frames:
-    """(count, H, W, 3) uint8: diverse samples of an image run at any size."""
-    seeds, size = seeds_of(run, seed, count), check_size(size or run.size)
-    return to_uint8(reverse_process(run, IMAGE, steps=steps)(seeds, 0, size=size)).cpu().numpy()
+    """(count, H, W, 3) uint8: diverse samples of an image run at any size. tile: as for `generate`."""
+    seeds, size, wraps = seeds_of(run, seed, count), check_size(size or run.size), wraps_of(tile)
+    process = reverse_process(run, IMAGE, steps=steps, wraps=wraps[1:])
+    return to_uint8(process(seeds, 0, size=size)).cpu().numpy()
 
 
 def stream(
@@ -123,13 +134,17 @@ class NextFrame:
             image = self.correct(seeds, frame_index, init_image=image)
         return image if self.project is None else self.project(image, previous)
 
+    @property
+    def needed(self) -> int:
+        """How many frames before the next it takes."""
+        return max(self.predict.conditions, self.project.depth - 1 if self.project else 0)
+
     def begin(self, known: Tensor) -> Tensor:
         """(B, 3 m, H, W): `previous` of the frame after some known ones, (B, 3 l, H, W), the last one first.
 
-        m is how many frames it needs; where fewer are known, the oldest repeats.
+        m is `needed`, or l where that is more; where fewer are known, the oldest repeats.
         """
-        needed = max(self.predict.conditions, self.project.depth - 1 if self.project else 0)
-        missing = needed - known.shape[1] // 3
+        missing = self.needed - known.shape[1] // 3
         previous = torch.cat([known, *[known[:, -3:]] * missing], 1) if missing > 0 else known
         if self.project is not None:
             self.project.begin(previous)

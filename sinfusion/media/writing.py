@@ -22,15 +22,16 @@ from ..files import atomic_write, discard, make_folders, put, temporary_name
 from .sound import add_sound, why_not
 
 H264 = "libx264"
+WEBP_QUALITY = 90  # of 100
 
 
 class VideoWriter:
-    """Writes frames one by one: .mp4, .gif, or a folder of numbered PNGs for a path without a suffix.
+    """Writes frames one by one: .mp4, .gif, .webp, or a folder of numbered PNGs for a path without a suffix.
 
     sound: of the clip that the frames run beside, for an MP4; it begins after `delay` seconds. log: told whether it
-    could be kept. MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. A GIF shows
-    repeated frames as one that lasts longer. The file appears under its name when it is complete; after an error
-    nothing is left. Raises SinfusionError for what cannot be written.
+    could be kept. MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. GIF and WebP
+    play for ever and show repeated frames as one that lasts longer. The file appears under its name when it is
+    complete; after an error nothing is left. Raises SinfusionError for what cannot be written.
     """
 
     def __init__(
@@ -44,9 +45,11 @@ class VideoWriter:
     ):
         self.path = Path(path)
         self.sound, self.delay, self.log = sound, delay, log
-        encoders: dict[str, Any] = {".mp4": Mp4Encoder, ".gif": GifEncoder, "": PngFolderEncoder}
+        encoders: dict[str, Any] = {
+            ".mp4": Mp4Encoder, ".gif": GifEncoder, ".webp": WebpEncoder, "": PngFolderEncoder,
+        }  # fmt: skip
         if self.path.suffix.lower() not in encoders:
-            raise SinfusionError(f"{path}: write .mp4, .gif, or a name without a suffix for a folder of PNGs.")
+            raise SinfusionError(f"{path}: write .mp4, .gif, .webp, or a name without a suffix for a folder of PNGs.")
         check_fps(fps)
         self.fps = float(fps)
         refuse_existing(self.path, overwrite)
@@ -147,6 +150,21 @@ class GifEncoder:
         times = [10 * round(100 * i / self.fps) for i in range(len(self.images) + 1)]  # ms; a GIF counts in 10 ms
         durations = [max(20, b - a) for a, b in pairwise(times)]  # browsers play shorter ones slowly
         self.images[0].save(self.path, "GIF", save_all=True, append_images=self.images[1:], loop=0, duration=durations)
+
+
+class WebpEncoder:
+    def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
+        self.path, self.fps = path, fps
+        self.images: list[Image.Image] = []
+
+    def write(self, frame: np.ndarray) -> None:
+        self.images.append(Image.fromarray(frame))
+
+    def close(self) -> None:
+        times = [round(1000 * i / self.fps) for i in range(len(self.images) + 1)]  # ms
+        durations = [max(1, b - a) for a, b in pairwise(times)]
+        self.images[0].save(self.path, "WEBP", save_all=True, append_images=self.images[1:], loop=0,
+                            duration=durations, quality=WEBP_QUALITY)  # fmt: skip
 
 
 class PngFolderEncoder:

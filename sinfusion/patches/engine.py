@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import ops
 from ..progress import OnProgress, Progress
 from ..seeds import part_key
-from .pyramid import Shape, resample, shape_of
+from .pyramid import Shape, Wraps, resample, shape_of
 
 LARGE, HUGE = 3_000_000, 7_500_000  # pixels; a larger level gets one pass, and above HUGE also smaller patches
 
@@ -58,12 +58,14 @@ def coarse_to_fine(
     effort: Effort,
     seed: int = 0,  # as `seeds.check_seed` returns it
     on_progress: OnProgress | None = None,
+    wraps: Wraps = (False, False, False),
 ) -> Tensor:
     """The output of the finest level, (T, H, W, 3) fp32.
 
     shapes: of the output on each level, coarsest first. level_at: returns level n, when it is needed. first: the query
     of the coarsest level, of its shape; None: only its guides are compared. on_progress: called after each pass with
-    the share of all pixels of all passes.
+    the share of all pixels of all passes. wraps: in time, in height and in width: whether the output's end meets its
+    beginning, so that it loops or tiles; patches that lie across are searched and vote like all others.
     """
     plan = [effort.patch_and_passes(shape, n == 0) for n, shape in enumerate(shapes)]
     total = sum(passes * math.prod(shape) for shape, (_, passes) in zip(shapes, plan, strict=True))
@@ -73,13 +75,14 @@ def coarse_to_fine(
     for n, (shape, (patch, passes)) in enumerate(zip(shapes, plan, strict=True)):
         level = level_at(n)
         if output is not None:
-            output = _with_known(resample(output, shape), level)
+            output = _with_known(resample(output, shape, wraps), level)
         # Blurred like the query in the first pass of a level, sharp afterwards, when the query is sharp as well.
         key = level.source if coarser_source is None else resample(coarser_source, shape_of(level.source))
         weight = _patch_weight(level.weight, patch)
         for _ in range(passes):
-            offsets = search.nearest(*_with_guides(output, key, level.guides), patch, weight)
-            output = _with_known(ops.vote(level.source, offsets, patch), level)
+            query, with_guides = _with_guides(output, key, level.guides)
+            offsets = search.nearest(_with_ends(query, patch, wraps), with_guides, patch, weight)
+            output = _with_known(_vote(level.source, offsets, patch, wraps), level)
             key = level.source
             done += math.prod(shape)
             if on_progress is not None:
@@ -130,6 +133,30 @@ def carry_field(offsets: Tensor, key_places: Shape, query: Tensor, key: Tensor, 
         [new / old for new, old in zip(new_key_places, key_places, strict=True)], device=offsets.device
     )
     return (offsets * scale).round().to(torch.int16)
+
+
+def _with_ends(video: Tensor, patch: Shape, wraps: Wraps) -> Tensor:
+    """The video with its beginning behind its end where it wraps, so that it has a patch from each place on."""
+    for axis, (side, wrap) in enumerate(zip(patch, wraps, strict=True)):
+        if wrap and side > 1:
+            video = torch.cat((video, video.narrow(axis, 0, side - 1)), axis)
+    return video
+
+
+def _vote(value: Tensor, offsets: Tensor, patch: Shape, wraps: Wraps) -> Tensor:
+    """As `ops.vote`, of a field that was found for a video `_with_ends`: of the size that this video has without."""
+    inside = []
+    for axis, (side, wrap) in enumerate(zip(patch, wraps, strict=True)):
+        more = side - 1 if wrap else 0
+        if more:
+            # The last patches lie before the first ones, too. What they match stays; what moves is their own place.
+            count = offsets.shape[axis]
+            before, after = offsets.narrow(axis, count - more, more).clone(), offsets.clone()
+            before[..., axis] += count - more
+            after[..., axis] -= more
+            offsets = torch.cat((before, after), axis)
+        inside.append(slice(more, -more if more else None))
+    return ops.vote(value, offsets, patch)[tuple(inside)].contiguous()
 
 
 def _with_known(output: Tensor, level: Level) -> Tensor:

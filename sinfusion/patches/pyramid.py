@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Shape = tuple[int, int, int]  # frames, height, width
 Scale = tuple[float, float]  # in time, in space
+Wraps = tuple[bool, bool, bool]  # frames, height, width: whether the end meets the beginning
 
 
 def level_scales(shape: Shape, factors: tuple[float, float], coarsest: tuple[int, int]) -> list[Scale]:
@@ -38,8 +40,15 @@ def shape_of(video: Tensor | np.ndarray) -> Shape:
     return video.shape[0], video.shape[1], video.shape[2]
 
 
-def resample(video: Tensor, shape: Shape) -> Tensor:
-    """(T, H, W, C) fp32 at another (T, H, W): bicubic, antialiased where it shrinks."""
+def resample(video: Tensor, shape: Shape, wraps: Wraps = (False, False, False)) -> Tensor:
+    """(T, H, W, C) fp32 at another (T, H, W): bicubic, antialiased where it shrinks.
+
+    Beyond its border a video goes on as it ends there; along axes that wrap, as it begins at the other side.
+    """
+    for axis, wrap in enumerate(wraps):
+        if wrap and video.shape[axis] != shape[axis]:
+            t, y, x = (3 * shape[axis] if i == axis else side for i, side in enumerate(shape_of(video)))
+            video = resample(torch.cat([video] * 3, axis), (t, y, x)).narrow(axis, shape[axis], shape[axis])
     frames, _, _, channels = video.shape
     if video.shape[1:3] != shape[1:]:
         planes = video.permute(0, 3, 1, 2)

@@ -17,7 +17,7 @@ from ..seeds import check_seed
 from . import dynamics
 from .engine import Effort, Level, coarse_to_fine
 from .pyramid import level_scales, resample, shape_of
-from .videos import Frames, as_video, like_input, output_shape, patch_size, plain_levels, to_frames, to_tensor
+from .videos import Frames, as_video, like_input, output_shape, patch_size, plain_levels, to_frames, to_tensor, wraps_of
 
 FACTORS = (0.85, 0.85)  # size of a level relative to the next finer one, in time and in space
 COARSEST = (3, 15)  # frames and shorter side
@@ -46,12 +46,14 @@ def generate(
     seed: int = 0,
     device: torch.device | str = "cpu",
     on_progress: OnProgress | None = None,
+    tile: str | None = None,
 ) -> Frames:
     """Diverse new videos (count, frames, H, W, 3) uint8, or images (count, H, W, 3).
 
     frames: length; None: half of the video's. size: (height, width); None: `scale` times the video's. noise: amplitude
     on the coarsest level, where black and white are 2 apart; the same in all frames. Sample i is generated from seed
-    + i. on_progress: called with the share of the work that is done.
+    + i. on_progress: called with the share of the work that is done. tile: "x", "y" or "x,y": the borders left and
+    right, above and below, or all of them meet, so that copies side by side have no seam.
     """
     device = choose_device(device)
     video = as_pixels(video, "the input")
@@ -63,6 +65,7 @@ def generate(
     seed = check_seed(seed, count)
     if not 0 <= noise <= MAX_NOISE:
         raise SinfusionError(f"noise must be from 0 to {MAX_NOISE:g}, not {noise}.")
+    wraps = wraps_of(tile)
     original, effort = to_tensor(source, device), Effort(patch_size(source))
     scales = level_scales(shape_of(source), FACTORS, COARSEST)
     shapes, level_at = plain_levels(original, shape, scales, effort.patch)
@@ -71,7 +74,7 @@ def generate(
         first = resample(original, shapes[0])
         first = first + noise * ops.normal([seed + number], STREAM_NOISE, 0, first.shape[1:], device)
         of_all = _part_of(on_progress, number, count)
-        outputs.append(to_frames(coarse_to_fine(shapes, level_at, first, effort, seed + number, of_all)))
+        outputs.append(to_frames(coarse_to_fine(shapes, level_at, first, effort, seed + number, of_all, wraps)))
     return like_input(video, np.stack(outputs))
 
 
@@ -89,12 +92,14 @@ def retarget(
     seed: int = 0,
     device: torch.device | str = "cpu",
     on_progress: OnProgress | None = None,
+    tile: str | None = None,
 ) -> Frames:
     """The video or image at another size or length, with objects and motions at their own scale.
 
-    size: (height, width); frames: length; None: that of the input. Returns (frames, *size, 3) uint8, or (*size, 3).
+    size: (height, width); frames: length; None: that of the input. tile: as for `generate`.
+    Returns (frames, *size, 3) uint8, or (*size, 3).
     """
-    seed, device = check_seed(seed), choose_device(device)
+    seed, device, wraps = check_seed(seed), choose_device(device), wraps_of(tile)
     video = as_pixels(video, "the input")
     source = as_video(video)
     shape = output_shape(source, len(source) if frames is None else frames, size, 1.0)
@@ -102,7 +107,7 @@ def retarget(
     side = max(COARSEST[1], min(RETARGET_SIDE, round(RETARGET_SHARE * min(source.shape[1:3]))))
     scales = level_scales(shape_of(source), RETARGET_FACTORS, (COARSEST[0], side))
     shapes, level_at = plain_levels(original, shape, scales, effort.patch)
-    output = coarse_to_fine(shapes, level_at, resample(original, shapes[0]), effort, seed, on_progress)
+    output = coarse_to_fine(shapes, level_at, resample(original, shapes[0]), effort, seed, on_progress, wraps)
     return like_input(video, to_frames(output)[None])[0]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import SinfusionError
 from ..pixels import to_uint8, to_unit
 from .engine import Effort, Level
-from .pyramid import Scale, Shape, resample, scaled_shape, shape_of
+from .pyramid import Scale, Shape, Wraps, resample, scaled_shape, shape_of
 
 Frames = np.ndarray  # (T, H, W, 3) uint8, or (H, W, 3) for an image; as input also what `as_pixels` accepts
 
@@ -43,6 +43,17 @@ def output_shape(video: Frames, frames: int, size: tuple[int, int] | None, scale
     height, width = size or (max(1, round(scale * side)) for side in video.shape[1:3])
     _check_shape("what is asked for is", (frames, height, width), patch_size(video))
     return frames, height, width
+
+
+def wraps_of(tile: str | None, loops: bool = False) -> Wraps:
+    """Along which axes an output wraps: in time if it `loops`, in space as `tile` says, "x", "y" or "x,y".
+
+    SinfusionError for another word.
+    """
+    axes = [] if tile is None else tile.split(",")
+    if tile is not None and not 0 < len(axes) == len(set(axes) & {"x", "y"}):
+        raise SinfusionError(f"tile must be x, y or x,y, not {tile!r}.")
+    return loops, "y" in axes, "x" in axes
 
 
 def _check_shape(subject: str, shape: Shape, patch: Shape) -> None:

@@ -1,10 +1,14 @@
-"""Edits: what may change changes, what may not stays to the bit."""
+"""Edits: what may change changes, what may not stays to the bit; tiles."""
 
 import numpy as np
 import pytest
+import torch
 
 from sinfusion.errors import SinfusionError
 from sinfusion.generation.image import edit
+from sinfusion.generation.reverse_process import reverse_process
+from sinfusion.generation.video import generate
+from sinfusion.roles import IMAGE
 
 
 @pytest.fixture
@@ -89,3 +93,33 @@ def test_impossible_edits_are_refused(image_run, image, change, message):
 def test_a_video_run_cannot_edit(video_run, image):
     with pytest.raises(SinfusionError, match="video run"):
         edit(video_run, image)
+
+
+# Tiles ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_network_sees_a_tile_as_if_its_copies_lay_around(image_run):
+    """So a tile whose noise is rolled is rolled itself."""
+    process = reverse_process(image_run, IMAGE, wraps=(True, True))
+    inputs = torch.randn(2, 3, 16, 24, dtype=process.network.dtype).to(memory_format=torch.channels_last)
+    rolled = inputs.roll((5, -7), (2, 3)).contiguous(memory_format=torch.channels_last)
+    shift = process.shifts[:1]
+    output, of_rolled = (process._evaluate(x, shift) for x in (inputs, rolled))
+    assert output.shape == inputs.shape
+    assert torch.allclose(of_rolled, output.roll((5, -7), (2, 3)), atol=2e-2)
+    plain = process.network.evaluate(inputs, shift)
+    assert not torch.allclose(plain, output, atol=2e-2)  # it sees the borders
+
+
+@pytest.mark.parametrize("tile", ["x", "y", "x,y"])
+def test_images_are_made_as_tiles(image_run, tile):
+    images = generate(image_run, count=2, size=(20, 28), tile=tile)
+    assert images.shape == (2, 20, 28, 3)
+    assert not np.array_equal(images, generate(image_run, count=2, size=(20, 28)))
+
+
+def test_tiles_are_for_images(image_run, video_run):
+    with pytest.raises(SinfusionError, match="tile must be x, y or x,y, not 'z'"):
+        generate(image_run, tile="z")
+    with pytest.raises(SinfusionError, match="is a video run: tile is for image runs"):
+        generate(video_run, frames=2, tile="x")

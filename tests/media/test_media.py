@@ -557,7 +557,7 @@ def test_an_image_is_a_mask_for_all_frames_whichever_are_used(tmp_path):
         assert np.array_equal(read, np.repeat(moving_mask()[2:3, ..., 0] > 0, 5, 0))
 
 
-@pytest.mark.parametrize("name", ["a", "a.mp4", "a.gif"])
+@pytest.mark.parametrize("name", ["a", "a.mp4", "a.gif", "a.webp"])
 def test_a_video_is_a_mask_for_each_of_the_frames_that_are_used(tmp_path, name):
     write_video(tmp_path / name, moving_mask(), fps=20)
     light = moving_mask()[..., 0] > 0
@@ -672,6 +672,16 @@ def test_a_gif_keeps_its_speed_and_shows_a_repeated_frame_for_longer(tmp_path):
             image.seek(n)
             durations.append(image.info["duration"])
     assert durations == [50, 100, 50]
+
+
+def test_a_webp_keeps_its_frames_and_its_speed_and_plays_for_ever(tmp_path, texture):
+    frames = texture(30)
+    write_video(tmp_path / "a.webp", frames, fps=30)
+    clip = read_media(tmp_path / "a.webp")
+    assert clip.frames.shape == frames.shape and np.abs(clip.frames.astype(int) - frames).mean() < 9
+    assert clip.fps == pytest.approx(30, rel=0.02)
+    with Image.open(tmp_path / "a.webp") as image:
+        assert image.info["loop"] == 0
 
 
 def test_the_speed_of_a_gif_does_not_drift(tmp_path, texture):

@@ -244,3 +244,14 @@ def test_completeness_makes_all_of_the_original_appear():
     )
     assert distance(value, complete) < 0.4 * distance(value, plain)
     assert distance(complete, value) < 2 * distance(plain, value)  # and nothing else appears
+
+
+@pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])
+def test_one_turn_of_what_repeats_stays_as_it_is_across_its_ends(axes):
+    """Every patch of it, those across its ends among them, is in the original, which has two turns."""
+    turn = torch.rand(4, 12, 10, 3) * 2 - 1
+    original = turn.repeat(*(2 if axis in axes else 1 for axis in range(3)), 1)
+    wraps = tuple(axis in axes for axis in range(3))
+    effort = Effort((2, 3, 3), first_rounds=40)
+    output = coarse_to_fine([(4, 12, 10)], lambda _: Level(original, (4, 12, 10)), turn, effort, wraps=wraps)
+    assert (output - turn).abs().amax(-1).gt(1e-6).float().mean() < 0.01

@@ -94,3 +94,17 @@ def test_one_frame_is_repeated_and_each_frame_is_resized_by_itself():
     outputs = resample(video, (4, 11, 6))
     for t in range(4):
         torch.testing.assert_close(outputs[t : t + 1], resample(video[t : t + 1], (1, 11, 6)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("size", [6, 9, 12, 17])
+def test_along_an_axis_that_wraps_a_rolled_video_is_resampled_to_the_same_rolled(axis, size):
+    video = torch.rand(12, 12, 12, 2)
+    shape = tuple(size if i == axis else 12 for i in range(3))
+    wraps = tuple(i == axis for i in range(3))
+    rolled = resample(video.roll(4, axis), shape, wraps)
+    if size % 3 == 0:
+        assert torch.allclose(rolled, resample(video, shape, wraps).roll(size // 3, axis), atol=1e-5)
+    assert rolled.shape == (*shape, 2)
+    other = tuple(size if i == axis else 12 for i in range(3))
+    assert torch.allclose(resample(torch.ones(12, 12, 12, 1), other, wraps), torch.ones(*other, 1), atol=1e-5)
