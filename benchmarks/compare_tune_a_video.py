@@ -147,7 +147,7 @@ def ours() -> Side:
     def sampled(latents: Tensor, text: Tensor) -> Tensor:
         forward.set_timesteps(SAMPLING_STEPS)
         levels = {int(forward.timesteps[0]): latents}
-        return sample(denoise, levels, forward, text[:1], text[1:], GUIDANCE, SAMPLING_STEPS)
+        return sample(denoise, levels, forward, text, GUIDANCE, SAMPLING_STEPS)
 
     return Side(network.unet, network, inverted, sampled)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .released import import_released
     from .run import load
     from .training.session import train
+    from .tuning.retelling import retell
+    from .tuning.session import tune
 
 _HOMES = {
     "train": "training.session",
@@ -36,6 +38,8 @@ _HOMES = {
     "retarget": "generation.video",
     "stream": "generation.video",
     "edit": "generation.image",
+    "tune": "tuning.session",
+    "retell": "tuning.retelling",
     "evaluate": "metrics.evaluation",
     "import_released": "released",
     "keep_memory": "ops",
@@ -65,8 +69,10 @@ __all__ = [
     "read_image",
     "read_video",
     "retarget",
+    "retell",
     "stream",
     "train",
+    "tune",
     "upsample",
     "write_video",
 ]

@@ -7,15 +7,16 @@ PACKAGE = Path(__file__).parent.parent / "sinfusion"
 
 ORDER = [
     {"errors", "kernels"},
-    {"seeds", "progress"},
+    {"seeds", "progress", "extras"},
     {"ops", "files", "console", "signals"},
     {"pixels", "precision"},
     {"clip", "network", "diffusion", "linear"},
     {"media", "roles"},
-    {"recipe", "checkpoint"},
+    {"recipe", "checkpoint", "text"},
     {"run", "patches"},
     {"generation", "released"},
     {"training", "scene"},
+    {"tuning"},
     {"closed_form", "metrics"},
     {"info", "demo"},
     {"cli"},
@@ -35,6 +36,13 @@ ROOMS = {
         {"session"},
     ],
     "patches": [{"pyramid", "dynamics"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting"}],
+    "tuning": [
+        {"network", "settings"},
+        {"sampling", "base_model", "cost"},
+        {"tuned_run"},
+        {"tuner"},
+        {"session", "retelling"},
+    ],
     "closed_form": [{"predictor"}, {"generation"}],
     "metrics": [
         {"stacks", "windows"},

@@ -25,6 +25,7 @@ from .info import Info
 from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
 from .preview import Preview
 from .training import Train
+from .tuning import Retell, Tune
 
 __all__ = ["COMMANDS", "main"]
 
@@ -47,6 +48,8 @@ COMMANDS: dict[str, type[Command] | Group] = {
         },
     ),
     "preview": Preview,
+    "tune": Tune,
+    "retell": Retell,
     "import": Import,
     "info": Info,
     "demo": Demo,

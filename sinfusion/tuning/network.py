@@ -13,6 +13,7 @@ published ones. This file needs PyTorch alone: whoever has a unet has diffusers.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,16 +39,27 @@ class VideoNetwork(nn.Module):
         self.frames = Frames()
         look_across_frames(unet, self.frames)
         self.unet = unet
+        self.autocast: torch.dtype | None = None  # of matrix products; None: that of the weights
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Compute matrix products and convolutions in bf16, or all in fp32; what is not tuned is stored so as well."""
+        if dtype == torch.float32:
+            return
+        self.autocast = dtype
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.requires_grad:
+                module.to(dtype)
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         """What the unet predicts of noisy latents (B, C, F, h, w) at timesteps (B,), given embedded text (B, N, D)."""
         batch, _, count = latents.shape[:3]
         self.frames.count = count
         images = latents.transpose(1, 2).flatten(0, 1)  # (B F, C, h, w)
-        outputs: Tensor = self.unet(
-            images, timesteps.repeat_interleave(count), text.repeat_interleave(count, 0), return_dict=False
-        )[0]
-        return outputs.unflatten(0, (batch, count)).transpose(1, 2)
+        with torch.autocast(latents.device.type, self.autocast) if self.autocast else nullcontext():
+            outputs: Tensor = self.unet(
+                images, timesteps.repeat_interleave(count), text.repeat_interleave(count, 0), return_dict=False
+            )[0]
+        return outputs.to(latents.dtype).unflatten(0, (batch, count)).transpose(1, 2)
 
 
 def tuned(unet: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

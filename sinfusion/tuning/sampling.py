@@ -2,7 +2,7 @@
 
 denoise = Denoiser(network, window=24)                                    # longer clips in windows that overlap
 levels = invert(denoise, latents, schedulers(config)[1], empty_text)      # the clip at every noise level
-latents = sample(denoise, levels, schedulers(config)[0], empty_text, text, guidance=12.5)
+latents = sample(denoise, levels, schedulers(config)[0], torch.cat((empty_text, text)), guidance=12.5)
 
 The noise that DDIM inversion finds (Song et al. 2021) carries the layout and the motion of the clip.
 """
@@ -98,8 +98,7 @@ def sample(
     denoise: Denoiser,
     levels: Levels,  # as `invert` makes them, with at least this number of steps
     scheduler: Any,  # a DDIMScheduler
-    empty: Tensor,  # (1, N, D): text that says nothing
-    text: Tensor,  # (1, N, D)
+    texts: Tensor,  # (2, N, D): one that says nothing, and the one that guides
     guidance: float = 12.5,
     steps: int = 50,
     keep: Tensor | None = None,  # (F, h, w) in [0, 1]: how much of the clip stays, at every noise level
@@ -108,9 +107,9 @@ def sample(
     """The clip (1, C, F, h, w) that the text makes of the noise, by DDIM with classifier-free guidance."""
     scheduler.set_timesteps(steps)
     timesteps: list[int] = scheduler.timesteps.tolist()
-    latents, both = levels[timesteps[0]], torch.cat((empty, text))
+    latents = levels[timesteps[0]]
     for timestep, following in zip(timesteps, [*timesteps[1:], CLEAN], strict=True):
-        without, guided = denoise(torch.cat((latents, latents)), timestep, both).chunk(2)
+        without, guided = denoise(torch.cat((latents, latents)), timestep, texts).chunk(2)
         latents = scheduler.step(without + guidance * (guided - without), timestep, latents, eta=0.0).prev_sample
         if keep is not None:
             latents = keep * levels[following] + (1 - keep) * latents
