@@ -46,7 +46,7 @@ ROOMS = {
     "closed_form": [{"predictor"}, {"generation"}],
     "metrics": [
         {"stacks", "windows"},
-        {"nearest_neighbors", "fidelity", "frechet", "coverage"},
+        {"nearest_neighbors", "fidelity", "frechet", "coverage", "clip_scores"},
         {"comparison"},
         {"run_evaluation"},
         {"evaluation"},

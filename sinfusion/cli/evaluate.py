@@ -20,6 +20,7 @@ from ..seeds import check_seed
 from .command import Command
 from .evaluation_report import Row, draw, table, write_field
 from .options import (
+    OPTIONAL,
     File,
     Format,
     Precision,
@@ -71,6 +72,10 @@ class Evaluate(Command):
     inception: File = None
     # File with weights of C3D, for the SVFID of videos.
     c3d: File = None
+    # Folder with a CLIP of transformers: how well frames go together, and with their text.
+    clip_model: File = None
+    # The text for --clip-model; left out: what `sinfusion retell` was told.
+    prompt: Annotated[str | None, OPTIONAL] = None
     # Size that all files are resized to; left out: each keeps its own.
     size: Size = None
     # The longer side that larger files are scaled down to; left out: no limit.
@@ -155,6 +160,7 @@ class Evaluate(Command):
         with Bar() as bar:
             rows = evaluate(
                 original, list(self.generated) or None, inception=self.inception, c3d=self.c3d,
+                clip_model=self.clip_model, prompt=self.prompt,
                 size=parse_size(self.size), max_side=self.max_side, start=self.start, stop=self.stop,
                 stride=self.stride, held_out=self.held_out, count=self.count, seed=self.seed, steps=self.steps,
                 log=log, on_progress=bar, on_result=lambda *result: results.append(result),

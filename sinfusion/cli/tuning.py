@@ -32,7 +32,7 @@ class Tune(Command):
     input: Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
     # What the video shows, in a sentence.
     prompt: Words = None
-    # Folder of the image model, in the layout of diffusers and with weights as safetensors: Stable Diffusion 1.4 or 1.5.
+    # Folder of the image model, Stable Diffusion 1.4 or 1.5, in the layout of diffusers, weights as safetensors.
     model: File = None
     # Folder of the run; left out: runs/ and the name of the input.
     out: File = None

@@ -16,9 +16,14 @@ import numpy as np
 from ..clip import format_size
 from ..errors import SinfusionError
 from ..media import Clip, Source
+from ..precision import choose_device
 from ..progress import OnProgress, ProgressCounter
 from ..run import Run, load
 from ..seeds import check_seed
+from ..text.clip import load as load_clip
+from ..tuning.tuned_run import TunedRun, is_tuned
+from ..tuning.tuned_run import load as load_tuned
+from .clip_scores import recorded_prompt
 from .comparison import Comparison, MetricOptions, Named, OnResult, Row, frame_count, pixel_size
 from .run_evaluation import evaluate_run, read_held_out
 
@@ -32,6 +37,8 @@ def evaluate(
     *,
     inception: str | Path | None = None,
     c3d: str | Path | None = None,
+    clip_model: str | Path | None = None,
+    prompt: str | None = None,
     size: tuple[int, int] | None = None,
     max_side: int | None = None,
     start: int | None = None,
@@ -48,10 +55,11 @@ def evaluate(
     """Measure generated images or videos against their original; or, where none are given, what a run generates.
 
     original: a video or an image; a run stands for the frames it was trained on. generated: one or several of the same
-    kind. inception, c3d: files of weights (see `frechet`), for SIFID of images and SVFID of videos. size: (height,
-    width) that all files are resized to; max_side: the longer side that they are scaled down to, if they are all of one
-    size; files keep their own size without either. start, stop, stride: frames to use of the original, or of
-    `held_out`. seed: of the metrics' random numbers, and of what a run generates.
+    kind. inception, c3d: files of weights (see `frechet`), for SIFID of images and SVFID of videos. clip_model: folder
+    of a CLIP (see `text.clip`), for how well frames go together, and with what they should show: `prompt`, or what
+    `sinfusion retell` was told. size: (height, width) that all files are resized to; max_side: the longer side that
+    they are scaled down to, if they are all of one size; files keep their own size without either. start, stop, stride:
+    frames to use of the original, or of `held_out`. seed: of the metrics' random numbers, and of what a run generates.
 
     For a run alone: count: how many samples are generated from each start, with the seeds `seed`, `seed` + 1 and so on;
     steps: network evaluations an image; held_out: further frames of the video that the run was trained on.
@@ -61,14 +69,19 @@ def evaluate(
 
     Returns one dict a row. All have "kind" and "name". The kind "self_baseline" has the original's halves measured
     against each other, "result" is one result, "mean" the mean of a run's results. They have "nnfdiv", "nnfdist", "swd"
-    (a number for each scale), "coverage" (see `coverage`), "sifid" or "svfid", "change" (videos) and "high_frequency"
-    divided by the original's, "frames" and "size"; results of a run also "seed" and "start". Results of at least 12
-    frames have "nnfdist_drift", "coverage_drift", "change_drift" and "high_frequency_drift": the last quarter's over
-    the first quarter's. The kinds "prediction" (the next frame) and "interpolation" (the frame between) have PSNR in
-    dB: "mean_db" of the conditional mean, "sample_db" of a sample, "linear_db" of the linear filter (next frame),
+    (a number for each scale), "coverage" (see `coverage`), "sifid" or "svfid", "clip_frames" and "clip_text" (see
+    `clip_scores`), "change" (videos) and "high_frequency" divided by the original's, "frames" and "size"; results of a
+    run also "seed" and "start". Results of at least 12 frames have "nnfdist_drift", "coverage_drift", "change_drift"
+    and "high_frequency_drift": the last quarter's over the first quarter's. The kinds "prediction" (the next frame) and
+    "interpolation" (the frame between) have PSNR in dB: "mean_db" of the conditional mean, "sample_db" of a sample, "linear_db" of the linear filter (next frame),
     "baseline_db" of "baseline". Raises SinfusionError for anything wrong with the arguments, before any work starts.
     """
+    shown = None  # what the original shows, if anybody has said so
+    if isinstance(original, TunedRun) or (_is_path(original) and is_tuned(original)):
+        original, shown = _read_tuned(original, generated)
     run = original if isinstance(original, Run) else _find_run(original)
+    if prompt is not None and clip_model is None:
+        raise SinfusionError("prompt is for CLIP; give the folder of one (--clip-model), or leave out prompt.")
     cut: dict[str, Any] = {"start": start, "stop": stop, "stride": stride}
     scaling: dict[str, Any] = {"size": size, "max_side": max_side}
     if generated is None:
@@ -80,7 +93,8 @@ def evaluate(
         _refuse_unused(cut if held_out is None else {}, scaling)
         held_out = None if held_out is None else read_held_out(run, held_out, cut, log)
         clip = run.frames[0] if run.kind == "image" else run.frames
-        options = MetricOptions(inception, c3d, seed, run.device, on_result)
+        model = None if clip_model is None else load_clip(clip_model, run.device)
+        options = MetricOptions(inception, c3d, seed, run.device, on_result, model, prompt, prompt)
         comparison = Comparison.of((str(run.path), clip), [], options)
         return evaluate_run(run, comparison, held_out, count, seed, steps, on_progress)
     if held_out is not None or steps is not None:
@@ -88,12 +102,17 @@ def evaluate(
         raise SinfusionError(
             f"{option} is for the evaluation of a run alone; leave out {option}, or what is generated."
         )
-    options = MetricOptions(inception, c3d, check_seed(seed), on_result=on_result)
-    clip, results = _read(original if run is None else run, generated, cut, scaling, log)
+    model = None if clip_model is None else load_clip(clip_model, choose_device())
+    options = MetricOptions(
+        inception, c3d, check_seed(seed), "auto", on_result, model, prompt, shown if prompt is None else prompt
+    )
+    clip, results, told = _read(original if run is None else run, generated, cut, scaling, log)
     comparison = Comparison.of((_name(original), clip), results, options)
     counter = ProgressCounter(frame_count(clip) + sum(frame_count(pixels) for _, pixels in results), on_progress)
-    baseline = comparison.self_baseline(counter)
-    return [baseline, *(comparison.result(name, pixels, counter) for name, pixels in results)]
+    rows = [comparison.self_baseline(counter)]
+    for (name, pixels), text in zip(results, told, strict=True):
+        rows.append(comparison.result(name, pixels, counter, text))
+    return rows
 
 
 def _refuse_unused(cut: dict[str, Any], scaling: dict[str, Any]) -> None:
@@ -118,14 +137,22 @@ def _find_run(original: Media) -> Run | None:
     return load(original) if _is_path(original) and (Path(original) / "run.json").is_file() else None
 
 
+def _read_tuned(original: Media, generated: Any) -> tuple[Clip, str]:
+    """The clip of a tuned model, and what it shows."""
+    run = original if isinstance(original, TunedRun) else load_tuned(original, "cpu")
+    if generated is None:
+        raise SinfusionError(f"{run.path} is a tuned model; give videos that sinfusion retell has made of it.")
+    return Clip(run.frames, run.fps, "video", run.size), run.prompt
+
+
 def _is_path(media: Any) -> bool:
     return isinstance(media, str | os.PathLike)
 
 
 def _read(
     original: Media | Run, generated: Media | Sequence[Media], cut: dict[str, Any], scaling: dict[str, Any], log: Log
-) -> tuple[np.ndarray, list[Named]]:
-    """Original and results, images (H, W, 3), videos (T, H, W, 3)."""
+) -> tuple[np.ndarray, list[Named], list[str | None]]:
+    """Original and results, images (H, W, 3), videos (T, H, W, 3); and what each result was to show."""
     clip, source_size = _read_original(original, cut, scaling, log)
     listed: list[Media] = [generated]
     if isinstance(generated, list | tuple) or getattr(generated, "ndim", 0) == clip.ndim + 1:  # as `generate` returns
@@ -147,7 +174,7 @@ def _read(
                 f"{name} is {pixel_size(pixels)}, the original {pixel_size(clip)}: compared pixel for pixel, as is "
                 "right for retargeted ones; if they show the same at different scales, give a size for both (--size)"
             )
-    return clip, results
+    return clip, results, [recorded_prompt(Path(media)) if _is_path(media) else None for media in listed]
 
 
 def _read_original(

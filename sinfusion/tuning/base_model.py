@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import SinfusionError
@@ -51,6 +52,10 @@ class BaseModel:
             if not (self.folder / part / "config.json").is_file():
                 raise SinfusionError(f"{self.folder} has no {part}/config.json; {BRING}.")
             self.variants[part] = check_weights(self.folder / part, stem, BRING)
+            try:
+                safe_open(self._weights(part), framework="pt")  # reads where everything is
+            except (OSError, SafetensorError) as error:
+                raise SinfusionError(f"{self._weights(part)} is damaged ({error!s:.60}); {BRING}.") from error
         if not (self.folder / "tokenizer").is_dir():
             raise SinfusionError(f"{self.folder} has no tokenizer; {BRING}.")
         self._check_unet()

@@ -47,7 +47,7 @@ def retell(
     prompt: such as "spider man is skiing on the beach, cartoon style". guidance: how strongly it counts (1: as it is).
     steps: evaluations of DDIM. inversion_steps: those that find the clip's noise, a multiple of `steps`; None: as many;
     more keep more of the clip. keep_mask: a file or what `as_mask` takes, light where the clip stays: its latents are
-    put back at every noise level, so that it stays up to what the VAE loses. from_noise: begin with noise of the
+    put back at every noise level, so that it stays up to what the VAE makes of them. from_noise: begin with noise of the
     `seed`, not with that of the clip, so that layout and motion are what the tuning has learnt.
     model: where the image model is now, if it was moved. really_on_cpu: as for `tune`.
 
@@ -59,7 +59,7 @@ def retell(
     seed = check_seed(seed)
     if not run.steps_done():
         raise SinfusionError(f"{run.path} has no checkpoint yet; go on with: sinfusion tune {run.path}")
-    keep = None if keep_mask is None else _keep(run, keep_mask)
+    keep = None if keep_mask is None else read_keep_mask(run, keep_mask)
     base = run.base_model(model)
     *texts, empty = base.embed([*prompts, ""]).split(1)
     inversion = None if from_noise and keep is None else inversion_steps or steps
@@ -70,7 +70,7 @@ def retell(
     forward, inverse = schedulers(base.schedule)
     counter = _Steps(on_progress)
     levels: Levels = {}
-    latents = _clip_latents(run, base)
+    latents = clip_latents(run, base)
     if inversion:
         levels = invert(denoise, latents, inverse, empty, inversion, counter.of("inversion", inversion))
     if from_noise:
@@ -108,7 +108,7 @@ def _check_cost(run: TunedRun, base: BaseModel, evaluations: int, really_on_cpu:
     check_affordable(run.device, total / speed(run.device, run.dtype), really_on_cpu)
 
 
-def _clip_latents(run: TunedRun, base: BaseModel) -> Tensor:
+def clip_latents(run: TunedRun, base: BaseModel) -> Tensor:
     """(1, 4, T, h, w): as the VAE samples them for the step after the last one."""
     mean, deviation = base.encode(torch.from_numpy(run.frames))
     return mean + deviation * normal([run.seed], LATENTS, run.steps_done(), mean.shape[1:], run.device)
@@ -117,7 +117,7 @@ def _clip_latents(run: TunedRun, base: BaseModel) -> Tensor:
 # What stays -----------------------------------------------------------------------------------------------------------
 
 
-def _keep(run: TunedRun, mask: Any) -> np.ndarray:
+def read_keep_mask(run: TunedRun, mask: Any) -> np.ndarray:
     """(T, H, W) bool of a mask at the size of the clip, as it was or as it was learnt."""
     height, width = run.size
     if isinstance(mask, str | os.PathLike):

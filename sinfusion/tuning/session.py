@@ -58,14 +58,14 @@ def tune(
 
     input: a video, as `media.Source` takes it. out: the run folder; None: runs/<name of input>. prompt: what the clip
     shows, in a sentence. model: a folder with Stable Diffusion 1.4 or 1.5 in diffusers' layout, weights as safetensors.
-    recipe: `paper` (8 frames, spread over the clip; 300 steps; the default) or `released` (the first 24 frames, of every
-    `stride`-th; 500 steps). frames, steps, size (height, width), learning_rate and window in place of the recipe's.
+    recipe: `paper` (8 frames, spread over the clip; 300 steps; the default) or `released` (the first 24 frames; 500
+    steps). frames, steps, size (height, width), learning_rate and window in place of the recipe's.
     window: frames that the network sees at once; longer clips are learnt and told in windows that overlap.
     start, stop, stride, fps: see `Source`. seed: from 0 to 2^32 - 1; None: 0. device, precision: as for `train`.
     really_on_cpu: without it nothing that takes hours begins on a CPU. on_progress, should_stop: as for `train`.
 
-    input may be a TunedRun or its folder: an unfinished one goes on to the same bits, of a finished one `steps` more are
-    made. model: where the image model is now, if it was moved.
+    input may be a TunedRun or its folder: an unfinished one goes on to the same bits, a finished one by `steps` more.
+    model: where the image model is now, if it was moved.
 
     Needs the extra `tune`. Raises SinfusionError for anything wrong with these, before any work starts;
     KeyboardInterrupt, after a save, where a signal stops it.
@@ -173,18 +173,18 @@ class Request:
     def tuned(self, really_on_cpu: bool, callbacks: Callbacks, quiet: bool, log: Log) -> TunedRun:
         """The run, tuned to its end."""
         run, base = self.run, self.base
-        if run.finished():
-            log(f"it is finished; to tune it further: sinfusion tune {run.path} --steps N")
-            return run
-        self._say_cost(really_on_cpu, log)
-        if self.anew:
-            run.fingerprint = base.fingerprint()
-        run.trained_with = {"device": run.device.type, "precision": "bf16" if run.dtype.itemsize == 2 else "fp32"}
         with writing(run.path):
             if self.anew:
                 check_replaceable(run.path, self.overwrite)  # again: now nobody else writes
-            run.save(anew=self.anew)
+            elif run.finished():
+                log(f"it is finished; to tune it further: sinfusion tune {run.path} --steps N")
+                return run
+            self._say_cost(really_on_cpu, log)
+            if self.anew:
+                run.fingerprint = base.fingerprint()
+            run.trained_with = {"device": run.device.type, "precision": "bf16" if run.dtype.itemsize == 2 else "fp32"}
             text, empty = base.embed([run.prompt, ""]).split(1)
+            run.save(anew=self.anew)
             _train(Tuner(run, base, text, empty), callbacks, quiet, log)
         return run
 
@@ -194,7 +194,7 @@ class Request:
         count, (height, width) = min(len(run.frames), run.settings.window), run.size
         cost = Cost.of(self.base.unet_config, count, (height // scale, width // scale), 77, run.dtype)
         rate = speed(run.device, run.dtype)
-        left = run.settings.steps - run.steps_done()
+        left = run.settings.steps - (0 if self.anew else run.steps_done())
         seconds = left * cost.training_flops / rate
         check_affordable(run.device, seconds, really_on_cpu, cost.training_bytes)
         told = len(run.frames) / count * cost.evaluation_flops * 3 * SAMPLING_STEPS / rate

@@ -1,6 +1,6 @@
 """The folder of a tuned model: what is needed to use it or to go on, beside the image model that it is of.
 
-    run.json              format, kind "tuned", prompt, settings, seed; the model's folder and the SHA-256 of its weights
+    run.json              format, kind "tuned", prompt, settings, seed; the image model: folder, SHA-256 of weights
     input.safetensors     the frames that were learnt, uint8
     tuned/                step-00000300/ (weights.safetensors, optimizer.safetensors), log.jsonl, loss.png, preview.png
 

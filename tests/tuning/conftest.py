@@ -1,4 +1,4 @@
-"""A Stable Diffusion of random weights, some hundred kilobytes in all, in the folder layout of the large ones; and a CLIP."""
+"""A Stable Diffusion of random weights, in the folder layout of the large ones, and a CLIP: some hundred kilobytes."""
 
 import json
 
@@ -43,7 +43,8 @@ def write_stable_diffusion(folder, seed=0):
         text_encoder = CLIPTextModel(CLIPTextConfig(vocab_size=words, **TEXT, **special))
         unet = UNet2DConditionModel(
             sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             attention_head_dim=2, cross_attention_dim=12, norm_num_groups=4,
         )  # fmt: skip
         vae = AutoencoderKL(
