@@ -37,7 +37,7 @@ def evaluate(
     *,
     inception: str | Path | None = None,
     c3d: str | Path | None = None,
-    clip_model: str | Path | None = None,
+    clip: str | Path | None = None,
     prompt: str | None = None,
     size: tuple[int, int] | None = None,
     max_side: int | None = None,
@@ -55,8 +55,8 @@ def evaluate(
     """Measure generated images or videos against their original; or, where none are given, what a run generates.
 
     original: a video or an image; a run stands for the frames it was trained on. generated: one or several of the same
-    kind. inception, c3d: files of weights (see `frechet`), for SIFID of images and SVFID of videos. clip_model: folder
-    of a CLIP (see `text.clip`), for how well frames go together, and with what they should show: `prompt`, or what
+    kind. inception, c3d: files of weights (see `frechet`), for SIFID of images and SVFID of videos. clip: folder of a
+    CLIP (see `text.clip`), for how well frames go together, and with what they should show: `prompt`, or what
     `sinfusion retell` was told. size: (height, width) that all files are resized to; max_side: the longer side that
     they are scaled down to, if they are all of one size; files keep their own size without either. start, stop, stride:
     frames to use of the original, or of `held_out`. seed: of the metrics' random numbers, and of what a run generates.
@@ -73,15 +73,16 @@ def evaluate(
     `clip_scores`), "change" (videos) and "high_frequency" divided by the original's, "frames" and "size"; results of a
     run also "seed" and "start". Results of at least 12 frames have "nnfdist_drift", "coverage_drift", "change_drift"
     and "high_frequency_drift": the last quarter's over the first quarter's. The kinds "prediction" (the next frame) and
-    "interpolation" (the frame between) have PSNR in dB: "mean_db" of the conditional mean, "sample_db" of a sample, "linear_db" of the linear filter (next frame),
-    "baseline_db" of "baseline". Raises SinfusionError for anything wrong with the arguments, before any work starts.
+    "interpolation" (the frame between) have PSNR in dB: "mean_db" of the conditional mean, "sample_db" of a sample,
+    "linear_db" of the linear filter (next frame), "baseline_db" of "baseline". Raises SinfusionError for anything wrong
+    with the arguments, before any work starts.
     """
     shown = None  # what the original shows, if anybody has said so
-    if isinstance(original, TunedRun) or (_is_path(original) and is_tuned(original)):
+    if isinstance(original, TunedRun) or (isinstance(original, str | os.PathLike) and is_tuned(original)):
         original, shown = _read_tuned(original, generated)
     run = original if isinstance(original, Run) else _find_run(original)
-    if prompt is not None and clip_model is None:
-        raise SinfusionError("prompt is for CLIP; give the folder of one (--clip-model), or leave out prompt.")
+    if prompt is not None and clip is None:
+        raise SinfusionError("prompt is for CLIP; give the folder of one (--clip), or leave out prompt.")
     cut: dict[str, Any] = {"start": start, "stop": stop, "stride": stride}
     scaling: dict[str, Any] = {"size": size, "max_side": max_side}
     if generated is None:
@@ -92,23 +93,23 @@ def evaluate(
         seed = check_seed(seed, count)
         _refuse_unused(cut if held_out is None else {}, scaling)
         held_out = None if held_out is None else read_held_out(run, held_out, cut, log)
-        clip = run.frames[0] if run.kind == "image" else run.frames
-        model = None if clip_model is None else load_clip(clip_model, run.device)
+        model = None if clip is None else load_clip(clip, run.device)
         options = MetricOptions(inception, c3d, seed, run.device, on_result, model, prompt, prompt)
-        comparison = Comparison.of((str(run.path), clip), [], options)
+        pixels = run.frames[0] if run.kind == "image" else run.frames
+        comparison = Comparison.of((str(run.path), pixels), [], options)
         return evaluate_run(run, comparison, held_out, count, seed, steps, on_progress)
     if held_out is not None or steps is not None:
         option = "steps" if held_out is None else "held_out"
         raise SinfusionError(
             f"{option} is for the evaluation of a run alone; leave out {option}, or what is generated."
         )
-    model = None if clip_model is None else load_clip(clip_model, choose_device())
+    model = None if clip is None else load_clip(clip, choose_device())
     options = MetricOptions(
         inception, c3d, check_seed(seed), "auto", on_result, model, prompt, shown if prompt is None else prompt
     )
-    clip, results, told = _read(original if run is None else run, generated, cut, scaling, log)
-    comparison = Comparison.of((_name(original), clip), results, options)
-    counter = ProgressCounter(frame_count(clip) + sum(frame_count(pixels) for _, pixels in results), on_progress)
+    known, results, told = _read(original if run is None else run, generated, cut, scaling, log)
+    comparison = Comparison.of((_name(original), known), results, options)
+    counter = ProgressCounter(frame_count(known) + sum(frame_count(pixels) for _, pixels in results), on_progress)
     rows = [comparison.self_baseline(counter)]
     for (name, pixels), text in zip(results, told, strict=True):
         rows.append(comparison.result(name, pixels, counter, text))

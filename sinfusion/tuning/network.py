@@ -69,9 +69,10 @@ def tuned(unet: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, value
 
 
-def look_across_frames(unet: nn.Module, frames: Frames) -> None:
+def look_across_frames(unet: Any, frames: Frames) -> None:
     """Make the layers of a unet look across frames; new weights come from PyTorch's default generator."""
-    for module in list(unet.modules()):
+    modules: list[Any] = list(unet.modules())
+    for module in modules:
         kind = type(module).__name__
         if kind == "BasicTransformerBlock":
             _attend_over_time(module, frames)

@@ -47,8 +47,8 @@ def retell(
     prompt: such as "spider man is skiing on the beach, cartoon style". guidance: how strongly it counts (1: as it is).
     steps: evaluations of DDIM. inversion_steps: those that find the clip's noise, a multiple of `steps`; None: as many;
     more keep more of the clip. keep_mask: a file or what `as_mask` takes, light where the clip stays: its latents are
-    put back at every noise level, so that it stays up to what the VAE makes of them. from_noise: begin with noise of the
-    `seed`, not with that of the clip, so that layout and motion are what the tuning has learnt.
+    put back at every noise level, so that it stays up to what the VAE makes of them. from_noise: begin with noise of
+    the `seed`, not with that of the clip, so that layout and motion are what the tuning has learnt.
     model: where the image model is now, if it was moved. really_on_cpu: as for `tune`.
 
     Raises SinfusionError for anything wrong with these, before any work starts.
@@ -121,7 +121,7 @@ def read_keep_mask(run: TunedRun, mask: Any) -> np.ndarray:
     """(T, H, W) bool of a mask at the size of the clip, as it was or as it was learnt."""
     height, width = run.size
     if isinstance(mask, str | os.PathLike):
-        frames, name = read_media(mask, max_side=None, log=lambda _: None).frames, f"the mask {mask}"
+        frames, name = read_media(os.fspath(mask), max_side=None, log=lambda _: None).frames, f"the mask {mask}"
         size = frames.shape[1:3]
         if not any(_same_shape(size, other) for other in (run.size, run.source_size)):
             raise SinfusionError(

@@ -29,7 +29,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, least, most in (("frames", 2, 10_000), ("steps", 1, 10**8), ("window", 2, 10_000)):
             value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most:
+            if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
                 raise SettingError(f"{{{name}}} must be a whole number from {least} to {most}, not {value!r:.40}.")
         if not isinstance(self.learning_rate, Real) or not 0 < self.learning_rate < 1:
             raise SettingError(f"{{learning_rate}} must be above 0 and below 1, not {self.learning_rate!r:.40}.")

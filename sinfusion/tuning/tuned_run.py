@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -185,7 +186,7 @@ def _read(path: Path, shapes: dict[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def is_tuned(folder: str | Path) -> bool:
+def is_tuned(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder is a run of this kind, whole or damaged."""
     try:
         description = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))

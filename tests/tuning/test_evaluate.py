@@ -60,7 +60,7 @@ def run_folder(tmp_path_factory, stable_diffusion, texture):
 def test_retold_videos_are_measured_against_what_they_were_told(run_folder, clip_folder, tmp_path, capsys):
     videos = [run_folder / "outputs" / f"retell-1-{i}.mp4" for i in (1, 2)]
     assert [recorded_prompt(video) for video in videos] == ["the man", "skiing"]
-    words = ["evaluate", run_folder, *videos, "--clip-model", clip_folder, "--json", tmp_path / "numbers.json"]
+    words = ["evaluate", run_folder, *videos, "--clip", clip_folder, "--json", tmp_path / "numbers.json"]
     assert main([*map(str, words)]) == 0
     table = capsys.readouterr().out
     assert "CLIP frames" in table and "CLIP text" in table and "100 times the cosine" in table
@@ -73,9 +73,9 @@ def test_a_prompt_may_be_given_instead_and_needs_a_model(run_folder, clip_folder
     write_video(tmp_path / "other.mp4", texture(6, (64, 64), seed=1), fps=5)
     video = tmp_path / "other.mp4"
     assert recorded_prompt(video) is None
-    rows = sinfusion.evaluate(run_folder, video, clip_model=clip_folder)
+    rows = sinfusion.evaluate(run_folder, video, clip=clip_folder)
     assert "clip_text" in rows[0] and "clip_text" not in rows[1] and "clip_frames" in rows[1]
-    assert sinfusion.evaluate(run_folder, video, clip_model=clip_folder, prompt="the")[1]["prompt"] == "the"
+    assert sinfusion.evaluate(run_folder, video, clip=clip_folder, prompt="the")[1]["prompt"] == "the"
     with pytest.raises(SinfusionError, match="prompt is for CLIP"):
         sinfusion.evaluate(run_folder, video, prompt="the")
     with pytest.raises(SinfusionError, match="give videos that sinfusion retell has made"):
