@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import SinfusionError, option_name
 from .network import VideoNetwork, tuned
 
-# Of the speed of one large matrix product, by what the authors say of an A100, and by what was seen on two CPU cores.
-EFFICIENCY = {"cuda": 0.2, "cpu": 0.5}
+# Of the speed of one large matrix product, by what the authors say of an A100, and by what was seen on a CPU core.
+EFFICIENCY = {"cuda": 0.2, "cpu": 0.12}
 SIDE = {"cuda": 8192, "cpu": 1024}  # of that product
 STATE_BYTES = 16  # of a tuned weight: itself, its gradient, two moments
 RESERVE = 1 << 30  # of a GPU: its libraries, the VAE, what is left between blocks of memory

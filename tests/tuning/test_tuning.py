@@ -193,7 +193,7 @@ print(limit)
     assert last > 4
     whole = stored(tmp_path / f"run-{last}")
     settings = {**SMALL, "steps": 2, "frames": 3}
-    for limit in (1, 2, 3, last - 2, last - 1):
+    for limit in (2, last - 2, last - 1):
         folder = tmp_path / f"run-{limit}"
         if (folder / "run.json").exists() and (folder / "input.safetensors").exists():
             sinfusion.tune(folder, quiet=True)
@@ -365,7 +365,7 @@ def test_pickled_weights_and_other_models_are_refused(refused, video, stable_dif
         words = ["tune", video, "--prompt", PROMPT, "--model", folder, "--out", tmp_path / "run", "--device", "cpu"]
         sentence = refused(*words)
         assert str(folder) in sentence and "bring Stable Diffusion" in sentence
-        assert ("pickled" in sentence) == (name == "pickled")
+        assert ("pickled weights" in sentence) == (name == "pickled")
     shutil.copytree(stable_diffusion, tmp_path / "other")
     weights = tmp_path / "other" / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({name: value + 1 for name, value in load_file(weights).items()}, weights)
