@@ -21,7 +21,7 @@ from ..errors import SinfusionError, option_name
 from .network import VideoNetwork, tuned
 
 # Of the speed of one large matrix product, by what the authors say of an A100, and by what was seen on a CPU core.
-EFFICIENCY = {"cuda": 0.2, "cpu": 0.12}
+EFFICIENCY = {"cuda": (0.2, 0.2), "cpu": (0.13, 0.6)}  # in bf16, in fp32
 SIDE = {"cuda": 8192, "cpu": 1024}  # of that product
 STATE_BYTES = 16  # of a tuned weight: itself, its gradient, two moments
 RESERVE = 1 << 30  # of a GPU: its libraries, the VAE, what is left between blocks of memory
@@ -136,7 +136,7 @@ def speed(device: torch.device, dtype: torch.dtype) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begun)
-    return EFFICIENCY[device.type] * 2 * side**3 / min(seconds)
+    return EFFICIENCY[device.type][dtype == torch.float32] * 2 * side**3 / min(seconds)
 
 
 def check_affordable(device: torch.device, seconds: float, really_on_cpu: bool, needed: int = 0) -> None:
