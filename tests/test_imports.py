@@ -136,6 +136,18 @@ def test_the_closed_form_needs_the_mathematics_and_no_models():
     assert not {"roles", "recipe", "run", "training", "generation", "media"} & needed("closed_form")
 
 
+def test_optional_packages_are_imported_inside_of_functions_alone():
+    optional = {"diffusers", "transformers", "accelerate", "cv2", "open_clip"}
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        inside = {id(node) for function in functions for node in ast.walk(function)}
+        for node in (node for node in ast.walk(tree) if id(node) not in inside):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            assert not optional & {name.split(".")[0] for name in names}, path
+
+
 def test_only_ops_imports_the_native_libraries():
     for path in FILES:
         assert home(path) == "ops" or not {"_cpu", "_cuda", "kernels"} & set(imported(path)), path
