@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .released import import_released
     from .run import load
     from .training.session import train
+    from .tuning.retelling import retell
+    from .tuning.session import tune
 
 _HOMES = {
     "train": "training.session",
@@ -38,6 +40,8 @@ _HOMES = {
     "stream": "generation.video",
     "edit": "generation.image",
     "loop": "generation.loops",
+    "tune": "tuning.session",
+    "retell": "tuning.retelling",
     "evaluate": "metrics.evaluation",
     "import_released": "released",
     "keep_memory": "ops",
@@ -68,8 +72,10 @@ __all__ = [
     "read_image",
     "read_video",
     "retarget",
+    "retell",
     "stream",
     "train",
+    "tune",
     "upsample",
     "write_video",
 ]

@@ -234,6 +234,8 @@ def load(
         )
     try:
         description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if description["kind"] == "tuned":
+            raise SinfusionError(f"it is a tuned model; make videos with: sinfusion retell {folder} --prompt ...")
         if description["format"] != FORMAT:
             raise SinfusionError(
                 f"it has format {description['format']!r:.40}, this sinfusion reads format {FORMAT}; "

@@ -7,15 +7,16 @@ PACKAGE = Path(__file__).parent.parent / "sinfusion"
 
 ORDER = [
     {"errors", "kernels"},
-    {"seeds", "progress"},
+    {"seeds", "progress", "extras"},
     {"ops", "files", "console", "signals"},
     {"pixels", "precision"},
     {"clip", "network", "diffusion", "linear"},
     {"media", "roles"},
-    {"recipe", "checkpoint"},
+    {"recipe", "checkpoint", "text"},
     {"run", "patches"},
     {"generation", "released"},
     {"training", "scene"},
+    {"tuning"},
     {"closed_form", "metrics"},
     {"info", "demo"},
     {"cli"},
@@ -24,9 +25,9 @@ ORDER = [
 
 # The same inside a room, where it has many files.
 ROOMS = {
-    "media": [{"colour", "sheets"}, {"display", "writing"}, {"reading"}, {"source"}],
+    "media": [{"colour", "sheets", "timing", "sound"}, {"display", "writing"}, {"reading"}, {"source"}],
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
-    "generation": [{"projection", "reverse_process", "streaming"}, {"video"}, {"image", "loops"}],
+    "generation": [{"border", "reverse_process", "streaming"}, {"projection"}, {"video"}, {"image", "loops"}],
     "training": [
         {"plan", "optimizer", "processes", "batch", "callbacks", "request"},
         {"budget", "logger"},
@@ -36,10 +37,17 @@ ROOMS = {
         {"session"},
     ],
     "patches": [{"pyramid", "dynamics", "cuts"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting", "loops"}],
+    "tuning": [
+        {"network", "settings"},
+        {"sampling", "base_model", "cost"},
+        {"tuned_run"},
+        {"tuner"},
+        {"session", "retelling"},
+    ],
     "closed_form": [{"predictor"}, {"generation"}],
     "metrics": [
         {"stacks", "windows"},
-        {"nearest_neighbors", "fidelity", "frechet", "coverage"},
+        {"nearest_neighbors", "fidelity", "frechet", "coverage", "clip_scores"},
         {"comparison", "loops"},
         {"run_evaluation"},
         {"evaluation"},
@@ -127,6 +135,18 @@ def test_the_patch_engine_needs_operators_and_no_models():
 
 def test_the_closed_form_needs_the_mathematics_and_no_models():
     assert not {"roles", "recipe", "run", "training", "generation", "media"} & needed("closed_form")
+
+
+def test_optional_packages_are_imported_inside_of_functions_alone():
+    optional = {"diffusers", "transformers", "accelerate", "cv2", "open_clip"}
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        inside = {id(node) for function in functions for node in ast.walk(function)}
+        for node in (node for node in ast.walk(tree) if id(node) not in inside):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            assert not optional & {name.split(".")[0] for name in names}, path
 
 
 def test_only_ops_imports_the_native_libraries():

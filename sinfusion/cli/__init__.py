@@ -26,6 +26,7 @@ from .loop import Loop
 from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
 from .preview import Preview
 from .training import Train
+from .tuning import Retell, Tune
 
 __all__ = ["COMMANDS", "main"]
 
@@ -49,6 +50,8 @@ COMMANDS: dict[str, type[Command] | Group] = {
     ),
     "loop": Loop,
     "preview": Preview,
+    "tune": Tune,
+    "retell": Retell,
     "import": Import,
     "info": Info,
     "demo": Demo,

@@ -20,6 +20,7 @@ from ..seeds import check_seed
 from .command import Command
 from .evaluation_report import Row, draw, table, write_field
 from .options import (
+    OPTIONAL,
     File,
     Format,
     Number,
@@ -56,7 +57,7 @@ class Evaluate(Command):
     example: ClassVar[str] = "sinfusion evaluate fish.mp4 a.mp4 b.mp4 --plot quality.png --fields fields"
     lower: ClassVar[str] = "--size, --stop or --count"
 
-    # A video, a folder of frames or an image; or a run, for its training frames.
+    # A video, a folder of frames or an image; or a run, for its frames.
     original: Annotated[Positional[Path], tyro.conf.arg(metavar="ORIGINAL")]
     # Results of the same kind; left out: ORIGINAL is a run, which generates them.
     generated: Annotated[
@@ -72,6 +73,10 @@ class Evaluate(Command):
     inception: File = None
     # File with weights of C3D, for the SVFID of videos.
     c3d: File = None
+    # Folder with a CLIP of transformers: do frames go together, and with their text?
+    clip: File = None
+    # The text for --clip; left out: what `sinfusion retell` was told.
+    prompt: Annotated[str | None, OPTIONAL] = None
     # Size that all files are resized to; left out: each keeps its own.
     size: Size = None
     # The longer side that larger files are scaled down to; left out: no limit.
@@ -88,7 +93,7 @@ class Evaluate(Command):
     seed: int = 0
     # For a run: further frames of its video, to predict.
     held_out: File = None
-    # For a run: number of samples; of videos, from a frame and from noise.
+    # For a run: samples; of videos, from a frame and from noise each.
     count: int = 3
     # For a run: network evaluations for an image; left out: the recipe's.
     steps: Whole = None
@@ -158,6 +163,7 @@ class Evaluate(Command):
         with Bar() as bar:
             rows = evaluate(
                 original, list(self.generated) or None, inception=self.inception, c3d=self.c3d,
+                clip=self.clip, prompt=self.prompt,
                 size=parse_size(self.size), max_side=self.max_side, start=self.start, stop=self.stop,
                 stride=self.stride, fps=self.fps, held_out=self.held_out, count=self.count, seed=self.seed,
                 steps=self.steps,

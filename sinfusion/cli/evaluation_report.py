@@ -19,6 +19,8 @@ FIGURES = {  # columns of those that not all rows have
     "coverage": "coverage",
     "sifid": "SIFID",
     "svfid": "SVFID",
+    "clip_frames": "CLIP frames",
+    "clip_text": "CLIP text",
     "change": "change",
     "high_frequency": "high freq.",
 }
@@ -29,6 +31,7 @@ LEGEND = (
     "NNFDIV is diversity; NNFDIST and SWD (for each scale) are errors; change and high freq. are 1 in the original.",
     "Coverage is how much of what the original shows is there, and as often: 1 for a copy.",
 )
+CLIP_LEGEND = "CLIP: 100 times the cosine of frames with each other, and with the text that they should show."
 
 
 def write_field(path: Path, field: np.ndarray, overwrite: bool) -> None:
@@ -50,7 +53,8 @@ def table(rows: list[Row]) -> str:
     lines = [*_aligned(_prediction_cells(predictions)), ""] if predictions else []
     drifting = [row for row in results if row["kind"] != "self_baseline" and any(key in row for key in DRIFTS)]
     drift = ["", *_aligned(_drift_cells(drifting))] if drifting else []
-    return "\n".join([*lines, *_aligned(_result_cells(results)), *drift, *LEGEND])
+    clip = [CLIP_LEGEND] if any("clip_frames" in row or "clip_text" in row for row in results) else []
+    return "\n".join([*lines, *_aligned(_result_cells(results)), *drift, *LEGEND, *clip])
 
 
 def _prediction_cells(rows: list[Row]) -> list[list[str]]:

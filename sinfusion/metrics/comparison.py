@@ -17,6 +17,8 @@ import torch
 from ..clip import format_size
 from ..errors import SinfusionError
 from ..progress import ProgressCounter
+from ..text.clip import ClipModel
+from .clip_scores import scores
 from .coverage import SIDE, Coverage, coverage, downscale_of
 from .fidelity import relative_statistics, sliced_wasserstein
 from .frechet import C3D_MIN_SIDE, INCEPTION_MIN_SIDE, load_c3d, load_inception, sifid, svfid
@@ -49,6 +51,9 @@ class MetricOptions:
     seed: int = 0
     device: torch.device | str = "auto"  # of the nearest-neighbour fields
     on_result: OnResult = lambda *_: None
+    clip: ClipModel | None = None  # for how well frames go together, and with a text
+    prompt: str | None = None  # what results should show, whatever they were told
+    original_prompt: str | None = None  # what the original shows
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,12 @@ class Comparison:
         covered = smallest // downscale_of(frames) >= SIDE
         return cls(frames, scales, Coverage.of(frames, options.device) if covered else None, options)
 
-    def result(self, name: str, generated: np.ndarray, counter: ProgressCounter, **facts: Any) -> Row:
-        """The row of one result; `facts` are added to it."""
+    def result(
+        self, name: str, generated: np.ndarray, counter: ProgressCounter, prompt: str | None = None, **facts: Any
+    ) -> Row:
+        """The row of one result. prompt: what it was told to show, if it was. `facts` are added to the row."""
         metrics, field, distance = self._metrics(generated, self.original)
+        metrics |= self._clip_scores(generated, self.options.prompt or prompt)
         metrics |= self._coverage_and_drift(generated, distance)
         self.options.on_result(name, generated, field)
         counter.add(frame_count(generated))
@@ -87,7 +95,7 @@ class Comparison:
         return {"kind": "result", "name": name, **metrics, **relative, **frames_and_size(generated), **facts}
 
     def self_baseline(self, counter: ProgressCounter) -> Row:
-        """The row of the original's halves, each measured against the other: the mean.
+        """The row of the original's halves, each measured against the other: the mean. CLIP sees the whole original.
 
         `relative_statistics` are those of the second half against the first.
         """
@@ -96,9 +104,14 @@ class Comparison:
         if self.cover is not None:
             pairs = ((first, second), (second, first))
             metrics["coverage"] = float(np.mean([coverage(a, b, self.options.device) for a, b in pairs]))
+        metrics |= self._clip_scores(self.original, self.options.original_prompt)
         counter.add(frame_count(self.original))
         relative = relative_statistics(second, first)
         return {"kind": "self_baseline", "name": name, **metrics, **relative, **frames_and_size(second)}
+
+    def _clip_scores(self, pixels: np.ndarray, prompt: str | None) -> Row:
+        model = self.options.clip
+        return {} if model is None else scores(model, pixels, prompt) | ({"prompt": prompt} if prompt else {})
 
     def _coverage_and_drift(self, generated: np.ndarray, distance: np.ndarray) -> Row:
         """The coverage; and of a video some figures of its last frames, over those of the first ones."""

@@ -16,9 +16,14 @@ import numpy as np
 from ..clip import format_size
 from ..errors import SinfusionError
 from ..media import Clip, Source
+from ..precision import choose_device
 from ..progress import OnProgress, ProgressCounter
 from ..run import Run, load
 from ..seeds import check_seed
+from ..text.clip import load as load_clip
+from ..tuning.tuned_run import TunedRun, is_tuned
+from ..tuning.tuned_run import load as load_tuned
+from .clip_scores import recorded_prompt
 from .comparison import Comparison, MetricOptions, Named, OnResult, Row, frame_count, pixel_size
 from .run_evaluation import evaluate_run, read_held_out
 
@@ -32,6 +37,8 @@ def evaluate(
     *,
     inception: str | Path | None = None,
     c3d: str | Path | None = None,
+    clip: str | Path | None = None,
+    prompt: str | None = None,
     size: tuple[int, int] | None = None,
     max_side: int | None = None,
     start: int | None = None,
@@ -49,11 +56,12 @@ def evaluate(
     """Measure generated images or videos against their original; or, where none are given, what a run generates.
 
     original: a video or an image; a run stands for the frames it was trained on. generated: one or several of the same
-    kind. inception, c3d: files of weights (see `frechet`), for SIFID of images and SVFID of videos. size: (height,
-    width) that all files are resized to; max_side: the longer side that they are scaled down to, if they are all of one
-    size; files keep their own size without either. start, stop, stride: frames to use of the original, or of
-    `held_out`. fps: frames per second that all videos with a rate are resampled to. seed: of the metrics' random
-    numbers, and of what a run generates.
+    kind. inception, c3d: files of weights (see `frechet`), for SIFID of images and SVFID of videos. clip: folder of a
+    CLIP (see `text.clip`), for how well frames go together, and with what they should show: `prompt`, or what
+    `sinfusion retell` was told. size: (height, width) that all files are resized to; max_side: the longer side that
+    they are scaled down to, if they are all of one size; files keep their own size without either. start, stop, stride:
+    frames to use of the original, or of `held_out`. fps: frames per second that all videos with a rate are resampled
+    to. seed: of the metrics' random numbers, and of what a run generates.
 
     For a run alone: count: how many samples are generated from each start, with the seeds `seed`, `seed` + 1 and so on;
     steps: network evaluations an image; held_out: further frames of the video that the run was trained on.
@@ -63,14 +71,20 @@ def evaluate(
 
     Returns one dict a row. All have "kind" and "name". The kind "self_baseline" has the original's halves measured
     against each other, "result" is one result, "mean" the mean of a run's results. They have "nnfdiv", "nnfdist", "swd"
-    (a number for each scale), "coverage" (see `coverage`), "sifid" or "svfid", "change" (videos) and "high_frequency"
-    divided by the original's, "frames" and "size"; results of a run also "seed" and "start". Results of at least 12
-    frames have "nnfdist_drift", "coverage_drift", "change_drift" and "high_frequency_drift": the last quarter's over
-    the first quarter's. The kinds "prediction" (the next frame) and "interpolation" (the frame between) have PSNR in
-    dB: "mean_db" of the conditional mean, "sample_db" of a sample, "linear_db" of the linear filter (next frame),
-    "baseline_db" of "baseline". Raises SinfusionError for anything wrong with the arguments, before any work starts.
+    (a number for each scale), "coverage" (see `coverage`), "sifid" or "svfid", "clip_frames" and "clip_text" (see
+    `clip_scores`), "change" (videos) and "high_frequency" divided by the original's, "frames" and "size"; results of a
+    run also "seed" and "start". Results of at least 12 frames have "nnfdist_drift", "coverage_drift", "change_drift"
+    and "high_frequency_drift": the last quarter's over the first quarter's. The kinds "prediction" (the next frame) and
+    "interpolation" (the frame between) have PSNR in dB: "mean_db" of the conditional mean, "sample_db" of a sample,
+    "linear_db" of the linear filter (next frame), "baseline_db" of "baseline". Raises SinfusionError for anything wrong
+    with the arguments, before any work starts.
     """
+    shown = None  # what the original shows, if anybody has said so
+    if isinstance(original, TunedRun) or (isinstance(original, str | os.PathLike) and is_tuned(original)):
+        original, shown = _read_tuned(original, generated)
     run = original if isinstance(original, Run) else _find_run(original)
+    if prompt is not None and clip is None:
+        raise SinfusionError("prompt is for CLIP; give the folder of one (--clip), or leave out prompt.")
     cut: dict[str, Any] = {"start": start, "stop": stop, "stride": stride}
     scaling: dict[str, Any] = {"size": size, "max_side": max_side}
     rate: dict[str, Any] = {"fps": fps}
@@ -82,21 +96,27 @@ def evaluate(
         seed = check_seed(seed, count)
         _refuse_unused(cut | rate if held_out is None else {}, scaling)
         held_out = None if held_out is None else read_held_out(run, held_out, cut | rate, log)
-        clip = run.frames[0] if run.kind == "image" else run.frames
-        options = MetricOptions(inception, c3d, seed, run.device, on_result)
-        comparison = Comparison.of((str(run.path), clip), [], options)
+        model = None if clip is None else load_clip(clip, run.device)
+        options = MetricOptions(inception, c3d, seed, run.device, on_result, model, prompt, prompt)
+        pixels = run.frames[0] if run.kind == "image" else run.frames
+        comparison = Comparison.of((str(run.path), pixels), [], options)
         return evaluate_run(run, comparison, held_out, count, seed, steps, on_progress)
     if held_out is not None or steps is not None:
         option = "steps" if held_out is None else "held_out"
         raise SinfusionError(
             f"{option} is for the evaluation of a run alone; leave out {option}, or what is generated."
         )
-    options = MetricOptions(inception, c3d, check_seed(seed), on_result=on_result)
-    clip, results = _read(original if run is None else run, generated, cut, scaling | rate, log)
-    comparison = Comparison.of((_name(original), clip), results, options)
-    counter = ProgressCounter(frame_count(clip) + sum(frame_count(pixels) for _, pixels in results), on_progress)
-    baseline = comparison.self_baseline(counter)
-    return [baseline, *(comparison.result(name, pixels, counter) for name, pixels in results)]
+    model = None if clip is None else load_clip(clip, choose_device())
+    options = MetricOptions(
+        inception, c3d, check_seed(seed), "auto", on_result, model, prompt, shown if prompt is None else prompt
+    )
+    known, results, told = _read(original if run is None else run, generated, cut, scaling | rate, log)
+    comparison = Comparison.of((_name(original), known), results, options)
+    counter = ProgressCounter(frame_count(known) + sum(frame_count(pixels) for _, pixels in results), on_progress)
+    rows = [comparison.self_baseline(counter)]
+    for (name, pixels), text in zip(results, told, strict=True):
+        rows.append(comparison.result(name, pixels, counter, text))
+    return rows
 
 
 def _refuse_unused(cut: dict[str, Any], scaling: dict[str, Any]) -> None:
@@ -121,14 +141,22 @@ def _find_run(original: Media) -> Run | None:
     return load(original) if _is_path(original) and (Path(original) / "run.json").is_file() else None
 
 
+def _read_tuned(original: Media, generated: Any) -> tuple[Clip, str]:
+    """The clip of a tuned model, and what it shows."""
+    run = original if isinstance(original, TunedRun) else load_tuned(original, "cpu")
+    if generated is None:
+        raise SinfusionError(f"{run.path} is a tuned model; give videos that sinfusion retell has made of it.")
+    return Clip(run.frames, run.fps, "video", run.size), run.prompt
+
+
 def _is_path(media: Any) -> bool:
     return isinstance(media, str | os.PathLike)
 
 
 def _read(
     original: Media | Run, generated: Media | Sequence[Media], cut: dict[str, Any], scaling: dict[str, Any], log: Log
-) -> tuple[np.ndarray, list[Named]]:
-    """Original and results, images (H, W, 3), videos (T, H, W, 3)."""
+) -> tuple[np.ndarray, list[Named], list[str | None]]:
+    """Original and results, images (H, W, 3), videos (T, H, W, 3); and what each result was to show."""
     clip, source_size = _read_original(original, cut, scaling, log)
     listed: list[Media] = [generated]
     if isinstance(generated, list | tuple) or getattr(generated, "ndim", 0) == clip.ndim + 1:  # as `generate` returns
@@ -150,7 +178,7 @@ def _read(
                 f"{name} is {pixel_size(pixels)}, the original {pixel_size(clip)}: compared pixel for pixel, as is "
                 "right for retargeted ones; if they show the same at different scales, give a size for both (--size)"
             )
-    return clip, results
+    return clip, results, [recorded_prompt(Path(media)) if _is_path(media) else None for media in listed]
 
 
 def _read_original(

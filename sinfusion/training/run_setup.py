@@ -137,6 +137,8 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
     trained = any(last_checkpoint(path / role) for role in ROLES)
     if not there or ("run.json" in there and "input.safetensors" not in there and not trained):
         return  # empty, or stopped before it began
+    if "tuned" in there:
+        raise SinfusionError(f"{path} is a run of sinfusion tune, so it is not overwritten; choose another --out.")
     if "run.json" not in there and not there <= {"input.safetensors", "outputs", "made", *ROLES}:
         raise SinfusionError(f"{path} exists and is not a run folder, so it is not overwritten; choose another --out.")
     if not overwrite:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -81,7 +82,7 @@ def test_help_fits_a_screen_and_ends_with_an_example(command, capsys, monkeypatc
 def test_the_example_of_the_help_is_accepted(command):
     import tyro
 
-    words, name = EVERY[command].example.split(), command.split()
+    words, name = shlex.split(EVERY[command].example), command.split()
     assert words[: 1 + len(name)] == ["sinfusion", *name]
     assert tyro.cli(EVERY[command], args=words[1 + len(name) :])
 

@@ -1,0 +1,1 @@
+"""What knows words and images: CLIP, from a folder that the user brings."""
