@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import pairwise
@@ -21,18 +21,19 @@ from ..errors import SinfusionError
 from ..files import atomic_write, discard, make_folders, put, temporary_name
 
 H264 = "libx264"
+GIF_FPS = 50  # the most that browsers play: they show frames of 10 ms for 100
 
 
 class VideoWriter:
     """Writes frames one by one: .mp4, .gif, or a folder of numbered PNGs for a path without a suffix.
 
     MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. A GIF shows repeated frames as
-    one that lasts longer. The file appears under its name when it is complete; after an error nothing is left. Raises
+    one that lasts longer, and of more than 50 frames a second it keeps 50; log: called with a note on that. The file appears under its name when it is complete; after an error nothing is left. Raises
     SinfusionError for what cannot be written.
     """
 
-    def __init__(self, path: str | Path, fps: float, overwrite: bool = False):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, fps: float, overwrite: bool = False, log: Callable[[str], None] = print):
+        self.path, self.log = Path(path), log
         encoders: dict[str, Any] = {".mp4": Mp4Encoder, ".gif": GifEncoder, "": PngFolderEncoder}
         if self.path.suffix.lower() not in encoders:
             raise SinfusionError(f"{path}: write .mp4, .gif, or a name without a suffix for a folder of PNGs.")
@@ -74,6 +75,11 @@ class VideoWriter:
             with _writing(self.path):
                 self._encoder.close()
                 put(self.temporary, self.path, self.overwrite)
+            if isinstance(self._encoder, GifEncoder) and self._encoder.dropped:
+                self.log(
+                    f"{self.path.name} plays at the right speed, without {self._encoder.dropped} of the frames: a GIF "
+                    f"shows at most {GIF_FPS} a second, not {self.fps:g}"
+                )
         finally:
             discard(self.temporary)
 
@@ -107,15 +113,24 @@ class Mp4Encoder:
 
 class GifEncoder:
     def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
-        self.path, self.fps = path, fps
+        self.path, self.fps, self.count = path, fps, 0
         self.images: list[Image.Image] = []
 
     def write(self, frame: np.ndarray) -> None:
-        self.images.append(Image.fromarray(frame).quantize(256, kmeans=1))
+        if self.count >= int(len(self.images) * max(1, self.fps / GIF_FPS) + 0.5):
+            self.images.append(Image.fromarray(frame).quantize(256, kmeans=1))
+        self.count += 1
+
+    @property
+    def dropped(self) -> int:
+        """Frames that no GIF can show."""
+        return self.count - len(self.images)
 
     def close(self) -> None:
-        times = [10 * round(100 * i / self.fps) for i in range(len(self.images) + 1)]  # ms; a GIF counts in 10 ms
-        durations = [max(20, b - a) for a, b in pairwise(times)]  # browsers play shorter ones slowly
+        rate = min(self.fps, GIF_FPS)
+        times = [10 * round(100 * i / rate) for i in range(len(self.images))]  # ms; a GIF counts in 10 ms
+        times.append(max(times[-1] + 20, 10 * round(100 * self.count / self.fps)))
+        durations = [b - a for a, b in pairwise(times)]
         self.images[0].save(self.path, "GIF", save_all=True, append_images=self.images[1:], loop=0, duration=durations)
 
 
@@ -132,9 +147,16 @@ class PngFolderEncoder:
         pass
 
 
-def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float, overwrite: bool = False) -> None:
+def write_video(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    *,
+    fps: float,
+    overwrite: bool = False,
+    log: Callable[[str], None] = print,
+) -> None:
     """Write frames, an iterable of (H, W, 3) uint8 or what `as_frames` accepts; see `VideoWriter` for the formats."""
-    with VideoWriter(path, fps, overwrite) as writer:
+    with VideoWriter(path, fps, overwrite, log) as writer:
         for frame in as_frames(frames) if hasattr(frames, "__array__") or isinstance(frames, Clip) else frames:
             writer.write(frame)
 
