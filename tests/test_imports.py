@@ -24,6 +24,7 @@ ORDER = [
 
 # The same inside a room, where it has many files.
 ROOMS = {
+    "media": [{"heif", "stills", "animations", "sheets", "writing"}, {"reading"}, {"source"}],
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
     "generation": [{"projection", "reverse_process", "streaming"}, {"video"}, {"image"}],
     "training": [

@@ -34,6 +34,7 @@ ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:au
 MAX_META_BYTES = 32 << 20  # of what describes the items; that of a photo has some thousand
 MAX_PIXELS = 178_956_970  # of an image, as in Pillow
 BT601, UNSPECIFIED = 6, 2  # matrix coefficients
+LIMITED, FULL = 1, 2  # ranges of FFmpeg
 
 
 @dataclass
@@ -203,9 +204,11 @@ class _HeifFile:
         for data in self._all(self.primary, b"colr"):
             if data[:4] == b"nclx":
                 frame.color_primaries, frame.color_trc, frame.colorspace = struct.unpack_from(">HHH", data, 4)
-                frame.color_range = 2 if data[10] & 0x80 else 1
+                frame.color_range = FULL if data[10] & 0x80 else LIMITED
         if frame.colorspace == UNSPECIFIED and frame.format.name[:4] != "gbrp":
             frame.colorspace = BT601  # the default of the standard, of whatever size
+        if frame.format.name.startswith("gray") and frame.color_range == LIMITED:
+            _stretch(frame)  # FFmpeg's scaler takes all grey for full range
 
     def _is_alpha(self, number: int, masters: list[int]) -> bool:
         return self.primary in masters and any(data[4:].split(b"\0")[0] in ALPHA for data in self._all(number, b"auxC"))
@@ -382,6 +385,14 @@ def _planes(frame: av.VideoFrame) -> list[np.ndarray]:
         rows = np.frombuffer(data, np.uint8)[: plane.line_size * plane.height].reshape(plane.height, plane.line_size)
         views.append(rows[:, : plane.width * dtype.itemsize].view(dtype))
     return views
+
+
+def _stretch(frame: av.VideoFrame) -> None:
+    """Grey of limited range becomes full, in place."""
+    plane, step = _planes(frame)[0], 1 << frame.format.components[0].bits - 8
+    full = (plane.astype(np.float32) - 16 * step) * ((256 * step - 1) / (219 * step))
+    plane[:] = np.clip(np.round(full), 0, 256 * step - 1).astype(plane.dtype)
+    frame.color_range = FULL
 
 
 def first_plane(frame: av.VideoFrame) -> np.ndarray:

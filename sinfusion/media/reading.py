@@ -95,7 +95,7 @@ def _folder(path: Path, wanted: range, fit: Fit) -> Opened:
             if not file.is_file():  # a pipe would block
                 raise SinfusionError(f"{file} is not a file.")
             try:
-                frame = _frame_of(file, fit)
+                frame, opened.whole_size = _frame_of(file, fit)
             except SinfusionError:
                 raise
             except Exception as error:  # see `with_read_errors`
@@ -115,7 +115,8 @@ def _folder(path: Path, wanted: range, fit: Fit) -> Opened:
         with image:
             return whole_size or upright_size(image), len(files)
 
-    return Opened(frames(), _with_probe_errors(path, probe), fps=None, still=True, alone=len(files) == 1)
+    opened = Opened(frames(), _with_probe_errors(path, probe), fps=None, still=True, alone=len(files) == 1)
+    return opened
 
 
 def _natural_order(name: str) -> list[str | int]:
@@ -123,13 +124,13 @@ def _natural_order(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
-def _frame_of(file: Path, fit: Fit) -> np.ndarray:
-    """(H, W, 3) uint8: the image in a file of a folder."""
+def _frame_of(file: Path, fit: Fit) -> tuple[np.ndarray, tuple[int, int] | None]:
+    """The image in a file of a folder, (H, W, 3) uint8, and its whole size if that is a part of it."""
     if heif.brand(file):
-        return _heif_pixels(file)
-    image, _ = open_image(file, fit)
+        return _heif_pixels(file), None
+    image, whole_size = open_image(file, fit)
     with image:
-        return from_pillow(ImageOps.exif_transpose(image))
+        return from_pillow(ImageOps.exif_transpose(image)), whole_size
 
 
 def _image(path: Path, image: Image.Image, whole_size: tuple[int, int] | None, wanted: range) -> Opened:

@@ -28,8 +28,9 @@ class VideoWriter:
     """Writes frames one by one: .mp4, .gif, or a folder of numbered PNGs for a path without a suffix.
 
     MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. A GIF shows repeated frames as
-    one that lasts longer, and of more than 50 frames a second it keeps 50; log: called with a note on that. The file appears under its name when it is complete; after an error nothing is left. Raises
-    SinfusionError for what cannot be written.
+    one that lasts longer, and of more than 50 frames a second it keeps 50; log: called with a note on that. The file
+    appears under its name when it is complete; after an error nothing is left. Raises SinfusionError for what cannot be
+    written.
     """
 
     def __init__(self, path: str | Path, fps: float, overwrite: bool = False, log: Callable[[str], None] = print):
