@@ -195,7 +195,8 @@ class _HeifFile:
             raise SinfusionError(f"{self.path} needs the decoder {name}; install PyAV from its wheels.") from error
         if configuration and name != "mjpeg":
             decoder.extradata = configuration
-        decoder.thread_type = "SLICE"  # with threads by frames, as many would be in flight as there are cores
+        # A thread of FFmpeg that reports an error waits for Python's lock, held by whoever closes the decoder meanwhile.
+        decoder.thread_count = 1
         decoder.options = {"max_pixels": str(MAX_PIXELS)}
         return decoder
 

@@ -366,11 +366,13 @@ class _Sequence(_VideoFile):
         return best
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
+        self.stream.codec_context.thread_count = 1  # see `heif`
         self.alpha: np.ndarray | None = None
         with ExitStack() as opened:
             alphas: Iterator[av.VideoFrame] = iter(())
             if self.alpha_index is not None:
                 container = opened.enter_context(self._open())
+                container.streams[self.alpha_index].codec_context.thread_count = 1
                 alphas = container.decode(container.streams[self.alpha_index])
             for frame in super()._decoded():
                 if frame.colorspace == heif.UNSPECIFIED:

@@ -96,7 +96,8 @@ class Source:
         longest: the `max_side` of a source with neither that nor a size. log: called with a note on scaling.
 
         Frames are scaled antialiased. Transparency is composited over white; 16-bit, grey, palette and CMYK images
-        become 8-bit RGB (colour profiles are not applied); EXIF and video rotation are applied. fps is the mean where
+        become 8-bit RGB (colour profiles are not applied); EXIF and video rotation are applied. Animations are put
+        together as browsers do, HEIC and AVIF are read whole, of several video streams the one that players show. fps is the mean where
         frames last differently. Raises SinfusionError for anything that cannot be read completely.
         """
         opened, wanted = self._open(longest), self._range()
