@@ -97,8 +97,8 @@ class Source:
 
         Frames are scaled antialiased. Transparency is composited over white; 16-bit, grey, palette and CMYK images
         become 8-bit RGB (colour profiles are not applied); EXIF and video rotation are applied. Animations are put
-        together as browsers do, HEIC and AVIF are read whole, of several video streams the one that players show. fps is the mean where
-        frames last differently. Raises SinfusionError for anything that cannot be read completely.
+        together as browsers do, HEIC and AVIF are read whole, of several video streams the one that players show. fps
+        is the mean where frames last differently. Raises SinfusionError for anything that cannot be read completely.
         """
         opened, wanted = self._open(longest), self._range()
         side = longest if self.max_side is None else self.max_side
