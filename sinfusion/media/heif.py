@@ -195,7 +195,7 @@ class _HeifFile:
             raise SinfusionError(f"{self.path} needs the decoder {name}; install PyAV from its wheels.") from error
         if configuration and name != "mjpeg":
             decoder.extradata = configuration
-        # A thread of FFmpeg that reports an error waits for Python's lock, held by whoever closes the decoder meanwhile.
+        # FFmpeg's threads, when they report an error, wait for Python's lock, which whoever closes the decoder holds.
         decoder.thread_count = 1
         decoder.options = {"max_pixels": str(MAX_PIXELS)}
         return decoder
