@@ -66,7 +66,7 @@ class Recipe:
     unconditional_sampling_steps: int = 50
     # Frames left out at the beginning of a video whose first frame the Projector generates.
     burn_in_frames: int = 0
-    # Timesteps, of 50, to which each predicted frame is noised for the Projector to correct; 0 turns that off.
+    # Timesteps, of 50, to which each predicted frame is noised for the Projector, if there is one, to correct; 0: none.
     correction_timesteps: int = 3
     # Sampling steps of the Projector's correction (preconditioned); other models take one a timestep.
     correction_steps: int = 3
@@ -268,7 +268,7 @@ FAST = Recipe(
     name="fast",
     parameterization="preconditioned",
     sampler="ancestral",
-    sampling_steps=10,
+    sampling_steps=8,
     unconditional_sampling_steps=25,
     batch_size=4,
     learning_rate=1e-3,
@@ -278,8 +278,11 @@ FAST = Recipe(
     white_condition_noise=1.0,
     coarse_condition_noise=1.0,
     burn_in_frames=4,
-    correction_timesteps=0,
+    correction_timesteps=4,
+    correction_steps=4,
     projection_weight=1.0,
+    projection_tolerance=1.5,
+    border=7,
     crop=0.5,
     warmup=0.02,
     decay="cosine",

@@ -25,7 +25,13 @@ ORDER = [
 
 # The same inside a room, where it has many files.
 ROOMS = {
-    "media": [{"colour", "sheets", "timing", "sound"}, {"display", "writing"}, {"reading"}, {"source"}],
+    "media": [
+        {"colour", "sheets", "timing", "sound", "refusals", "heif", "stills", "animations"},
+        {"display", "writing"},
+        {"video_file"},
+        {"reading"},
+        {"source"},
+    ],
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
     "generation": [{"border", "reverse_process", "streaming"}, {"projection"}, {"video"}, {"image", "loops"}],
     "training": [

@@ -196,7 +196,7 @@ class Display:
             rgb = np.asarray(_apply_profile(Image.fromarray(rgb), bytes(profile), self.note))
         elif not space.is_srgb:
             self.note(conversion(space))
-        return turned(rgb, _display_matrix(frame))
+        return turned(rgb, display_matrix(frame))
 
     def shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
         """(height, width) of the frame upright, with square pixels: the stored height is kept, the width scaled."""
@@ -212,7 +212,7 @@ class Display:
                 )
             else:
                 self.note(f"pixels of {aspect.numerator}:{aspect.denominator} make no sense: taken for squares")
-        return (width, height) if _sideways(_display_matrix(frame)) else (height, width)
+        return (width, height) if _sideways(display_matrix(frame)) else (height, width)
 
     def _aspect(self) -> Fraction | None:
         """Width of a pixel over its height; what the container says comes first."""
@@ -311,7 +311,7 @@ def _rgb16(frame: av.VideoFrame) -> np.ndarray:
     return frame.to_ndarray(format="rgb48le")
 
 
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
+def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """(a, b, c, d): a point goes from (x, y) to (a x + c y, b x + d y), up to a shift; None: as it is."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
@@ -322,6 +322,26 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
 
 def _sideways(matrix: tuple[int, int, int, int] | None) -> bool:
     return matrix is not None and abs(matrix[1]) + abs(matrix[2]) > abs(matrix[0]) + abs(matrix[3])
+
+
+def over_white(pixels: np.ndarray, alpha: np.ndarray, premultiplied: bool = False) -> np.ndarray:
+    """(H, W, 3) uint8 over white, with an alpha (H, W) of its own. premultiplied: whether it is multiplied by that."""
+    if premultiplied:
+        return np.minimum(pixels, alpha[..., None]) + (255 - alpha)[..., None]
+    return from_pillow(Image.fromarray(np.dstack([pixels, alpha])))
+
+
+def tagged_pixels(frame: av.VideoFrame, profile: bytes | None, note: Note) -> np.ndarray:
+    """(H, W, 3) uint8, sRGB: of a frame without a stream, by its ICC profile, else by its own tags."""
+    layout = _layout(frame.format.name)
+    tags = _Tags(frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range)
+    space = ColourSpace() if profile else _colour_space(tags, layout)
+    if profile:
+        return np.asarray(_apply_profile(Image.fromarray(_rgb(frame)), profile, note).convert("RGB"))
+    if space.is_srgb:
+        return _rgb(frame)
+    note(conversion(space))
+    return to_srgb(_rgb16(frame), space)
 
 
 def turned(image: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:

@@ -27,6 +27,7 @@ from .timing import FrameTimes
 LONGER_SIDE = 256  # pixels that larger sources are scaled down to by default
 DEFAULT_FPS = 20.0  # of frames without a frame rate, as in the released code
 MAX_BYTES = 4 << 30  # of frames in memory
+BLOCK_BYTES = 64 << 20  # above what C libraries keep for later when it is freed
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class Source:
         Frames are scaled antialiased, once. Of a video whose pixels are not square the stored height is kept and the
         width scaled; densities of stills that differ are not applied. Transparency is composited over white; 16-bit,
         grey, palette and CMYK images become 8-bit RGB. The orientation of EXIF and the display matrix of a video are
-        applied, mirrored ones too. Interlaced frames are deinterlaced, one frame for each.
+        applied, mirrored ones too. Interlaced frames are deinterlaced, one frame for each. Animations are put together as
+        browsers do, HEIC and AVIF are read whole, of several video streams the one that players show.
 
         Colours become sRGB, whose codes are those of BT.709: from the ICC profile of a still, else PNG's cICP or gAMA
         and cHRM; from the primaries and transfer curve of a video. HDR is tone-mapped with 203 nits as white. The
@@ -109,7 +111,7 @@ class Source:
         Frames that last differently, or another rate than `fps`, are resampled as `FrameTimes.steady` says. Raises
         SinfusionError for anything that cannot be read completely.
         """
-        opened, wanted = self._open(), self._range()
+        opened, wanted = self._open(longest), self._range()
         side = longest if self.max_side is None else self.max_side
         frames, original = _read(opened, wanted, self.name, self.size, side, log)
         fps, kind = (self.fps or DEFAULT_FPS) / wanted.step, "image" if opened.still and len(frames) == 1 else "video"
@@ -150,12 +152,14 @@ class Source:
             raise SinfusionError(f"frames {first} to {last} are none: stop must be above start.")
         return range(first, last, step)
 
-    def _open(self) -> Opened:
+    def _open(self, longest: int = LONGER_SIDE) -> Opened:
         """Open the source; SinfusionError for settings that do not apply to its kind."""
+        side = longest if self.max_side is None else self.max_side
+        fit = partial(_fitted, size=self.size, longest=side)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wanted = self._range()
-            opened = open_file(Path(self.value), wanted) if self._is_path else _in_memory(self.value, wanted)
+            opened = open_file(Path(self.value), wanted, fit) if self._is_path else _in_memory(self.value, wanted)
         if opened.alone:
             for name in ("start", "stop", "stride", "fps"):
                 if getattr(self, name) is not None:
@@ -183,6 +187,11 @@ def _even_times(count: int, fps: float, wanted: range) -> FrameTimes:
     return FrameTimes([wanted[i] / fps for i in range(count)], [fps / wanted.step])
 
 
+def _fitted(native: tuple[int, int], size: tuple[int, int] | None, longest: int) -> tuple[int, int]:
+    """(height, width) that frames of the size `native` are scaled to."""
+    return (size[0], size[1]) if size else fit_longer_side(native, longest)
+
+
 def _read(
     opened: Opened,
     wanted: range,
@@ -192,17 +201,20 @@ def _read(
     log: Callable[[str], None],
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """(T, H, W, 3) uint8, scaled; and (height, width) before that."""
-    kept: list[np.ndarray] = []
+    kept = _Frames()
     original: tuple[int, int] | None = None
+    for note in opened.notes:
+        log(note)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for frame in with_read_errors(name, opened.frames):
             shape = opened.shown_size() if opened.shown_size else frame.shape[:2]
             if original is None:
-                original, target = shape, tuple(size) if size else fit_longer_side(shape, longest)
-                if target != original:
+                original, whole = shape, opened.whole_size or shape
+                target = _fitted(whole, size, longest)
+                if target != whole:
                     hint = "" if size else f" (longer side {longest}; use --size or --max-side for another)"
-                    log(f"scaled {format_size(original)} to {format_size(target)}{hint}")
+                    log(f"scaled {format_size(whole)} to {format_size(target)}{hint}")
             if shape != original:
                 raise SinfusionError(
                     f"{name} has frames of different sizes: {format_size(original)} and {format_size(shape)}."
@@ -217,7 +229,39 @@ def _read(
         log(line)
     if original is None:
         raise SinfusionError(f"{name} has no frames from {wanted.start} on.")
-    return np.stack(kept), original
+    return kept.joined(), whole
+
+
+class _Frames:
+    """Frames in blocks as they come, which become one array without ever being in memory twice."""
+
+    def __init__(self) -> None:
+        self.blocks: list[np.ndarray] = []  # (n, H, W, 3) uint8 each, all but the last one full
+        self.free = 0  # frames that the last one has room for
+
+    def __len__(self) -> int:
+        return sum(map(len, self.blocks)) - self.free
+
+    def append(self, frame: np.ndarray) -> None:
+        """Copy a frame, (H, W, 3) uint8."""
+        if not self.free:
+            self.free = max(1, BLOCK_BYTES // frame.nbytes)
+            self.blocks.append(np.empty((self.free, *frame.shape), np.uint8))
+        self.blocks[-1][-self.free] = frame
+        self.free -= 1
+
+    def joined(self) -> np.ndarray:
+        """(T, H, W, 3) uint8; the blocks are gone."""
+        if len(self.blocks) == 1 and not self.free:
+            return self.blocks.pop()
+        frames = np.empty((len(self), *self.blocks[0].shape[1:]), np.uint8)
+        self.blocks.reverse()
+        at = 0
+        while self.blocks:
+            block = self.blocks.pop()[: len(frames) - at]
+            frames[at : at + len(block)] = block
+            at += len(block)
+        return frames
 
 
 def read_media(
@@ -256,7 +300,7 @@ def read_image(
     """Read an image, or the first frame of a video: (H, W, 3) uint8. See `read_media`."""
     source = Source(path, size=size, max_side=None if size else max_side or 0)
     side = source.max_side or 0
-    opened = open_file(Path(path), range(1))
+    opened = open_file(Path(path), range(1), partial(_fitted, size=size, longest=side))
     frames, original = _read(opened, range(1), source.name, size, side, lambda _: None)
     for line in opened.notes:
         log(line)

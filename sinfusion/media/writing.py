@@ -23,6 +23,7 @@ from .sound import add_sound, why_not
 
 H264 = "libx264"
 WEBP_QUALITY = 90  # of 100
+GIF_FPS = 50  # the most that browsers play: they show frames of 10 ms for 100
 
 
 class VideoWriter:
@@ -30,8 +31,9 @@ class VideoWriter:
 
     sound: of the clip that the frames run beside, for an MP4; it begins after `delay` seconds. log: told whether it
     could be kept. MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. GIF and WebP
-    play for ever and show repeated frames as one that lasts longer. The file appears under its name when it is
-    complete; after an error nothing is left. Raises SinfusionError for what cannot be written.
+    play for ever and show repeated frames as one that lasts longer; of more than 50 frames a second a GIF keeps 50, which
+    `log` is told. The file appears under its name when it is complete; after an error nothing is left. Raises
+    SinfusionError for what cannot be written.
     """
 
     def __init__(
@@ -89,6 +91,11 @@ class VideoWriter:
                 self._encoder.close()
                 self._keep_sound()
                 put(self.temporary, self.path, self.overwrite)
+            if isinstance(self._encoder, GifEncoder) and self._encoder.dropped:
+                self.log(
+                    f"{self.path.name} plays at the right speed, without {self._encoder.dropped} of the frames: a GIF "
+                    f"shows at most {GIF_FPS} a second, not {self.fps:g}"
+                )
         finally:
             discard(self.temporary)
 
@@ -140,15 +147,24 @@ class Mp4Encoder:
 
 class GifEncoder:
     def __init__(self, path: Path, fps: float, shape: tuple[int, ...]):
-        self.path, self.fps = path, fps
+        self.path, self.fps, self.count = path, fps, 0
         self.images: list[Image.Image] = []
 
     def write(self, frame: np.ndarray) -> None:
-        self.images.append(Image.fromarray(frame).quantize(256, kmeans=1))
+        if self.count >= int(len(self.images) * max(1, self.fps / GIF_FPS) + 0.5):
+            self.images.append(Image.fromarray(frame).quantize(256, kmeans=1))
+        self.count += 1
+
+    @property
+    def dropped(self) -> int:
+        """Frames that no GIF can show."""
+        return self.count - len(self.images)
 
     def close(self) -> None:
-        times = [10 * round(100 * i / self.fps) for i in range(len(self.images) + 1)]  # ms; a GIF counts in 10 ms
-        durations = [max(20, b - a) for a, b in pairwise(times)]  # browsers play shorter ones slowly
+        rate = min(self.fps, GIF_FPS)
+        times = [10 * round(100 * i / rate) for i in range(len(self.images))]  # ms; a GIF counts in 10 ms
+        times.append(max(times[-1] + 20, 10 * round(100 * self.count / self.fps)))
+        durations = [b - a for a, b in pairwise(times)]
         self.images[0].save(self.path, "GIF", save_all=True, append_images=self.images[1:], loop=0, duration=durations)
 
 
