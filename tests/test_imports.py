@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "sinfusion"
 
 ORDER = [
     {"errors", "kernels"},
-    {"seeds", "progress"},
+    {"seeds", "progress", "names"},
     {"ops", "files", "console", "signals"},
     {"pixels", "precision"},
     {"clip", "network", "diffusion", "linear"},

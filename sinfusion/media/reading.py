@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,8 +14,10 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..clip import FRAME_ENDINGS, format_size, from_pillow
+from ..clip import FRAME_ENDINGS, from_pillow
 from ..errors import SinfusionError
+from ..names import in_frame_order, name_after, pasteable
+from .refusals import is_raw_photo, missing, unreadable, without_frames, without_video
 
 # Only these, because Pillow would start other programs (Ghostscript for EPS), and FFmpeg would open playlists.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -33,6 +36,7 @@ class Opened:
     still: bool  # whether one frame of this kind of source is an image
     alone: bool  # whether it is an image: it has one frame only
     source_size: tuple[int, int] | None = None  # (height, width) of frames that were scaled before
+    names: Sequence[str] = ()  # of the frames that were asked for, where each is a file
 
 
 def open_file(path: Path, wanted: range) -> Opened:
@@ -41,25 +45,27 @@ def open_file(path: Path, wanted: range) -> Opened:
         if path.is_dir():
             return _folder(path, wanted)
         if not path.exists():
-            raise SinfusionError(f"{path} does not exist; give a video, an image or a folder of frames.")
+            raise SinfusionError(missing(path))
         if not path.is_file():  # a pipe would block
             raise SinfusionError(f"{path} is neither a file nor a folder.")
         if path.stat().st_size == 0:
             raise SinfusionError(f"{path} is empty.")
+        if is_raw_photo(path):
+            raise SinfusionError(unreadable(path))
         path.open("rb").close()
     except OSError as error:
         raise SinfusionError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
         image = Image.open(path, formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
-        raise SinfusionError(f"{path} is too large an image ({_shorten(error)}).") from error
+        raise SinfusionError(f"{path} is too large an image{_shorten(error)}.") from error
     except Exception:  # Pillow's plugins raise all kinds
         return _video(path, wanted)
     return _image(path, image, wanted)
 
 
-def with_read_errors(name: str, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The frames; whatever decoders raise becomes a SinfusionError."""
+def with_read_errors(name: str, frames: Iterator[np.ndarray], wanted: range) -> Iterator[np.ndarray]:
+    """The frames `wanted`; whatever decoders raise becomes a SinfusionError that says which frames can be read."""
     count = 0
     try:
         for frame in frames:
@@ -68,50 +74,58 @@ def with_read_errors(name: str, frames: Iterator[np.ndarray]) -> Iterator[np.nda
     except SinfusionError:
         raise
     except Exception as error:  # on damage Pillow raises struct.error, SyntaxError, TypeError and more
-        raise SinfusionError(f"{name} is damaged or truncated: {count} frame(s) read ({_shorten(error)}).") from error
+        raise SinfusionError(
+            f"{name} is damaged or truncated: {count} frame(s) read{_shorten(error)}{_way_out(name, wanted, count)}"
+        ) from error
+
+
+def _way_out(name: str, wanted: range, count: int) -> str:
+    """The end of a sentence on damage: how to read the `count` wanted frames before it, or to save those after it."""
+    if count:
+        return f"; --stop {wanted[count - 1] + 1} reads those before the damage."
+    path = Path(name)
+    if path.suffix.lower() in FRAME_ENDINGS:
+        return "."
+    repaired = f"{pasteable(path)} -c:v libx264 -crf 12 {pasteable(name_after(path) + '-repaired.mp4')}"
+    before = f"it is before frame {wanted.start}" if wanted.start else "no frame is before the damage"
+    return f"; {before}, what follows may be saved by: ffmpeg -i {repaired}"
 
 
 def _folder(path: Path, wanted: range) -> Opened:
-    files = [p for p in path.iterdir() if p.suffix.lower() in FRAME_ENDINGS and not p.name.startswith(".")]
+    pictures = (p for p in path.iterdir() if p.suffix.lower() in FRAME_ENDINGS and not p.name.startswith("."))
+    files = [path / name for name in in_frame_order(p.name for p in pictures if not p.is_dir())]
     if not files:
-        raise SinfusionError(f"{path} holds no images (PNG, JPG, WebP, BMP, TIFF).")
-    files.sort(key=lambda p: (_natural_order(p.name), p.name))
+        raise SinfusionError(without_frames(path))
+    chosen = files[wanted.start : wanted.stop : wanted.step]
 
     def frames() -> Iterator[np.ndarray]:
-        first: tuple[Path, tuple[int, ...]] | None = None
-        for file in files[wanted.start : wanted.stop : wanted.step]:
+        for count, file in enumerate(chosen):
+            before = f"; --stop {wanted[count - 1] + 1} reads those before it" if count else "; choose a --start after it"
+            others = f"{before}, or remove the file."
             if not file.is_file():  # a pipe would block
-                raise SinfusionError(f"{file} is not a file.")
+                raise SinfusionError(f"{file} is {'a broken link' if file.is_symlink() else 'not a file'}{others}")
             try:
                 with Image.open(file, formats=IMAGE_FORMATS) as image:
                     frame = from_pillow(ImageOps.exif_transpose(image))
             except Exception as error:  # see `with_read_errors`
-                raise SinfusionError(f"{file} is damaged or not an image ({_shorten(error)}).") from error
-            first = first or (file, frame.shape)
-            if frame.shape != first[1]:
-                raise SinfusionError(
-                    f"{path} has frames of different sizes: {first[0].name} is {format_size(first[1])}, "
-                    f"{file.name} is {format_size(frame.shape)}."
-                )
+                raise SinfusionError(f"{file} is damaged or not an image{_shorten(error)}{others}") from error
             yield frame
 
     def probe() -> tuple[tuple[int, int], int]:
-        return _upright_size(Image.open(files[0], formats=IMAGE_FORMATS)), len(files)
+        return _upright_size(Image.open((chosen or files)[0], formats=IMAGE_FORMATS)), len(files)
 
-    return Opened(frames(), _with_probe_errors(path, probe), fps=None, still=True, alone=len(files) == 1)
-
-
-def _natural_order(name: str) -> list[str | int]:
-    """A key that sorts 2.png before 10.png: the text and the numbers of a name in turn."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
+    return Opened(
+        frames(), _with_probe_errors(path, probe), fps=None, still=True, alone=len(files) == 1,
+        names=[file.name for file in chosen],
+    )  # fmt: skip
 
 
 def _image(path: Path, image: Image.Image, wanted: range) -> Opened:
     seconds: list[float] = []
     try:
         count = getattr(image, "n_frames", 1) if image.format in ANIMATED_FORMATS else 1
-    except Exception as error:  # see `with_read_errors`
-        raise SinfusionError(f"{path} is damaged or truncated: 0 frame(s) read ({_shorten(error)}).") from error
+    except Exception:  # see `with_read_errors`; the damage is told where it is reached
+        count, image = sys.maxsize, Image.open(path, formats=IMAGE_FORMATS)
     # An APNG may begin with a still image, for programs that show no animations.
     skipped = 1 if count > 1 and image.info.get("default_image") else 0
     moves = count - skipped > 1
@@ -127,12 +141,25 @@ def _image(path: Path, image: Image.Image, wanted: range) -> Opened:
 
     def probe() -> tuple[tuple[int, int], int]:
         size = (image.height, image.width) if count > 1 else _upright_size(image)
-        return size, count - skipped
+        return size, (_readable_frames(image) if count == sys.maxsize else count) - skipped
 
     def fps() -> float:
         return UNKNOWN_FPS if len(seconds) == 1 else len(seconds) / sum(seconds)
 
     return Opened(frames(), _with_probe_errors(path, probe), fps if moves else None, still=True, alone=not moves)
+
+
+def _readable_frames(image: Image.Image) -> int:
+    """The number of frames before the damage; raises what Pillow does if there are none."""
+    for index in range(sys.maxsize):
+        try:
+            image.seek(index)
+            image.load()
+        except Exception:  # see `with_read_errors`
+            if index == 0:
+                raise
+            break
+    return index
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -153,7 +180,7 @@ def _with_probe_errors(
         except SinfusionError:
             raise
         except Exception as error:  # see `with_read_errors`
-            raise SinfusionError(f"{path} is damaged or truncated ({_shorten(error)}).") from error
+            raise SinfusionError(f"{path} is damaged or truncated{_shorten(error)}.") from error
 
     return checked
 
@@ -173,11 +200,12 @@ class _VideoFile:
         try:
             self.container = av.open(str(path.absolute()), options=options, metadata_errors="ignore")
         except Exception as error:  # FFmpegError, and what PyAV raises on headers that make no sense
-            raise SinfusionError(f"{path} is not a video or image that can be read ({_shorten(error)}).") from error
+            raise SinfusionError(unreadable(path)) from error
         stream = next(iter(self.container.streams.video), None)
         if stream is None or stream.codec_context is None:
+            sound = stream is None and len(self.container.streams.audio) > 0
             self.container.close()
-            raise SinfusionError(f"{path} has no video in it that this FFmpeg decodes.")
+            raise SinfusionError(without_video(path, sound))
         stream.thread_type = "AUTO"
         self.stream = stream
         self.rate = float(stream.average_rate or stream.guessed_rate or UNKNOWN_FPS)
@@ -199,8 +227,9 @@ class _VideoFile:
                 count += 1
         missing = expected - end
         if self.times and count < self.wanted.stop and missing > max(3 / self.rate, 0.05 * expected):
+            here = f"--stop {count} reads them" if count > self.wanted.start else f"none from {self.wanted.start} on"
             raise SinfusionError(
-                f"{self.path} is truncated: {count} frame(s) read, {end:.2f} of {expected:.2f} seconds."
+                f"{self.path} is truncated: {count} frame(s) read, {end:.2f} of {expected:.2f} seconds; {here}."
             )
 
     def fps(self) -> float:
@@ -213,10 +242,14 @@ class _VideoFile:
         """(height, width) of the first frame, and the number of packets."""
         size, count = None, 0
         with self.container:
-            for packet in self.container.demux(self.stream):
-                count += packet.size > 0
-                if size is None and (frame := next(iter(packet.decode()), None)) is not None:
-                    size = _rotate(np.empty((frame.height, frame.width)), frame.rotation).shape
+            try:
+                for packet in self.container.demux(self.stream):
+                    count += packet.size > 0
+                    if size is None and (frame := next(iter(packet.decode()), None)) is not None:
+                        size = _rotate(np.empty((frame.height, frame.width)), frame.rotation).shape
+            except av.error.FFmpegError:  # told where it is reached
+                if size is None:
+                    raise
         if size is None:
             raise SinfusionError(f"{self.path} has no frames that this FFmpeg decodes.")
         return (size[0], size[1]), count
@@ -245,5 +278,8 @@ def _rotate(image: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def _shorten(error: BaseException) -> str:
-    """Type and first line of an error, for the message of another."""
-    return f"{type(error).__name__}: {error}".split("\n")[0][:120]
+    """What an error says, in brackets, for the message of another; nothing where it says no more than a number."""
+    text = str(error).split("\n")[0]
+    if isinstance(error, av.error.FFmpegError):
+        text = error.strerror if not re.search(r"returned -?\d", text) else ""
+    return f" ({text:.120})" if text else ""

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from ..clip import Clip, as_frames, check_fps, format_size
-from ..errors import SinfusionError
+from ..console import log as log_line
+from ..errors import SettingError, SinfusionError
+from ..names import as_path
 from ..pixels import fit_longer_side, is_light, resize
 from .reading import Opened, open_file, with_read_errors
 
@@ -89,7 +91,7 @@ class Source:
             return self.size[0], self.size[1]
         return None if self.max_side is None else fit_longer_side(native, self.max_side)
 
-    def read(self, longest: int = LONGER_SIDE, log: Callable[[str], None] = print) -> Clip:
+    def read(self, longest: int = LONGER_SIDE, log: Callable[[str], None] = log_line) -> Clip:
         """Read the frames.
 
         longest: the `max_side` of a source with neither that nor a size. log: called with a note on scaling.
@@ -124,7 +126,7 @@ class Source:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wanted = self._range()
-            opened = open_file(Path(self.value), wanted) if self._is_path else _in_memory(self.value, wanted)
+            opened = open_file(as_path(self.value), wanted) if self._is_path else _in_memory(self.value, wanted)
         if opened.alone:
             for name in ("start", "stop", "stride", "fps"):
                 if getattr(self, name) is not None:
@@ -163,17 +165,15 @@ def _read(
     original: tuple[int, int] | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for frame in with_read_errors(name, opened.frames):
+        for frame in with_read_errors(name, opened.frames, wanted):
             shape = frame.shape[:2]
             if original is None:
                 original, target = shape, tuple(size) if size else fit_longer_side(shape, longest)
                 if target != original:
                     hint = "" if size else f" (longer side {longest}; use --size or --max-side for another)"
                     log(f"scaled {format_size(original)} to {format_size(target)}{hint}")
-            if shape != original:
-                raise SinfusionError(
-                    f"{name} has frames of different sizes: {format_size(original)} and {format_size(shape)}."
-                )
+            if shape != original and not size:
+                raise _changing_size(opened, name, len(kept), original, shape)
             if (len(kept) + 1) * target[0] * target[1] * 3 > MAX_BYTES:
                 raise SinfusionError(
                     f"{name} does not fit in memory: {len(kept)} frames of {format_size(target)} fill "
@@ -181,8 +181,20 @@ def _read(
                 )
             kept.append(resize(frame, target))
     if original is None:
-        raise SinfusionError(f"{name} has no frames from {wanted.start} on.")
+        where = f"from {wanted.start} on" if wanted.start else "that can be decoded: it is damaged, or holds none"
+        raise SinfusionError(f"{name} has no frames {where}.")
     return np.stack(kept), original
+
+
+def _changing_size(
+    opened: Opened, name: str, count: int, before: tuple[int, int], now: tuple[int, int]
+) -> SinfusionError:
+    """The size of the frames changes, after `count` of them, from (height, width) `before`, and nothing says to what."""
+    first, other = (f"{opened.names[i]} is " for i in (0, count)) if opened.names else ("", "")
+    return SettingError(
+        f"{name} has frames of different sizes: {first}{format_size(before)}, {other}{format_size(now)}; scale all to "
+        f"one with {{size}}, such as {format_size(before)}."
+    )
 
 
 def read_media(
@@ -193,7 +205,7 @@ def read_media(
     stride: int | None = None,
     size: tuple[int, int] | None = None,
     max_side: int | None = LONGER_SIDE,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = log_line,
 ) -> Clip:
     """Read a video, an animation, a folder of frames or an image; the arguments are those of `Source`.
 
@@ -215,12 +227,12 @@ def read_image(
     *,
     size: tuple[int, int] | None = None,
     max_side: int | None = LONGER_SIDE,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = log_line,
 ) -> np.ndarray:
     """Read an image, or the first frame of a video: (H, W, 3) uint8. See `read_media`."""
     source = Source(path, size=size, max_side=None if size else max_side or 0)
     side = source.max_side or 0
-    frames, original = _read(open_file(Path(path), range(1)), range(1), source.name, size, side, lambda _: None)
+    frames, original = _read(open_file(as_path(path), range(1)), range(1), source.name, size, side, lambda _: None)
     if original != frames.shape[1:3]:
         log(f"scaled {Path(path).name} from {format_size(original)} to {format_size(frames.shape[1:3])}")
     return frames[0]
