@@ -16,6 +16,12 @@ from pathlib import Path
 
 from .errors import SinfusionError
 
+# Of formats that are not written: at the end of an output's name they are refused, where other dots belong to the name.
+OTHER_ENDINGS = frozenset(
+    ".avi .mov .mkv .webm .m4v .mpg .mpeg .ts .wmv .flv .ogv .3gp .mxf .y4m .apng .jpg .jpeg .webp .bmp .tif .tiff"
+    " .heic .avif .jxl .ppm .mp3 .wav .txt .json .zip .pt .safetensors".split()
+)
+
 _NUMBER = re.compile(r"\d+")
 _FRACTION = re.compile(r"\d+(?:\.\d+(?!\.?\d))?")
 

@@ -22,6 +22,7 @@ from .evaluation_report import Row, draw, table, write_field
 from .options import (
     File,
     Format,
+    Out,
     Precision,
     Size,
     Whole,
@@ -90,7 +91,7 @@ class Evaluate(Command):
     # For a run: network evaluations for an image; left out: the recipe's.
     steps: Whole = None
     # For a run: file to write; left out: outputs/evaluate-<number> in its folder.
-    out: File = None
+    out: Out = None
     # For a run: videos as mp4, gif or png; left out: by --out, else mp4.
     format: Format = None
     # For a run: where to compute: auto, cpu, cuda or cuda:1.

@@ -19,6 +19,7 @@ from .options import (
     File,
     Format,
     Graph,
+    Out,
     Precision,
     Size,
     Trained,
@@ -46,7 +47,7 @@ class Generation(Command):
     # The folder of a run that `sinfusion train` has trained.
     run: Trained
     # File to write; left out: outputs/<command>-<number> in the run folder.
-    out: File = None
+    out: Out = None
     # Format of videos: mp4, gif or png (a folder of numbered images); left out: by --out, else mp4. Images are png.
     format: Format = None
     # Seed of all random numbers.
@@ -179,6 +180,7 @@ class Upsample(Generation):
     """New frames between those of a video, which stay as they are. It plays as long as before."""
 
     example: ClassVar[str] = "sinfusion upsample runs/fish --factor 4"
+    called: ClassVar[dict[str, str]] = {"size": "FFmpeg's scale filter"}
 
     # Factor by which the frame rate grows: 2, 4 or 8.
     factor: Literal[2, 4, 8] = 2

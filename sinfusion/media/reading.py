@@ -100,7 +100,9 @@ def _folder(path: Path, wanted: range) -> Opened:
 
     def frames() -> Iterator[np.ndarray]:
         for count, file in enumerate(chosen):
-            before = f"; --stop {wanted[count - 1] + 1} reads those before it" if count else "; choose a --start after it"
+            before = (
+                f"; --stop {wanted[count - 1] + 1} reads those before it" if count else "; choose a --start after it"
+            )
             others = f"{before}, or remove the file."
             if not file.is_file():  # a pipe would block
                 raise SinfusionError(f"{file} is {'a broken link' if file.is_symlink() else 'not a file'}{others}")

@@ -19,8 +19,8 @@ from ..names import in_frame_order, name_after, pasteable
 IMAGES_READ = "PNG, JPEG, WebP, GIF, BMP and TIFF"
 VIDEOS_READ = "MP4, MOV, MKV, WebM, AVI, MPEG, FLV, OGG and WMV"
 VIDEO_ENDINGS = frozenset(
-    ".mp4 .m4v .mov .qt .mkv .webm .avi .ts .m2ts .mts .mpg .mpeg .vob .flv .ogv .ogg .asf .wmv .ivf .y4m .gif .3gp .3g2"
-    " .mxf .dv .rm .rmvb .h264 .hevc .m3u8".split()
+    ".mp4 .m4v .mov .qt .mkv .webm .avi .ts .m2ts .mts .mpg .mpeg .vob .flv .ogv .ogg .asf .wmv .ivf .y4m .gif .3gp"
+    " .3g2 .mxf .dv .rm .rmvb .h264 .hevc .m3u8".split()
 )
 MOST_FOLDERS = 500  # that are looked into for pictures that lie deeper
 
@@ -151,15 +151,13 @@ def unreadable(path: Path) -> str:
         )
     if begins is not None:
         return f"{path} is damaged: it begins as {begins}, and what follows cannot be read."
-    return (
-        f"{path} is neither a video ({VIDEOS_READ}) nor an image ({IMAGES_READ}) that can be read, or it is damaged."
-    )
+    return f"{path} is neither a video ({VIDEOS_READ}) nor an image ({IMAGES_READ}) that can be read, or it is damaged."
 
 
 def without_video(path: Path, sound: bool) -> str:
     """What to say of a file in which there is no picture that can be decoded. sound: whether it holds sound alone."""
     if sound:
-        return f"{path} holds sound{_SOUND}"
+        return f"{path} has no video in it but sound alone; give a video or an image."
     return f"{path} has no video in it that this FFmpeg decodes{_VIDEO.format(**_words(path, '-new'))}"
 
 
@@ -212,14 +210,17 @@ def without_frames(folder: Path) -> str:
         )
     for endings, what in ((FRAME_ENDINGS, "images"), (VIDEO_ENDINGS, "videos")):
         if deeper := _deeper(folder, endings):
-            where = "they lie deeper; give that folder" if len(deeper) == 1 else f"{len(deeper)} folders in it do; give one"
+            where = (
+                "they lie deeper; give that folder" if len(deeper) == 1 else f"{len(deeper)} folders in it do; give one"
+            )
             return f"{folder} holds no {what} itself, {where}: {pasteable(deeper[0])}"
     nothing = "is empty: it holds no images" if not entries else "holds no images"
     return f"{folder} {nothing} ({IMAGES_READ}); give a video, an image or a folder of frames."
 
 
 _CONVERTIBLE = frozenset(
-    ".ppm .pgm .pbm .pnm .pam .jp2 .j2k .exr .hdr .dds .qoi .heic .heif .avif .psd .svg .pdf .ico .dpx .dcm .jxr".split()
+    ".ppm .pgm .pbm .pnm .pam .jp2 .j2k .exr .hdr .dds .qoi .heic .heif .avif .psd .svg .pdf .ico .dpx .dcm"
+    " .jxr".split()
 )
 
 
@@ -231,7 +232,8 @@ def _deeper(folder: Path, endings: Collection[str]) -> list[Path]:
             Path(entry.path)
             for outer in level
             for entry in _entries(outer)
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+            if entry.is_dir(follow_symlinks=False)
+            and not entry.name.startswith(".")
             and not os.path.exists(os.path.join(entry.path, "run.json"))
         ]
         looked += len(inner)

@@ -76,7 +76,7 @@ class Source:
     @property
     def name(self) -> str:
         """What errors call it: the path, or "the frames"."""
-        return str(Path(self.value)) if self._is_path else "the frames"
+        return str(as_path(self.value)) if self._is_path else "the frames"
 
     def probe(self) -> SourceInfo:
         """Size, number and kind of the frames, without decoding them all."""
@@ -189,7 +189,7 @@ def _read(
 def _changing_size(
     opened: Opened, name: str, count: int, before: tuple[int, int], now: tuple[int, int]
 ) -> SinfusionError:
-    """The size of the frames changes, after `count` of them, from (height, width) `before`, and nothing says to what."""
+    """The (height, width) of the frames changes after `count` of them, and nothing says to what."""
     first, other = (f"{opened.names[i]} is " for i in (0, count)) if opened.names else ("", "")
     return SettingError(
         f"{name} has frames of different sizes: {first}{format_size(before)}, {other}{format_size(now)}; scale all to "

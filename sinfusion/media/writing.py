@@ -19,6 +19,7 @@ from PIL import Image
 from ..clip import FRAME_ENDINGS, Clip, as_frames, as_image, check_fps, format_size
 from ..errors import SinfusionError
 from ..files import atomic_write, discard, make_folders, put, temporary_name
+from ..names import OTHER_ENDINGS, as_path
 
 H264 = "libx264"
 
@@ -32,16 +33,17 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, fps: float, overwrite: bool = False):
-        self.path = Path(path)
+        self.path = as_path(path)
         encoders: dict[str, Any] = {".mp4": Mp4Encoder, ".gif": GifEncoder, "": PngFolderEncoder}
-        if self.path.suffix.lower() not in encoders:
+        ending = self.path.suffix.lower()
+        if ending in OTHER_ENDINGS or ending == ".png" or self.path.name.lower() in encoders:
             raise SinfusionError(f"{path}: write .mp4, .gif, or a name without a suffix for a folder of PNGs.")
         check_fps(fps)
         self.fps = float(fps)
         refuse_existing(self.path, overwrite)
         self.overwrite = overwrite
         self.temporary = temporary_name(self.path)
-        self._new_encoder = encoders[self.path.suffix.lower()]
+        self._new_encoder = encoders.get(ending, PngFolderEncoder)
         self._encoder: Any = None
         self._shape: tuple[int, ...] = ()
 
@@ -141,7 +143,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], *, fps: float, o
 
 def write_image(path: str | Path, image: np.ndarray, overwrite: bool = False) -> None:
     """Write one (H, W, 3) uint8 image in the format of the suffix: .png, .jpg, .webp, .bmp or .tiff."""
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() not in FRAME_ENDINGS:
         raise SinfusionError(f"{path}: write .png, .jpg, .webp, .bmp or .tiff.")
     image = as_image(image)
