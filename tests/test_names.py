@@ -44,8 +44,9 @@ def test_frames_are_in_the_order_that_their_names_count(names):
     ("path", "name"),
     [
         ("fish.mp4", "fish"), ("clip.tar.mp4", "clip.tar"), ("clip_2024.01.02", "clip_2024.01.02"),
-        ("a.b/fish.webm", "fish"), ("folder.d/", "folder.d"), ("folder.d/.", "folder.d"), ("folder.d/in/..", "folder.d"),
-        (".hidden", ".hidden"), ("-", "-"), ("/", "run"), ("https://example.org/fish.mp4", "fish"), ("v1.2", "v1.2"),
+        ("a.b/fish.webm", "fish"), ("folder.d/", "folder.d"), ("folder.d/.", "folder.d"),
+        ("folder.d/in/..", "folder.d"),        (".hidden", ".hidden"), ("-", "-"), ("/", "run"),
+        ("https://example.org/fish.mp4", "fish"), ("v1.2", "v1.2"),
         ("fish.", "fish."), ("CON.mp4", "CON"), ("魚🐟.mp4", "魚🐟"),
     ],
 )  # fmt: skip

@@ -46,7 +46,9 @@ def _holds_numbered_frames(path: Path) -> bool:
 class Request(Protocol):
     """The fields of a command that Outputs needs; all other fields go into the record, too."""
 
-    out: str | Path | None
+    @property
+    def out(self) -> str | Path | None: ...
+
     format: Format
     seed: int
     overwrite: bool

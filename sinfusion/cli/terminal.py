@@ -29,7 +29,7 @@ def fitting_terminal() -> Iterator[None]:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(redirect_stdout(nowhere))
         options = tyro._experimental_options
-        before, columns = dict(options), os.environ.get("COLUMNS")
+        before, columns = options.copy(), os.environ.get("COLUMNS")
         stack.callback(options.update, before)
         options["ansi_codes"] = options["ansi_codes"] and _has_colours()
         if shutil.get_terminal_size().columns < LEAST_COLUMNS:

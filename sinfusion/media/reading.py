@@ -283,5 +283,5 @@ def _shorten(error: BaseException) -> str:
     """What an error says, in brackets, for the message of another; nothing where it says no more than a number."""
     text = str(error).split("\n")[0]
     if isinstance(error, av.error.FFmpegError):
-        text = error.strerror if not re.search(r"returned -?\d", text) else ""
+        text = error.strerror or "" if not re.search(r"returned -?\d", text) else ""
     return f" ({text:.120})" if text else ""

@@ -306,7 +306,8 @@ def _head(path: Path) -> bytes:
 
 def _boxes(path: Path) -> list[bytes]:
     """The kinds of the outermost boxes of an MP4."""
-    kinds, at, size = [], 0, path.stat().st_size
+    kinds: list[bytes] = []
+    at, size = 0, path.stat().st_size
     with path.open("rb") as file:
         while at + 8 <= size and len(kinds) < 1000:
             file.seek(at)

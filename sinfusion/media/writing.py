@@ -25,7 +25,7 @@ H264 = "libx264"
 
 
 class VideoWriter:
-    """Writes frames one by one: .mp4, .gif, or a folder of numbered PNGs for a path without a suffix.
+    """Writes frames one by one: .mp4, .gif, or a folder of numbered PNGs for a path without an ending of a format.
 
     MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. A GIF shows repeated frames as
     one that lasts longer. The file appears under its name when it is complete; after an error nothing is left. Raises

@@ -12,7 +12,7 @@ import tyro
 
 from sinfusion.cli import main
 from sinfusion.cli.terminal import LEAST_COLUMNS
-from sinfusion.console import _is_terminal, log, print_result
+from sinfusion.console import Bar, log, print_result
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,7 +86,9 @@ def test_a_closed_standard_output_is_no_error_of_ours(monkeypatch, capsys, words
 def test_a_dumb_terminal_has_lines_and_no_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "dumb")
-    assert not _is_terminal()
+    with Bar(2, lasting=True) as bar:
+        bar.update(2)
+    assert sys.stderr.getvalue() == "2/2 frames, 0:00\n"
 
 
 def test_what_a_stream_cannot_write_is_escaped(monkeypatch):
