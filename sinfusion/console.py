@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from .progress import Progress
 
@@ -28,6 +28,7 @@ def log(text: str) -> None:
     if sys.stderr is None:  # which would mean standard output to `print`
         return
     try:
+        text = _encodable(text, sys.stderr)
         if "tqdm" in sys.modules and sys.stderr.isatty():
             sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
         else:
@@ -42,11 +43,21 @@ def print_result(*lines: object) -> None:
     try:
         if sys.stdout is None:
             raise BrokenPipeError
-        print(text, flush=True)
+        print(_encodable(text, sys.stdout), flush=True)
     except (OSError, ValueError) as error:
         log(text)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise  # they were to be kept in a file
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """The text with escapes for what a stream cannot write, such as é in ASCII, or names that are not UTF-8."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        text.encode(encoding, stream.errors or "strict")
+    except UnicodeEncodeError:
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+    return text
 
 
 def open_streams() -> None:
@@ -182,8 +193,9 @@ def _loss_words(progress: Progress) -> str:
 
 
 def _is_terminal() -> bool:
+    """Whether standard error is a terminal that a bar can be drawn on again and again."""
     try:
-        return sys.stderr.isatty()
+        return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:  # closed
         return False
 

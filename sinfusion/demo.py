@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import patches
+from . import console, patches
 from .clip import check_fps
 from .errors import SinfusionError
 from .generation.video import generate
 from .media import contact_sheet, side_by_side, write_image, write_video
+from .names import as_path, pasteable
 from .precision import choose_device
 from .progress import OnProgress
 from .run import Run
@@ -28,7 +29,7 @@ def demo(
     minutes: float = 3.5,
     seed: int = 0,
     overwrite: bool = False,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = console.log,
     on_progress: OnProgress | None = None,
     fps: float = FPS,
 ) -> Run:
@@ -39,7 +40,7 @@ def demo(
     on_progress: as `patches.generate` and `train` take it. fps: frames per second of all videos. Raises SinfusionError
     where `out` is in use, or a value is out of range.
     """
-    out = Path(out)
+    out = as_path(out, "out")
     names = ("original.mp4", "patches.mp4", "generated.mp4", "diverse.mp4", "original-beside-generated.mp4",
              "contact-sheet.png")  # fmt: skip
     if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
@@ -72,5 +73,5 @@ def demo(
     labels = [f"{name} {i}" for name in shown for i in range(5)]
     write_image(out / names[5], contact_sheet(np.concatenate(rows), 5, 20, labels), overwrite)
     log(f"look at {out / names[4]} and {out / names[5]}")
-    log(f"make more of it: sinfusion generate {out / 'run'} --frames 200 --count 2")
+    log(f"make more of it: sinfusion generate {pasteable(out / 'run')} --frames 200 --count 2")
     return run

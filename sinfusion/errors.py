@@ -6,6 +6,7 @@ The command line prints its message as one sentence and exits with code 2.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 
 class SinfusionError(Exception):
@@ -19,9 +20,9 @@ class SettingError(SinfusionError):
         self.text = text
         super().__init__(re.sub(r"\{(\w+)\}", r"\1", text))
 
-    def on_command_line(self) -> str:
-        """The sentence with the names that settings have there."""
-        return re.sub(r"\{(\w+)\}", lambda name: option_name(name[1]), self.text)
+    def on_command_line(self, called: Mapping[str, str]) -> str:
+        """The sentence with the names that settings have there. called: those that are not named after the setting."""
+        return re.sub(r"\{(\w+)\}", lambda name: called.get(name[1]) or option_name(name[1]), self.text)
 
 
 def option_name(name: str) -> str:

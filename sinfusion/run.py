@@ -34,6 +34,7 @@ from .diffusion.parameterization import PARAMETERIZATIONS
 from .diffusion.schedule import SCHEDULES
 from .errors import SinfusionError
 from .files import atomic_write, discard, discard_leftovers, make_folders, remove, sole_writer
+from .names import as_path, pasteable
 from .network import NextNet
 from .precision import choose_device, choose_dtype
 from .recipe import Recipe
@@ -137,7 +138,7 @@ class Run:
 
     def _missing(self, role: Role, otherwise: str) -> SinfusionError:
         """That a model is not there, and what to do."""
-        go_on = f"sinfusion train {self.path}"
+        go_on = f"sinfusion train {pasteable(self.path)}"
         rest = f", or {otherwise}" if otherwise else ""
         if role.name in self.models:
             what = f"{self.path} was stopped before its {role.name} was trained; go on with: {go_on}{rest}"
@@ -224,13 +225,13 @@ def load(
     calling each. log: told where the recipe is of a version with other settings than this one.
     Raises SinfusionError for a folder that is not a run, is damaged, or was written by a newer version.
     """
-    folder = Path(path)
+    folder = as_path(path)
     if not (folder / "run.json").is_file():
-        what = "is not a run folder (it has no run.json)" if folder.exists() else "does not exist"
-        raise SinfusionError(f"{folder} {what}; train one with: sinfusion train INPUT --out {folder}")
+        raise SinfusionError(_no_run(folder))
     if not (folder / "input.safetensors").is_file():
         raise SinfusionError(
-            f"{folder} was stopped before it began; begin again with: sinfusion train INPUT --out {folder} --overwrite"
+            f"{folder} was stopped before it began; begin again with: sinfusion train INPUT --out {pasteable(folder)} "
+            "--overwrite"
         )
     try:
         description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -267,6 +268,21 @@ def load(
         raise SinfusionError(f"{folder} is damaged: {type(error).__name__}: {error!s:.100}") from error
     _log_differences(run, description, log)
     return run.to(device, precision, graph)
+
+
+def _no_run(path: Path) -> str:
+    """What to say of a path that is not a run folder, and where the next run is."""
+    above = next((folder for folder in path.absolute().parents[:3] if (folder / "run.json").is_file()), None)
+    if above is not None and path.exists():
+        return f"{path} is a part of a run; give the folder of the run: {pasteable(above)}"
+    if path.is_file():
+        return f"{path} is a file, not a run folder; train on it first: sinfusion train {pasteable(path)}"
+    inside = sorted(path.glob("*/run.json")) if path.is_dir() else []
+    if inside:
+        several = f"holds {len(inside)} runs; give one of them" if len(inside) > 1 else "holds a run; give that"
+        return f"{path} is not a run folder but {several}: {pasteable(inside[0].parent)}"
+    what = "is not a run folder (it has no run.json)" if path.exists() else "does not exist"
+    return f"{path} {what}; train one with: sinfusion train INPUT --out {pasteable(path)}"
 
 
 def _log_differences(run: Run, description: dict[str, Any], log: Callable[[str], None]) -> None:

@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "sinfusion"
 
 ORDER = [
     {"errors", "kernels"},
-    {"seeds", "progress", "extras"},
+    {"seeds", "progress", "names", "extras"},
     {"ops", "files", "console", "signals"},
     {"pixels", "precision"},
     {"clip", "network", "diffusion", "linear"},

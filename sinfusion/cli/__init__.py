@@ -7,14 +7,17 @@ is; `options` and `outputs` have what commands share. Torch is imported only whe
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 import tyro
 
 from .. import __version__
 from ..console import log, open_streams, settle_streams
 from ..errors import SettingError, SinfusionError
+from ..names import pasteable
 from ..signals import Interrupted, raised
 from .command import Command, Group
 from .demo import Demo
@@ -25,6 +28,7 @@ from .info import Info
 from .loop import Loop
 from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
 from .preview import Preview
+from .terminal import fitting_terminal
 from .training import Train
 from .tuning import Retell, Tune
 
@@ -74,11 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(words: list[str]) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    lower = ""
+    command = None
     try:
         command = _parse(words)
         if command is not None:
-            lower = command.lower
             with raised():
                 command()
         if sys.stdout is not None:
@@ -88,7 +91,7 @@ def _main(words: list[str]) -> int:
     except SystemExit as stop:  # tyro has printed its message
         return int(stop.code or 0)
     except Exception as error:
-        message = _message(error, lower)
+        message = _message(error, command)
         if debug or message is None:
             raise
         log(f"error: {message}")
@@ -113,6 +116,7 @@ def _parse(words: list[str]) -> Command | None:
             raise SinfusionError(f"there is no command {before + name!r}; there are {there}.")
         found = found.commands[name]
         before += f"{name} "
+    _check_words(words)
     kind: type = found
     for option, other in found.helps.items():
         if option in words:
@@ -123,12 +127,24 @@ def _parse(words: list[str]) -> Command | None:
             raise SinfusionError(f"{option} is called {found.renamed[option]} now.")
     settings = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     try:
-        command: Command = tyro.cli(kind, prog=f"sinfusion {before.rstrip()}", args=words, config=settings)
+        with fitting_terminal():
+            command: Command = tyro.cli(kind, prog=f"sinfusion {before.rstrip()}", args=words, config=settings)
     except SystemExit as stop:
         if not stop.code:
             print(f"example:\n  {found.example}")
         raise
+    command.expand_paths()
     return command
+
+
+def _check_words(words: list[str]) -> None:
+    """SinfusionError for words that are never meant: empty names, and names of files that look like options."""
+    for before, word in pairwise(["", *words]):
+        if word == "" or (word.startswith("--") and word.endswith("=")):
+            what = word.rstrip("=") or (before if before.startswith("--") else "one of the names")
+            raise SinfusionError(f"{what} is empty; give a name, or leave it out (is a variable of the shell unset?).")
+        if word.startswith("-") and word != "-" and os.path.exists(word):
+            raise SinfusionError(f"{word} would be an option; a file of this name is given as {pasteable(word)}")
 
 
 def _overview(group: Group, before: str) -> str:
@@ -147,20 +163,20 @@ def _overview(group: Group, before: str) -> str:
     return "\n".join([*lines, "example:", *(f"  {example}" for example in examples)])
 
 
-def _message(error: Exception, lower: str) -> str | None:
+def _message(error: Exception, command: Command | None) -> str | None:
     """The message of an error that a user can do something about; None for every other error.
 
-    lower: the options to lower where memory runs out.
+    command: what was asked for, once that is known.
     """
     text = str(error)
     if isinstance(error, SettingError):
-        return error.on_command_line()
+        return error.on_command_line(command.called if command else {})
     if isinstance(error, SinfusionError):
         return text
     # By name, so that reporting an error never imports torch; the CPU's allocator raises a plain RuntimeError.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or any(sign in text for sign in ("not enough memory", "can't allocate memory", "out of memory")):
-        return f"out of memory; lower {lower}."
+        return f"out of memory; lower {command.lower if command else 'the size'}."
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     # safetensors and torch report a failed write with errors of their own.
     if full or any(sign in text for sign in ("os error 28", "os error 27", "No space left", "file write failed")):

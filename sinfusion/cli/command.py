@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
+
+from ..names import as_path
 
 
 class Command:
@@ -18,9 +21,18 @@ class Command:
     lower: ClassVar[str]  # what the user can lower when memory runs out, such as "--size or --count"
     renamed: ClassVar[dict[str, str]] = {}  # options of earlier versions, and what they are called now
     helps: ClassVar[dict[str, type]] = {}  # options that print the help of another dataclass instead
+    called: ClassVar[dict[str, str]] = {}  # settings of the library that are an option of another name here
 
     def __call__(self) -> None:
         raise NotImplementedError
+
+    def expand_paths(self) -> None:
+        """~ at the beginning of a path is the home folder; a shell leaves it in --out=~/fish.mp4."""
+        for name, value in vars(self).items():
+            if isinstance(value, Path):
+                setattr(self, name, as_path(value))
+            elif isinstance(value, tuple) and all(isinstance(path, Path) for path in value):
+                setattr(self, name, tuple(map(as_path, value)))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from .options import (
     File,
     Format,
     Number,
+    Out,
     Precision,
     Size,
     Whole,
@@ -98,7 +99,7 @@ class Evaluate(Command):
     # For a run: network evaluations for an image; left out: the recipe's.
     steps: Whole = None
     # For a run: file to write; left out: outputs/evaluate-<number> in its folder.
-    out: File = None
+    out: Out = None
     # For a run: videos as mp4, gif, webp or png; left out: by --out, else mp4.
     format: Format = None
     # For a run: where to compute: auto, cpu, cuda or cuda:1.

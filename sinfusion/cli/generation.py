@@ -21,6 +21,7 @@ from .options import (
     Format,
     Graph,
     Number,
+    Out,
     Precision,
     Size,
     Tile,
@@ -50,7 +51,7 @@ class Generation(Command):
     # The folder of a run that `sinfusion train` has trained.
     run: Trained
     # File to write; left out: outputs/<command>-<number> in the run folder.
-    out: File = None
+    out: Out = None
     # Format of videos: mp4, gif, webp, or png (a folder of images); left out: by --out, else mp4. Images are png.
     format: Format = None
     # Seed of all random numbers.
@@ -210,6 +211,7 @@ class Upsample(Playing):
     """New frames between those of a video, which stay as they are. It plays as long as before."""
 
     example: ClassVar[str] = "sinfusion upsample runs/fish --factor 4"
+    called: ClassVar[dict[str, str]] = {"size": "FFmpeg's scale filter"}
 
     # Factor by which the frame rate grows: 2, 4 or 8.
     factor: Literal[2, 4, 8] = 2

@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..console import print_result
+from ..names import pasteable
 from .command import Command
 from .options import OPTIONAL, File, Number
 
@@ -36,4 +37,4 @@ class Import(Command):
         from ..released import import_released
 
         run = import_released(self.checkpoint, self.out, self.frames, self.role, self.fps)
-        print_result(f"{run.path} is a run with {' and '.join(run.models)}; see: sinfusion info {run.path}")
+        print_result(f"{run.path} is a run with {' and '.join(run.models)}; see: sinfusion info {pasteable(run.path)}")

@@ -20,6 +20,8 @@ MAX_STEPS = 4000  # network evaluations for an image
 OPTIONAL = tyro.conf.arg(help_behavior_hint="")
 Whole = Annotated[int | None, OPTIONAL]
 Number = Annotated[float | None, OPTIONAL]
+# File or folder to write; a string, since a path would lose the slash at its end, which means a folder.
+Out = Annotated[str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 File = Annotated[Path | None, OPTIONAL]
 Size = Annotated[str | None, tyro.conf.arg(metavar="WIDTHxHEIGHT", help_behavior_hint="")]
 Format = Annotated[Literal["mp4", "gif", "webp", "png"] | None, OPTIONAL]

@@ -18,15 +18,16 @@ from .. import __version__
 from ..console import log, print_result
 from ..errors import SinfusionError
 from ..files import acquire, atomic_write, discard_leftovers, make_folders, release, remove_empty
+from ..names import OTHER_ENDINGS, as_path
 from .command import command_name
-from .options import File, Format, evenly_spaced
+from .options import Format, evenly_spaced
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..clip import Sound
 
-ENDINGS = ("mp4", "gif", "webp", "png")
+ENDINGS = (".mp4", ".gif", ".webp", ".png")
 SHEET_FRAMES = 24  # frames of one video on its contact sheet
 SHEET_COLUMNS = 8  # frames of each video on a sheet of several videos, which has a row for each
 
@@ -38,10 +39,18 @@ def check_writable(path: Path, option: str) -> None:
         raise SinfusionError(f"{nearest} is not a folder that can be written to; choose another {option}.")
 
 
+def _holds_numbered_frames(path: Path) -> bool:
+    """Whether a path is a folder as --format png writes it."""
+    names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    return bool(names) and all(re.fullmatch(r"\d{5,}\.png", name) for name in names)
+
+
 class Request(Protocol):
     """The fields of a command that Outputs needs; all other fields go into the record, too."""
 
-    out: File
+    @property
+    def out(self) -> str | Path | None: ...
+
     format: Format
     seed: int
     overwrite: bool
@@ -63,11 +72,13 @@ class Outputs:
         count: int = 1,  # number of results, each a file
         variants: tuple[str, ...] = (),  # suffixes of further files, such as "marked", which the caller writes
     ):
-        self.command, self.kind, self.folder, self.source = command, kind, folder, source
+        self.command, self.kind, self.source = command, kind, source
+        # Where the results go: to files of this name or, if it is None, to a folder where they are numbered.
+        self.out, self.folder = self._place(command.out, folder)
         self.started = time.monotonic()
         self.name = command_name(type(command))
         self.ending, self.count, self.tails = self._ending(), count, variants
-        self._name_files(self._numbered() if command.out is None else self._given(command.out))
+        self._name_files(self._numbered() if self.out is None else self._without_ending(self.out))
         self._refuse_existing()
         check_writable(self.record, "--out")
 
@@ -80,7 +91,7 @@ class Outputs:
         # These keep the ending, because p.mp4 and p.gif are two results.
         self.sheet = base.with_name(f"{base.name}{self.ending}-sheet.png")
         self.record = base.with_name(f"{base.name}{self.ending}.json")
-        self.lock = base.with_name(f".{base.name}{'' if self.command.out is None else self.ending}.lock")
+        self.lock = base.with_name(f".{base.name}{'' if self.out is None else self.ending}.lock")
 
     def _refuse_existing(self) -> None:
         from ..media import refuse_existing
@@ -88,11 +99,24 @@ class Outputs:
         for path in (*self.files, *self.variants, self.sheet, self.record):
             refuse_existing(path, self.command.overwrite)
 
-    def _given(self, out: Path) -> Path:
-        """--out without its ending."""
-        if not out.name:
-            raise SinfusionError(f"--out must name a file, not {str(out)!r}.")
-        return out.with_suffix("") if out.suffix.lower().removeprefix(".") in ENDINGS else out
+    def _place(self, out: str | Path | None, folder: Path) -> tuple[Path | None, Path]:
+        """The name that the files are given, or None; and the folder where they are numbered in that case.
+
+        A folder that exists, or a name with a slash at its end, is where they are numbered.
+        """
+        if out is None:
+            return None, folder
+        path = as_path(out, "--out")
+        if path.name.lower() in ENDINGS:
+            raise SinfusionError(f"--out {out} is an ending without a name before it, such as fish{path.name}.")
+        replaced = self.command.format == "png" and _holds_numbered_frames(path)  # refused, unless to be overwritten
+        if str(out).endswith(os.sep) or (path.is_dir() and not replaced):
+            return None, path
+        return path, path.parent
+
+    def _without_ending(self, out: Path) -> Path:
+        """The path of --out without .mp4, .gif, .webp or .png; other dots belong to the name."""
+        return out.with_suffix("") if out.suffix.lower() in ENDINGS else out
 
     def _numbered(self, beyond: int = 0) -> Path:
         """The path with the next number, above that of all results and above `beyond`."""
@@ -104,7 +128,7 @@ class Outputs:
     def __enter__(self) -> Outputs:
         self.new_folders = make_folders(self.record.parent)
         owner = acquire(self.lock)
-        if self.command.out is None:
+        if self.out is None:
             # Another process may have this number, or have used it since it was chosen.
             while owner or self._numbered(self.number - 1) != self.base:
                 if not owner:
@@ -128,10 +152,11 @@ class Outputs:
 
     def _ending(self) -> str:
         """.mp4, .gif, .webp or .png; empty for a folder of images."""
-        out, wanted = self.command.out, self.command.format
-        given = out.suffix.lower().removeprefix(".") if out is not None else ""
-        if given and given not in ENDINGS:
-            raise SinfusionError(f"--out must end in .mp4, .gif, .webp or .png, not .{given}.")
+        out, wanted = self.out, self.command.format
+        ending = out.suffix.lower() if out is not None else ""
+        if ending in OTHER_ENDINGS:
+            raise SinfusionError(f"--out must end in .mp4, .gif, .webp or .png, not {ending}.")
+        given = ending.removeprefix(".") if ending in ENDINGS else ""
         if given and wanted and given != wanted:
             raise SinfusionError(f"--out {out} and --format {wanted} do not agree; leave one of them out.")
         chosen = wanted or given or ("png" if self.kind == "image" else "mp4")

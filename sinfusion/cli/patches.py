@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -12,9 +11,10 @@ from tyro.conf import Positional
 
 from ..console import Bar, log
 from ..errors import SinfusionError
+from ..names import name_after
 from ..seeds import check_seed
 from .command import Command
-from .options import File, Format, Number, Size, Tile, Whole, check_count, evenly_spaced, parse_size
+from .options import File, Format, Number, Out, Size, Tile, Whole, check_count, evenly_spaced, parse_size
 from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
 
 if TYPE_CHECKING:
@@ -31,15 +31,18 @@ class Patches(Command):
     """What all commands of the patch engine have in common."""
 
     lower: ClassVar[str] = "--max-side, or use fewer frames (--stop)"
+    called: ClassVar[dict[str, str]] = {"size": "--input-size"}
 
     # A video, GIF, folder of frames or image.
     input: Input
     # File to write; left out: outputs/<name of the input>/<command>-<number>.
-    out: File = None
+    out: Out = None
     # Format of videos: mp4, gif, webp, or png (a folder of images); left out: by --out, else mp4. Images are png.
     format: Format = None
     # The longer side that a larger input is scaled down to; 0 keeps its size.
     max_side: int = 256
+    # Exact size of the input's frames, such as 256x144, instead; for an input whose frames have several sizes.
+    input_size: Size = None
     # First frame to use; left out: 0.
     start: Whole = None
     # Frame to stop before; left out: the end.
@@ -63,13 +66,14 @@ class Patches(Command):
         from ..precision import choose_device
 
         choose_device(self.device)
-        source = Source(path or self.input, self.start, self.stop, self.stride, max_side=self.max_side, fps=self.fps)
+        size = parse_size(self.input_size)
+        side = self.max_side if size is None else None
+        source = Source(path or self.input, self.start, self.stop, self.stride, size, side, self.fps)
         return source.read(log=log)
 
     def outputs(self, kind: str, count: int = 1) -> Outputs:
         """Where the results go."""
-        name = Path(os.path.abspath(self.input)).stem  # "." and ".." too have one
-        return Outputs(self, kind, Path("outputs") / name, {"input": self.input}, count)
+        return Outputs(self, kind, Path("outputs") / name_after(self.input), {"input": self.input}, count)
 
     def write(self, outputs: Outputs, results: np.ndarray, fps: float, sound: Sound | None = None) -> None:
         """Write (count, T, H, W, 3) videos, or (count, H, W, 3) images. sound: of one video, if it plays as long."""

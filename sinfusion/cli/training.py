@@ -15,6 +15,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from ..console import print_result
 from ..errors import option_name
+from ..names import pasteable
 from ..recipe import RECIPES, RENAMED, Recipe
 from .command import Command
 from .options import OPTIONAL, File, Graph, Number, Precision, Size, Whole, network_device, parse_size
@@ -115,4 +116,4 @@ class Train(TrainOptions, Command):
         run = train(**options, settings=settings)
         if os.environ.get("RANK", "0") == "0":
             command = "upsample" if list(run.models) == ["interpolator"] else "generate"
-            print_result(f"trained {run.path}; next: sinfusion {command} {run.path}")
+            print_result(f"trained {run.path}; next: sinfusion {command} {pasteable(run.path)}")

@@ -205,7 +205,9 @@ def _animation(path: Path, animation: Animation, image: Image.Image, wanted: ran
         return (animation.size[1], animation.size[0]), count
 
     def times() -> FrameTimes:
-        return _times_of([layer.seconds for layer in animation.layers[: wanted.stop]], wanted, gif=image.format == "GIF")
+        return _times_of(
+            [layer.seconds for layer in animation.layers[: wanted.stop]], wanted, gif=image.format == "GIF"
+        )
 
     frames = (still_pixels(shown, notes.setdefault, upright=count == 1) for shown in animation.shown(wanted))
     known = times if count > 1 else None

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from ..clip import Clip, Sound, as_frames, check_fps, format_size
-from ..errors import SinfusionError
+from ..console import log as log_line
+from ..errors import SettingError, SinfusionError
+from ..names import as_path
 from ..pixels import fit_longer_side, is_light, resize
 from .reading import Opened, open_file, with_read_errors
 from .timing import FrameTimes
@@ -76,7 +79,7 @@ class Source:
     @property
     def name(self) -> str:
         """What errors call it: the path, or "the frames"."""
-        return str(Path(self.value)) if self._is_path else "the frames"
+        return str(as_path(self.value)) if self._is_path else "the frames"
 
     def probe(self) -> SourceInfo:
         """Size, number and kind of the frames, without decoding them all."""
@@ -91,7 +94,7 @@ class Source:
             return self.size[0], self.size[1]
         return None if self.max_side is None else fit_longer_side(native, self.max_side)
 
-    def read(self, longest: int = LONGER_SIDE, log: Callable[[str], None] = print) -> Clip:
+    def read(self, longest: int = LONGER_SIDE, log: Callable[[str], None] = log_line) -> Clip:
         """Read the frames.
 
         longest: the `max_side` of a source with neither that nor a size. log: called with a line on scaling, and one
@@ -100,8 +103,8 @@ class Source:
         Frames are scaled antialiased, once. Of a video whose pixels are not square the stored height is kept and the
         width scaled; densities of stills that differ are not applied. Transparency is composited over white; 16-bit,
         grey, palette and CMYK images become 8-bit RGB. The orientation of EXIF and the display matrix of a video are
-        applied, mirrored ones too. Interlaced frames are deinterlaced, one frame for each. Animations are put together as
-        browsers do, HEIC and AVIF are read whole, of several video streams the one that players show.
+        applied, mirrored ones too. Interlaced frames are deinterlaced, one frame for each. Animations are put together
+        as browsers do, HEIC and AVIF are read whole, of several video streams the one that players show.
 
         Colours become sRGB, whose codes are those of BT.709: from the ICC profile of a still, else PNG's cICP or gAMA
         and cHRM; from the primaries and transfer curve of a video. HDR is tone-mapped with 203 nits as white. The
@@ -159,7 +162,7 @@ class Source:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wanted = self._range()
-            opened = open_file(Path(self.value), wanted, fit) if self._is_path else _in_memory(self.value, wanted)
+            opened = open_file(as_path(self.value), wanted, fit) if self._is_path else _in_memory(self.value, wanted)
         if opened.alone:
             for name in ("start", "stop", "stride", "fps"):
                 if getattr(self, name) is not None:
@@ -207,7 +210,7 @@ def _read(
         log(note)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for frame in with_read_errors(name, opened.frames):
+        for frame in with_read_errors(name, opened.frames, wanted):
             shape = opened.shown_size() if opened.shown_size else frame.shape[:2]
             if original is None:
                 original, whole = shape, opened.whole_size or shape
@@ -215,10 +218,8 @@ def _read(
                 if target != whole:
                     hint = "" if size else f" (longer side {longest}; use --size or --max-side for another)"
                     log(f"scaled {format_size(whole)} to {format_size(target)}{hint}")
-            if shape != original:
-                raise SinfusionError(
-                    f"{name} has frames of different sizes: {format_size(original)} and {format_size(shape)}."
-                )
+            if shape != original and not size:
+                raise _changing_size(opened, name, len(kept), original, shape)
             if (len(kept) + 1) * target[0] * target[1] * 3 > MAX_BYTES:
                 raise SinfusionError(
                     f"{name} does not fit in memory: {len(kept)} frames of {format_size(target)} fill "
@@ -228,7 +229,8 @@ def _read(
     for line in opened.notes:
         log(line)
     if original is None:
-        raise SinfusionError(f"{name} has no frames from {wanted.start} on.")
+        where = f"from {wanted.start} on" if wanted.start else "that can be decoded: it is damaged, or holds none"
+        raise SinfusionError(f"{name} has no frames {where}.")
     return kept.joined(), whole
 
 
@@ -264,6 +266,17 @@ class _Frames:
         return frames
 
 
+def _changing_size(
+    opened: Opened, name: str, count: int, before: tuple[int, int], now: tuple[int, int]
+) -> SinfusionError:
+    """The (height, width) of the frames changes after `count` of them, and nothing says to what."""
+    first, other = (f"{opened.names[i]} is " for i in (0, count)) if opened.names else ("", "")
+    return SettingError(
+        f"{name} has frames of different sizes: {first}{format_size(before)}, {other}{format_size(now)}; scale all to "
+        f"one with {{size}}, such as {format_size(before)}."
+    )
+
+
 def read_media(
     path: str | Path,
     *,
@@ -273,7 +286,7 @@ def read_media(
     size: tuple[int, int] | None = None,
     max_side: int | None = LONGER_SIDE,
     fps: float | None = None,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = log_line,
 ) -> Clip:
     """Read a video, an animation, a folder of frames or an image; the arguments are those of `Source`.
 
@@ -295,12 +308,12 @@ def read_image(
     *,
     size: tuple[int, int] | None = None,
     max_side: int | None = LONGER_SIDE,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = log_line,
 ) -> np.ndarray:
     """Read an image, or the first frame of a video: (H, W, 3) uint8. See `read_media`."""
     source = Source(path, size=size, max_side=None if size else max_side or 0)
     side = source.max_side or 0
-    opened = open_file(Path(path), range(1), partial(_fitted, size=size, longest=side))
+    opened = open_file(as_path(path), range(1), partial(_fitted, size=size, longest=side))
     frames, original = _read(opened, range(1), source.name, size, side, lambda _: None)
     for line in opened.notes:
         log(line)
@@ -323,7 +336,7 @@ def read_masks(
     count: int,
     which: slice = slice(None),
     fps: float | None = None,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = log_line,
 ) -> np.ndarray:
     """Read a mask for each of `count` frames: (count, H, W) bool. See `read_mask`.
 

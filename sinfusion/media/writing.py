@@ -17,8 +17,10 @@ import numpy as np
 from PIL import Image
 
 from ..clip import FRAME_ENDINGS, Clip, Sound, as_frames, as_image, check_fps, format_size
+from ..console import log as log_line
 from ..errors import SinfusionError
 from ..files import atomic_write, discard, make_folders, put, temporary_name
+from ..names import OTHER_ENDINGS, as_path
 from .sound import add_sound, why_not
 
 H264 = "libx264"
@@ -27,12 +29,12 @@ GIF_FPS = 50  # the most that browsers play: they show frames of 10 ms for 100
 
 
 class VideoWriter:
-    """Writes frames one by one: .mp4, .gif, .webp, or a folder of numbered PNGs for a path without a suffix.
+    """Writes frames one by one: .mp4, .gif, .webp, or a folder of numbered PNGs for a path without such an ending.
 
     sound: of the clip that the frames run beside, for an MP4; it begins after `delay` seconds. log: told whether it
     could be kept. MP4 is H.264 in yuv420p, which browsers play; odd sizes are padded by one edge pixel. GIF and WebP
-    play for ever and show repeated frames as one that lasts longer; of more than 50 frames a second a GIF keeps 50, which
-    `log` is told. The file appears under its name when it is complete; after an error nothing is left. Raises
+    play for ever and show repeated frames as one that lasts longer; of more than 50 frames a second a GIF keeps 50,
+    which `log` is told. The file appears under its name when it is complete; after an error nothing is left. Raises
     SinfusionError for what cannot be written.
     """
 
@@ -43,21 +45,22 @@ class VideoWriter:
         overwrite: bool = False,
         sound: Sound | None = None,
         delay: float = 0.0,
-        log: Callable[[str], None] = print,
+        log: Callable[[str], None] = log_line,
     ):
-        self.path = Path(path)
+        self.path = as_path(path)
         self.sound, self.delay, self.log = sound, delay, log
         encoders: dict[str, Any] = {
             ".mp4": Mp4Encoder, ".gif": GifEncoder, ".webp": WebpEncoder, "": PngFolderEncoder,
         }  # fmt: skip
-        if self.path.suffix.lower() not in encoders:
+        ending = self.path.suffix.lower()
+        if ending in OTHER_ENDINGS or ending == ".png" or self.path.name.lower() in encoders:
             raise SinfusionError(f"{path}: write .mp4, .gif, .webp, or a name without a suffix for a folder of PNGs.")
         check_fps(fps)
         self.fps = float(fps)
         refuse_existing(self.path, overwrite)
         self.overwrite = overwrite
         self.temporary = temporary_name(self.path)
-        self._new_encoder = encoders[self.path.suffix.lower()]
+        self._new_encoder = encoders.get(ending, PngFolderEncoder)
         self._encoder: Any = None
         self._shape: tuple[int, ...] = ()
 
@@ -204,7 +207,7 @@ def write_video(
     overwrite: bool = False,
     sound: Sound | None = None,
     delay: float = 0.0,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = log_line,
 ) -> None:
     """Write frames, an iterable of (H, W, 3) uint8 or what `as_frames` accepts; see `VideoWriter` for the formats."""
     with VideoWriter(path, fps, overwrite, sound, delay, log) as writer:
@@ -214,7 +217,7 @@ def write_video(
 
 def write_image(path: str | Path, image: np.ndarray, overwrite: bool = False) -> None:
     """Write one (H, W, 3) uint8 image in the format of the suffix: .png, .jpg, .webp, .bmp or .tiff."""
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() not in FRAME_ENDINGS:
         raise SinfusionError(f"{path}: write .png, .jpg, .webp, .bmp or .tiff.")
     image = as_image(image)

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import console
 from ..clip import format_size
 from ..errors import SinfusionError
 from ..media import Clip, Source
+from ..names import as_path
 from ..precision import choose_device
 from ..progress import OnProgress, ProgressCounter
 from ..run import Run, load
@@ -49,7 +51,7 @@ def evaluate(
     count: int = 3,
     seed: int = 0,
     steps: int | None = None,
-    log: Log = print,
+    log: Log = console.log,
     on_progress: OnProgress | None = None,
     on_result: OnResult = lambda *_: None,
 ) -> list[Row]:
@@ -138,7 +140,7 @@ def _refuse_unused(cut: dict[str, Any], scaling: dict[str, Any]) -> None:
 
 def _find_run(original: Media) -> Run | None:
     """The run in a folder, or None for anything else."""
-    return load(original) if _is_path(original) and (Path(original) / "run.json").is_file() else None
+    return load(original) if _is_path(original) and (as_path(original) / "run.json").is_file() else None
 
 
 def _read_tuned(original: Media, generated: Any) -> tuple[Clip, str]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..media import LONGER_SIDE
+from ..names import pasteable
 from ..pixels import fit_longer_side
 from ..precision import choose_dtype
 from ..recipe import LARGE_CROP, Recipe
@@ -71,7 +72,7 @@ def shortfall(run: Run) -> str | None:
     minutes = math.ceil((max(times) - 1) * run.seconds_used() / 60) or 1
     return (
         f"too few steps for results worth watching ({', '.join(short)}); go on with: "
-        f"sinfusion train {run.path} --minutes {minutes}"
+        f"sinfusion train {pasteable(run.path)} --minutes {minutes}"
     )
 
 

@@ -19,6 +19,7 @@ import torch
 
 from ..errors import SinfusionError, option_name
 from ..media import Source
+from ..names import as_path, name_after
 from ..pixels import check_size
 from ..precision import choose_device, choose_dtype
 from ..recipe import FAST, PAPER, RECIPES, RENAMED, SETTINGS, TINY, Recipe
@@ -152,7 +153,7 @@ class TrainingRequest:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return self.out if self.out is not None else Path("runs") / (Path(self.source_name).stem or "run")
+        return self.out if self.out is not None else Path("runs") / name_after(as_path(self.source_name))
 
     @property
     def source_name(self) -> str:
@@ -194,7 +195,8 @@ def run_folder(input: Any) -> Path | None:
     """The folder of the run that an input is; None for anything else."""
     if isinstance(input, Run):
         return input.path
-    return Path(input) if isinstance(input, str | os.PathLike) and (Path(input) / "run.json").is_file() else None
+    folder = as_path(input, "the input") if isinstance(input, str | os.PathLike) else None
+    return folder if folder is not None and (folder / "run.json").is_file() else None
 
 
 def task_names(tasks: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -17,6 +17,7 @@ from ..diffusion.denoiser import rms, rms_change
 from ..errors import SinfusionError, option_name
 from ..files import LOCK, TEMPORARY
 from ..media import Clip
+from ..names import pasteable
 from ..pixels import LEAST_SIDE, check_size
 from ..recipe import Recipe
 from ..roles import INTERPOLATOR, PREDICTOR, ROLES, Role
@@ -140,9 +141,12 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
     if "tuned" in there:
         raise SinfusionError(f"{path} is a run of sinfusion tune, so it is not overwritten; choose another --out.")
     if "run.json" not in there and not there <= {"input.safetensors", "outputs", "made", *ROLES}:
-        raise SinfusionError(f"{path} exists and is not a run folder, so it is not overwritten; choose another --out.")
+        raise SinfusionError(
+            f"{path} exists and is not a run folder, so it is not overwritten; choose another --out"
+            + (f", such as {pasteable(path / 'run')}" if path.is_dir() else ".")
+        )
     if not overwrite:
-        hint = f"; to go on training it: sinfusion train {path}" if "run.json" in there else ""
+        hint = f"; to go on training it: sinfusion train {pasteable(path)}" if "run.json" in there else ""
         raise SinfusionError(f"{path} exists; pass --overwrite or choose another --out{hint}")
 
 
@@ -162,7 +166,7 @@ def _reopened(
     if request.extends:
         _extend(run, request)
     if all(map(run.finished, run.models)):
-        log(f"it is finished; to train it further: sinfusion train {run.path} --minutes M, or --steps N")
+        log(f"it is finished; to train it further: sinfusion train {pasteable(run.path)} --minutes M, or --steps N")
         return run
     run.trained_with = compute.record()
     if processes.is_first:

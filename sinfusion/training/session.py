@@ -18,6 +18,7 @@ from .. import console
 from ..console import Bar
 from ..errors import SinfusionError
 from ..media import Source
+from ..names import as_path, pasteable
 from ..progress import OnProgress, Progress
 from ..recipe import Recipe
 from ..roles import ROLES, Role
@@ -94,7 +95,7 @@ def train(
     if folder is None:
         request = TrainingRequest(
             source=Source(input, start, stop, stride, size, max_side, fps),
-            out=None if out is None else Path(out),
+            out=None if out is None else as_path(out, "out"),
             recipe=recipe,
             settings=settings or {},
             minutes=minutes,
@@ -165,7 +166,7 @@ class Session:
                 for name in [name for name in run.models if not run.finished(name)]:
                     self._train_model(ROLES[name], flag)
             except Stopped:
-                self._log(f"stopped; everything is saved. Go on with: sinfusion train {run.path}")
+                self._log(f"stopped; everything is saved. Go on with: sinfusion train {pasteable(run.path)}")
                 self.callbacks.raise_error()
                 if flag.number is not None:
                     raise Interrupted(flag.number) from None
