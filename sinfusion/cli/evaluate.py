@@ -50,10 +50,7 @@ FRAME_OPTIONS = ("start", "stop", "stride", "fps")
 
 @dataclass(kw_only=True)
 class Evaluate(Command):
-    """How close to the original and how diverse results are; or how good a run is.
-
-    A run alone predicts frames and generates; numbers, plot and outputs are kept in its folder.
-    """
+    """How close to the original and how diverse results are; or how well a run predicts and generates."""
 
     example: ClassVar[str] = "sinfusion evaluate fish.mp4 a.mp4 b.mp4 --plot quality.png --fields fields"
     lower: ClassVar[str] = "--size, --stop or --count"
@@ -80,7 +77,7 @@ class Evaluate(Command):
     prompt: Annotated[str | None, OPTIONAL] = None
     # Size that all files are resized to; left out: each keeps its own.
     size: Size = None
-    # The longer side that larger files are scaled down to; left out: no limit.
+    # The longer side that larger files get; left out: no limit.
     max_side: Whole = None
     # First frame to use of ORIGINAL or --held-out; left out: 0.
     start: Whole = None

@@ -35,19 +35,19 @@ class Loop(Patches):
 
     example: ClassVar[str] = "sinfusion loop fish.mp4 --out fish.webp"
 
-    # A clip: a video, GIF or folder of frames; or the folder of a run, which generates another.
+    # A video, GIF or folder of frames; or a run, which generates another.
     input: Annotated[Positional[Path], tyro.conf.arg(metavar="CLIP|RUN")]
-    # Length of the loop in frames; left out: chosen, where the clip comes back to itself.
+    # Frames of the loop; left out: chosen, where the clip comes back to itself.
     frames: Whole = None
     # Size of the result, such as 384x144; left out: that of the input.
     size: Size = None
     # How often the loop is in the file, one after another.
     times: int = 1
-    # Of a clip: opposite borders meet, too: x (left and right), y (above and below) or x,y.
+    # Of a clip: opposite borders meet, too: left and right (x), or all (x,y).
     tile: Tile = None
     # From a run: network evaluations for an image; left out: the recipe's.
     steps: Whole = None
-    # From a run: weight, from 0 to 1, with which frames are drawn to the clip's patches; left out: the recipe's.
+    # From a run: weight (0 to 1) of the clip's patches; left out: the recipe's.
     projection: Number = None
     # From a run: arithmetic; auto is bf16 where it is fast.
     precision: Precision = "auto"

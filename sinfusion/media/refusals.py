@@ -159,10 +159,10 @@ def unreadable(path: Path) -> str:
 def without_video(path: Path, sound: bool, cover: bool = False) -> str:
     """What to say of a file in which there is no picture that can be decoded.
 
-    sound: whether it holds sound alone, or with a cover picture.
+    sound: whether it holds sound alone. cover: whether it holds a cover picture.
     """
-    if sound and cover:
-        return f"{path} has no video in it, only sound and a cover picture; give a video or an image."
+    if cover:
+        return f"{path} has no video in it, only a cover picture; give a video or an image."
     if sound:
         return f"{path} has no video in it but sound alone; give a video or an image."
     return f"{path} has no video in it that this FFmpeg decodes{_VIDEO.format(**_words(path, '-new'))}"

@@ -206,8 +206,6 @@ def _read(
     """(T, H, W, 3) uint8, scaled; and (height, width) before that."""
     kept = _Frames()
     original: tuple[int, int] | None = None
-    for note in opened.notes:
-        log(note)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for frame in with_read_errors(name, opened.frames, wanted):

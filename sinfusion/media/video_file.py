@@ -36,12 +36,12 @@ class VideoFile:
         self.has_sound = bool(streams.audio)
         stream = self._shown_stream()
         if stream is None:
-            covers = sum(bool(stream.disposition & COVER) for stream in streams.video)
-            sound = self.has_sound and len(streams.video) == covers
+            cover = any(stream.disposition & COVER for stream in streams.video)
+            sound = self.has_sound and not streams.video
             self.container.close()
-            raise SinfusionError(without_video(path, sound, covers > 0))
+            raise SinfusionError(without_video(path, sound, cover))
         stream.thread_type = "AUTO"
-        self.stream = stream
+        self.stream, self.avi = stream, self.container.format.name == "avi"
         self.notes: dict[str, None] = {}
         self.display = Display(stream, self.notes.setdefault)
         self.shown_size = (0, 0)  # (height, width) of the last frame with square pixels
@@ -79,7 +79,7 @@ class VideoFile:
             for frame in islice(self._decoded(), self.wanted.stop):
                 if frame.time is not None:
                     self.times.append(frame.time)
-                    if len(self.times) == 2 and self.container.format.name == "avi":
+                    if len(self.times) == 2 and self.avi:
                         self.first_lasts_two = round((self.times[1] - self.times[0]) / self.rounding) == 2
                     lasts = (frame.duration or 0) * float(frame.time_base or 0)
                     # The length of a Matroska file counts from 0 even if its first frame comes later.
@@ -99,6 +99,8 @@ class VideoFile:
     def frame_times(self) -> FrameTimes:
         """When the wanted frames are shown; known after reading."""
         shown = list(self.shown)
+        if self.avi and None not in shown:
+            shown = [*sorted(time or 0.0 for time in shown)]  # AVI has times of packets, whose order is another
         if self.first_lasts_two and self.wanted.start == 0 and shown[:1] == [0.0]:
             shown[0] = self.rounding
         return FrameTimes(shown, self.rates, self.rounding)

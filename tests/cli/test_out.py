@@ -61,7 +61,7 @@ def test_a_folder_of_images_has_dots_and_is_replaced_only_when_asked(fish, tmp_p
     [
         (["fish.mp4", "--out", ""], "--out is empty"), (["fish.mp4", "--out="], "--out is empty"),
         ([""], "one of the names is empty"), (["fish.mp4", "--out", ".mp4"], "an ending without a name"),
-        (["fish.mp4", "--out", "x.avi"], "must end in .mp4, .gif or .png, not .avi"),
+        (["fish.mp4", "--out", "x.avi"], "must end in .mp4, .gif, .webp or .png, not .avi"),
         (["-x.mp4"], "given as ./-x.mp4"),
     ],
 )  # fmt: skip

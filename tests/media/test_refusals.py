@@ -211,8 +211,8 @@ def test_folders_of_videos_of_other_pictures_and_of_nothing(tmp_path, noise):
     (folder / "Thumbs.db").touch()
     assert "folder holds no images (PNG" in said(folder)
     for i in range(3):
-        (folder / f"{i}.heif").touch()
-    assert f"but 3 of .heif; convert them: magick mogrify -format png {folder}/*.heif" in said(folder)
+        (folder / f"{i}.ppm").touch()
+    assert f"but 3 of .ppm; convert them: magick mogrify -format png {folder}/*.ppm" in said(folder)
     write_video(folder / "fish.mp4", noise, fps=10)
     assert said(folder).endswith(f"holds no images but a video; give that: {folder}/fish.mp4")
     write_video(folder / "cat.mp4", noise, fps=10)

@@ -254,3 +254,18 @@ def test_a_clock_that_ticks_once_a_frame_shows_what_was_dropped(tmp_path, moving
     kept = [i for i in range(20) if i != 9]
     clip, said = read(encode(tmp_path / "a.avi", moving[kept], kept, "mpeg4", Fraction(1, 20), 20))
     assert len(clip.frames) == 20 and clip.fps == 20 and "19 became 20 (1 repeated)" in said
+
+
+def test_frames_of_an_avi_are_in_their_order_though_its_times_are_those_of_packets(tmp_path):
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)  # with B-frames, which AVI has no times for
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for level in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * level, np.uint8), format="rgb24")
+            frame.pts = level
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    said = []
+    clip = read_media(tmp_path / "a.avi", log=said.append)
+    assert (said, clip.fps, len(clip.frames)) == ([], 10, 8)
+    assert np.allclose(clip.frames.mean((1, 2, 3)), 20 * np.arange(8), atol=4)
