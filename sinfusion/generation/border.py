@@ -15,7 +15,7 @@ SHARE = 8  # the border is at most this part of the shorter side wide
 FADE = 2  # pixels in which it ends inwards
 # RMS differences, in units of sigma_data, at which half of it is left: between the last frames of rollout and clip; and
 # between the next ones, for what changes nothing is not worth copying.
-LIKE, NEWS = 1.5, 3.0
+LIKE, NEWS = 3.0, 3.0
 
 
 class Border:
