@@ -66,7 +66,7 @@ class Recipe:
     unconditional_sampling_steps: int = 50
     # Frames left out at the beginning of a video whose first frame the Projector generates.
     burn_in_frames: int = 0
-    # Timesteps, of 50, to which each predicted frame is noised for the Projector, if there is one, to correct; 0: none.
+    # Timesteps, of 50, to which each predicted frame is noised for the Projector to correct; 0 turns that off.
     correction_timesteps: int = 3
     # Sampling steps of the Projector's correction (preconditioned); other models take one a timestep.
     correction_steps: int = 3
@@ -76,7 +76,6 @@ class Recipe:
     projection_depth: int = 3
     # Error of these patches, in units of sigma_data, at which only half of the projection's weight is left.
     projection_tolerance: float = 3.0
-
     # Width in pixels of the border where things come into view as in the clip, with projection; 0: they do not.
     border: int = 0
 

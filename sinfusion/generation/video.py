@@ -165,7 +165,7 @@ def next_frame(
 ) -> NextFrame:
     """What generates the next frame of a rollout, as the run's recipe has it."""
     predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start)
-    correct = _correction(run) if run.recipe.correction_timesteps and run.has(PROJECTOR) else None
+    correct = _correction(run) if run.recipe.correction_timesteps else None
     border = run.recipe.border if sigma_start is None else 0  # a target tells what enters
     return NextFrame(predict, correct, _projection(run, frame_offset, projection, border))
 
