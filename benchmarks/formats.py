@@ -278,12 +278,12 @@ CODED: list[tuple[str, str, str, str, dict[str, str], dict[str, int]]] = [
 ]
 
 
-def _coded(folder: Path, name: str, codec: str, pix_fmt: str, options: dict[str, str], tags: dict[str, int]) -> File:
-    return File(encode(folder / name, codec, pix_fmt, options, **tags))
+def _coded(folder: Path, name: str, how: Sequence[Any], tags: dict[str, int]) -> File:
+    return File(encode(folder / name, *how, **tags))
 
 
-for what, *how in CODED:
-    row("Videos", what)(partial(lambda folder, how: _coded(folder, *how), how=how))
+for what, name, *how, tags in CODED:
+    row("Videos", what)(partial(_coded, name=name, how=how, tags=tags))
 
 
 @row("Videos", "OGG, Theora")
@@ -302,9 +302,17 @@ def _still(folder: Path, ending: str) -> File:
     return File(pictures(folder / f"a{ending}", FRAMES[:1], **LOSSLESS.get(ending, {})), FRAMES[:1])
 
 
-for ending in (".png", ".jpg", ".webp", ".gif", ".bmp", ".tiff", ".avif"):
-    names = {".png": "PNG", ".jpg": "JPEG", ".webp": "WebP", ".gif": "GIF", ".bmp": "BMP", ".tiff": "TIFF"}
-    row("Pictures", names.get(ending, "AVIF"))(partial(_still, ending=ending))
+STILLS = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "WebP": ".webp",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "TIFF": ".tiff",
+    "AVIF": ".avif",
+}
+for what, ending in STILLS.items():
+    row("Pictures", what)(partial(_still, ending=ending))
 
 
 @row("Pictures", "HEIC")
@@ -653,12 +661,6 @@ def _cut(path: Path, share: float) -> Path:
 @row("Damage and sizes", "MP4, cut off before its index at the end")
 def _(folder: Path) -> File:
     return File(_cut(encode(folder / "a.mp4", "libx264", "yuv420p", GOOD), 0.5))
-
-
-def _cut(path: Path, share: float) -> Path:
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
-    return path
 
 
 def _cut_after(folder: Path, kept: int) -> File:
