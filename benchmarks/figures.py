@@ -291,7 +291,7 @@ FIGURES = (
     measured("promise", 11, promise, "python benchmarks/promise.py {data}/tornado --out "),
     measured("precision", 3, precision, "python benchmarks/compare_precision.py {data}/tornado --out "),
     measured("recipes", 8, recipes, f"python benchmarks/compare_recipes.py --clips {CLIPS} --variants {VARIANTS} "
-             "--cpu-seconds 10 --out ", same_since="21cdbaa"),  # metrics, documents and GPUs came after
+             "--cpu-seconds 10 --out ", same_since="aa0b8f0"),  # media, documents came after
     measured("steps-needed", 30, None,
              f"{STEPS_NEEDED} {{data}}/published/birds/input.mp4 --roles predictor projector --sizes 64 --out ",
              f"{STEPS_NEEDED} --sizes 64 --steps 4000 --out ",
@@ -300,7 +300,7 @@ FIGURES = (
     measured("predictor-rollouts", 3, None, f"python benchmarks/compare_predictors.py --clips {EVERY_CLIP} --later 0 "
              "--length 30 --out "),
     measured("published", 70, published, f"python benchmarks/compare_published.py {PUBLISHED} --size 128x72 "
-             "--seeds 0 1 2 --long 1000 --train-minutes 10 --out ", same_since="0c221e0"),
+             "--seeds 0 1 2 --long 1000 --train-minutes 10 --out ", same_since="84c28c1"),  # media came after
     measured("table1", 20, table1, f"python benchmarks/compare_published.py {GIFS} --size 128x72 --frames 8 "
              "--seeds 0 1 2 --window 8 --train-minutes 5 --out ", same_since="1df4111"),  # it has no `ours` yet
     measured("interpolation", 10, interpolation, f"python benchmarks/compare_interpolation.py --clips {BETWEEN} "

@@ -252,8 +252,8 @@ class _Frames:
 
     def joined(self) -> np.ndarray:
         """(T, H, W, 3) uint8; the blocks are gone."""
-        if len(self.blocks) == 1 and not self.free:
-            return self.blocks.pop()
+        if len(self.blocks) == 1:
+            return self.blocks.pop()[: -self.free or None]  # what was never written takes no memory
         frames = np.empty((len(self), *self.blocks[0].shape[1:]), np.uint8)
         self.blocks.reverse()
         at = 0

@@ -41,6 +41,8 @@ class VideoFile:
             self.container.close()
             raise SinfusionError(without_video(path, sound, cover))
         stream.thread_type = "AUTO"
+        if "av1" in stream.codec_context.name:  # its threads may wait for each other for ever where the file is damaged
+            stream.thread_count = 1
         self.stream, self.avi = stream, self.container.format.name == "avi"
         self.notes: dict[str, None] = {}
         self.display = Display(stream, self.notes.setdefault)
