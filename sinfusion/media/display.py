@@ -19,6 +19,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from PIL import Image, ImageCms, ImageOps
 
 from ..clip import from_pillow
@@ -187,7 +188,7 @@ class Display:
         space = _colour_space(tags, layout)
         if self.tags.primaries in SD_PRIMARIES or tags.primaries in SD_PRIMARIES:
             self.note("the primaries of BT.601 are taken for those of sRGB, as most players do")
-        profile: Any = frame.side_data.get("ICC_PROFILE")
+        profile = _side_data(frame, "ICC_PROFILE")
         if layout.alpha or (layout.palette and self.stream.codec_context.name in TRANSPARENT_PALETTES):
             rgb = self._over_white(frame, space)
         else:
@@ -311,9 +312,15 @@ def _rgb16(frame: av.VideoFrame) -> np.ndarray:
     return frame.to_ndarray(format="rgb48le")
 
 
+def _side_data(frame: av.VideoFrame, kind: str) -> Any:
+    """Bytes, or None. `frame.side_data` would refer to the frame and be kept by it, until Python looks for cycles."""
+    container: Any = SideDataContainer
+    return container(frame).get(kind)
+
+
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """(a, b, c, d): a point goes from (x, y) to (a x + c y, b x + d y), up to a shift; None: as it is."""
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    data = _side_data(frame, "DISPLAYMATRIX")
     if data is None:
         return None
     values = np.frombuffer(bytes(data), np.int32)

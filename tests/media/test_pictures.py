@@ -267,7 +267,6 @@ class Peak:
             time.sleep(0.001)
 
 
-@pytest.mark.xfail(strict=False, reason="alone in a process it takes 2.7 times the clip, not yet understood")
 def test_a_clip_is_in_memory_once_while_it_is_read(tmp_path, monkeypatch):
     with av.open(str(tmp_path / "a.mp4"), "w") as out:
         stream = out.add_stream("mpeg4", rate=20)
