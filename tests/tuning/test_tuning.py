@@ -153,9 +153,8 @@ def test_a_finished_run_is_tuned_further(tuned, stable_diffusion, frames, tmp_pa
     assert same(stored(longer.path), stored(tuned.path))
 
 
-@pytest.mark.xfail(strict=False, reason="other bits were seen once on a busy machine, not yet understood")
 @pytest.mark.slow
-def test_a_process_that_is_killed_leaves_a_run_that_goes_on(stable_diffusion, video, tmp_path, tuned):
+def test_a_process_that_is_killed_leaves_a_run_that_goes_on(stable_diffusion, video, tmp_path, tuned, request):
     """Killed at each of its writes, in a process each; some of them go on, others begin again."""
     code = f"""
 import os
@@ -195,6 +194,9 @@ print(limit)
     assert last > 4
     whole = stored(tmp_path / f"run-{last}")
     settings = {**SMALL, "steps": 2, "frames": 3}
+    threads = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
+    torch.set_num_threads(1)  # as above: PyTorch's sums depend on it
     for limit in (2, last - 2, last - 1):
         folder = tmp_path / f"run-{limit}"
         if (folder / "run.json").exists() and (folder / "input.safetensors").exists():
