@@ -675,7 +675,7 @@ def _cut_after(folder: Path, kept: int) -> File:
             packet.stream = stream
             out.mux(packet)
     path.write_bytes(path.read_bytes()[: path.read_bytes().index(cut)])
-    return File(path)
+    return File(path, FRAMES[:kept])  # no more is in it; that some are missing has to be said
 
 
 row("Damage and sizes", "MP4, cut off after 3 of its 8 frames")(partial(_cut_after, kept=3))

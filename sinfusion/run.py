@@ -150,16 +150,7 @@ class Run:
 
     def save(self, anew: bool = False) -> None:
         """Write run.json, and the frames if they are not there. anew: in place of an earlier run, which is removed."""
-        make_folders(self.path)
-        frames = self.path / "input.safetensors"
-        with ExitStack() as files:  # run.json gets its name first, and neither before both are written
-            if anew or not frames.exists():
-                temporary = files.enter_context(atomic_write(frames))
-                save_file({"frames": torch.from_numpy(np.ascontiguousarray(self.frames))}, temporary)
-            temporary = files.enter_context(atomic_write(self.path / "run.json"))
-            temporary.write_text(json.dumps(self.description(), indent=1))
-            if anew:
-                _remove_run(self.path)
+        write_run(self.path, self.frames, self.description(), _remove_run if anew else None)
 
     def save_checkpoint(
         self,
@@ -188,6 +179,22 @@ class Run:
             "source": self.source,
             "trained_with": self.trained_with,
         } | ({"sound": dataclasses.asdict(self.sound)} if self.sound else {})
+
+
+def write_run(
+    folder: Path, clip: np.ndarray, description: dict[str, Any], remove_earlier: Callable[[Path], None] | None = None
+) -> None:
+    """Write run.json and, if they are not there, the frames of a run; or both in place of an earlier one."""
+    make_folders(folder)
+    frames = folder / "input.safetensors"
+    with ExitStack() as files:  # run.json gets its name first, and neither before both are written
+        if remove_earlier is not None or not frames.exists():
+            temporary = files.enter_context(atomic_write(frames))
+            save_file({"frames": torch.from_numpy(np.ascontiguousarray(clip))}, temporary)
+        temporary = files.enter_context(atomic_write(folder / "run.json"))
+        temporary.write_text(json.dumps(description, indent=1))
+        if remove_earlier is not None:
+            remove_earlier(folder)
 
 
 def _remove_run(folder: Path) -> None:
@@ -236,7 +243,9 @@ def load(
     try:
         description = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if description["kind"] == "tuned":
-            raise SinfusionError(f"it is a tuned model; make videos with: sinfusion retell {folder} --prompt ...")
+            raise SinfusionError(
+                f"it is a tuned model; make videos with: sinfusion retell {pasteable(folder)} --prompt ..."
+            )
         if description["format"] != FORMAT:
             raise SinfusionError(
                 f"it has format {description['format']!r:.40}, this sinfusion reads format {FORMAT}; "

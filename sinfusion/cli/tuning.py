@@ -10,9 +10,22 @@ import tyro
 from tyro.conf import Positional
 
 from ..console import Bar, print_result
+from ..names import pasteable
 from ..seeds import check_seed
 from .command import Command
-from .options import OPTIONAL, File, Format, Number, Precision, Size, Whole, evenly_spaced, network_device, parse_size
+from .options import (
+    OPTIONAL,
+    File,
+    Format,
+    Number,
+    Out,
+    Precision,
+    Size,
+    Whole,
+    evenly_spaced,
+    network_device,
+    parse_size,
+)
 from .outputs import SHEET_COLUMNS, Outputs
 
 Words = Annotated[str | None, OPTIONAL]
@@ -54,7 +67,7 @@ class Tune(Command):
     stop: Whole = None
     # Use every n-th frame; left out: all.
     stride: Whole = None
-    # Frames per second of a folder of frames; left out: 20.
+    # Frames per second to resample a video to, or of a folder; left out: its own, 20.
     fps: Number = None
     # Seed of all random numbers; left out: 0.
     seed: Whole = None
@@ -72,7 +85,7 @@ class Tune(Command):
 
         network_device(self.device)
         run = tune(**vars(self) | {"size": parse_size(self.size)})
-        print_result(f'tuned {run.path}; next: sinfusion retell {run.path} --prompt "..."')
+        print_result(f'tuned {run.path}; next: sinfusion retell {pasteable(run.path)} --prompt "..."')
 
 
 @dataclass(kw_only=True)
@@ -99,8 +112,8 @@ class Retell(Command):
     # Where the image model is now, if it was moved.
     model: File = None
     # File to write; left out: outputs/retell-<number> in the run folder.
-    out: File = None
-    # Format: mp4, gif or png (a folder of numbered images); left out: by --out, else mp4.
+    out: Out = None
+    # Format: mp4, gif, webp or png (a folder of images); left out: by --out, else mp4.
     format: Format = None
     # Seed of the noise of --from-noise.
     seed: int = 0

@@ -50,10 +50,6 @@ class Animation:
     damage: str = ""  # what is wrong behind the last frame
     profile: bytes | None = None  # ICC
 
-    def fps(self) -> float:
-        """Of all frames, in the mean."""
-        return len(self.layers) / sum(layer.seconds for layer in self.layers)
-
     def shown(self, wanted: range) -> Iterator[Image.Image]:
         """The wanted frames as they are shown: RGBA, not to be kept or changed; ValueError for damage."""
         canvas = Image.new("RGBA", self.size)

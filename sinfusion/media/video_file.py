@@ -97,6 +97,9 @@ class VideoFile:
             raise SinfusionError(
                 f"{self.path} is truncated: {count} frame(s) read, {end:.2f} of {expected:.2f} seconds; {here}."
             )
+        # Of few missing frames a header may be wrong; by the index of an MP4 and its length, they are not there.
+        if self.times and count < min(self.wanted.stop, self.stream.frames) and missing > 0.9 / self.rate:
+            self.notes.setdefault(f"the file ends early: {count} of {self.stream.frames} frames are in it")
 
     def frame_times(self) -> FrameTimes:
         """When the wanted frames are shown; known after reading."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..clip import as_mask, format_size
 from ..errors import SettingError, SinfusionError
 from ..media import read_media
+from ..names import pasteable
 from ..ops.philox import normal
 from ..pixels import is_light, resize
 from ..progress import OnProgress, Progress
@@ -58,7 +59,7 @@ def retell(
     check_request(prompts, guidance, steps, inversion_steps)
     seed = check_seed(seed)
     if not run.steps_done():
-        raise SinfusionError(f"{run.path} has no checkpoint yet; go on with: sinfusion tune {run.path}")
+        raise SinfusionError(f"{run.path} has no checkpoint yet; go on with: sinfusion tune {pasteable(run.path)}")
     keep = None if keep_mask is None else read_keep_mask(run, keep_mask)
     base = run.base_model(model)
     *texts, empty = base.embed([*prompts, ""]).split(1)

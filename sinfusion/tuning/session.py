@@ -13,6 +13,7 @@ from .. import console
 from ..console import Bar
 from ..errors import SettingError, SinfusionError, option_name
 from ..media import Source
+from ..names import as_path, name_after, pasteable
 from ..precision import choose_device, choose_dtype
 from ..progress import OnProgress, Progress
 from ..seeds import check_seed
@@ -134,7 +135,7 @@ def _new_run(
         raise SinfusionError("--model must name the folder of the image model to tune, a Stable Diffusion 1.4 or 1.5.")
     device = choose_device(how[0])
     dtype = choose_dtype(how[1], device)
-    base = BaseModel(Path(model), device)
+    base = BaseModel(as_path(model, "--model"), device)
     base.embed([prompt])  # raises what is wrong with it
     clip = source.read(log=log)
     if clip.kind == "image" or len(clip.frames) < 2:
@@ -142,9 +143,9 @@ def _new_run(
     picked = settings.pick(len(clip.frames))
     if len(picked) < settings.frames:
         log(f"{source.name} has {len(picked)} frames, fewer than {settings.frames}: all are used")
-    name = Path(source.name).stem if source.name != "the frames" else "tuned"
+    name = name_after(as_path(source.name)) if source.name != "the frames" else "tuned"
     run = TunedRun(
-        path=Path(out) if out is not None else Path("runs") / name,
+        path=as_path(out, "--out") if out is not None else Path("runs") / name,
         prompt=prompt.strip(),
         frames=clip.frames[picked],
         fps=clip.fps * (len(picked) - 1) / (picked[-1] - picked[0]),
@@ -177,7 +178,7 @@ class Request:
             if self.anew:
                 check_replaceable(run.path, self.overwrite)  # again: now nobody else writes
             elif run.finished():
-                log(f"it is finished; to tune it further: sinfusion tune {run.path} --steps N")
+                log(f"it is finished; to tune it further: sinfusion tune {pasteable(run.path)} --steps N")
                 return run
             self._say_cost(really_on_cpu, log)
             if self.anew:
@@ -215,7 +216,7 @@ def _train(tuner: Tuner, callbacks: Callbacks, quiet: bool, log: Log) -> None:
             with Bar(quiet=quiet, lasting=True) as bar:
                 _train_with(tuner, bar, callbacks, flag, quiet)
         except Stopped:
-            log(f"stopped; everything is saved. Go on with: sinfusion tune {run.path}")
+            log(f"stopped; everything is saved. Go on with: sinfusion tune {pasteable(run.path)}")
             callbacks.raise_error()
             if flag.number is not None:
                 raise Interrupted(flag.number) from None

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from .. import __version__
 from ..checkpoint import checkpoints, last_checkpoint
 from ..errors import SinfusionError
 from ..files import LOCK, TEMPORARY, atomic_write, discard, discard_leftovers, make_folders, remove, sole_writer
+from ..names import pasteable
 from ..precision import choose_device, choose_dtype
-from ..run import FORMAT
+from ..run import FORMAT, write_run
 from ..seeds import check_seed
 from .base_model import BaseModel
 from .network import VideoNetwork, tuned
@@ -98,20 +99,7 @@ class TunedRun:
 
     def save(self, anew: bool = False) -> None:
         """Write run.json, and the frames if they are not there. anew: in place of an earlier run, which is removed."""
-        make_folders(self.path)
-        frames = self.path / "input.safetensors"
-        with ExitStack() as files:  # run.json gets its name first, and neither before both are written
-            if anew or not frames.exists():
-                temporary = files.enter_context(atomic_write(frames))
-                save_file({"frames": torch.from_numpy(np.ascontiguousarray(self.frames))}, temporary)
-            temporary = files.enter_context(atomic_write(self.path / "run.json"))
-            temporary.write_text(json.dumps(self.description(), indent=1))
-            if anew:
-                for checkpoint in checkpoints(self.folder):
-                    remove(checkpoint)
-                for file in ("log.jsonl", "loss.png", "preview.png"):
-                    discard(self.folder / file)
-                discard(frames)
+        write_run(self.path, self.frames, self.description(), _remove_run if anew else None)
 
     def description(self) -> dict[str, Any]:
         """What run.json holds, and what the weights carry as metadata."""
@@ -169,6 +157,15 @@ class TunedRun:
                 moments = {moment: stored[f"{moment}.{name}"].to(value.device) for moment in MOMENTS}
                 optimizer.state[value] = {"step": torch.tensor(float(self.steps_done())), **moments}
         return self.steps_done()
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove all of a tuned run but run.json, which stays until another takes its place; the frames last."""
+    for checkpoint in checkpoints(folder / MODEL):
+        remove(checkpoint)
+    for file in ("log.jsonl", "loss.png", "preview.png"):
+        discard(folder / MODEL / file)
+    discard(folder / "input.safetensors")
 
 
 def _stored(values: dict[str, Any]) -> dict[str, Tensor]:
@@ -255,5 +252,6 @@ def check_replaceable(folder: Path, overwrite: bool) -> None:
         raise SinfusionError(f"{folder} exists and is no run of sinfusion tune; choose another --out.")
     if not overwrite:
         raise SinfusionError(
-            f"{folder} exists; pass --overwrite or choose another --out; to go on with it: sinfusion tune {folder}"
+            f"{folder} exists; pass --overwrite or choose another --out; to go on with it: "
+            f"sinfusion tune {pasteable(folder)}"
         )
