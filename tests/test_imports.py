@@ -26,7 +26,7 @@ ORDER = [
 # The same inside a room, where it has many files.
 ROOMS = {
     "media": [
-        {"colour", "sheets", "timing", "sound", "refusals", "heif", "stills", "animations"},
+        {"colour", "interlacing", "sheets", "timing", "sound", "refusals", "heif", "stills", "animations"},
         {"display", "writing"},
         {"video_file"},
         {"reading"},

@@ -14,7 +14,8 @@ from ..errors import SinfusionError
 from ..names import in_frame_order, name_after, pasteable
 from . import heif
 from .animations import Animation, open_apng, open_gif, shown_seconds
-from .display import Note, over_white, still_pixels, tagged_pixels
+from .display import over_white, still_pixels, tagged_pixels
+from .interlacing import Note
 from .refusals import is_raw_photo, missing, shorten, unreadable, without_frames
 from .stills import Fit, open_image, pictures_note, tiff_pages, upright_size
 from .timing import FrameTimes

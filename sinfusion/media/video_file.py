@@ -14,7 +14,8 @@ from av.stream import Disposition
 
 from ..errors import SinfusionError
 from . import heif
-from .display import Display, decoded, display_matrix, is_field, over_white, progressive, turned
+from .display import Display, decoded, display_matrix, over_white, turned
+from .interlacing import is_field, progressive
 from .refusals import unreadable, without_video
 from .timing import UNKNOWN_FPS, FrameTimes
 
