@@ -31,11 +31,14 @@ class Usage(NamedTuple):
         return ", ".join(sorted({name for names in found for name in names if name}))
 
 
+Type = str | tuple[str, ...] | None  # "*bf16", "i32", "fp32", "i32:16": a multiple of 16; of a tuple, a tuple
+
+
 class Variant(NamedTuple):
     """A kernel as it is launched; the arguments of compile_variant but the last."""
 
     kernel: Any  # of @triton.jit
-    types: dict[str, str | None]  # "*bf16", "i32", "fp32", ... of every argument that is no constant; None: not given
+    types: dict[str, Type]  # of every argument that is no constant; None: not given
     constants: dict[str, Any]
     options: dict[str, Any]  # num_warps, num_stages, ...
 
@@ -99,7 +102,7 @@ def resources(file: Path) -> list[Resources]:
 
 def compile_variant(
     kernel: Any,  # of @triton.jit
-    types: dict[str, str | None],  # of every argument that is no constant; None: a pointer that is not given
+    types: dict[str, Type],  # of every argument that is no constant; None: a pointer that is not given
     constants: dict[str, Any],
     options: dict[str, Any],
     capability: int,  # 80, 90, 100
@@ -110,9 +113,16 @@ def compile_variant(
     from triton.compiler import ASTSource
 
     constants = constants | {name: None for name, kind in types.items() if kind is None}
-    signature = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
-    aligned = {
-        (i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if str(kind).startswith("*")
+    given = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
+    paths = {  # where Triton finds an argument, or a part of one
+        path: kind
+        for i, kinds in enumerate(given.values())
+        for path, kind in ([((i,), kinds)] if isinstance(kinds, str) else [((i, j), k) for j, k in enumerate(kinds)])  # type: ignore[arg-type]
+    }
+    aligned = {path: [["tt.divisibility", 16]] for path, kind in paths.items() if kind[0] == "*" or ":16" in kind}
+    signature = {
+        name: kinds.removesuffix(":16") if isinstance(kinds, str) else tuple(kind.removesuffix(":16") for kind in kinds)  # type: ignore[union-attr]
+        for name, kinds in given.items()
     }
     source = ASTSource(kernel, signature, constants, aligned)
     binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -144,10 +154,12 @@ def recorded_launches() -> Iterator[list[Variant]]:
         JITFunction.run = run
 
 
-def _type(argument: Any) -> str | None:
+def _type(argument: Any) -> Type:
     """As Triton names it."""
     if argument is None:
         return None
+    if isinstance(argument, tuple):
+        return tuple(str(_type(part)) for part in argument)
     if isinstance(argument, int | float):
         return "i32" if isinstance(argument, int) else "fp32"
     return {"bfloat16": "*bf16", "float32": "*fp32"}[str(argument.dtype).removeprefix("torch.")]

@@ -15,34 +15,37 @@ Arguments = list[tuple[Any, ...]]
 
 
 def depthwise_norm(channels: int, activation: str) -> dict[str, Variant]:
-    """activation: "*bf16" or "*fp32". The network's first block, of 3, 6 or 9 channels, has no norm."""
+    """activation: "*bf16" or "*fp32". Blocks of 3, 6 or 9 channels have no norm, half of more than 64 are a skip."""
     from sinfusion.kernels import depthwise_norm as module
 
     norm = channels > 9
-    numbers = {"height": "i32", "width": "i32", "pixels": "i32", "eps": "fp32"}
-    given = numbers | {name: activation for name in ("x", "out", "u", "du", "grad")}
+    skip = channels // 2 if channels > 64 else 0
+    numbers = {"height": "i32", "width": "i32", "pixels": "i32", "shift_stride": "i32", "eps": "fp32"}
+    given = numbers | dict.fromkeys(("x", "skip", "out", "out_skip", "u", "du", "grad", "residual"), activation)
+    given |= {"passed": None if skip else activation, "residual_skip": activation}
+    given |= {} if skip else dict.fromkeys(("skip", "out_skip", "residual_skip"))
     without_norm = dict.fromkeys(("gain", "offset", "u", "mean", "rstd"))
-    constants = {"C": channels, "FLIP": False, "STEPS": module.STEPS, "BAND": module.BAND}
+    constants = {"C": channels, "S": skip, "STEPS": module.STEPS, "BAND": module.BAND}
 
-    def variant(kernel, types, width=channels, **changed):
-        options = module.launch_options(width)
-        of_kernel = {n: v for n, v in (constants | options | changed).items() if n in kernel.arg_names}
+    def variant(kernel, types, options=None):
+        options = options or module.launch_options(channels)
+        of_kernel = {n: v for n, v in (constants | options).items() if n in kernel.arg_names}
         types = {n: types.get(n, "*fp32") for n in kernel.arg_names if n not in of_kernel}
         return Variant(kernel, types, of_kernel, {n: v for n, v in options.items() if n not in of_kernel})
 
     forward = given if norm else given | without_norm
-    strip = {"PIXELS": module.convolution_options(channels)["PIXELS"]}
+    convolution = module.convolution_options(channels)
     variants = {
-        "convolve, forward": variant(module.convolve, forward, **strip),
-        "convolve, gradient of x": variant(
-            module.convolve, given | without_norm | dict.fromkeys(("bias", "shift")), FLIP=True, **strip
-        ),
+        "convolve, forward": variant(module.convolve, forward, convolution),
+        "convolve_gradient": variant(module.convolve_gradient, given, convolution),
         "norm_backward": variant(module.norm_backward, given if norm else given | without_norm | {"du": None}),
-        "weight_gradient": variant(module.weight_gradient, given, min(channels, module.GRADIENT_CHANNELS)),
+        "weight_gradient": variant(
+            module.weight_gradient, given, module.launch_options(min(channels, module.GRADIENT_CHANNELS))
+        ),
     }
     if norm:  # a reverse step keeps nothing
         without = dict.fromkeys(("u", "mean", "rstd"))
-        variants["convolve, inference"] = variant(module.convolve, given | without, **strip)
+        variants["convolve, inference"] = variant(module.convolve, given | without, convolution)
     return variants
 
 
@@ -103,6 +106,16 @@ def gelu(channels: int, activation: str, epilogue: str) -> dict[str, Variant]:
     }
 
 
+def reduce(sums: int) -> dict[str, Variant]:
+    """So many sums in one launch, of multiples of 16 numbers."""
+    from sinfusion.kernels import reduce as module
+
+    types = {name: ("*fp32",) * sums for name in ("partials", "outs")}
+    types |= {"groups": ("i32",) * sums, "rows": ("i32",) * sums, "numbers": ("i32:16",) * sums}
+    constants = {"ROWS": module.ROWS, "NUMBERS": module.NUMBERS}
+    return {"add_rows": Variant(module.add_rows, dict(types), constants, module.OPTIONS)}
+
+
 BF16, FP32 = "*bf16", "*fp32"
 LAUNCHED: dict[Callable[..., dict[str, Variant]], Arguments] = {
     depthwise_norm: list(product((3, 6, 9, 64, 128), (BF16, FP32))),
@@ -115,5 +128,6 @@ LAUNCHED: dict[Callable[..., dict[str, Variant]], Arguments] = {
         (64, 192, 3, FP32, "gelu"),
         (192, 64, 3, FP32, "residual"),
     ],
+    reduce: [(3,)],
     gelu: [(192, BF16, "gelu"), (64, BF16, "residual"), (64, BF16, ""), (192, FP32, "gelu"), (64, FP32, "residual")],
 }

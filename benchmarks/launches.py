@@ -35,7 +35,9 @@ from sinfusion.run import Run
 from sinfusion.training.trainer import Trainer
 
 RECIPES = {"paper": PAPER, "fast": FAST}
-NEW_MEMORY = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "lift_fresh")
+NOTHING = (
+    "empty new_empty empty_like empty_strided new_empty_strided lift_fresh _unsafe_view _local_scalar_dense".split()
+)
 OPERATORS = ("dense", "dense_backward", "depthwise_norm", "depthwise_norm_backward")
 NATIVE = ("adam_ema", "ddpm_step", "philox", "sample_crops")  # modules of sinfusion.ops that call the CUDA library
 
@@ -64,7 +66,7 @@ class Recorder(TorchDispatchMode):
         if torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd"):
             with self:
                 return function.decompose(*arguments, **(named or {}))
-        if not function.is_view and name not in NEW_MEMORY:
+        if not function.is_view and name not in NOTHING:
             self.launches.append(Launch("PyTorch", name))
         return function(*arguments, **(named or {}))
 
@@ -79,7 +81,8 @@ class Recorder(TorchDispatchMode):
 
     def triton(self, kernel: Any, *arguments: Any, grid: Any, warmup: bool, **named: Any) -> None:
         pairs = zip(kernel.arg_names, arguments, strict=False)
-        unaligned = (name for name, value in pairs if isinstance(value, Tensor) and value.data_ptr() % 16)
+        tensors = ((name, part) for name, value in pairs for part in (value if isinstance(value, tuple) else (value,)))
+        unaligned = (name for name, value in tensors if isinstance(value, Tensor) and value.data_ptr() % 16)
         self.launches.append(Launch("Triton", kernel.__name__, tuple(unaligned)))
 
     def cuda(self, function: str, on: Tensor, /, **fields: Any) -> None:
@@ -121,7 +124,8 @@ def stand_in(choice: str = "triton") -> Iterator[Recorder]:
             *((importlib.import_module(f"sinfusion.ops.{module}"), "run", recorder.cuda) for module in NATIVE),
         ):
             patches.enter_context(mock.patch.object(target, name, value))
-        patches.enter_context(warnings.catch_warnings(action="ignore"))  # that operators are overridden
+        patches.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # operators are overridden
         library = torch.library.Library("sinfusion", "IMPL")
         patches.callback(library._destroy)
         for operator in OPERATORS:

@@ -2,12 +2,12 @@
 
 out, z = forward(x, weight, bias, residual, gelu, save)
 grad_x = input_gradient(grad, weight)
-grad_weight = weight_gradient(grad, x, kernel)
+partial = weight_gradient(grad, x, kernel)
 
 Activations are channels-last, fp32 or bf16; sums are fp32. A convolution is one product of (pixels, taps x channels)
 and (taps x channels, outputs), whose left side is never made: each step loads the pixels that a tap sees, 0 outside the
 image. The gradient of the input is the same with taps in reverse; that of the weights sums over pixels, split among
-programs and added up in a fixed order.
+programs, whose sums kernels/reduce.py adds up.
 
 What an H200 needs at least for an image of 136x243 in bf16 (790 TFLOP/s; memory 4 TB/s; from L2 some 5.5 TB/s):
 
@@ -309,20 +309,20 @@ def weight_gradient(
     x: Tensor,  # (B, C, H, W) as grad
     kernel: int,  # k
     config: int = 0,
-) -> Tensor:  # (O, C, k, k) fp32
-    """Sums over pixels are made in an order that shape and configuration decide: results repeat to the bit."""
+) -> Tensor:
+    """(1, n, O, k, k, C) fp32: partial sums, of pixels that shape and configuration decide."""
     batch, channels, height, width = x.shape
     outputs, rows, columns = grad.shape[1], batch * height, kernel * kernel * channels
     options = gradient_options(config, x.dtype, channels, outputs, kernel)
     blocks = triton.cdiv(outputs, options["M"]) * _blocks(columns, options)
     share = triton.cdiv(rows, max(1, WARPS // options["num_warps"] // blocks))  # rows of a program
     programs = triton.cdiv(rows, share)
-    partial = x.new_empty(programs, outputs, kernel, kernel, channels, dtype=torch.float32)
+    partial = x.new_empty(1, programs, outputs, kernel, kernel, channels, dtype=torch.float32)
     with torch.cuda.device_of(x):
         multiply_gradients[programs, blocks](
             grad, x, partial, rows, height, width, share, INPUTS=channels, OUTPUTS=outputs, KERNEL=kernel, **options
         )
-    return partial.sum(0).permute(0, 3, 1, 2)
+    return partial
 
 
 def _empty(x: Tensor, channels: int) -> Tensor:

@@ -66,8 +66,6 @@ class ConvNeXtBlock(nn.Module):
         skip: the last of the in_channels, if x has only the first.
         """
         bias: Tensor = self.depthwise.bias  # type: ignore[assignment]  # this convolution has one
-        if skip is not None and x.is_cuda:  # a GPU's kernels read one tensor: made once for both layers
-            x, skip = ops.joined(x, skip), None
         h = ops.depthwise_norm(x, self.depthwise.weight, bias, shift, self.gain, self.offset, skip)
         residual = x if self.residual is None else self.residual(x, skip=skip)
         out: Tensor = self.project(self.expand(h, gelu=True), residual=residual)

@@ -14,7 +14,6 @@ from .dense import dense
 from .depthwise_norm import depthwise_norm
 from .dispatch import backend
 from .graphed_callable import cpu_graphed
-from .layout import joined
 from .native import status
 from .nearest_patches import nearest_patches
 from .patch_match import patch_match
@@ -49,7 +48,6 @@ __all__ = [
     "ddpm_step",
     "dense",
     "depthwise_norm",
-    "joined",
     "keep_memory",
     "nearest_patches",
     "normal",

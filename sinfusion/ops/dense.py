@@ -240,35 +240,46 @@ def _gpu_backward(a: DenseBackward) -> DenseGrads:
     """Unlike the reference's, z comes without the bias."""
     from ..kernels import dense as implicit
     from ..kernels import gelu as epilogue
+    from ..kernels.reduce import Partial, reduce_partials
 
     weight, kernel_size = a.weight, a.weight.shape[2]
     x, grad = channels_last(concatenate(a.x, a.skip)), channels_last(a.grad_out.to(a.x.dtype))
     rounded = _rounded_weight(a)
-    grad_x, grad_weight, grad_bias = None, weight.new_empty(0), weight.new_empty(0)
+    found = _fake_backward(a._replace(wants_input=False))
+    grad_x, sums = None, []
     if a.gelu or a.wants_bias:
-        grad, sums = epilogue.backward(grad, a.z, fp32(a.bias), a.gelu)
-        grad_bias = sums if a.wants_bias else grad_bias
+        grad, partial = epilogue.backward(grad, a.z, fp32(a.bias), a.gelu)
+        sums += [Partial(partial, found.bias[None])] * a.wants_bias
 
     def cudnn(which: int) -> Tensor:
         mask = [which == 0, which == 1, False]
         sizes = [[kernel_size // 2] * 2, [1, 1]]
         with deterministic_cudnn():
-            found: Tensor = torch.ops.aten.convolution_backward(
+            gradient: Tensor = torch.ops.aten.convolution_backward(
                 grad, x, rounded, None, [1, 1], *sizes, False, [0, 0], 1, mask
             )[which]
-        return found.to(weight.dtype if which else x.dtype, memory_format=torch.channels_last)
+        return channels_last(gradient)
+
+    def add_up(partial: Tensor) -> Tensor:
+        out = torch.empty_like(found.weight)
+        reduce_partials([Partial(partial, out[None])])
+        return out
 
     if a.wants_weight:
-        grad_weight = _fastest(
-            "dense weight gradient", x, weight, (), functools.partial(cudnn, 1),
-            lambda config: implicit.weight_gradient(grad, x, kernel_size, config),
+        partial = _fastest(
+            "dense weight gradient", x, weight, (), lambda: cudnn(1).permute(0, 2, 3, 1)[None, None],
+            lambda config: implicit.weight_gradient(grad, x, kernel_size, config), add_up,
         )()  # fmt: skip
+        sums.append(Partial(partial, found.weight[None]))
+    if sums:
+        reduce_partials(sums)
     if a.wants_input:
         grad_x = _fastest(
             "dense input gradient", x, weight, (), functools.partial(cudnn, 0),
             lambda config: implicit.input_gradient(grad, rounded, config),
         )()  # fmt: skip
-    return DenseGrads(*split(grad_x, a.x, a.skip), grad_weight, grad_bias)
+    of_x, of_skip = split(grad_x, a.x, a.skip)
+    return found._replace(x=of_x, skip=of_skip)
 
 
 def deterministic_cudnn() -> contextlib.AbstractContextManager[None]:
@@ -286,6 +297,7 @@ def _fastest(
     flags: tuple[bool, ...],
     cudnn: Callable[[], Any],
     triton: Callable[[int], Any],
+    finish: Callable[[Any], Any] = lambda result: result,  # what is done with a result, measured with it
 ) -> Callable[[], Any]:
     """The implementation that was measured to be the fastest here."""
     from ..kernels import tuning
@@ -294,7 +306,12 @@ def _fastest(
     for config in triton_configs(weight.shape, x.dtype):
         candidates[f"triton {config}"] = functools.partial(triton, config)
     key = (*x.shape, *weight.shape, str(x.dtype), *flags)
-    return candidates[tuning.choose(operator, key, candidates, x.device)]
+    finished = {name: functools.partial(_then, run, finish) for name, run in candidates.items()}
+    return candidates[tuning.choose(operator, key, finished, x.device)]
+
+
+def _then(run: Callable[[], Any], finish: Callable[[Any], Any]) -> Any:
+    return finish(run())
 
 
 def triton_configs(weight: torch.Size, dtype: torch.dtype) -> tuple[int, ...]:

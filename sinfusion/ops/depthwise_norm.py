@@ -15,7 +15,17 @@ from torch import Tensor
 from .checks import require, require_tensor
 from .cpu_graph import CpuGraph, capturing
 from .dispatch import backend, chosen_backend, native_or_reference
-from .layout import channels_last, concatenate, empty_like, fp32, input_fields, split, total_channels
+from .layout import (
+    channels_last,
+    concatenate,
+    empty_like,
+    empty_taps_first,
+    fp32,
+    input_fields,
+    split,
+    taps_first,
+    total_channels,
+)
 from .native import run, why_no_library, wrong_dtype
 from .registration import define, implement, register_backward, takes
 
@@ -268,33 +278,36 @@ def unsupported_on_gpu(a: DepthwiseNorm | DepthwiseNormBackward) -> list[str]:
 def _gpu(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
     from ..kernels import depthwise_norm as triton_kernels
 
-    x = channels_last(concatenate(a.x, a.skip))
-    epilogue = triton_kernels.Epilogue(fp32(a.bias), fp32(a.shift), fp32(a.gain), fp32(a.offset))
-    out, saved = triton_kernels.forward(x, _taps(a.weight), epilogue, a.eps, save)
-    return DepthwiseNormOutput(out, *(saved if save and a.gain is not None else _nothing_saved(x)))
+    given = triton_kernels.Input(channels_last(a.x), channels_last(a.skip))
+    shift = a.shift if a.shift is None or a.shift.stride(1) == 1 else a.shift.contiguous()
+    epilogue = triton_kernels.Epilogue(
+        fp32(a.bias), None if shift is None else shift.float(), fp32(a.gain), fp32(a.offset)
+    )
+    out, saved = triton_kernels.forward(given, taps_first(a.weight), epilogue, a.eps, save)
+    return DepthwiseNormOutput(out, *(saved if save and a.gain is not None else _nothing_saved(a.x)))
 
 
 def _gpu_backward(a: DepthwiseNormBackward) -> DepthwiseNormGrads:
     from ..kernels import depthwise_norm as triton_kernels
+    from ..kernels.reduce import Partial, reduce_partials
 
-    grad_out = channels_last(a.grad_out.to(a.x.dtype))
+    found = _fake_backward(a._replace(wants_input=False))
+    given = triton_kernels.Input(channels_last(a.x), channels_last(a.skip))
     u = a.u if a.gain is None else channels_last(a.u)
-    x = channels_last(concatenate(a.x, a.skip))
-    taps, gain = _taps(a.weight), fp32(a.gain)
-    grads = triton_kernels.backward(
-        grad_out, x, triton_kernels.Saved(u, a.mean, a.rstd), taps, gain, a.wants_input, a.wants_parameters
-    )
-    found: dict[str, Tensor | None] = {"shift": grads.shift if a.wants_shift else None}
-    found["x"], found["skip"] = split(grads.x, a.x, a.skip)
-    if grads.taps is not None:
-        found.update(weight=grads.taps.t().contiguous().view(a.weight.shape), bias=grads.shift.sum(0))
-        found.update(gain=grads.gain, offset=grads.offset)
-    return _empty_where_none(taps, found)
-
-
-def _taps(weight: Tensor) -> Tensor:
-    """(C, 1, 7, 7) -> (49, C), channels innermost as the kernel reads them."""
-    return weight.detach().view(-1, 49).t().contiguous()
+    saved = triton_kernels.Saved(u, a.mean, a.rstd)
+    du, of_norm = triton_kernels.norm_gradient(channels_last(a.grad_out.to(a.x.dtype)), saved, fp32(a.gain))
+    if a.wants_input:
+        grads = triton_kernels.input_gradient(du, taps_first(a.weight), given.channels[1])
+        found = found._replace(x=grads.x, skip=a.x.new_empty(0) if grads.skip is None else grads.skip)
+    sums = [Partial(of_norm[0], found.shift)] if a.wants_shift else []
+    if a.wants_parameters:
+        found = found._replace(weight=empty_taps_first(a.weight))  # as a weight that nobody has to copy
+        outs = (found.bias, found.gain, found.offset)
+        sums += [Partial(partial.flatten(0, 1)[None], out[None]) for partial, out in zip(of_norm, outs, strict=False)]
+        sums.append(Partial(triton_kernels.taps_gradient(given, du), found.weight[None]))
+    if sums:
+        reduce_partials(sums)
+    return found
 
 
 def _fake(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
@@ -318,6 +331,7 @@ def _fake_backward(a: DepthwiseNormBackward) -> DepthwiseNormGrads:
         return x.new_empty(shape if wanted else 0, dtype=statistics)
 
     weight = torch.empty_like(a.weight, memory_format=torch.contiguous_format)
+    weight = empty_taps_first(a.weight) if x.is_cuda else weight
     norm = a.wants_parameters and a.gain is not None
     return DepthwiseNormGrads(
         x=empty_like(x, x.shape[1]) if a.wants_input else x.new_empty(0),

@@ -81,19 +81,21 @@ def split(grad: Tensor | None, x: Tensor, skip: Tensor | None) -> tuple[Tensor, 
     return channels_last(of_x), channels_last(of_skip)
 
 
-class _Joined(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, skip: Tensor) -> Tensor:
-        ctx.channels = x.shape[1], skip.shape[1]
-        return torch.cat((x, skip), 1)
+def weight_order(shape: torch.Size, on_gpu: bool) -> tuple[int, ...]:
+    """In which order a weight's dimensions lie in memory, as kernels read it.
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        of_x, of_skip = grads[0].split(ctx.channels, 1)
-        return channels_last(of_x), channels_last(of_skip)
+    Convolutions are channels-last; on a GPU the channels of depthwise ones, (C, 1, 7, 7), are innermost.
+    """
+    if len(shape) != 4:
+        return tuple(range(len(shape)))
+    return (2, 3, 1, 0) if on_gpu and shape[1:] == (1, 7, 7) else (0, 2, 3, 1)
 
 
-def joined(x: Tensor, skip: Tensor) -> Tensor:
-    """As `concatenate`, with gradients that are channels-last, made once however many layers read it."""
-    result: Tensor = _Joined.apply(x, skip)
-    return result
+def taps_first(weight: Tensor) -> Tensor:
+    """(49, C) fp32 of a depthwise weight (C, 1, 7, 7): itself if it lies in a GPU's `weight_order`, else a copy."""
+    return fp32(weight.detach().permute(2, 3, 1, 0).reshape(49, -1))
+
+
+def empty_taps_first(weight: Tensor) -> Tensor:
+    """(C, 1, 7, 7) fp32 as a depthwise weight, in a GPU's `weight_order`, not yet written."""
+    return weight.new_empty(7, 7, 1, len(weight), dtype=torch.float32).permute(3, 2, 0, 1)

@@ -63,15 +63,20 @@ def test_the_variants_of_depthwise_norm_are_those_that_are_launched(channels, ac
     from sinfusion.kernels import depthwise_norm as module
 
     dtype = {"*bf16": torch.bfloat16, "*fp32": torch.float32}[activation]
-    x = torch.empty(2, channels, 5, 7, dtype=dtype)
+    skip_channels = channels // 2 if channels > 64 else 0
+    x = torch.empty(2, channels - skip_channels, 5, 7, dtype=dtype)
+    skip = torch.empty(2, skip_channels, 5, 7, dtype=dtype) if skip_channels else None
+    given, du = module.Input(x, skip), torch.empty(2, channels, 5, 7, dtype=dtype)
     taps, bias, shift = torch.empty(49, channels), torch.empty(channels), torch.empty(2, channels)
     gain = offset = torch.empty(channels) if channels > 9 else None
     with ahead_of_time.recorded_launches() as launches:
         epilogue = module.Epilogue(bias, shift, gain, offset)
-        _, saved = module.forward(x, taps, epilogue, 1e-5, True)
-        module.backward(x, x, saved, taps, gain)
+        _, saved = module.forward(given, taps, epilogue, 1e-5, True)
+        module.norm_gradient(du, saved, gain)
+        module.input_gradient(du, taps, skip_channels, given, None if skip_channels else x)
+        module.taps_gradient(given, du)
         if gain is not None:
-            module.forward(x, taps, epilogue, 1e-5, False)
+            module.forward(given, taps, epilogue, 1e-5, False)
     variants = list(kernel_variants.depthwise_norm(channels, activation).values())
     assert all(launch in variants for launch in launches)
     assert all(variant in launches for variant in variants)

@@ -145,8 +145,9 @@ def test_compiled_kernels_spill_no_registers(channels, dtype, capability, tmp_pa
     for name, variant in kernel_variants.depthwise_norm(channels, f"*{dtype}").items():
         usage = ahead_of_time.compile_variant(*variant, capability)
         assert 0 < usage.registers <= 255, name
-        # Other versions' ptxas spills up to 8 words, to fit one more program into a multiprocessor.
-        assert usage.spill_bytes <= (0 if ahead_of_time.triton_version() == (3, 9) else 32), f"{name}: {usage[:3]}"
+        # ptxas spills up to 8 words, to fit one more program into a multiprocessor: 3.9's two, for sm_100.
+        most = 32 if ahead_of_time.triton_version() != (3, 9) else 8 if capability == 100 else 0
+        assert usage.spill_bytes <= most, f"{name}: {usage[:3]}"
 
 
 def test_without_triton_the_reference_runs_or_the_reason_is_said(monkeypatch):
