@@ -76,13 +76,16 @@ def dense(
     backward = module.convolution_options(config, dtype, outputs, inputs)
     gradient = module.gradient_options(config, dtype, inputs, outputs, kernel)
     absent = {"gelu": ("residual",), "residual": ("z",), "": ("residual", "z")}[epilogue]
+    without = ("bias", "residual", "z", "partial")
     variants = {
-        "forward": variant(module.convolve, forward, layer, *absent),
-        "input gradient": variant(module.convolve, backward, swapped, "bias", "residual", "z"),
+        "forward": variant(module.convolve, forward, layer, *absent, "partial"),
+        "input gradient": variant(module.convolve, backward, swapped, *without),
         "weight gradient": variant(module.multiply_gradients, gradient, layer),
     }
     if epilogue == "gelu":  # a reverse step keeps nothing
-        variants["inference"] = variant(module.convolve, forward, layer, "residual", "z")
+        variants["inference"] = variant(module.convolve, forward, layer, "residual", "z", "partial")
+    if epilogue == "residual":  # its input is what came out of GELU
+        variants["gradient through GELU"] = variant(module.convolve, backward, swapped | {"GELU": True}, "residual")
     return variants
 
 
@@ -106,6 +109,26 @@ def gelu(channels: int, activation: str, epilogue: str) -> dict[str, Variant]:
     }
 
 
+def pointwise(channels: int, outputs: int, activation: str, wants_input: bool = True) -> dict[str, Variant]:
+    """A 1x1 convolution; half of more than 64 channels are a skip."""
+    import torch
+    from sinfusion.kernels import pointwise as module
+
+    skip = channels // 2 if channels > 64 else 0
+    types = dict.fromkeys(("x", "weight", "out", "grad"), activation) | {"skip": activation if skip else None}
+    types |= {"bias": "*fp32", "of_weight": "*fp32", "of_bias": "*fp32", "pixels": "i32"}
+    types |= {"grad_x": activation if wants_input else None, "grad_skip": activation if wants_input and skip else None}
+    options = module.options(channels - skip, outputs, torch.bfloat16 if activation == BF16 else torch.float32)
+    constants = {"C": channels, "S": skip, "O": outputs, "STEPS": module.STEPS} | options
+
+    def variant(kernel):
+        of_kernel = {n: v for n, v in constants.items() if n in kernel.arg_names}
+        given = {n: types[n] for n in kernel.arg_names if n not in of_kernel}
+        return Variant(kernel, given, of_kernel, module.OPTIONS)
+
+    return {"forward": variant(module.pointwise), "backward": variant(module.pointwise_backward)}
+
+
 def reduce(sums: int) -> dict[str, Variant]:
     """So many sums in one launch, of multiples of 16 numbers."""
     from sinfusion.kernels import reduce as module
@@ -123,11 +146,15 @@ LAUNCHED: dict[Callable[..., dict[str, Variant]], Arguments] = {
         *((channels, 192, 3, BF16, "gelu", config) for channels in (64, 128) for config in range(6)),
         *((192, 64, 3, BF16, "residual", config) for config in range(6)),
         *((channels, 192, 3, BF16, "gelu") for channels in (3, 6, 9)),
-        *((channels, 64, 1, BF16, "") for channels in (3, 6, 9, 128)),
-        (64, 3, 1, BF16, ""),
         (64, 192, 3, FP32, "gelu"),
         (192, 64, 3, FP32, "residual"),
     ],
     reduce: [(3,)],
+    pointwise: [
+        *((channels, 64, BF16, False) for channels in (3, 6, 9)),
+        (128, 64, BF16),
+        (64, 3, BF16),
+        (128, 64, FP32),
+    ],
     gelu: [(192, BF16, "gelu"), (64, BF16, "residual"), (64, BF16, ""), (192, FP32, "gelu"), (64, FP32, "residual")],
 }

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sinfusion import kernels, ops
 from sinfusion.diffusion.samplers import ddim
 from sinfusion.generation.reverse_process import ReverseProcess
+from sinfusion.network import NextNet
 from sinfusion.recipe import FAST, PAPER
 from sinfusion.roles import PREDICTOR
 from sinfusion.run import Run
@@ -165,7 +166,7 @@ def evaluation(recipe: str, size: tuple[int, int] = (144, 256), choice: str = "t
     run = _run(recipe, size)
     with stand_in(choice) as recorder:
         denoiser = run.build(PREDICTOR)
-        denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as a run opens it
+        cast(NextNet, denoiser.network).lay_out()  # as a run opens it
         conditions = run.recipe.conditions(PREDICTOR)
         process = ReverseProcess(denoiser, ddim(np.array([3.0, 2.0, 1.0, 0.0])), conditions, 1, graph=False)
         arguments = torch.arange(1), 0, torch.zeros(1, 3 * conditions, *size)

@@ -1,7 +1,7 @@
 """Triton kernels of the dense convolutions of a ConvNeXt block, as implicit matrix products.
 
 out, z = forward(x, weight, bias, residual, gelu, save)
-grad_x = input_gradient(grad, weight)
+grad_x, partial = input_gradient(grad, weight, z, bias)
 partial = weight_gradient(grad, x, kernel)
 
 Activations are channels-last, fp32 or bf16; sums are fp32. A convolution is one product of (pixels, taps x channels)
@@ -38,7 +38,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gelu import activate, channel_block
+from .gelu import activate, channel_block, slope
 
 
 class Config(NamedTuple):
@@ -106,24 +106,34 @@ def _load_weights(
 
 
 @triton.jit
-def _add_bias(value, bias, output, OUTPUTS: tl.constexpr, GELU: tl.constexpr):
-    """And GELU of that, if asked for."""
+def _add_bias(value, bias, output, OUTPUTS: tl.constexpr):
     if bias is not None:
         value += tl.load(bias + output, mask=output < OUTPUTS, other=0.0)[None, :]
-    if GELU:
-        value = activate(value)
     return value
 
 
 @triton.jit
-def _store(value, residual, out, pixel, pixels, output, OUTPUTS: tl.constexpr):
-    """Writes value, with the residual if there is one, where there is an `out`."""
+def _store(value, residual, out, pixel, pixels, output, OUTPUTS: tl.constexpr, GELU: tl.constexpr):
+    """Writes value, GELU of it, or with the residual if there is one, where there is an `out`."""
     if out is not None:
+        if GELU:
+            value = activate(value, out.dtype.element_ty)
         mask = (pixel < pixels)[:, None] & (output < OUTPUTS)[None, :]
         place = pixel[:, None] * OUTPUTS + output[None, :]
         if residual is not None:
             value += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
         tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _store_through_gelu(value, z, bias, out, partial, pixel, pixels, program, output, OUTPUTS: tl.constexpr):
+    """Writes value times the slope of GELU at z + bias, and the sums of that over pixels."""
+    mask = (pixel < pixels)[:, None] & (output < OUTPUTS)[None, :]
+    place = pixel[:, None] * OUTPUTS + output[None, :]
+    before = tl.load(z + place, mask=mask, other=0.0).to(tl.float32)
+    value *= slope(_add_bias(before, bias, output, OUTPUTS), out.dtype.element_ty)
+    tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
+    tl.store(partial + program * OUTPUTS + output, tl.sum(value, 0), mask=output < OUTPUTS)
 
 
 @triton.jit(do_not_specialize=["pixels", "height", "width"])
@@ -133,7 +143,8 @@ def convolve(
     bias,  # (O,) fp32 or None
     residual,  # (B, H, W, O) or None
     out,  # (B, H, W, O), written
-    z,  # as out, written; or None
+    z,  # as out, written; or None. BACKWARD: read, what GELU was taken of but for the bias
+    partial,  # (programs of pixels, O) fp32, written; with z, BACKWARD
     pixels,  # of all images
     height,
     width,
@@ -171,11 +182,17 @@ def convolve(
         if REST > 0:
             b = _load_weights(weight, tap, channel, further, INPUTS, OUTPUTS, KERNEL * KERNEL, BACKWARD)
             more = tl.dot(a, b, more, input_precision="ieee")
-    _store(sums, None, z, pixel, pixels, output, OUTPUTS)
-    _store(_add_bias(sums, bias, output, OUTPUTS, GELU), residual, out, pixel, pixels, output, OUTPUTS)
-    if REST > 0:
-        _store(more, None, z, pixel, pixels, further, OUTPUTS)
-        _store(_add_bias(more, bias, further, OUTPUTS, GELU), residual, out, pixel, pixels, further, OUTPUTS)
+    if BACKWARD and GELU:
+        program = tl.program_id(0) // blocks
+        _store_through_gelu(sums, z, bias, out, partial, pixel, pixels, program, output, OUTPUTS)
+        if REST > 0:
+            _store_through_gelu(more, z, bias, out, partial, pixel, pixels, program, further, OUTPUTS)
+    else:
+        _store(sums, None, z, pixel, pixels, output, OUTPUTS, False)
+        _store(_add_bias(sums, bias, output, OUTPUTS), residual, out, pixel, pixels, output, OUTPUTS, GELU)
+        if REST > 0:
+            _store(more, None, z, pixel, pixels, further, OUTPUTS, False)
+            _store(_add_bias(more, bias, further, OUTPUTS), residual, out, pixel, pixels, further, OUTPUTS, GELU)
 
 
 @triton.jit
@@ -293,15 +310,18 @@ def forward(
     gelu and residual exclude each other. B H W times C or O has to be below 2^31, in every function here.
     """
     z = _empty(x, weight.shape[0]) if gelu and save else None
-    return _convolve(x, weight, bias, residual, z, gelu, False, config), z
+    return _convolve(x, weight, bias, residual, z, gelu, False, config)[0], z
 
 
 def input_gradient(
     grad: Tensor,  # (B, O, H, W)
     weight: Tensor,  # (O, C, k, k) as grad
+    z: Tensor | None = None,  # (B, C, H, W) as grad: x was GELU(z + bias), and the gradient is that of z
+    bias: Tensor | None = None,  # (C,) fp32
     config: int = 0,
-) -> Tensor:  # (B, C, H, W) as grad
-    return _convolve(grad, weight, None, None, None, False, True, config)
+) -> tuple[Tensor, Tensor | None]:
+    """The gradient (B, C, H, W) as grad; with z, partial sums of it (1, n, C) fp32."""
+    return _convolve(grad, weight, bias, None, z, z is not None, True, config)
 
 
 def weight_gradient(
@@ -341,14 +361,15 @@ def _convolve(
     gelu: bool,
     backward: bool,
     config: int,
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     batch, inputs, height, width = x.shape
     outputs, kernel, pixels = weight.shape[1 if backward else 0], weight.shape[2], batch * height * width
     options = convolution_options(config, x.dtype, inputs, outputs)
-    out = _empty(x, outputs)
+    out, programs = _empty(x, outputs), triton.cdiv(pixels, options["M"])
+    partial = x.new_empty(1, programs, outputs, dtype=torch.float32) if backward and gelu else None
     with torch.cuda.device_of(x):
-        convolve[(triton.cdiv(pixels, options["M"]) * _blocks(outputs, options),)](
-            x, weight, bias, residual, out, z, pixels, height, width,
+        convolve[(programs * _blocks(outputs, options),)](
+            x, weight, bias, residual, out, z, partial, pixels, height, width,
             INPUTS=inputs, OUTPUTS=outputs, KERNEL=kernel, BACKWARD=backward, GELU=gelu, **options,
         )  # fmt: skip
-    return out
+    return out, partial

@@ -389,6 +389,10 @@ class Input(NamedTuple):
         of_skip = 0 if self.skip is None else self.skip.shape[1]
         return self.x.shape[1] + of_skip, of_skip
 
+    def empty(self, channels: int) -> Tensor:
+        """(B, channels, H, W) as x."""
+        return _empty(self.x, channels)
+
 
 class Epilogue(NamedTuple):
     """What follows the convolution of a pixel."""

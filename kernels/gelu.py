@@ -24,15 +24,32 @@ PIXELS, STEPS = 32, 4  # of one program of backward: 64 channels of 128 pixels, 
 
 
 @triton.jit
-def activate(z):
-    """GELU, exact, of fp32 numbers."""
-    return 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476))
+def _normal_cdf(z, dtype: tl.constexpr):
+    """Of fp32 numbers, as exact as a result in dtype needs it.
+
+    For bf16 log2 of the tail is a polynomial, within 2e-6 of the tail (a third of the instructions of erf); times z,
+    within 6e-7.
+    """
+    if dtype == tl.bfloat16:
+        t = tl.abs(z)
+        tail = -5.2209500e-02 + t * (7.2239060e-03 + t * -4.9161521e-04)
+        tail = tl.exp2(-1.0 + t * (-1.1510228 + t * (-0.45953175 + t * tail)))
+        return tl.where(z < 0, tail, 1.0 - tail)
+    else:
+        return 0.5 * (1.0 + tl.erf(z * 0.7071067811865476))
 
 
 @triton.jit
-def slope(z):
-    """Derivative of GELU at fp32 numbers."""
-    return 0.5 * (1.0 + tl.erf(z * 0.7071067811865476)) + z * (0.3989422804014327 * tl.exp(-0.5 * z * z))
+def activate(z, dtype: tl.constexpr):
+    """GELU of fp32 numbers, for a result in dtype."""
+    return z * _normal_cdf(z, dtype)
+
+
+@triton.jit
+def slope(z, dtype: tl.constexpr):
+    """Derivative of GELU at fp32 numbers, for a result in dtype."""
+    density = 0.3989422804014327 * tl.exp2(-0.7213475204444817 * z * z)
+    return _normal_cdf(z, dtype) + z * density
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -55,7 +72,7 @@ def finish(
         channel = ((start % C).to(tl.int32) + tl.arange(0, NUMBERS)) % C
         value += tl.load(bias + channel)
     if GELU:
-        value = activate(value)
+        value = activate(value, out.dtype.element_ty)
     if residual is not None:
         value += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
     tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
@@ -87,7 +104,7 @@ def finish_backward(
             value = tl.load(z + place, mask=mask, other=0.0).to(tl.float32)
             if bias is not None:
                 value += tl.load(bias + channel, mask=channel < C, other=0.0)
-            g *= slope(value)
+            g *= slope(value, dz.dtype.element_ty)
             tl.store(dz + place, g.to(dz.dtype.element_ty), mask=mask)
         sums += g
     place = tl.program_id(0) * C + channel

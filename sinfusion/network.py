@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops
+from .ops.layout import weight_order
 
 
 class Dense(nn.Conv2d):
@@ -35,16 +36,19 @@ class Dense(nn.Conv2d):
 
         skip: the last of the C channels, if x has only the first.
         """
-        copy = None
-        if x.dtype != self.weight.dtype:
-            if self._copy is None or self._copy.dtype != x.dtype or self._copy.device != x.device:
-                self._copy, self._version = torch.empty_like(self.weight, dtype=x.dtype), -1
-                self._copy = self._copy.contiguous(memory_format=torch.channels_last)
-            if self._version != self.weight._version:
-                self._copy.copy_(self.weight.detach())
-                self._version = self.weight._version
-            copy = self._copy
-        return ops.dense(x, self.weight, self.bias, residual, gelu, skip, copy)
+        return ops.dense(x, self.weight, self.bias, residual, gelu, skip, self.copy_for(x))
+
+    def copy_for(self, x: Tensor) -> Tensor | None:
+        """The weight in the dtype of an input, channels-last; None if that is the weight's own."""
+        if x.dtype == self.weight.dtype:
+            return None
+        if self._copy is None or self._copy.dtype != x.dtype or self._copy.device != x.device:
+            self._copy, self._version = torch.empty_like(self.weight, dtype=x.dtype), -1
+            self._copy = self._copy.contiguous(memory_format=torch.channels_last)
+        if self._version != self.weight._version:
+            self._copy.copy_(self.weight.detach())
+            self._version = self.weight._version
+        return self._copy
 
 
 class ConvNeXtBlock(nn.Module):
@@ -59,16 +63,28 @@ class ConvNeXtBlock(nn.Module):
         self.expand = Dense(in_channels, 3 * out_channels, dense_kernel)
         self.project = Dense(3 * out_channels, out_channels, dense_kernel)
         self.residual = Dense(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self._gradients: ops.Gradients | None = None
 
-    def forward(self, x: Tensor, shift: Tensor, skip: Tensor | None = None) -> Tensor:
-        """x (B, in_channels, H, W), shift (B, in_channels) fp32, what `self.shift` makes -> (B, out_channels, H, W).
+    def adopt(self, gradients: dict[str, Tensor]) -> None:
+        """On a GPU, write the gradients of parameters to these, by name, whenever they are computed."""
+        layers = ("depthwise", "expand", "project", "residual")
+        first, *others = ([gradients.get(f"{layer}.{of}") for of in ("weight", "bias")] for layer in layers)
+        own = [gradients.get("gain"), gradients.get("offset")]
+        self._gradients = ops.Gradients._make(sum(others, [*first, *own]))
 
-        skip: the last of the in_channels, if x has only the first.
+    def forward(self, x: Tensor, shift: Tensor, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, in_channels, H, W), shift (B, in_channels) fp32, what `self.shift` makes -> (B, out_channels, H, W), x.
+
+        skip: the last of the in_channels, if x has only the first. What reads x later takes the second result.
         """
-        bias: Tensor = self.depthwise.bias  # type: ignore[assignment]  # this convolution has one
-        h = ops.depthwise_norm(x, self.depthwise.weight, bias, shift, self.gain, self.offset, skip)
-        residual = x if self.residual is None else self.residual(x, skip=skip)
-        out: Tensor = self.project(self.expand(h, gelu=True), residual=residual)
+        convolutions = (self.depthwise, self.expand, self.project, self.residual)
+        first, expand, project, residual = (
+            (None, None) if layer is None else (layer.weight, layer.bias) for layer in convolutions
+        )
+        copies = (None if layer is None else cast(Dense, layer).copy_for(x) for layer in convolutions[1:])
+        parameters = (*first, self.gain, self.offset, *expand, *project, *residual)
+        arguments: Any = (x, skip, shift, *parameters, *copies, self._gradients)  # in the order of the operator
+        out: tuple[Tensor, Tensor] = ops.convnext_block(*arguments)
         return out
 
 
@@ -137,6 +153,13 @@ class NextNet(nn.Module):
         x = x.to(self.dtype, memory_format=torch.channels_last)
         return evaluate(x, self.shifts(time, frame_offset)).float()
 
+    def lay_out(self) -> None:
+        """Put the weights into the order in memory that kernels read, where nothing else does."""
+        for weight in self.parameters():
+            order = weight_order(weight.shape, weight.is_cuda)
+            back = [order.index(i) for i in range(weight.ndim)]
+            weight.data = weight.data.permute(order).contiguous().permute(back)
+
     def shifts(self, time: Tensor, frame_offset: Tensor | None = None) -> Tensor:
         """(B, sum of all blocks' in_channels) fp32: what every block adds for time and frame offset."""
         embedding = self.time(time)
@@ -155,12 +178,12 @@ class NextNet(nn.Module):
         shifts: Tensor,  # (B or 1, ...) from `shifts`
     ) -> Tensor:  # (B, out_channels, H, W), like x
         widths = [cast(ConvNeXtBlock, block).shift.out_features for block in self.blocks]
-        for_block = iter(shifts.expand(len(x), -1).split(widths, 1))
-        skips: list[Tensor] = []
-        for block in self.blocks[: self.first_half]:
-            x = block(x, next(for_block))
-            skips.append(x)
-        for block in self.blocks[self.first_half :]:
-            x = block(x, next(for_block), skips.pop())
+        for_block = shifts.expand(len(x), -1).split(widths, 1)
+        inputs: list[Tensor] = []  # of the blocks of the first half: what the others read from the last on
+        for i, block in enumerate(self.blocks):
+            skip = None if i < self.first_half else x if i == self.first_half else inputs.pop()
+            x, before = block(x, for_block[i], skip)
+            if i < self.first_half:
+                inputs.append(before)
         out: Tensor = self.final(x)
         return out

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -132,7 +132,7 @@ class Run:
             denoiser = self.build(role)
             prefix = "average." if self.recipe.ema_gamma > 0 else "raw."
             load_into(denoiser.network, weights, prefix, checkpoint)
-            denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as kernels read it
+            cast(NextNet, denoiser.network).lay_out()
             self._opened[role.name] = checkpoint, denoiser
         return denoiser
 

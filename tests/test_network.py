@@ -114,4 +114,4 @@ def test_a_block_of_zero_dense_weights_passes_its_input_through():
     torch.nn.init.zeros_(block.project.weight)
     torch.nn.init.zeros_(block.project.bias)
     x = torch.randn(1, 8, 9, 9)
-    assert torch.equal(block(x, torch.randn(1, 8)), x)
+    assert all(torch.equal(value, x) for value in block(x, torch.randn(1, 8)))

@@ -1,6 +1,7 @@
 """The door to native code: operators defined in plain PyTorch, with C++ and CUDA behind them where those can run.
 
-ops.depthwise_norm(x, weight, bias, shift, gain, offset), ops.dense(x, weight, bias)     # the network
+ops.depthwise_norm(x, weight, bias, shift, gain, offset), ops.dense(x, weight, bias)     # the network,
+ops.convnext_block(x, skip, shift, ...)                                                   # made of these
 ops.sample_crops(frames, places, ...), ops.adam_ema(...), ops.ddpm_step(x, output, ...)   # around it
 ops.patch_match(query, key), ops.vote(value, offsets)                                     # patches
 ops.nearest_patches(query, key), ops.posterior(rows, distance, values, of_distance)       # the closed form
@@ -9,6 +10,7 @@ with ops.backend("reference"): ...            # or SINFUSION_BACKEND=reference: 
 
 from . import native
 from .adam_ema import adam_ema
+from .convnext_block import Gradients, convnext_block
 from .ddpm_step import ddpm_step
 from .dense import dense
 from .depthwise_norm import depthwise_norm
@@ -41,8 +43,10 @@ def keep_memory() -> None:
 
 
 __all__ = [
+    "Gradients",
     "adam_ema",
     "backend",
+    "convnext_block",
     "cpu_graphed",
     "cpu_has_bf16",
     "ddpm_step",

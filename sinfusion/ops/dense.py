@@ -217,69 +217,136 @@ def unsupported_on_gpu(a: Dense | DenseBackward) -> list[str]:
 
 
 def _gpu(a: Dense, save: bool) -> tuple[Tensor, Tensor]:
-    from ..kernels import dense as implicit
-    from ..kernels import gelu as epilogue
+    x, rounded, bias = channels_last(a.x), _rounded_weight(a), fp32(a.bias)
+    if _is_pointwise(a) and a.residual is None:
+        from ..kernels import pointwise
 
-    x, rounded = channels_last(concatenate(a.x, a.skip)), _rounded_weight(a)
-    bias, residual = fp32(a.bias), channels_last(a.residual)
-
-    def cudnn() -> tuple[Tensor, Tensor | None]:
-        with deterministic_cudnn():
-            z = F.conv2d(x, rounded, padding=a.weight.shape[2] // 2)
-        return epilogue.forward(channels_last(z), bias, residual, a.gelu), z
-
-    def triton(config: int) -> tuple[Tensor, Tensor | None]:
-        return implicit.forward(x, rounded, bias, residual, a.gelu, save, config)
-
-    flags = (a.gelu, residual is not None, save)
-    out, z = _fastest("dense", x, a.weight, flags, cudnn, triton)()
-    return out, z if a.gelu and save and z is not None else x.new_empty(0)
+        return pointwise.forward(pointwise.Input(x, channels_last(a.skip)), rounded, bias), x.new_empty(0)
+    x = channels_last(concatenate(x, a.skip))
+    out, z = gpu_forward(x, rounded, bias, channels_last(a.residual), a.gelu, save)
+    return out, x.new_empty(0) if z is None else z
 
 
 def _gpu_backward(a: DenseBackward) -> DenseGrads:
     """Unlike the reference's, z comes without the bias."""
-    from ..kernels import dense as implicit
-    from ..kernels import gelu as epilogue
+    from ..kernels import gelu, pointwise
     from ..kernels.reduce import Partial, reduce_partials
 
-    weight, kernel_size = a.weight, a.weight.shape[2]
-    x, grad = channels_last(concatenate(a.x, a.skip)), channels_last(a.grad_out.to(a.x.dtype))
-    rounded = _rounded_weight(a)
     found = _fake_backward(a._replace(wants_input=False))
-    grad_x, sums = None, []
-    if a.gelu or a.wants_bias:
-        grad, partial = epilogue.backward(grad, a.z, fp32(a.bias), a.gelu)
-        sums += [Partial(partial, found.bias[None])] * a.wants_bias
-
-    def cudnn(which: int) -> Tensor:
-        mask = [which == 0, which == 1, False]
-        sizes = [[kernel_size // 2] * 2, [1, 1]]
-        with deterministic_cudnn():
-            gradient: Tensor = torch.ops.aten.convolution_backward(
-                grad, x, rounded, None, [1, 1], *sizes, False, [0, 0], 1, mask
-            )[which]
-        return channels_last(gradient)
-
-    def add_up(partial: Tensor) -> Tensor:
-        out = torch.empty_like(found.weight)
-        reduce_partials([Partial(partial, out[None])])
-        return out
-
-    if a.wants_weight:
-        partial = _fastest(
-            "dense weight gradient", x, weight, (), lambda: cudnn(1).permute(0, 2, 3, 1)[None, None],
-            lambda config: implicit.weight_gradient(grad, x, kernel_size, config), add_up,
-        )()  # fmt: skip
-        sums.append(Partial(partial, found.weight[None]))
+    x, grad, rounded = channels_last(a.x), channels_last(a.grad_out.to(a.x.dtype)), _rounded_weight(a)
+    sums = []
+    if _is_pointwise(a):
+        given = pointwise.Input(x, channels_last(a.skip))
+        grads, of_weight, of_bias = pointwise.backward(grad, given, rounded, a.wants_input)
+        sums += [Partial(of_weight, found.weight[None])] * a.wants_weight + [
+            Partial(of_bias, found.bias[None])
+        ] * a.wants_bias
+        if grads is not None:
+            found = found._replace(x=grads.x, skip=found.skip if grads.skip is None else grads.skip)
+    else:
+        x = channels_last(concatenate(x, a.skip))
+        if a.gelu or a.wants_bias:
+            grad, of_bias = gelu.backward(grad, a.z, fp32(a.bias), a.gelu)
+            sums += [Partial(of_bias, found.bias[None])] * a.wants_bias
+        if a.wants_weight:
+            sums.append(Partial(gpu_weight_gradient(grad, x, rounded), found.weight[None]))
+        if a.wants_input:
+            of_x, of_skip = split(gpu_input_gradient(grad, x, rounded)[0], a.x, a.skip)
+            found = found._replace(x=of_x, skip=of_skip)
     if sums:
         reduce_partials(sums)
-    if a.wants_input:
-        grad_x = _fastest(
-            "dense input gradient", x, weight, (), functools.partial(cudnn, 0),
-            lambda config: implicit.input_gradient(grad, rounded, config),
-        )()  # fmt: skip
-    of_x, of_skip = split(grad_x, a.x, a.skip)
-    return found._replace(x=of_x, skip=of_skip)
+    return found
+
+
+def _is_pointwise(a: Dense | DenseBackward) -> bool:
+    """Whether kernels/pointwise.py serves."""
+    return a.weight.shape[2] == 1 and not a.gelu
+
+
+# What a GPU computes, of tensors that are channels-last and weights (O, C, k, k) in their dtype; biases are fp32.
+
+
+def gpu_forward(
+    x: Tensor,  # (B, C, H, W)
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,  # (B, O, H, W)
+    gelu: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """GELU(z + bias), or z + bias + residual, with z = conv(x); and z if gelu and save."""
+    from ..kernels import dense as implicit
+    from ..kernels import gelu as epilogue
+
+    def cudnn() -> tuple[Tensor, Tensor | None]:
+        with deterministic_cudnn():
+            z = F.conv2d(x, weight, padding=weight.shape[2] // 2)
+        return epilogue.forward(channels_last(z), bias, residual, gelu), z if gelu and save else None
+
+    def triton(config: int) -> tuple[Tensor, Tensor | None]:
+        return implicit.forward(x, weight, bias, residual, gelu, save, config)
+
+    found: tuple[Tensor, Tensor | None] = _fastest(
+        "dense", x, weight, (gelu, residual is not None, save), cudnn, triton
+    )()
+    return found
+
+
+def gpu_input_gradient(
+    grad: Tensor,  # (B, O, H, W)
+    x: Tensor,  # (B, C, H, W), whose numbers do not matter
+    weight: Tensor,
+    z: Tensor | None = None,  # (B, C, H, W): x was GELU(z + bias), and the gradient is that of z
+    bias: Tensor | None = None,  # (C,)
+) -> tuple[Tensor, Tensor | None]:
+    """(B, C, H, W), and with z partial sums of it over pixels, (1, n, C) fp32."""
+    from ..kernels import dense as implicit
+    from ..kernels import gelu as epilogue
+
+    def cudnn() -> tuple[Tensor, Tensor | None]:
+        of_x = _cudnn_gradient(grad, x, weight, of_input=True)
+        return (of_x, None) if z is None else epilogue.backward(of_x, z, bias, True)
+
+    def triton(config: int) -> tuple[Tensor, Tensor | None]:
+        return implicit.input_gradient(grad, weight, z, bias, config)
+
+    found: tuple[Tensor, Tensor | None] = _fastest(
+        "dense input gradient", x, weight, (z is not None,), cudnn, triton, lambda gradients: gradients[0]
+    )()
+    return found
+
+
+def gpu_weight_gradient(
+    grad: Tensor,  # (B, O, H, W)
+    x: Tensor,  # (B, C, H, W)
+    weight: Tensor,  # whose numbers do not matter
+) -> Tensor:
+    """(1, n, O, k, k, C): partial sums, for `reduce_partials`."""
+    from ..kernels import dense as implicit
+    from ..kernels.reduce import Partial, reduce_partials
+
+    def cudnn() -> Tensor:
+        return _cudnn_gradient(grad, x, weight, of_input=False).permute(0, 2, 3, 1)[None, None]
+
+    def triton(config: int) -> Tensor:
+        return implicit.weight_gradient(grad, x, weight.shape[2], config)
+
+    def add_up(partial: Tensor) -> Tensor:
+        out = partial.new_empty(1, *partial.shape[2:], dtype=torch.float32)
+        reduce_partials([Partial(partial, out)])
+        return out
+
+    partial: Tensor = _fastest("dense weight gradient", x, weight, (), cudnn, triton, add_up)()
+    return partial
+
+
+def _cudnn_gradient(grad: Tensor, x: Tensor, weight: Tensor, of_input: bool) -> Tensor:
+    padding = [weight.shape[2] // 2] * 2
+    with deterministic_cudnn():
+        gradients = torch.ops.aten.convolution_backward(
+            grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [of_input, not of_input, False]
+        )
+    return channels_last(gradients[0 if of_input else 1])
 
 
 def deterministic_cudnn() -> contextlib.AbstractContextManager[None]:
@@ -297,7 +364,7 @@ def _fastest(
     flags: tuple[bool, ...],
     cudnn: Callable[[], Any],
     triton: Callable[[int], Any],
-    finish: Callable[[Any], Any] = lambda result: result,  # what is done with a result, measured with it
+    finish: Callable[[Any], Any] = lambda result: result,  # what makes results comparable; measured with them
 ) -> Callable[[], Any]:
     """The implementation that was measured to be the fastest here."""
     from ..kernels import tuning

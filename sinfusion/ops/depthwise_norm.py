@@ -16,6 +16,7 @@ from .checks import require, require_tensor
 from .cpu_graph import CpuGraph, capturing
 from .dispatch import backend, chosen_backend, native_or_reference
 from .layout import (
+    aligned,
     channels_last,
     concatenate,
     empty_like,
@@ -278,7 +279,7 @@ def unsupported_on_gpu(a: DepthwiseNorm | DepthwiseNormBackward) -> list[str]:
 def _gpu(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
     from ..kernels import depthwise_norm as triton_kernels
 
-    given = triton_kernels.Input(channels_last(a.x), channels_last(a.skip))
+    given = triton_kernels.Input(aligned(channels_last(a.x)), aligned(channels_last(a.skip)))
     shift = a.shift if a.shift is None or a.shift.stride(1) == 1 else a.shift.contiguous()
     epilogue = triton_kernels.Epilogue(
         fp32(a.bias), None if shift is None else shift.float(), fp32(a.gain), fp32(a.offset)
@@ -292,7 +293,7 @@ def _gpu_backward(a: DepthwiseNormBackward) -> DepthwiseNormGrads:
     from ..kernels.reduce import Partial, reduce_partials
 
     found = _fake_backward(a._replace(wants_input=False))
-    given = triton_kernels.Input(channels_last(a.x), channels_last(a.skip))
+    given = triton_kernels.Input(aligned(channels_last(a.x)), aligned(channels_last(a.skip)))
     u = a.u if a.gain is None else channels_last(a.u)
     saved = triton_kernels.Saved(u, a.mean, a.rstd)
     du, of_norm = triton_kernels.norm_gradient(channels_last(a.grad_out.to(a.x.dtype)), saved, fp32(a.gain))

@@ -17,6 +17,15 @@ def channels_last(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.contiguous(memory_format=torch.channels_last)
 
 
+@overload
+def aligned(value: Tensor) -> Tensor: ...
+@overload
+def aligned(value: Tensor | None) -> Tensor | None: ...
+def aligned(value: Tensor | None) -> Tensor | None:
+    """The same numbers, beginning at a multiple of 16 bytes, as all that PyTorch allocates."""
+    return value if value is None or value.data_ptr() % 16 == 0 else value.clone()
+
+
 def empty_like(x: Tensor, channels: int) -> Tensor:
     """(B, channels, H, W) for x (B, C, H, W), channels-last, not yet written."""
     batch, _, height, width = x.shape

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..ops.layout import weight_order
 
 ALIGNMENT = 64  # numbers, at a multiple of which each weight begins: 128 bytes of bf16, a line of a GPU's cache
 
@@ -23,7 +24,8 @@ class AdamEma:
 
     All weights are stored in one tensor (the network's parameters become views of it), and so are the moments, the
     averages and, if a dtype is given for them, copies of the weights in that dtype: a step is one pass. Zeros between
-    the weights, which stay zeros, align each.
+    the weights, which stay zeros, align each. On a GPU gradients have a tensor of their own, `gradients` by name, which
+    `gradient` overwrites: what lies there already is not copied.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class AdamEma:
     ):
         self.gamma, self.betas = gamma, betas
         named = dict(network.named_parameters())
+        self._on_gpu = next(iter(named.values())).is_cuda
         self._zeros = torch.zeros(ALIGNMENT, device=next(iter(named.values())).device)
         self._shapes = {name: p.shape for name, p in named.items()}
         self._value = torch.cat(self._aligned(p.detach() for p in named.values()))
@@ -48,19 +51,24 @@ class AdamEma:
         # Each has a version counter of its own for autograd: a layer may write its copy while others are in use.
         copied = {} if self._copies is None else self._views(self._copies)
         self.copies = {name: view.data for name, view in copied.items()}
+        self._gradient = self._value.new_zeros(len(self._value) + 1) if self._on_gpu else None
+        self.gradients = {} if self._gradient is None else self._views(self._gradient[:-1])
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Tensors by parameter name in one that holds them all; convolutions channels-last."""
+        """Tensors by parameter name in one that holds them all, each in the order that kernels read."""
         numbers = [shape.numel() for shape in self._shapes.values()]
         parts = [part[:n] for part, n in zip(flat.split([n + _gap(n) for n in numbers]), numbers, strict=True)]
+        orders = {name: weight_order(shape, self._on_gpu) for name, shape in self._shapes.items()}
         return {
-            name: part.view(shape) if len(shape) != 4 else part.view(shape[0], *shape[2:], shape[1]).permute(0, 3, 1, 2)
+            name: part.view([shape[i] for i in orders[name]]).permute(
+                [orders[name].index(i) for i in range(len(shape))]
+            )
             for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
 
     def _aligned(self, values: Iterable[Tensor]) -> list[Tensor]:
         """What lies behind each other in the one tensor: values as their parameters lie there, zeros between them."""
-        flat = map(_in_memory_order, values)
+        flat = (value.permute(weight_order(value.shape, self._on_gpu)).reshape(-1) for value in values)
         return [part for value in flat for part in (value, self._zeros[: _gap(len(value))]) if len(part)]
 
     def coefficients(self, rates: np.ndarray, first: int = 0) -> Tensor:
@@ -79,7 +87,12 @@ class AdamEma:
         """(N + 1,) fp32: the gradient of a loss () by all weights, aligned as they are, and then the loss itself."""
         weights = list(self.parameters.values())
         gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-        return torch.cat([*self._aligned(gradients), loss.detach().view(1)])
+        if self._gradient is None:
+            return torch.cat([*self._aligned(gradients), loss.detach().view(1)])
+        places, values = [*self.gradients.values(), self._gradient[-1:]], [*gradients, loss.detach().view(1)]
+        elsewhere = [at for at, value in enumerate(values) if value.data_ptr() != places[at].data_ptr()]
+        torch._foreach_copy_([places[at] for at in elsewhere], [values[at] for at in elsewhere])
+        return self._gradient
 
     def step(self, gradient: Tensor, coefficients: Tensor) -> None:
         """One update from a gradient (N,) in the order of `gradient` and a row of `coefficients` (3,)."""
@@ -117,11 +130,6 @@ class AdamEma:
 def _gap(numbers: int) -> int:
     """Of so many numbers to the next multiple of ALIGNMENT."""
     return -numbers % ALIGNMENT
-
-
-def _in_memory_order(value: Tensor) -> Tensor:
-    """(N,): a convolution's weight channels-last, anything else as it is."""
-    return (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).reshape(-1)
 
 
 def learning_rates(

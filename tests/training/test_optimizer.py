@@ -174,3 +174,27 @@ def test_a_decay_by_steps_drops_to_a_tenth_and_no_warm_up_starts_at_the_peak():
     assert rates[0] == rates[99_999] == 2e-4
     assert rates[100_000] == rates[199_999] == pytest.approx(2e-5)
     assert learning_rates(at[-2:-1], at[-1:], 2e-4, "step", 0.0, 100_000 / 50_000) == 2e-4  # it never gets there
+
+
+def test_on_a_gpu_weights_lie_as_kernels_read_them_and_gradients_are_written_where_the_step_reads_them(monkeypatch):
+    torch.manual_seed(0)
+    networks = [NextNet(3, filters=8, depth=4) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    x, time = torch.randn(1, 3, 9, 9), torch.ones(1)
+    on_cpu = AdamEma(networks[0], 1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "is_cuda", True)
+        on_gpu = AdamEma(networks[1], 1.0)
+    losses = [network(x, time).square().mean() for network in networks]
+    gradients, in_place = on_cpu.gradient(losses[0]), on_gpu.gradient(losses[1])
+    assert in_place is on_gpu.gradient((on_gpu.parameters["final.bias"] * 0).sum())  # overwritten
+    assert not in_place.any()
+    in_place = on_gpu.gradient(networks[1](x, time).square().mean())
+    taps = on_gpu.parameters["blocks.1.depthwise.weight"]
+    assert taps.permute(2, 3, 1, 0).is_contiguous() and taps.shape == (8, 1, 7, 7)
+    for name, value in on_cpu._views(gradients[:-1]).items():
+        assert torch.equal(on_gpu.gradients[name], value), name
+        assert on_gpu.gradients[name].stride() == on_gpu.parameters[name].stride()
+    assert in_place[-1] == losses[0].detach()
+    state = [optimizer.state(0)["blocks.1.depthwise.weight"]["exp_avg"] for optimizer in (on_cpu, on_gpu)]
+    assert state[0].shape == state[1].shape == (8, 1, 7, 7)
