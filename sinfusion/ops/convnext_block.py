@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .dense import Dense, dense, gpu_forward, gpu_input_gradient, gpu_weight_gradient
 from .dense import unsupported_on_gpu as dense_unsupported
-from .depthwise_norm import DepthwiseNorm, depthwise_norm
+from .depthwise_norm import DepthwiseNorm, depthwise_norm, gpu_kernels
 from .depthwise_norm import unsupported_on_gpu as norm_unsupported
 from .dispatch import use_native
 from .layout import aligned, channels_last, empty_taps_first, fp32, taps_first
@@ -124,7 +124,9 @@ def _forward(a: ConvNeXtBlock, save: bool) -> tuple[Tensor, _Kept | None]:
 
     given = norm.Input(a.x, a.skip)
     epilogue = norm.Epilogue(a.taps_bias, a.shift, a.gain, a.offset)
-    h, saved = norm.forward(given, taps_first(a.taps), epilogue, DepthwiseNorm._field_defaults["eps"], save)
+    h, saved = gpu_kernels(given).forward(
+        given, taps_first(a.taps), epilogue, DepthwiseNorm._field_defaults["eps"], save
+    )
     assert a.expand_copy is not None and a.project_copy is not None
     residual = a.x if a.residual_copy is None else pointwise.forward(given, a.residual_copy, a.residual_bias)
     expanded, z = gpu_forward(h, a.expand_copy, a.expand_bias, None, True, save)
@@ -158,14 +160,16 @@ def _backward(
     sums.append((of_bias, found.expand_bias))
     sums.append((gpu_weight_gradient(dz, kept.h, a.expand_copy), found.expand))
     dh, _ = gpu_input_gradient(dz, kept.h, a.expand_copy)
-    du, of_norm = norm.norm_gradient(dh, norm.Saved(kept.u, kept.mean, kept.rstd), a.gain)
+    module = gpu_kernels(given)
+    du, of_norm = module.norm_gradient(dh, norm.Saved(kept.u, kept.mean, kept.rstd), a.gain)
     outs = (found.taps_bias, found.gain, found.offset)
     sums += [(partial.flatten(0, 1)[None], out) for partial, out in zip(of_norm, outs, strict=False)]
-    sums.append((norm.taps_gradient(given, du), found.taps))
+    sums.append((module.taps_gradient(given, du), found.taps))
     reduce_partials([Partial(of_norm[0], grad_shift), *(Partial(partial, out[None]) for partial, out in sums)])
     if not wants_input:
         return None, grad_shift, found
-    return norm.input_gradient(du, taps_first(a.taps), given.channels[1], residual, passed), grad_shift, found
+    of_input = module.input_gradient(du, taps_first(a.taps), given.channels[1], residual, passed)
+    return of_input, grad_shift, found
 
 
 def _empty_gradients(a: ConvNeXtBlock) -> Gradients:

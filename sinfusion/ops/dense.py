@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import hopper_dense
 from .checks import require, require_tensor
 from .cpu_graph import CpuGraph, capturing
 from .dispatch import backend, chosen_backend, native_or_reference
@@ -286,8 +287,11 @@ def gpu_forward(
     def triton(config: int) -> tuple[Tensor, Tensor | None]:
         return implicit.forward(x, weight, bias, residual, gelu, save, config)
 
+    others: dict[str, Callable[[], Any]] = {}
+    if hopper_dense.takes_forward(x, weight, residual, gelu):
+        others["hopper"] = lambda: hopper_dense.forward(x, weight, bias, residual, gelu, save)
     found: tuple[Tensor, Tensor | None] = _fastest(
-        "dense", x, weight, (gelu, residual is not None, save), cudnn, triton
+        "dense", x, weight, (gelu, residual is not None, save), cudnn, triton, others
     )()
     return found
 
@@ -310,8 +314,11 @@ def gpu_input_gradient(
     def triton(config: int) -> tuple[Tensor, Tensor | None]:
         return implicit.input_gradient(grad, weight, z, bias, config)
 
+    others: dict[str, Callable[[], Any]] = {}
+    if hopper_dense.takes_input_gradient(grad, weight, z):
+        others["hopper"] = lambda: hopper_dense.input_gradient(grad, weight, z, bias)
     found: tuple[Tensor, Tensor | None] = _fastest(
-        "dense input gradient", x, weight, (z is not None,), cudnn, triton, lambda gradients: gradients[0]
+        "dense input gradient", x, weight, (z is not None,), cudnn, triton, others, lambda gradients: gradients[0]
     )()
     return found
 
@@ -336,7 +343,10 @@ def gpu_weight_gradient(
         reduce_partials([Partial(partial, out)])
         return out
 
-    partial: Tensor = _fastest("dense weight gradient", x, weight, (), cudnn, triton, add_up)()
+    others: dict[str, Callable[[], Any]] = {}
+    if hopper_dense.takes_weight_gradient(grad, x, weight.shape[2]):
+        others["hopper"] = lambda: hopper_dense.weight_gradient(grad, x)
+    partial: Tensor = _fastest("dense weight gradient", x, weight, (), cudnn, triton, others, add_up)()
     return partial
 
 
@@ -364,12 +374,13 @@ def _fastest(
     flags: tuple[bool, ...],
     cudnn: Callable[[], Any],
     triton: Callable[[int], Any],
+    others: dict[str, Callable[[], Any]],  # by name
     finish: Callable[[Any], Any] = lambda result: result,  # what makes results comparable; measured with them
 ) -> Callable[[], Any]:
     """The implementation that was measured to be the fastest here."""
     from ..kernels import tuning
 
-    candidates = {"cudnn": cudnn}
+    candidates = {"cudnn": cudnn, **others}
     for config in triton_configs(weight.shape, x.dtype):
         candidates[f"triton {config}"] = functools.partial(triton, config)
     key = (*x.shape, *weight.shape, str(x.dtype), *flags)

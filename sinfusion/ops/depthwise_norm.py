@@ -276,6 +276,14 @@ def unsupported_on_gpu(a: DepthwiseNorm | DepthwiseNormBackward) -> list[str]:
     return reasons + _wrong_dtypes(a)
 
 
+def gpu_kernels(given: Any) -> Any:
+    """The module of kernels for an `Input`: Triton's, or on a Hopper GPU csrc/cuda's with the same functions."""
+    from ..kernels import depthwise_norm as triton_kernels
+    from . import hopper_depthwise
+
+    return hopper_depthwise if hopper_depthwise.takes(given) else triton_kernels
+
+
 def _gpu(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
     from ..kernels import depthwise_norm as triton_kernels
 
@@ -284,7 +292,7 @@ def _gpu(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
     epilogue = triton_kernels.Epilogue(
         fp32(a.bias), None if shift is None else shift.float(), fp32(a.gain), fp32(a.offset)
     )
-    out, saved = triton_kernels.forward(given, taps_first(a.weight), epilogue, a.eps, save)
+    out, saved = gpu_kernels(given).forward(given, taps_first(a.weight), epilogue, a.eps, save)
     return DepthwiseNormOutput(out, *(saved if save and a.gain is not None else _nothing_saved(a.x)))
 
 
@@ -295,17 +303,17 @@ def _gpu_backward(a: DepthwiseNormBackward) -> DepthwiseNormGrads:
     found = _fake_backward(a._replace(wants_input=False))
     given = triton_kernels.Input(aligned(channels_last(a.x)), aligned(channels_last(a.skip)))
     u = a.u if a.gain is None else channels_last(a.u)
-    saved = triton_kernels.Saved(u, a.mean, a.rstd)
-    du, of_norm = triton_kernels.norm_gradient(channels_last(a.grad_out.to(a.x.dtype)), saved, fp32(a.gain))
+    saved, module = triton_kernels.Saved(u, a.mean, a.rstd), gpu_kernels(given)
+    du, of_norm = module.norm_gradient(channels_last(a.grad_out.to(a.x.dtype)), saved, fp32(a.gain))
     if a.wants_input:
-        grads = triton_kernels.input_gradient(du, taps_first(a.weight), given.channels[1])
+        grads = module.input_gradient(du, taps_first(a.weight), given.channels[1])
         found = found._replace(x=grads.x, skip=a.x.new_empty(0) if grads.skip is None else grads.skip)
     sums = [Partial(of_norm[0], found.shift)] if a.wants_shift else []
     if a.wants_parameters:
         found = found._replace(weight=empty_taps_first(a.weight))  # as a weight that nobody has to copy
         outs = (found.bias, found.gain, found.offset)
         sums += [Partial(partial.flatten(0, 1)[None], out[None]) for partial, out in zip(of_norm, outs, strict=False)]
-        sums.append(Partial(triton_kernels.taps_gradient(given, du), found.weight[None]))
+        sums.append(Partial(module.taps_gradient(given, du), found.weight[None]))
     if sums:
         reduce_partials(sums)
     return found

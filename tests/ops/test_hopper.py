@@ -1,0 +1,159 @@
+"""The kernels for Hopper GPUs against float64, at sizes that tiles divide and that they do not."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sinfusion.ops import hopper, hopper_dense
+from sinfusion.ops.layout import channels_last
+
+gpu = pytest.mark.gpu
+SIZES = [(1, 7, 5), (3, 37, 41), (1, 136, 243), (2, 72, 128)]
+ROUNDED = 3e-3  # of results in bf16, relative: half a unit in the last place is 2e-3 at most
+APPROXIMATE = 4e-3  # with GELU or its slope
+
+
+@pytest.fixture(autouse=True)
+def _on_a_hopper_gpu(request):
+    if request.node.get_closest_marker("gpu") and not hopper.available(torch.device("cuda", 0)):
+        pytest.skip("the GPU is no Hopper GPU, or the library has no kernels for one")
+
+
+def activation(batch, channels, height, width, seed=0):
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return channels_last(torch.randn(batch, channels, height, width, device="cuda", generator=generator).bfloat16())
+
+
+def weight(outputs, inputs):
+    generator = torch.Generator("cuda").manual_seed(1)
+    values = torch.randn(outputs, inputs, 3, 3, device="cuda", generator=generator) / (9 * inputs) ** 0.5
+    return channels_last(values.bfloat16())
+
+
+def vector(*shape, seed=2):
+    return torch.randn(*shape, device="cuda", generator=torch.Generator("cuda").manual_seed(seed))
+
+
+def error(found, truth):
+    return ((found.double() - truth).norm() / truth.norm()).item()
+
+
+def normal_cdf(z):
+    return 0.5 * (1 + torch.erf(z / 2**0.5))
+
+
+@gpu
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("inputs", [64, 128])
+def test_the_first_convolution_makes_gelu_and_keeps_what_it_was_taken_of(size, inputs):
+    batch, height, width = size
+    x, w, bias = activation(batch, inputs, height, width), weight(192, inputs), vector(192)
+    truth = F.conv2d(x.double(), w.double(), padding=1)
+    out, z = hopper_dense.forward(x, w, bias, None, gelu=True, save=True)
+    assert error(z, truth) < ROUNDED
+    assert error(out, F.gelu(truth + bias.double()[:, None, None])) < APPROXIMATE
+    without, nothing = hopper_dense.forward(x, w, bias, None, gelu=True, save=False)
+    assert nothing is None and torch.equal(without, out)
+
+
+@gpu
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_the_second_convolution_adds_the_residual(size, with_residual):
+    batch, height, width = size
+    x, w, bias = activation(batch, 192, height, width), weight(64, 192), vector(64)
+    residual = activation(batch, 64, height, width, seed=3) if with_residual else None
+    truth = F.conv2d(x.double(), w.double(), bias.double(), padding=1)
+    truth = truth if residual is None else truth + residual.double()
+    assert error(hopper_dense.forward(x, w, bias, residual, gelu=False, save=False)[0], truth) < ROUNDED
+
+
+@gpu
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("outputs", "inputs"), [(192, 64), (192, 128), (64, 192)])
+def test_the_gradients_of_a_convolution(size, outputs, inputs):
+    batch, height, width = size
+    grad, x, w = activation(batch, outputs, height, width), activation(batch, inputs, height, width, 4), None
+    w = weight(outputs, inputs)
+    of_x = F.conv_transpose2d(grad.double(), w.double(), padding=1)
+    found, nothing = hopper_dense.input_gradient(grad, w)
+    assert nothing is None and error(found, of_x) < ROUNDED
+    truth = torch.nn.grad.conv2d_weight(x.double(), w.shape, grad.double(), padding=1)
+    partial = hopper_dense.weight_gradient(grad, x)
+    assert error(partial.sum((0, 1)).permute(0, 3, 1, 2), truth) < 2e-5
+    assert torch.equal(partial, hopper_dense.weight_gradient(grad, x))
+
+
+@gpu
+@pytest.mark.parametrize("size", SIZES)
+def test_the_gradient_passes_through_gelu(size):
+    batch, height, width = size
+    grad, w = activation(batch, 64, height, width), weight(64, 192)
+    z, bias = activation(batch, 192, height, width, seed=5), vector(192)
+    before = z.double() + bias.double()[:, None, None]
+    slope = normal_cdf(before) + before * torch.exp(-0.5 * before**2) / (2 * torch.pi) ** 0.5
+    truth = F.conv_transpose2d(grad.double(), w.double(), padding=1) * slope
+    found, partial = hopper_dense.input_gradient(grad, w, z, bias)
+    assert error(found, truth) < APPROXIMATE
+    assert error(partial.sum((0, 1)), truth.sum((0, 2, 3))) < 1e-3
+
+
+@gpu
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("own", "skipped"), [(64, 0), (128, 0), (64, 64)])
+def test_the_depthwise_convolution_and_its_gradients(size, own, skipped):
+    from sinfusion.kernels.depthwise_norm import Epilogue, Input
+
+    from sinfusion.ops import hopper_depthwise as kernels
+
+    batch, height, width = size
+    channels = own + skipped
+    both = activation(batch, channels, height, width)
+    x, skip = (channels_last(both[:, :own]), channels_last(both[:, own:])) if skipped else (both, None)
+    taps, shift = vector(49, channels, seed=6) / 7, vector(batch, channels, seed=7)
+    bias, gain, offset = (vector(channels, seed=8 + i) for i in range(3))
+    w = taps.t().reshape(channels, 1, 7, 7).double()
+    u = F.conv2d(both.double(), w, bias.double(), padding=3, groups=channels) + shift.double()[:, :, None, None]
+    mean, variance = u.mean(1), u.var(1, unbiased=False)
+    normed = (u - mean[:, None]) * (variance[:, None] + 1e-5).rsqrt()
+    out, saved = kernels.forward(Input(x, skip), taps, Epilogue(bias, shift, gain, offset), 1e-5, True)
+    found = out, *saved
+    truth = (normed * gain.double()[:, None, None] + offset.double()[:, None, None], u, mean, (variance + 1e-5).rsqrt())
+    assert all(error(a, b) < ROUNDED for a, b in zip(found, truth, strict=True))
+    assert error(kernels.forward(Input(x, skip), taps, Epilogue(bias, shift), 1e-5, True)[0], u) < ROUNDED
+
+    grad, residual = activation(batch, channels, height, width, 9), activation(batch, own, height, width, 10)
+    passed = activation(batch, own, height, width, 11)
+    of_skip = None if skip is None else activation(batch, skipped, height, width, 12)
+    truth = F.conv_transpose2d(grad.double(), w, padding=3, groups=channels)
+    found_x, found_skip = kernels.input_gradient(grad, taps, skipped, Input(residual, of_skip), passed)
+    assert error(found_x, truth[:, :own] + residual.double() + passed.double()) < ROUNDED
+    assert skip is None or error(found_skip, truth[:, own:] + of_skip.double()) < ROUNDED
+    assert error(kernels.input_gradient(grad, taps, skipped)[0], truth[:, :own]) < ROUNDED
+    of_taps = torch.nn.grad.conv2d_weight(both.double(), w.shape, grad.double(), padding=3, groups=channels)
+    partial = kernels.taps_gradient(Input(x, skip), grad)
+    assert error(partial.sum((0, 1)), of_taps.view(channels, 49).t()) < 2e-5
+
+
+@gpu
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [64, 128])
+def test_the_gradient_of_the_norm(size, channels):
+    from sinfusion.kernels.depthwise_norm import Saved
+
+    from sinfusion.ops import hopper_depthwise
+
+    batch, height, width = size
+    u, grad, gain = activation(batch, channels, height, width), activation(batch, channels, height, width, 13), None
+    gain = vector(channels)
+    wide = u.double().requires_grad_()
+    of_gain, offset = gain.double().requires_grad_(), torch.zeros_like(gain).double().requires_grad_()
+    normed = F.layer_norm(wide.permute(0, 2, 3, 1), (channels,), of_gain, offset)
+    normed.permute(0, 3, 1, 2).backward(grad.double())
+    mean, rstd = u.float().mean(1), (u.float().var(1, unbiased=False) + 1e-5).rsqrt()
+    du, partial = hopper_depthwise.norm_gradient(grad, Saved(u, mean, rstd), gain)
+    assert error(du, wide.grad) < ROUNDED
+    shift, found_gain, found_offset = partial.sum(2)
+    assert (shift.double() - wide.grad.sum((2, 3))).abs().max() < 1e-2 * wide.grad.abs().sum((2, 3)).max()
+    assert error(found_gain.sum(0), of_gain.grad) < 1e-4
+    assert error(found_offset.sum(0), offset.grad) < 1e-4
