@@ -6,20 +6,186 @@
 namespace sinfusion {
 namespace {
 
+// A warp for each query patch: its threads share the numbers of a patch, and each makes one of the candidates. Sums of
+// squares are whole numbers, so they do not depend on that. For patches of up to 512 numbers; larger ones take a thread
+// each.
+constexpr int WARPS = 8, MOST_NUMBERS = 512;
+
+// Of the numbers of a patch, from its first one.
+struct Offsets {
+  int32_t query[MOST_NUMBERS], key[MOST_NUMBERS];
+};
+
+__device__ __forceinline__ void fill_offsets(Offsets& offsets, const PatchMatch& a, int32_t numbers) {
+  const int32_t row_length = int32_t(a.patch.x * a.channels);
+  for (int32_t i = int32_t(threadIdx.x); i < numbers; i += WARPS * 32) {
+    const int32_t row = i / row_length, t = row / a.patch.y, y = row % a.patch.y, x = i % row_length;
+    offsets.query[i] = int32_t((t * a.query.height + y) * a.query.width * a.channels) + x;
+    offsets.key[i] = int32_t((t * a.key.height + y) * a.key.width * a.channels) + x;
+  }
+  __syncthreads();
+}
+
+__device__ __forceinline__ int32_t sum_over_warp(int32_t value) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_add_sync(~0u, value);
+#else
+  for (int by = 16; by > 0; by /= 2) value += __shfl_xor_sync(~0u, value, by);
+  return value;
+#endif
+}
+
+__device__ __forceinline__ Position broadcast(Position p, int from) {
+  return {__shfl_sync(~0u, p.t, from), __shfl_sync(~0u, p.y, from), __shfl_sync(~0u, p.x, from)};
+}
+
+// This thread's share of a query patch: numbers lane, lane + 32, ...
+template <int SHARE>
+struct QueryPatch {
+  int32_t value[SHARE], key_offset[SHARE];
+  bool last;  // whether there is a last one for this thread
+
+  __device__ __forceinline__ QueryPatch(const PatchMatch& a, const Offsets& offsets, Position q, int32_t numbers) {
+    const int16_t* const first = pixel_at(a.query, a.channels, q.t, q.y, q.x);
+    const int lane = int(threadIdx.x) % 32;
+    last = (SHARE - 1) * 32 + lane < numbers;
+#pragma unroll
+    for (int i = 0; i < SHARE; ++i) {
+      const bool there = i + 1 < SHARE || last;
+      value[i] = there ? first[offsets.query[i * 32 + lane]] : 0;
+      key_offset[i] = there ? offsets.key[i * 32 + lane] : 0;
+    }
+  }
+
+  // As patch_distance, the same for all threads.
+  __device__ __forceinline__ float distance(const PatchMatch& a, Position count, Position k) const {
+    const float weight = a.weight ? a.weight[linear_index(k, count)] : 1;
+    if (weight == INFINITE_DISTANCE) return INFINITE_DISTANCE;
+    const int16_t* const first = pixel_at(a.key, a.channels, k.t, k.y, k.x);
+    int32_t total = 0;
+#pragma unroll
+    for (int i = 0; i < SHARE; ++i) {
+      const int32_t difference = value[i] - int32_t(__ldg(first + key_offset[i]));
+      if (i + 1 < SHARE || last) total += difference * difference;
+    }
+    return float(sum_over_warp(total)) * weight;
+  }
+};
+
+template <int SHARE>
+__global__ void __launch_bounds__(WARPS * 32)
+    start_kernel(PatchMatch a, SearchSpace space, int64_t count, int32_t numbers) {
+  __shared__ Offsets offsets;
+  fill_offsets(offsets, a, numbers);
+  const int64_t index = int64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
+  if (index >= count) return;
+  const Position q = position_at(index, space.query);
+  const Position k = a.has_initial_field ? match_position(q, a.field[index], space.key) : random_position(space, index);
+  const float distance = QueryPatch<SHARE>(a, offsets, q, numbers).distance(a, space.key, k);
+  if (threadIdx.x % 32 == 0) a.field[index] = offset_between(q, k), a.distances[index] = distance;
+}
+
+// As step_patch: candidates are tried in the same order. The same candidate twice changes nothing.
+template <int SHARE>
+__global__ void __launch_bounds__(WARPS * 32)
+    step_kernel(PatchMatch a, SearchSpace space, int64_t count, int32_t numbers, const Offset* field_in,
+                Offset* field_out, uint64_t step, int32_t stride) {
+  __shared__ Offsets offsets;
+  fill_offsets(offsets, a, numbers);
+  const int64_t index = int64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
+  if (index >= count) return;
+  const int lane = int(threadIdx.x) % 32;
+  const Position q = position_at(index, space.query), own = match_position(q, field_in[index], space.key);
+  Position best = own;
+  float best_distance = a.distances[index];
+  if (best_distance > 0) {
+    const QueryPatch<SHARE> patch(a, offsets, q, numbers);
+    const auto improve = [&](Position mine, int candidates) {
+      for (int i = 0; i < candidates; ++i) {
+        const Position key = broadcast(mine, i);
+        if (equal(key, best)) continue;
+        const float found = patch.distance(a, space.key, key);
+        if (found < best_distance) best_distance = found, best = key;
+      }
+    };
+    const int axis = lane / 2, move = lane % 2 ? stride : -stride;
+    const Position from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
+    const bool inside = lane < NEIGHBOURS && from.t >= 0 && from.t < space.query.t && from.y >= 0 &&
+                        from.y < space.query.y && from.x >= 0 && from.x < space.query.x;
+    const Position neighbour = inside ? match_position(q, field_in[linear_index(from, space.query)], space.key) : own;
+    improve(neighbour, NEIGHBOURS);
+
+    const int candidate = lane % RANDOM_CANDIDATES;
+    const PhiloxBlock random =
+        philox_block(space.seed, PATCH_MATCH_STREAM, random_words_step(step, candidate / 4), uint32_t(index));
+    const uint32_t word = candidate % 4 == 0   ? random.v[0]
+                          : candidate % 4 == 1 ? random.v[1]
+                          : candidate % 4 == 2 ? random.v[2]
+                                               : random.v[3];
+    const bool of_neighbour = candidate < NEIGHBOURS;
+    const Position centre = of_neighbour ? neighbour : best;
+    const Position radius = of_neighbour              ? Position{1, 1, 1}
+                            : candidate == NEIGHBOURS ? space.far_radius
+                                                      : space.near_radius;
+    improve({random_near(centre.t, radius.t, space.key.t, word >> 24, 8),
+             random_near(centre.y, radius.y, space.key.y, word >> 12 & 0xfff, 12),
+             random_near(centre.x, radius.x, space.key.x, word & 0xfff, 12)},
+            RANDOM_CANDIDATES);
+  }
+  if (lane == 0) field_out[index] = offset_between(q, best), a.distances[index] = best_distance;
+}
+
+// A thread for each query patch.
 constexpr int THREADS = 128;
 constexpr int MIN_BLOCKS = 6;  // on a multiprocessor: with more, registers spill
 
-// A thread for each query patch, in both kernels.
-__global__ void __launch_bounds__(THREADS) start_kernel(PatchMatch a, SearchSpace space, int64_t count) {
+__global__ void __launch_bounds__(THREADS) start_large_kernel(PatchMatch a, SearchSpace space, int64_t count) {
   const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;
   if (index < count) initialize_patch(a, space, index);
 }
 
 __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
-    step_kernel(PatchMatch a, SearchSpace space, int64_t count, const Offset* field_in, Offset* field_out,
-                uint64_t step, int32_t stride) {
+    step_large_kernel(PatchMatch a, SearchSpace space, int64_t count, const Offset* field_in, Offset* field_out,
+                      uint64_t step, int32_t stride) {
   const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;
   if (index < count) step_patch(a, space, field_in, field_out, step, stride, index);
+}
+
+// All steps; `start` and `step` launch a kernel. Returns where the field is then.
+template <class Start, class Step>
+Offset* search(const PatchMatch& a, const Start& start, const Step& step) {
+  start();
+  Offset *field_in = a.field, *field_out = a.scratch_field;
+  for (int64_t i = 0; i < a.steps; ++i) {
+    step(uint64_t(i + 1), a.strides[i], field_in, field_out);
+    Offset* const swapped = field_in;
+    field_in = field_out, field_out = swapped;
+  }
+  return field_in;
+}
+
+// SHARE: numbers of a patch for each thread, found by counting up from 1.
+template <int SHARE = 1>
+Offset* search_by_warps(const PatchMatch& a, const SearchSpace& space, int64_t count, int32_t numbers,
+                        cudaStream_t stream) {
+  if constexpr (SHARE < MOST_NUMBERS / 32)
+    if (SHARE * 32 < numbers) return search_by_warps<SHARE + 1>(a, space, count, numbers, stream);
+  const unsigned blocks = unsigned((count + WARPS - 1) / WARPS);
+  return search(
+      a, [&] { start_kernel<SHARE><<<blocks, WARPS * 32, 0, stream>>>(a, space, count, numbers); },
+      [&](uint64_t step, int32_t stride, const Offset* from, Offset* to) {
+        step_kernel<SHARE>
+            <<<blocks, WARPS * 32, 0, stream>>>(a, search_space(a, step), count, numbers, from, to, step, stride);
+      });
+}
+
+Offset* search_by_threads(const PatchMatch& a, const SearchSpace& space, int64_t count, cudaStream_t stream) {
+  const unsigned blocks = unsigned((count + THREADS - 1) / THREADS);
+  return search(
+      a, [&] { start_large_kernel<<<blocks, THREADS, 0, stream>>>(a, space, count); },
+      [&](uint64_t step, int32_t stride, const Offset* from, Offset* to) {
+        step_large_kernel<<<blocks, THREADS, 0, stream>>>(a, search_space(a, step), count, from, to, step, stride);
+      });
 }
 
 }  // namespace
@@ -29,17 +195,14 @@ int patch_match(const PatchMatch& a, void* cuda_stream) {
   const auto stream = static_cast<cudaStream_t>(cuda_stream);
   const SearchSpace space = search_space(a, 0);
   const int64_t count = int64_t(space.query.t) * space.query.y * space.query.x;  // below 2^31
-  const unsigned blocks = unsigned((count + THREADS - 1) / THREADS);
-  start_kernel<<<blocks, THREADS, 0, stream>>>(a, space, count);
-  Offset *field_in = a.field, *field_out = a.scratch_field;
-  for (int64_t step = 0; step < a.steps; ++step) {
-    const uint64_t index = uint64_t(step + 1);
-    step_kernel<<<blocks, THREADS, 0, stream>>>(a, search_space(a, index), count, field_in, field_out, index,
-                                                a.strides[step]);
-    Offset* swapped = field_in;
-    field_in = field_out, field_out = swapped;
-  }
-  if (field_in != a.field) cudaMemcpyAsync(a.field, field_in, count * sizeof(Offset), cudaMemcpyDeviceToDevice, stream);
+  const int64_t numbers = int64_t(a.patch.t) * a.patch.y * a.patch.x * a.channels;
+  const auto small = [&](const Volume& video) {  // offsets within a patch are 32 bits
+    return a.patch.t * video.height * video.width * a.channels < INT32_MAX;
+  };
+  Offset* const field = numbers <= MOST_NUMBERS && small(a.query) && small(a.key)
+                            ? search_by_warps(a, space, count, int32_t(numbers), stream)
+                            : search_by_threads(a, space, count, stream);
+  if (field != a.field) cudaMemcpyAsync(a.field, field, count * sizeof(Offset), cudaMemcpyDeviceToDevice, stream);
   return int(cudaGetLastError());
 }
 
