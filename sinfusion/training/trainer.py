@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..checkpoint import last_checkpoint, load_into, load_optimizer, load_weights
 from ..errors import SinfusionError
-from ..network import ConvNeXtBlock, Dense, NextNet
+from ..network import Dense, NextNet
 from ..ops.cuda_graph import CudaGraphed, cuda_graphed
 from ..roles import Role
 from ..run import Run
@@ -241,10 +241,8 @@ def _optimizer(run: Run, network: nn.Module) -> AdamEma:
         layer = network.get_submodule(name.rpartition(".")[0])
         if isinstance(layer, Dense) and name.endswith(".weight"):
             layer.adopt(copy)
-    if optimizer.gradients:
-        for name, block in network.named_modules():
-            if isinstance(block, ConvNeXtBlock):
-                block.adopt({key: optimizer.gradients[f"{name}.{key}"] for key, _ in block.named_parameters()})
+    if optimizer.gradients and isinstance(network, NextNet):
+        network.adopt(optimizer.gradients)
     if run.device.type == "cpu" and run.graph and isinstance(network, NextNet):
         network.graphed_evaluate = ops.cpu_graphed(network.evaluate, network.parameters())
     return optimizer

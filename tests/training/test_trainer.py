@@ -355,7 +355,9 @@ def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spa
     run = new_run("noisy", white_condition_noise=2.0, coarse_condition_noise=0.0, batch_size=400)
     clear = new_run("clear", white_condition_noise=0.0, coarse_condition_noise=0.0, batch_size=400)
     noisy, plain = (Trainer(r, PREDICTOR, TOTAL).batch(torch.tensor(3)) for r in (run, clear))
-    assert torch.equal(noisy.draws.sigma, plain.draws.sigma) and torch.equal(noisy.draws.frame_offset, plain.draws.frame_offset)
+    assert torch.equal(noisy.draws.sigma, plain.draws.sigma) and torch.equal(
+        noisy.draws.frame_offset, plain.draws.frame_offset
+    )
     strength = (
         (noisy.inputs - plain.inputs)[:, :3].flatten(1).std(1) / plain.draws.sigma_data / 2.0
     )  # uniform in 0 .. 1
