@@ -34,15 +34,18 @@ def depthwise_norm(channels: int, activation: str) -> dict[str, Variant]:
         return Variant(kernel, types, of_kernel, {n: v for n, v in options.items() if n not in of_kernel})
 
     forward = given if norm else given | without_norm
+    backward = (given if norm else given | without_norm | {"du": None}) | {"other": None}
     convolution = module.convolution_options(channels)
     variants = {
         "convolve, forward": variant(module.convolve, forward, convolution),
         "convolve_gradient": variant(module.convolve_gradient, given, convolution),
-        "norm_backward": variant(module.norm_backward, given if norm else given | without_norm | {"du": None}),
+        "norm_backward": variant(module.norm_backward, backward),
         "weight_gradient": variant(
             module.weight_gradient, given, module.launch_options(min(channels, module.GRADIENT_CHANNELS))
         ),
     }
+    if channels <= 64:  # where x itself is the residual
+        variants["norm_backward, with another sum"] = variant(module.norm_backward, backward | {"other": activation})
     if norm:  # a reverse step keeps nothing
         without = dict.fromkeys(("u", "mean", "rstd"))
         variants["convolve, inference"] = variant(module.convolve, given | without, convolution)
@@ -129,6 +132,34 @@ def pointwise(channels: int, outputs: int, activation: str, wants_input: bool = 
     return {"forward": variant(module.pointwise), "backward": variant(module.pointwise_backward)}
 
 
+def embedding(filters: int, blocks: int) -> dict[str, Variant]:
+    """Of a time and a frame offset."""
+    from sinfusion.kernels import embedding as module
+
+    one, many = ("*fp32",) * 2, ("*fp32",) * blocks
+    types = dict.fromkeys(("inner", "inner_bias", "outer", "outer_bias"), one)
+    types |= {f"of_{name}": one for name in types} | dict.fromkeys(
+        ("weights", "biases", "of_weights", "of_biases"), many
+    )
+    types |= dict.fromkeys(("frequencies", "hidden", "embedding", "partial", "grad", "out"), "*fp32")
+    types |= {"values": ("*fp32", "*i64"), "starts": ("i32",) * (blocks + 1), "samples": "i32", "programs": "i32"}
+    constants = {"HIDDEN": module.HIDDEN, "OUTPUTS": module.OUTPUTS, "PROGRAMS": 64}
+    of_mlp = {"F": filters, "H": 4 * filters, "WIDTH": filters}
+
+    def variant(kernel, **sizes):
+        of_kernel = {n: v for n, v in (constants | sizes).items() if n in kernel.arg_names}
+        given = {n: types[n] for n in kernel.arg_names if n not in of_kernel}
+        return Variant(kernel, given, of_kernel, module.OPTIONS)
+
+    of_layers = {"E": 2 * filters, "WIDTH": 2 * filters}
+    return {
+        "embed": variant(module.embed, **of_mlp),
+        "shift": variant(module.shift, **of_layers),
+        "shift_backward": variant(module.shift_backward, **of_layers),
+        "embed_backward": variant(module.embed_backward, **of_mlp),
+    }
+
+
 def reduce(sums: int) -> dict[str, Variant]:
     """So many sums in one launch, of multiples of 16 numbers."""
     from sinfusion.kernels import reduce as module
@@ -150,6 +181,7 @@ LAUNCHED: dict[Callable[..., dict[str, Variant]], Arguments] = {
         (192, 64, 3, FP32, "residual"),
     ],
     reduce: [(3,)],
+    embedding: [(64, 16)],
     pointwise: [
         *((channels, 64, BF16, False) for channels in (3, 6, 9)),
         (128, 64, BF16),

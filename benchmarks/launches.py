@@ -87,10 +87,11 @@ class Recorder(TorchDispatchMode):
         self.launches.append(Launch("Triton", kernel.__name__, tuple(unaligned)))
 
     def cuda(self, function: str, on: Tensor, /, **fields: Any) -> None:
-        self.launches.append(Launch("CUDA", function))
+        before = list(self.launches)
         for name in ("out", "input", "target"):  # numbers that PyTorch goes on with have to be numbers
             if isinstance(fields.get(name), Tensor):
                 fields[name].zero_()
+        self.launches[:] = [*before, Launch("CUDA", function)]
 
 
 def _convolution(x: Tensor, weight: Tensor, *_: Any) -> Tensor:

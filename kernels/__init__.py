@@ -3,6 +3,8 @@
 depthwise_norm: depthwise 7x7 + shift + LayerNorm, forward and backward
 dense: convolutions 3x3 and 1x1 with bias, GELU and residual, forward and backward
 gelu: bias, GELU and residual after a convolution that cuDNN makes, forward and backward
+pointwise: 1x1 convolutions of two tensors, forward and backward
+embedding: what is added for time and frame offset, forward and backward
 reduce: sums of the partial sums that the others leave
 tuning: which of several implementations runs, by measurement
 """

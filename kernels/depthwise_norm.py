@@ -252,7 +252,8 @@ def norm_backward(
     rstd,  # (B, H, W) fp32
     gain,  # (C,) fp32
     du,  # (B, H, W, C), written
-    partial,  # (3 or 1, B, programs of an image, C) fp32, written: sums for shift, gain, offset
+    other,  # (B, H, W, C) or None: a gradient of which sums are wanted, too
+    partial,  # (1 to 4, B, programs of an image, C) fp32, written: sums for shift, gain and offset if any, of other
     pixels,  # of an image
     C: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -263,6 +264,8 @@ def norm_backward(
     image = tl.program_id(1).to(tl.int64)
     channel = tl.arange(0, CHANNELS)[None, :]
     grad += image * pixels * C
+    if other is not None:
+        other += image * pixels * C
     if gain is not None:
         u += image * pixels * C
         du += image * pixels * C
@@ -272,6 +275,7 @@ def norm_backward(
     for_shift = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for_gain = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for_offset = tl.zeros((PIXELS, CHANNELS), tl.float32)
+    of_other = tl.zeros((PIXELS, CHANNELS), tl.float32)
     for step in range(STEPS):
         pixel = (tl.program_id(0) * STEPS + step) * PIXELS + tl.arange(0, PIXELS)[:, None]
         inside = pixel < pixels
@@ -291,13 +295,17 @@ def norm_backward(
             g = tl.where(channel < C, (g - along_one - normed * along_normed) * scale, 0.0)
             tl.store(du + place, g.to(du.dtype.element_ty), mask=mask)
         for_shift += g
+        if other is not None:
+            of_other += tl.load(other + place, mask=mask, other=0.0).to(tl.float32)
 
     partial += (image * tl.num_programs(0) + tl.program_id(0)) * C
+    further = tl.num_programs(1).to(tl.int64) * tl.num_programs(0) * C
     _store_sums(partial, for_shift, channel, C)
     if gain is not None:
-        further = tl.num_programs(1).to(tl.int64) * tl.num_programs(0) * C
         _store_sums(partial + further, for_gain, channel, C)
         _store_sums(partial + 2 * further, for_offset, channel, C)
+    if other is not None:
+        _store_sums(partial + (further if gain is None else 3 * further), of_other, channel, C)
 
 
 @triton.jit(do_not_specialize=["height", "width"])
@@ -438,16 +446,20 @@ def norm_gradient(
     grad_out: Tensor,  # (B, C, H, W)
     saved: Saved,  # of forward; not read without a gain
     gain: Tensor | None,  # (C,) fp32
+    other: Tensor | None = None,  # (B, C, H, W), of which sums are wanted, too
 ) -> tuple[Tensor, Tensor]:
-    """du as grad_out (itself without a gain), and partial sums (1 or 3, B, n, C) fp32 for shift, gain and offset."""
+    """du as grad_out (itself without a gain); partial sums (1 to 4, B, n, C) fp32, as `norm_backward` has them."""
     batch, channels, height, width = grad_out.shape
     options = launch_options(channels)
     programs = triton.cdiv(height * width, options["PIXELS"] * STEPS)
-    partial = grad_out.new_empty(1 if gain is None else 3, batch, programs, channels, dtype=torch.float32)
+    kinds = (1 if gain is None else 3) + (other is not None)
+    partial = grad_out.new_empty(kinds, batch, programs, channels, dtype=torch.float32)
     du = grad_out if gain is None else _empty(grad_out, channels)
     norm = (None,) * 5 if gain is None else (*saved, gain, du)
     with torch.cuda.device_of(grad_out):
-        norm_backward[programs, batch](grad_out, *norm, partial, height * width, C=channels, STEPS=STEPS, **options)
+        norm_backward[programs, batch](
+            grad_out, *norm, other, partial, height * width, C=channels, STEPS=STEPS, **options
+        )
     return du, partial
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops
@@ -89,7 +88,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class _Sinusoid(nn.Module):
-    """Sinusoidal embedding of a number, then a two-layer MLP."""
+    """Sinusoidal embedding of a number, then a two-layer MLP: parameters of `ops.block_shifts`."""
 
     frequencies: Tensor
 
@@ -101,9 +100,9 @@ class _Sinusoid(nn.Module):
         self.inner = nn.Linear(channels, 4 * channels)
         self.outer = nn.Linear(4 * channels, channels)
 
-    def forward(self, value: Tensor) -> Tensor:
-        angle = value.float()[:, None] * self.frequencies
-        return self.outer(F.gelu(self.inner(torch.cat((angle.sin(), angle.cos()), 1))))
+    @property
+    def mlp(self) -> ops.Mlp:
+        return ops.Mlp(self.inner.weight, self.inner.bias, self.outer.weight, self.outer.bias)
 
 
 class NextNet(nn.Module):
@@ -140,6 +139,7 @@ class NextNet(nn.Module):
         self.final = Dense(filters, out_channels, 1)
         self.time = _Sinusoid(filters)
         self.frame_offset = _Sinusoid(filters) if frame_offset else None
+        self._gradients_of_shifts: list[Tensor] | None = None
         # `evaluate` with a graph, where the trainer captures one.
         self.graphed_evaluate: Callable[[Tensor, Tensor], Tensor] | None = None
 
@@ -162,15 +162,29 @@ class NextNet(nn.Module):
 
     def shifts(self, time: Tensor, frame_offset: Tensor | None = None) -> Tensor:
         """(B, sum of all blocks' in_channels) fp32: what every block adds for time and frame offset."""
-        embedding = self.time(time)
+        values, embeddings = [time], [self.time]
         if self.frame_offset is not None:
             if frame_offset is None:
                 raise ValueError("this network is conditioned on the frame offset: pass frame_offset (B,).")
-            offset = self.frame_offset(frame_offset).expand(len(embedding), -1)
-            embedding = torch.cat((embedding, offset), 1)
+            values, embeddings = [time, frame_offset], [self.time, self.frame_offset]
         layers = [cast(ConvNeXtBlock, block).shift for block in self.blocks]
-        weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
-        return F.linear(F.gelu(embedding), weight, bias)  # one product for all blocks
+        return ops.block_shifts(
+            values,
+            self.time.frequencies,
+            [embedding.mlp for embedding in embeddings],
+            [ops.Layer(layer.weight, layer.bias) for layer in layers],
+            self._gradients_of_shifts,
+        )
+
+    def adopt(self, gradients: dict[str, Tensor]) -> None:
+        """On a GPU, write the gradients of parameters to these, by name, whenever they are computed."""
+        for i, block in enumerate(self.blocks):
+            names = [name for name, _ in block.named_parameters()]
+            cast(ConvNeXtBlock, block).adopt({name: gradients[f"blocks.{i}.{name}"] for name in names})
+        layers = [f"{name}.{layer}" for name in ("time", "frame_offset") for layer in ("inner", "outer")]
+        layers = layers[: 4 if self.frame_offset is not None else 2]
+        layers += [f"blocks.{i}.shift" for i in range(len(self.blocks))]
+        self._gradients_of_shifts = [gradients[f"{layer}.{of}"] for layer in layers for of in ("weight", "bias")]
 
     def evaluate(
         self,

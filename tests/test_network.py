@@ -58,10 +58,9 @@ def test_any_size_goes_in_and_three_channels_of_that_size_come_out(network, size
 def test_two_blocks_see_as_far_as_their_kernels_add_up_to(dense_kernel, reach):
     torch.manual_seed(0)
     network = NextNet(3, filters=8, depth=2, dense_kernel=dense_kernel).double()
-    network.dtype = torch.float64
     x = torch.randn(1, 3, 31, 31, dtype=torch.float64, requires_grad=True)
-    network.time = torch.nn.Sequential()  # the time alone, as its own embedding
-    (gradient,) = torch.autograd.grad(network(x, torch.zeros(1, 8, dtype=torch.float64))[0, :, 15, 15].sum(), x)
+    shifts = torch.zeros(1, sum(block.shift.out_features for block in network.blocks), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(network.evaluate(x, shifts)[0, :, 15, 15].sum(), x)
     seen = gradient[0].abs().sum(0) > 0
     assert seen[15].nonzero().flatten().tolist() == list(range(15 - reach, 15 + reach + 1))
 

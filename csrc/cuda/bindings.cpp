@@ -73,6 +73,7 @@ void read_fields(Fields& fields, NormGradient& a) {
   READ(rstd);
   READ(gain);
   READ(du);
+  READ(other);
   READ(partial);
   READ(batch);
   READ(pixels);

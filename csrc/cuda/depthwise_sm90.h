@@ -31,7 +31,8 @@ struct NormGradient {
   const float* rstd;
   const float* gain;  // (channels,)
   void* du;           // as grad, written
-  float* partial;     // (3, batch, parts, channels), written
+  const void* other;  // as grad: a gradient of which sums are wanted, too; or null
+  float* partial;     // (3 or 4, batch, parts, channels), written
   int32_t batch, pixels, channels;
   int32_t parts;  // blocks that share an image
 };

@@ -80,12 +80,11 @@ class Denoiser:
         self,
         inputs: Tensor,  # (B, 3 (n + 1), H, W): conditions, then the noisy image as the network sees it
         target: Tensor,  # (B, 3, H, W) fp32
-        sigma: Tensor,  # (B,)
-        sigma_data: Tensor,  # (B,)
+        time: Tensor,  # (B,) fp32, of `time`
         frame_offset: Tensor | None = None,  # (B,) int64
     ) -> Tensor:
         """Mean squared error between the network's output and its target, a scalar."""
-        output = self.network(inputs, self.time(sigma, sigma_data), frame_offset if self.frame_offset else None)
+        output = self.network(inputs, time, frame_offset if self.frame_offset else None)
         return (output - target).square().mean()
 
     def prior_mean(self, x: Tensor, condition: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from .ddpm_step import ddpm_step
 from .dense import dense
 from .depthwise_norm import depthwise_norm
 from .dispatch import backend
+from .embedding import Layer, Mlp, block_shifts
 from .graphed_callable import cpu_graphed
 from .native import status
 from .nearest_patches import nearest_patches
@@ -44,8 +45,11 @@ def keep_memory() -> None:
 
 __all__ = [
     "Gradients",
+    "Layer",
+    "Mlp",
     "adam_ema",
     "backend",
+    "block_shifts",
     "convnext_block",
     "cpu_graphed",
     "cpu_has_bf16",

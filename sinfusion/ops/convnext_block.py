@@ -139,7 +139,7 @@ def _backward(
 ) -> tuple[Any, Tensor, Gradients]:
     """Gradients of x and skip as an `Input` (None if not wanted), of shift, and of the parameters."""
     from ..kernels import depthwise_norm as norm
-    from ..kernels import gelu, pointwise
+    from ..kernels import pointwise
     from ..kernels.reduce import Partial, reduce_partials
 
     given, residual = norm.Input(a.x, a.skip), norm.Input(grad)
@@ -149,20 +149,17 @@ def _backward(
     )
     assert a.expand_copy is not None and a.project_copy is not None
     sums: list[tuple[Any, Any]] = []
-    if a.residual_copy is None:
-        _, of_bias = gelu.backward(grad, grad, None, False)
-    else:
+    if a.residual_copy is not None:
         residual, of_weight, of_bias = pointwise.backward(grad, given, a.residual_copy, wants_input)
-        sums += [(of_weight, found.residual), (of_bias, found.residual_bias)]
-    sums.append((of_bias, found.project_bias))
+        sums += [(of_weight, found.residual), (of_bias, found.residual_bias), (of_bias, found.project_bias)]
     sums.append((gpu_weight_gradient(grad, kept.expanded, a.project_copy), found.project))
     dz, of_bias = gpu_input_gradient(grad, kept.expanded, a.project_copy, kept.z, a.expand_bias)
     sums.append((of_bias, found.expand_bias))
     sums.append((gpu_weight_gradient(dz, kept.h, a.expand_copy), found.expand))
     dh, _ = gpu_input_gradient(dz, kept.h, a.expand_copy)
-    module = gpu_kernels(given)
-    du, of_norm = module.norm_gradient(dh, norm.Saved(kept.u, kept.mean, kept.rstd), a.gain)
-    outs = (found.taps_bias, found.gain, found.offset)
+    module, other = gpu_kernels(given), grad if a.residual_copy is None else None
+    du, of_norm = module.norm_gradient(dh, norm.Saved(kept.u, kept.mean, kept.rstd), a.gain, other)
+    outs = [found.taps_bias] + ([] if a.gain is None else [found.gain, found.offset]) + [found.project_bias]
     sums += [(partial.flatten(0, 1)[None], out) for partial, out in zip(of_norm, outs, strict=False)]
     sums.append((module.taps_gradient(given, du), found.taps))
     reduce_partials([Partial(of_norm[0], grad_shift), *(Partial(partial, out[None]) for partial, out in sums)])

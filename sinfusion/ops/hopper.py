@@ -1,4 +1,4 @@
-"""Whether the kernels of csrc/cuda for Hopper GPUs (compute capability 9.0) can run: bf16, channels in multiples of 64."""
+"""Whether the kernels for Hopper GPUs (compute capability 9.0; csrc/cuda) can run: bf16, channels multiples of 64."""
 
 from __future__ import annotations
 

@@ -36,14 +36,17 @@ def forward(given: Input, taps: Tensor, epilogue: Epilogue, eps: float, save: bo
     return out, saved
 
 
-def norm_gradient(grad_out: Tensor, saved: Saved, gain: Tensor | None) -> tuple[Tensor, Tensor]:
-    if gain is None or not hopper.takes(grad_out, saved.u):
-        return triton_kernels.norm_gradient(grad_out, saved, gain)
+def norm_gradient(
+    grad_out: Tensor, saved: Saved, gain: Tensor | None, other: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    if gain is None or not hopper.takes(grad_out, saved.u, other):
+        return triton_kernels.norm_gradient(grad_out, saved, gain, other)
     batch, channels, height, width = grad_out.shape
     parts = max(1, NORM_BLOCKS // batch)
-    du, partial = empty_like(grad_out, channels), grad_out.new_empty(3, batch, parts, channels, dtype=torch.float32)
+    kinds = 3 if other is None else 4
+    du, partial = empty_like(grad_out, channels), grad_out.new_empty(kinds, batch, parts, channels, dtype=torch.float32)
     run(
-        "norm_gradient_sm90", grad_out, grad=grad_out, **saved._asdict(), gain=gain, du=du, partial=partial,
+        "norm_gradient_sm90", grad_out, grad=grad_out, **saved._asdict(), gain=gain, du=du, other=other, partial=partial,
         batch=batch, pixels=height * width, channels=channels, parts=parts,
     )  # fmt: skip
     return du, partial

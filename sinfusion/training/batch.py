@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,15 +31,28 @@ COARSE_PIXELS = 8  # pixels from one sample of the coarse noise to the next
 SEED_ORDER = ("image", "predictor", "projector", "interpolator")
 
 
+class Draws(NamedTuple):
+    """What is drawn for the samples of a step but for noise; or for those of several steps, one after the other."""
+
+    places: Tensor  # (B, 3) int64: frame of the target, top, left
+    around: Tensor  # (B, n) int64: frames of the conditions
+    frame_offset: Tensor  # (B,) int64
+    coefficients: Tensor  # (B, 6 + 4 n) fp32, as the next three; as `ops.sample_crops` takes them
+    sigma: Tensor  # (B,) fp32
+    sigma_data: Tensor  # (B,) fp32
+    time: Tensor  # (B,) fp32: the network's time input
+
+
+WHOLE = 3  # the first fields of Draws are whole numbers
+
+
 @dataclass(frozen=True)
 class Batch:
     """What the network sees in one step, and what it should make of it."""
 
     inputs: Tensor  # (B, 3 (n + 1), h, w), conditions first
     target: Tensor  # (B, 3, h, w) fp32
-    sigma: Tensor  # (B,) fp32
-    sigma_data: Tensor  # (B,) fp32
-    frame_offset: Tensor  # (B,) int64
+    draws: Draws
 
 
 class BatchSampler:
@@ -54,45 +68,52 @@ class BatchSampler:
         self.conditions = run.recipe.conditions(role)
         self.condition_noise = torch.tensor(strength, device=run.device)  # (2,) fp32, in units of sigma_data
 
-    def __call__(self, step: Tensor, largest_offset: Tensor) -> Batch:
-        """The batch of a step, () int64 on the device; largest_offset: () or (1,) int64, that of the Predictor."""
-        role, recipe, seeds = self.role, self.recipe, self.seeds
-        count, height, width, _ = self.frames.shape
-        clip = (count, height, width)
+    def draw(self, step: Tensor, largest_offset: Tensor) -> Draws:
+        """For a step, () int64 on the device; largest_offset: () or (1,) int64, that of the Predictor.
+
+        Or for several, both (n,): then the samples of each step follow those of the step before.
+        """
+        seeds, count = self.seeds, len(self.seeds)
+        if step.ndim:
+            seeds = seeds.repeat(len(step))
+            step, largest_offset = step.repeat_interleave(count), largest_offset.repeat_interleave(count)
+        role, recipe, denoiser = self.role, self.recipe, self.denoiser
+        clip = self.frames.shape[0], self.frames.shape[1], self.frames.shape[2]
         places, frame_offset = draw_places(clip, role, self.crop, seeds, step, largest_offset, recipe.every_triple)
-        around = condition_frames(recipe, role, count, places[:, 0], frame_offset, seeds, step)
-        sigma_data = self.denoiser.sigma_data_of(frame_offset if role.frame_offset else None, len(seeds), seeds.device)
-        sigma = draw_sigmas(recipe, role, self.denoiser, sigma_data, seeds, step)
-        strength, coarse = self._draw_condition_noise(sigma_data, step)
-        coefficients = [self.denoiser.training_coefficients(sigma, sigma_data)]
+        around = condition_frames(recipe, role, clip[0], places[:, 0], frame_offset, seeds, step)
+        sigma_data = denoiser.sigma_data_of(frame_offset if role.frame_offset else None, len(seeds), seeds.device)
+        sigma = draw_sigmas(recipe, role, denoiser, sigma_data, seeds, step)
+        share = ops.uniform_bits(seeds, STREAM_CONDITION_NOISE_SHARE, step, 2, seeds.device).float() / 2**32
+        strength = self.condition_noise * sigma_data[:, None] * share  # (B, 2): of white and of coarse noise
+        coefficients = [denoiser.training_coefficients(sigma, sigma_data)]
         for i in range(self.conditions):
             coefficients += self._condition_coefficients(i, around, sigma_data[:, None], strength)
+        time = denoiser.time(sigma, sigma_data)
+        return Draws(places, around, frame_offset, torch.cat(coefficients, 1), sigma, sigma_data, time)
+
+    def __call__(self, step: Tensor, draws: Draws) -> Batch:
+        """The batch of a step, () int64 on the device, of which `draws` are."""
         inputs, target = ops.sample_crops(
             self.frames,
-            places,
-            around,
-            torch.cat(coefficients, 1),
-            coarse,
-            seeds,
+            draws.places,
+            draws.around,
+            draws.coefficients,
+            self._coarse_noise(step),
+            self.seeds,
             step,
             (STREAM_NOISE, STREAM_WHITE_CONDITION_NOISE),
             self.denoiser.changes,
             self.crop,
             self.dtype,
         )
-        return Batch(inputs, target, sigma, sigma_data, frame_offset)
+        return Batch(inputs, target, draws)
 
-    def _draw_condition_noise(self, sigma_data: Tensor, step: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Noise on the condition, like a rollout's own errors: white and coarse, each of a random strength.
-
-        Returns (B, 2) fp32, the deviations of both, and (B, C, h, w) fp32, the samples of the coarse noise.
-        """
-        share = ops.uniform_bits(self.seeds, STREAM_CONDITION_NOISE_SHARE, step, 2, self.seeds.device).float() / 2**32
-        strength = self.condition_noise * sigma_data[:, None] * share
+    def _coarse_noise(self, step: Tensor) -> Tensor | None:
+        """(B, C, h, w) fp32: noise on the conditions like a rollout's own errors, beside the white one."""
         if not self.conditions or self.recipe.coarse_condition_noise <= 0:
-            return strength, None
+            return None
         shape = (3 * self.conditions, self.crop[0] // COARSE_PIXELS + 2, self.crop[1] // COARSE_PIXELS + 2)
-        return strength, ops.normal(self.seeds, STREAM_COARSE_CONDITION_NOISE, step, shape, self.seeds.device)
+        return ops.normal(self.seeds, STREAM_COARSE_CONDITION_NOISE, step, shape, self.seeds.device)
 
     def _condition_coefficients(
         self, i: int, around: Tensor, sigma_data: Tensor, strength: Tensor
@@ -105,6 +126,28 @@ class BatchSampler:
             return one, strength, one
         known = around[:, i - 1 : i] != around[:, i : i + 1]  # a missing frame's change is exactly 0
         return 1 / sigma_data, known * self.recipe.change_noise / sigma_data * strength, 0 * one
+
+
+class DrawnSteps:
+    """The draws of many steps, made at once: a GPU then launches two kernels a step for them instead of dozens."""
+
+    def __init__(self, sampler: BatchSampler, steps: int):
+        some = sampler.draw(sampler.seeds.new_zeros(1), sampler.seeds.new_ones(1))
+        self._shapes, self._sizes = [value.shape for value in some], [value.numel() for value in some]
+        self._whole = sampler.seeds.new_zeros(steps, sum(self._sizes[:WHOLE]))
+        self._real = torch.zeros(steps, sum(self._sizes[WHOLE:]), device=sampler.seeds.device)
+
+    def fill(self, row: int, draws: Draws, steps: int) -> None:
+        """Keep the draws of so many steps, from a row on."""
+        columns = [value.reshape(steps, -1) for value in draws]
+        self._whole[row : row + steps] = torch.cat(columns[:WHOLE], 1)
+        self._real[row : row + steps] = torch.cat(columns[WHOLE:], 1)
+
+    def at(self, row: Tensor) -> Draws:
+        """Those of a row, (1,) int64 on the device."""
+        whole = self._whole.index_select(0, row)[0].split(self._sizes[:WHOLE])
+        real = self._real.index_select(0, row)[0].split(self._sizes[WHOLE:])
+        return Draws._make(value.view(shape) for value, shape in zip((*whole, *real), self._shapes, strict=True))
 
 
 def sample_seeds(seed: int, samples: range) -> Tensor:

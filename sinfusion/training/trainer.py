@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from .. import ops
 from ..checkpoint import last_checkpoint, load_into, load_optimizer, load_weights
 from ..errors import SinfusionError
-from ..network import ConvNeXtBlock, Dense, NextNet
+from ..network import Dense, NextNet
 from ..ops.cuda_graph import CudaGraphed, cuda_graphed
 from ..roles import Role
 from ..run import Run
-from .batch import Batch, BatchSampler
+from .batch import Batch, BatchSampler, DrawnSteps
 from .budget import Budget, Clock
 from .logger import TrainingLogger
 from .optimizer import AdamEma, learning_rates
@@ -60,6 +60,7 @@ class Trainer:
         self.coefficients = torch.zeros(WINDOW, 3, device=run.device)
         self.largest_offset = torch.zeros(WINDOW, dtype=torch.int64, device=run.device)
         self.losses = torch.zeros(WINDOW, device=run.device)
+        self.drawn = DrawnSteps(self.batch_sampler, WINDOW) if self.counter.is_cuda else None
         self._fill_window()
         self._step, self._gradient, self._update = (
             cuda_graphed(part, run.device, run.graph) for part in (self._whole_step, self._backward, self._apply)
@@ -102,7 +103,7 @@ class Trainer:
     def _backward(self) -> Tensor:
         """(N + 1,): this process's share of the gradient of the mean loss over all, and of that loss."""
         batch = self.batch(self.counter)
-        loss = self.denoiser.loss(batch.inputs, batch.target, batch.sigma, batch.sigma_data, batch.frame_offset)
+        loss = self.denoiser.loss(batch.inputs, batch.target, batch.draws.time, batch.draws.frame_offset)
         return self.optimizer.gradient(loss / self.processes.count)
 
     def _apply(self, gradient: Tensor) -> None:
@@ -114,7 +115,10 @@ class Trainer:
 
     def batch(self, step: Tensor) -> Batch:
         """The batch of a step, () int64 on the device."""
-        return self.batch_sampler(step, self.largest_offset.index_select(0, (step % WINDOW).view(1)))
+        row = (step % WINDOW).view(1)
+        if self.drawn is None:
+            return self.batch_sampler(step, self.batch_sampler.draw(step, self.largest_offset.index_select(0, row)))
+        return self.batch_sampler(step, self.drawn.at(row))
 
     def _fill_window(self) -> None:
         """Put on the device what the plan says of the steps from the next one to the end of the window."""
@@ -127,6 +131,10 @@ class Trainer:
         self.rates[rows] = rates
         self.coefficients[rows] = self.optimizer.coefficients(rates, first)
         self.largest_offset[rows] = torch.from_numpy(recipe.largest_offset(progress))
+        if self.drawn is not None:
+            steps = torch.from_numpy(step).to(self.run.device)
+            draws = self.batch_sampler.draw(steps, self.largest_offset[rows])
+            self.drawn.fill(rows.start, draws, len(steps))
 
     # All steps --------------------------------------------------------------------------------------------------------
 
@@ -233,10 +241,8 @@ def _optimizer(run: Run, network: nn.Module) -> AdamEma:
         layer = network.get_submodule(name.rpartition(".")[0])
         if isinstance(layer, Dense) and name.endswith(".weight"):
             layer.adopt(copy)
-    if optimizer.gradients:
-        for name, block in network.named_modules():
-            if isinstance(block, ConvNeXtBlock):
-                block.adopt({key: optimizer.gradients[f"{name}.{key}"] for key, _ in block.named_parameters()})
+    if optimizer.gradients and isinstance(network, NextNet):
+        network.adopt(optimizer.gradients)
     if run.device.type == "cpu" and run.graph and isinstance(network, NextNet):
         network.graphed_evaluate = ops.cpu_graphed(network.evaluate, network.parameters())
     return optimizer

@@ -199,9 +199,9 @@ def test_training_coefficients_make_what_the_network_sees_and_should_answer(name
 
 def test_the_loss_is_the_mean_square_of_what_the_network_misses_its_target_by():
     inputs, wanted = torch.rand(2, 6, 8, 8), torch.rand(2, 3, 8, 8)
-    sigma, sigma_data = torch.tensor([0.1, 3.0]), torch.tensor([0.1, 0.2])
-    assert denoiser("x0", Recorder(wanted)).loss(inputs, wanted, sigma, sigma_data).item() == 0
-    assert denoiser("x0", Recorder(wanted + 2)).loss(inputs, wanted, sigma, sigma_data).item() == pytest.approx(4)
+    time = torch.tensor([0.1, 3.0])
+    assert denoiser("x0", Recorder(wanted)).loss(inputs, wanted, time).item() == 0
+    assert denoiser("x0", Recorder(wanted + 2)).loss(inputs, wanted, time).item() == pytest.approx(4)
 
 
 def test_rms_change_is_measured_on_the_unit_scale_and_never_zero():

@@ -151,9 +151,13 @@ def test_the_gradient_of_the_norm(size, channels):
     normed = F.layer_norm(wide.permute(0, 2, 3, 1), (channels,), of_gain, offset)
     normed.permute(0, 3, 1, 2).backward(grad.double())
     mean, rstd = u.float().mean(1), (u.float().var(1, unbiased=False) + 1e-5).rsqrt()
-    du, partial = hopper_depthwise.norm_gradient(grad, Saved(u, mean, rstd), gain)
+    other = activation(batch, channels, height, width, 14)
+    du, partial = hopper_depthwise.norm_gradient(grad, Saved(u, mean, rstd), gain, other)
+    without = hopper_depthwise.norm_gradient(grad, Saved(u, mean, rstd), gain)
+    assert torch.equal(without[0], du) and torch.equal(without[1], partial[:3])
     assert error(du, wide.grad) < ROUNDED
-    shift, found_gain, found_offset = partial.sum(2)
+    shift, found_gain, found_offset, of_other = partial.sum(2)
+    assert error(of_other, other.double().sum((2, 3))) < 1e-3
     assert (shift.double() - wide.grad.sum((2, 3))).abs().max() < 1e-2 * wide.grad.abs().sum((2, 3)).max()
     assert error(found_gain.sum(0), of_gain.grad) < 1e-4
     assert error(found_offset.sum(0), offset.grad) < 1e-4

@@ -105,3 +105,12 @@ def test_the_gpu_draws_the_numbers_of_the_cpu():
     seeds = [0, 1, 2**40 + 7]
     assert torch.equal(ops.normal(seeds, 3, 5, (1001,), "cuda").cpu(), ops.normal(seeds, 3, 5, (1001,)))
     assert torch.equal(ops.uniform_bits(seeds, 3, 5, 1001, "cuda").cpu(), ops.uniform_bits(seeds, 3, 5, 1001))
+
+
+@pytest.mark.parametrize("draw", [ops.uniform_bits, ops.normal])
+def test_rows_may_have_steps_of_their_own(draw):
+    seeds, steps = torch.tensor([3, 3, 2**40 + 1]), torch.tensor([5, 2**33, 5])
+    count = 6 if draw is ops.uniform_bits else (2, 3)
+    rows = draw(seeds, 4, steps, count)
+    for i in range(3):
+        assert torch.equal(rows[i], draw(seeds[i : i + 1], 4, int(steps[i]), count)[0])

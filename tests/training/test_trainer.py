@@ -19,7 +19,7 @@ from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from sinfusion.run import Run, load
 from sinfusion.training import logger as logger_module
 from sinfusion.training import trainer as trainer_module
-from sinfusion.training.batch import STREAM_NOISE, condition_frames, draw_places, draw_sigmas, sample_seeds
+from sinfusion.training.batch import STREAM_NOISE, DrawnSteps, condition_frames, draw_places, draw_sigmas, sample_seeds
 from sinfusion.training.logger import TrainingLogger
 from sinfusion.training.preview import preview
 from sinfusion.training.trainer import Stopped, Trainer
@@ -304,6 +304,20 @@ def test_levels_split_over_processes_are_those_of_the_whole_batch(new_run):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
+def test_many_steps_drawn_at_once_are_each_as_drawn_alone(new_run, role, recipe):
+    trainer = Trainer(new_run("run", role, recipe, batch_size=3, previous_frames=2), role, TOTAL)
+    sampler, steps, largest = trainer.batch_sampler, torch.arange(5, 12), torch.tensor([1, 1, 1, 2, 2, 2, 2])
+    drawn = DrawnSteps(sampler, 10)
+    drawn.fill(3, sampler.draw(steps, largest), len(steps))
+    for i, step in enumerate(steps):
+        alone = sampler.draw(step, largest[i])
+        for name, value in drawn.at(torch.tensor([3 + i]))._asdict().items():
+            assert value.is_contiguous()
+            torch.testing.assert_close(value, getattr(alone, name), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("role", ROLES.values(), ids=ROLES)
 @pytest.mark.parametrize("previous_frames", [1, 2, 3])
 def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe, previous_frames):
     """Put together from its parts: cuts, levels, noise, the parameterization."""
@@ -315,7 +329,7 @@ def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe, pr
     height, width = crop
     places, offset = draw_places(run.frames.shape[:3], role, crop, seeds, step,
                                  trainer.largest_offset[7], run.recipe.every_triple)  # fmt: skip
-    assert torch.equal(batch.frame_offset, offset)
+    assert torch.equal(batch.draws.frame_offset, offset)
     frames = condition_frames(run.recipe, role, len(run.frames), places[:, 0], offset, seeds, step)
     noise = ops.normal(seeds, STREAM_NOISE, step, (3, height, width))
     form = trainer.denoiser.parameterization
@@ -323,7 +337,7 @@ def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe, pr
         around = frames[b].tolist()
         cut = to_unit(torch.from_numpy(run.frames[:, top : top + height, left : left + width]))
         clean, conditions = cut[target], cut[around]
-        sigma, sigma_data = float(batch.sigma[b]), float(batch.sigma_data[b])
+        sigma, sigma_data = float(batch.draws.sigma[b]), float(batch.draws.sigma_data[b])
         if role is PREDICTOR:  # the last frame, then changes of about unit variance
             prior_mean = conditions[0]
             conditions = torch.cat((conditions[:1], (conditions[:-1] - conditions[1:]) / sigma_data))
@@ -341,8 +355,12 @@ def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spa
     run = new_run("noisy", white_condition_noise=2.0, coarse_condition_noise=0.0, batch_size=400)
     clear = new_run("clear", white_condition_noise=0.0, coarse_condition_noise=0.0, batch_size=400)
     noisy, plain = (Trainer(r, PREDICTOR, TOTAL).batch(torch.tensor(3)) for r in (run, clear))
-    assert torch.equal(noisy.sigma, plain.sigma) and torch.equal(noisy.frame_offset, plain.frame_offset)
-    strength = (noisy.inputs - plain.inputs)[:, :3].flatten(1).std(1) / plain.sigma_data / 2.0  # uniform in 0 .. 1
+    assert torch.equal(noisy.draws.sigma, plain.draws.sigma) and torch.equal(
+        noisy.draws.frame_offset, plain.draws.frame_offset
+    )
+    strength = (
+        (noisy.inputs - plain.inputs)[:, :3].flatten(1).std(1) / plain.draws.sigma_data / 2.0
+    )  # uniform in 0 .. 1
     assert strength.max().item() == pytest.approx(1, abs=0.1)
     assert abs(np.histogram(strength.numpy(), 4, (0, 1.1))[0] - 110).max() < 60
     assert strength.mean().item() == pytest.approx(0.5, abs=5 * 0.289 / 20)
@@ -364,7 +382,7 @@ def test_noise_on_a_change_is_its_share_of_that_on_the_last_frame_and_spares_mis
     clear = new_run("clear", white_condition_noise=0.0, **shared)
     noisy, plain = (Trainer(r, PREDICTOR, TOTAL).batch(torch.tensor(3)) for r in (run, clear))
     noise = (noisy.inputs - plain.inputs).flatten(2).std(2)
-    of_last, of_change = noise[:, :3].mean(1) / plain.sigma_data, noise[:, 3:6].mean(1)
+    of_last, of_change = noise[:, :3].mean(1) / plain.draws.sigma_data, noise[:, 3:6].mean(1)
     missing = (plain.inputs[:, 3:6] == 0).flatten(1).all(1)
     assert 100 < missing.sum() < 350  # half of them, and the first transitions
     assert (of_change[missing] == 0).all()
