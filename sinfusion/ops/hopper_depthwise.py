@@ -46,8 +46,8 @@ def norm_gradient(
     kinds = 3 if other is None else 4
     du, partial = empty_like(grad_out, channels), grad_out.new_empty(kinds, batch, parts, channels, dtype=torch.float32)
     run(
-        "norm_gradient_sm90", grad_out, grad=grad_out, **saved._asdict(), gain=gain, du=du, other=other, partial=partial,
-        batch=batch, pixels=height * width, channels=channels, parts=parts,
+        "norm_gradient_sm90", grad_out, grad=grad_out, **saved._asdict(), gain=gain, du=du, other=other,
+        partial=partial, batch=batch, pixels=height * width, channels=channels, parts=parts,
     )  # fmt: skip
     return du, partial
 
