@@ -120,15 +120,15 @@ class _Kept(NamedTuple):
 
 def _forward(a: ConvNeXtBlock, save: bool) -> tuple[Tensor, _Kept | None]:
     from ..kernels import depthwise_norm as norm
-    from ..kernels import pointwise
 
     given = norm.Input(a.x, a.skip)
     epilogue = norm.Epilogue(a.taps_bias, a.shift, a.gain, a.offset)
     h, saved = norm.forward(given, taps_first(a.taps), epilogue, DepthwiseNorm._field_defaults["eps"], save)
     assert a.expand_copy is not None and a.project_copy is not None
-    residual = a.x if a.residual_copy is None else pointwise.forward(given, a.residual_copy, a.residual_bias)
+    shortcut = None if a.residual_copy is None else (given, a.residual_copy, a.residual_bias)
+    residual = a.x if shortcut is None else None
     expanded, z = gpu_forward(h, a.expand_copy, a.expand_bias, None, True, save)
-    out, _ = gpu_forward(expanded, a.project_copy, a.project_bias, residual, False, save)
+    out, _ = gpu_forward(expanded, a.project_copy, a.project_bias, residual, False, save, shortcut)
     return out, None if z is None else _Kept(h, saved.u, saved.mean, saved.rstd, expanded, z)
 
 

@@ -273,21 +273,25 @@ def gpu_forward(
     residual: Tensor | None,  # (B, O, H, W)
     gelu: bool,
     save: bool,
+    shortcut: tuple[Any, Tensor, Tensor | None] | None = None,  # as kernels/pointwise.py takes it: makes the residual
 ) -> tuple[Tensor, Tensor | None]:
     """GELU(z + bias), or z + bias + residual, with z = conv(x); and z if gelu and save."""
     from ..kernels import dense as implicit
     from ..kernels import gelu as epilogue
+    from ..kernels import pointwise
 
     def cudnn() -> tuple[Tensor, Tensor | None]:
         with deterministic_cudnn():
             z = F.conv2d(x, weight, padding=weight.shape[2] // 2)
-        return epilogue.forward(channels_last(z), bias, residual, gelu), z if gelu and save else None
+        added = residual if shortcut is None else pointwise.forward(*shortcut)
+        return epilogue.forward(channels_last(z), bias, added, gelu), z if gelu and save else None
 
     def triton(config: int) -> tuple[Tensor, Tensor | None]:
-        return implicit.forward(x, weight, bias, residual, gelu, save, config)
+        made_here = None if shortcut is None else implicit.Shortcut(*shortcut)
+        return implicit.forward(x, weight, bias, residual, gelu, save, config, made_here)
 
     found: tuple[Tensor, Tensor | None] = _fastest(
-        "dense", x, weight, (gelu, residual is not None, save), cudnn, triton
+        "dense", x, weight, (gelu, residual is not None, save, shortcut is not None), cudnn, triton
     )()
     return found
 
