@@ -57,7 +57,7 @@ def dense(
     outputs: int,
     kernel: int,
     activation: str,  # "*bf16" or "*fp32"
-    epilogue: str,  # "gelu", "residual" or "" for neither
+    epilogue: str,  # "gelu", "residual", "shortcut": a residual of 128 channels, half of them a skip; or "" for none
     config: int = 0,
 ) -> dict[str, Variant]:
     """A convolution of the network with its gradients. The network's first convolution has no input gradient."""
@@ -66,9 +66,12 @@ def dense(
 
     dtype = torch.bfloat16 if activation == "*bf16" else torch.float32
     types = dict.fromkeys(("pixels", "height", "width", "rows", "share"), "i32") | {"bias": "*fp32", "partial": "*fp32"}
-    types |= dict.fromkeys(("x", "weight", "residual", "out", "z", "grad"), activation)
+    types |= dict.fromkeys(("x", "weight", "residual", "out", "z", "grad"), activation) | {"short_bias": "*fp32"}
+    types |= dict.fromkeys(("short", "skip", "short_weight"), activation)
+    further, half = (128, 64) if epilogue == "shortcut" else (0, 0)
     layer = {"INPUTS": inputs, "OUTPUTS": outputs, "KERNEL": kernel, "BACKWARD": False, "GELU": epilogue == "gelu"}
-    swapped = layer | {"INPUTS": outputs, "OUTPUTS": inputs, "BACKWARD": True, "GELU": False}
+    layer |= {"C2": further, "S2": half}
+    swapped = layer | {"INPUTS": outputs, "OUTPUTS": inputs, "BACKWARD": True, "GELU": False, "C2": 0, "S2": 0}
 
     def variant(kernel, options, constants, *absent):
         of_kernel = {n: v for n, v in (constants | options).items() if n in kernel.arg_names}
@@ -78,17 +81,21 @@ def dense(
     forward = module.convolution_options(config, dtype, inputs, outputs)
     backward = module.convolution_options(config, dtype, outputs, inputs)
     gradient = module.gradient_options(config, dtype, inputs, outputs, kernel)
-    absent = {"gelu": ("residual",), "residual": ("z",), "": ("residual", "z")}[epilogue]
-    without = ("bias", "residual", "z", "partial")
+    short = ("short", "skip", "short_weight", "short_bias")
+    absent = {"gelu": ("residual", *short), "residual": ("z", *short), "shortcut": ("residual", "z")}
+    absent = absent.get(epilogue, ("residual", "z", *short))
+    without = ("bias", "residual", "z", "partial", *short)
     variants = {
         "forward": variant(module.convolve, forward, layer, *absent, "partial"),
         "input gradient": variant(module.convolve, backward, swapped, *without),
         "weight gradient": variant(module.multiply_gradients, gradient, layer),
     }
     if epilogue == "gelu":  # a reverse step keeps nothing
-        variants["inference"] = variant(module.convolve, forward, layer, "residual", "z", "partial")
+        variants["inference"] = variant(module.convolve, forward, layer, "residual", "z", "partial", *short)
     if epilogue == "residual":  # its input is what came out of GELU
-        variants["gradient through GELU"] = variant(module.convolve, backward, swapped | {"GELU": True}, "residual")
+        variants["gradient through GELU"] = variant(
+            module.convolve, backward, swapped | {"GELU": True}, "residual", *short
+        )
     return variants
 
 
@@ -175,7 +182,7 @@ LAUNCHED: dict[Callable[..., dict[str, Variant]], Arguments] = {
     depthwise_norm: list(product((3, 6, 9, 64, 128), (BF16, FP32))),
     dense: [
         *((channels, 192, 3, BF16, "gelu", config) for channels in (64, 128) for config in range(6)),
-        *((192, 64, 3, BF16, "residual", config) for config in range(6)),
+        *((192, 64, 3, BF16, epilogue, config) for epilogue in ("residual", "shortcut") for config in range(6)),
         *((channels, 192, 3, BF16, "gelu") for channels in (3, 6, 9)),
         (64, 192, 3, FP32, "gelu"),
         (192, 64, 3, FP32, "residual"),

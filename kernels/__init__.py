@@ -5,6 +5,7 @@ dense: convolutions 3x3 and 1x1 with bias, GELU and residual, forward and backwa
 gelu: bias, GELU and residual after a convolution that cuDNN makes, forward and backward
 pointwise: 1x1 convolutions of two tensors, forward and backward
 embedding: what is added for time and frame offset, forward and backward
+loss: the mean squared error and its gradient
 reduce: sums of the partial sums that the others leave
 tuning: which of several implementations runs, by measurement
 """

@@ -38,6 +38,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .depthwise_norm import Input
 from .gelu import activate, channel_block, slope
 
 
@@ -106,6 +107,30 @@ def _load_weights(
 
 
 @triton.jit
+def _add_pointwise(
+    sums,
+    x,
+    weight,
+    pixel,
+    pixels,
+    output,
+    START: tl.constexpr,  # of the weight's inputs, the first that belongs to x
+    INPUTS: tl.constexpr,
+    ALL: tl.constexpr,  # inputs of the weight
+    OUTPUTS: tl.constexpr,
+    K: tl.constexpr,
+    L1: tl.constexpr,
+):
+    for first in tl.static_range(0, INPUTS, K):
+        channel = first + tl.arange(0, K)
+        a = _load_pixels(x, pixel, pixel < pixels, channel, INPUTS, K, L1)
+        mask = (channel < INPUTS)[:, None] & (output < OUTPUTS)[None, :]
+        b = tl.load(weight + (output[None, :] * ALL + (START + channel)[:, None]), mask=mask, other=0.0)
+        sums = tl.dot(a, b, sums, input_precision="ieee")
+    return sums
+
+
+@triton.jit
 def _add_bias(value, bias, output, OUTPUTS: tl.constexpr):
     if bias is not None:
         value += tl.load(bias + output, mask=output < OUTPUTS, other=0.0)[None, :]
@@ -143,6 +168,10 @@ def convolve(
     bias,  # (O,) fp32 or None
     residual,  # (B, H, W, O) or None
     out,  # (B, H, W, O), written
+    short,  # (B, H, W, C2 - S2) or None: a 1x1 convolution of this and the next is added, as more depth
+    skip,  # (B, H, W, S2) or None
+    short_weight,  # (O, C2)
+    short_bias,  # (O,) fp32 or None
     z,  # as out, written; or None. BACKWARD: read, what GELU was taken of but for the bias
     partial,  # (programs of pixels, O) fp32, written; with z, BACKWARD
     pixels,  # of all images
@@ -151,6 +180,8 @@ def convolve(
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     KERNEL: tl.constexpr,
+    C2: tl.constexpr,
+    S2: tl.constexpr,
     BACKWARD: tl.constexpr,
     GELU: tl.constexpr,
     M: tl.constexpr,
@@ -182,6 +213,16 @@ def convolve(
         if REST > 0:
             b = _load_weights(weight, tap, channel, further, INPUTS, OUTPUTS, KERNEL * KERNEL, BACKWARD)
             more = tl.dot(a, b, more, input_precision="ieee")
+    if short is not None:
+        sums = _add_pointwise(sums, short, short_weight, pixel, pixels, output, 0, C2 - S2, C2, OUTPUTS, K, L1)
+        if skip is not None:
+            sums = _add_pointwise(sums, skip, short_weight, pixel, pixels, output, C2 - S2, S2, C2, OUTPUTS, K, L1)
+        sums = _add_bias(sums, short_bias, output, OUTPUTS)
+        if REST > 0:
+            more = _add_pointwise(more, short, short_weight, pixel, pixels, further, 0, C2 - S2, C2, OUTPUTS, K, L1)
+            if skip is not None:
+                more = _add_pointwise(more, skip, short_weight, pixel, pixels, further, C2 - S2, S2, C2, OUTPUTS, K, L1)
+            more = _add_bias(more, short_bias, further, OUTPUTS)
     if BACKWARD and GELU:
         program = tl.program_id(0) // blocks
         _store_through_gelu(sums, z, bias, out, partial, pixel, pixels, program, output, OUTPUTS)
@@ -296,6 +337,14 @@ def _blocks(columns: int, options: dict[str, int]) -> int:
     return triton.cdiv(columns, options["N"] + options["REST"])
 
 
+class Shortcut(NamedTuple):
+    """A 1x1 convolution that is added to another one."""
+
+    given: Input  # of C channels
+    weight: Tensor  # (O, C, 1, 1) as the input
+    bias: Tensor | None  # (O,) fp32
+
+
 def forward(
     x: Tensor,  # (B, C, H, W) fp32 or bf16, channels-last in memory, as every tensor of 4 dimensions here
     weight: Tensor,  # (O, C, k, k) as x, k 1 or 3
@@ -304,13 +353,15 @@ def forward(
     gelu: bool,
     save: bool,
     config: int = 0,
+    shortcut: Shortcut | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """out (B, O, H, W) as x: gelu(z + bias), or z + bias + residual, with z = conv(x); and z if gelu and save.
 
-    gelu and residual exclude each other. B H W times C or O has to be below 2^31, in every function here.
+    gelu, residual and shortcut, which is a residual made here, exclude each other. B H W times C or O has to be below
+    2^31, in every function here.
     """
     z = _empty(x, weight.shape[0]) if gelu and save else None
-    return _convolve(x, weight, bias, residual, z, gelu, False, config)[0], z
+    return _convolve(x, weight, bias, residual, z, gelu, False, config, shortcut)[0], z
 
 
 def input_gradient(
@@ -361,15 +412,18 @@ def _convolve(
     gelu: bool,
     backward: bool,
     config: int,
+    shortcut: Shortcut | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     batch, inputs, height, width = x.shape
     outputs, kernel, pixels = weight.shape[1 if backward else 0], weight.shape[2], batch * height * width
     options = convolution_options(config, x.dtype, inputs, outputs)
     out, programs = _empty(x, outputs), triton.cdiv(pixels, options["M"])
     partial = x.new_empty(1, programs, outputs, dtype=torch.float32) if backward and gelu else None
+    channels, of_skip = (0, 0) if shortcut is None else shortcut.given.channels
+    short = (None,) * 4 if shortcut is None else (*shortcut.given, shortcut.weight, shortcut.bias)
     with torch.cuda.device_of(x):
         convolve[(programs * _blocks(outputs, options),)](
-            x, weight, bias, residual, out, z, partial, pixels, height, width,
-            INPUTS=inputs, OUTPUTS=outputs, KERNEL=kernel, BACKWARD=backward, GELU=gelu, **options,
+            x, weight, bias, residual, out, *short, z, partial, pixels, height, width, INPUTS=inputs, OUTPUTS=outputs,
+            KERNEL=kernel, C2=channels, S2=of_skip, BACKWARD=backward, GELU=gelu, **options,
         )  # fmt: skip
     return out, partial

@@ -1,6 +1,7 @@
 // sinfusion._cuda: operators as functions of named fields and a stream; they return the error of the launch, 0 for
 // none. Loads without a GPU.
 #include "../common/fields.h"
+#include "add_rows.h"
 #include "convolve_sm90.h"
 #include "depthwise_sm90.h"
 
@@ -24,6 +25,12 @@ void read_fields(Fields& fields, Convolution& a) {
   READ(out);
   READ(z);
   READ(partial);
+  READ(shortcut);
+  READ(shortcut_skip);
+  READ(shortcut_weight);
+  READ(shortcut_bias);
+  READ(shortcut_channels);
+  READ(shortcut_skip_channels);
   READ(batch);
   READ(height);
   READ(width);
@@ -64,6 +71,11 @@ void read_fields(Fields& fields, Depthwise& a) {
   READ(channels);
   READ(skip_channels);
   READ(eps);
+}
+
+void read_fields(Fields& fields, AddRows& a) {
+  READ(sums);
+  READ(count);
 }
 
 void read_fields(Fields& fields, NormGradient& a) {
@@ -137,6 +149,7 @@ PYBIND11_MODULE(_cuda, m) {
   define(m, "vote", vote);
   define(m, "adam_ema", adam_ema);
 #ifdef SINFUSION_HOPPER
+  define(m, "add_rows_sm90", add_rows_sm90);
   define(m, "convolve_sm90", convolve_sm90);
   m.def("partial_rows_sm90", partial_rows_sm90);
   define(m, "convolve_weight_gradient_sm90", convolve_weight_gradient_sm90);

@@ -29,6 +29,14 @@ constexpr int SHARED_LIMIT = 227 * 1024;
 
 struct Maps {
   CUtensorMap x, weight, residual, out, z;
+  CUtensorMap shortcut[2], shortcut_weight;
+};
+
+// The depth of the product in pieces of 64 channels: those of x, with nine taps, then those of the shortcut, with one.
+struct Depth {
+  int chunks, shortcut_chunks, shortcut_own;  // own: chunks in the shortcut's first tensor
+
+  __device__ __forceinline__ int taps(int chunk) const { return chunk < chunks ? 9 : 1; }
 };
 
 struct Tiles {
@@ -117,7 +125,7 @@ __device__ __forceinline__ void load_transposed(uint32_t address, uint32_t (&r)[
 }
 
 template <class S, bool BACKWARD>
-__device__ __forceinline__ void copy_tiles(const Maps& maps, Tiles tiles, int chunks, uint8_t* x_stages,
+__device__ __forceinline__ void copy_tiles(const Maps& maps, Tiles tiles, Depth depth, uint8_t* x_stages,
                                            uint8_t* w_stages, Barriers<S>& barriers) {
   const int rank = int(cluster_rank());
   Ring<X_STAGES> xs;
@@ -125,12 +133,14 @@ __device__ __forceinline__ void copy_tiles(const Maps& maps, Tiles tiles, int ch
   const auto load_weights = [&](int chunk, int tap) {
     wait(&barriers.w_empty[ws.stage], ws.parity ^ 1);
     arrive_expecting(&barriers.w_full[ws.stage], S::W_STAGE);
+    const bool of_x = chunk < depth.chunks;
     for (int block = 0; block < S::BLOCKS; ++block) {
       constexpr int ROWS = 64 / CLUSTER;
       uint8_t* to = w_stages + ws.stage * S::W_STAGE + block * WEIGHTS + rank * ROWS * PIXEL;
-      const int channel = (BACKWARD ? block : chunk) * 64, output = (BACKWARD ? chunk : block) * 64 + rank * ROWS;
-      load_box_to((1 << CLUSTER) - 1, to, maps.weight, &barriers.w_full[ws.stage], channel, BACKWARD ? 8 - tap : tap,
-                  output);
+      const int piece = of_x ? chunk : chunk - depth.chunks;
+      const int channel = (BACKWARD ? block : piece) * 64, output = (BACKWARD ? piece : block) * 64 + rank * ROWS;
+      load_box_to((1 << CLUSTER) - 1, to, of_x ? maps.weight : maps.shortcut_weight, &barriers.w_full[ws.stage],
+                  channel, BACKWARD ? 8 - tap : tap, output);
     }
     ws.advance();
   };
@@ -138,13 +148,20 @@ __device__ __forceinline__ void copy_tiles(const Maps& maps, Tiles tiles, int ch
     const int tile = first + rank;  // past the last: an image that is not there, all zeros
     const int column = tile % tiles.across * WIDTH, row = tile / tiles.across % tiles.down * S::HEIGHT;
     const int image = tile / tiles.across / tiles.down;
-    for (int chunk = 0; chunk < chunks; ++chunk) {
+    for (int chunk = 0; chunk < depth.chunks + depth.shortcut_chunks; ++chunk) {
       wait(&barriers.x_empty[xs.stage], xs.parity ^ 1);
       arrive_expecting(&barriers.x_full[xs.stage], S::X_BYTES);
-      load_box(x_stages + xs.stage * S::X_STAGE, maps.x, &barriers.x_full[xs.stage], chunk * 64, column - 1, row - 1,
+      int piece = chunk;
+      const CUtensorMap* from = &maps.x;
+      if (chunk >= depth.chunks) {
+        piece -= depth.chunks;
+        const bool own = piece < depth.shortcut_own;
+        from = &maps.shortcut[own ? 0 : 1], piece -= own ? 0 : depth.shortcut_own;
+      }
+      load_box(x_stages + xs.stage * S::X_STAGE, *from, &barriers.x_full[xs.stage], piece * 64, column - 1, row - 1,
                image);
       xs.advance();
-      for (int tap = 0; tap < 9; ++tap) load_weights(chunk, tap);
+      for (int tap = 0; tap < depth.taps(chunk); ++tap) load_weights(chunk, tap);
     }
   }
 }
@@ -158,8 +175,8 @@ __device__ __forceinline__ void release(Barriers<S>& barriers, int w, int x) {
 
 template <int OUTPUTS, int GROUPS, bool BACKWARD, bool GELU>
 __global__ void __launch_bounds__(Shape<OUTPUTS, GROUPS, BACKWARD>::THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
-    convolve_kernel(const __grid_constant__ Maps maps, Tiles tiles, int chunks, const float* bias, float* partial,
-                    bool has_residual, bool has_z) {
+    convolve_kernel(const __grid_constant__ Maps maps, Tiles tiles, Depth depth, const float* bias,
+                    const float* shortcut_bias, float* partial, bool has_residual, bool has_z) {
   // What is loaded beside the products: the residual, or what GELU was taken of where the gradient passes through it.
   constexpr bool THROUGH_GELU = BACKWARD && GELU;
   using S = Shape<OUTPUTS, GROUPS, BACKWARD>;
@@ -188,7 +205,7 @@ __global__ void __launch_bounds__(Shape<OUTPUTS, GROUPS, BACKWARD>::THREADS, 1) 
   wait_for_kernels_before();
 
   if (warpgroup == S::WARPGROUPS) {
-    if (thread % 32 == 0) copy_tiles<S, BACKWARD>(maps, tiles, chunks, x_stages, w_stages, barriers);
+    if (thread % 32 == 0) copy_tiles<S, BACKWARD>(maps, tiles, depth, x_stages, w_stages, barriers);
     __syncwarp();
   } else {
     const int rank = int(cluster_rank()), lane = thread % 32, warp = thread / 32 % 4;
@@ -199,6 +216,10 @@ __global__ void __launch_bounds__(Shape<OUTPUTS, GROUPS, BACKWARD>::THREADS, 1) 
     if (bias) {
       const int output = block * 64 + warp * 16 + lane / 4;
       low = bias[output], high = bias[output + 8];
+    }
+    if (shortcut_bias) {
+      const int output = block * 64 + warp * 16 + lane / 4;
+      low += shortcut_bias[output], high += shortcut_bias[output + 8];
     }
     Ring<X_STAGES> xs;
     Ring<S::W_STAGES> ws;
@@ -216,13 +237,14 @@ __global__ void __launch_bounds__(Shape<OUTPUTS, GROUPS, BACKWARD>::THREADS, 1) 
       }
       float sums[S::N / 2];
       int read_w = -1, read_x = -1;  // stages that the products under way read, released when those are done
-      for (int chunk = 0; chunk < chunks; ++chunk) {
+      for (int chunk = 0; chunk < depth.chunks + depth.shortcut_chunks; ++chunk) {
         wait(&barriers.x_full[xs.stage], xs.parity);
         const uint32_t pixels = shared_address(x_stages + xs.stage * S::X_STAGE) + part * GROUPS * PITCH * PIXEL;
-        for (int tap = 0; tap < 9; ++tap) {
+        for (int tap = 0; tap < depth.taps(chunk); ++tap) {
           wait(&barriers.w_full[ws.stage], ws.parity);
           const uint32_t weights = shared_address(w_stages + ws.stage * S::W_STAGE) + block * WEIGHTS;
-          const uint32_t shifted = pixels + (tap / 3 * PITCH + tap % 3) * PIXEL;
+          const int place = chunk < depth.chunks ? tap : 4;  // of the nine
+          const uint32_t shifted = pixels + (place / 3 * PITCH + place % 3) * PIXEL;
           begin_products();
 #pragma unroll
           for (int k = 0; k < 4; ++k)
@@ -347,6 +369,17 @@ int launch(const Convolution& a, int blocks, cudaStream_t stream) {
   const void* const beside = THROUGH_GELU ? a.z : a.residual;
   if (!error && a.z && !THROUGH_GELU) error = make_map(&maps.z, a.z, 4, out_sizes, out_box);
   if (!error && beside) error = make_map(&maps.residual, beside, 4, out_sizes, out_box);
+  Depth depth{a.inputs / 64, 0, 0};
+  if (!error && a.shortcut) {
+    const int own = a.shortcut_channels - a.shortcut_skip_channels;
+    uint64_t sizes[4] = {uint64_t(own), uint64_t(a.width), uint64_t(a.height), uint64_t(a.batch)};
+    const uint64_t of_weight[3] = {uint64_t(a.shortcut_channels), 1, OUTPUTS};
+    error = make_map(&maps.shortcut[0], a.shortcut, 4, sizes, x_box);
+    sizes[0] = uint64_t(a.shortcut_skip_channels);
+    if (!error && a.shortcut_skip) error = make_map(&maps.shortcut[1], a.shortcut_skip, 4, sizes, x_box);
+    if (!error) error = make_map(&maps.shortcut_weight, a.shortcut_weight, 3, of_weight, weight_box);
+    depth.shortcut_chunks = a.shortcut_channels / 64, depth.shortcut_own = own / 64;
+  }
   if (error) return error;
   const Tiles tiles{(a.width + WIDTH - 1) / WIDTH, (a.height + S::HEIGHT - 1) / S::HEIGHT,
                     (a.width + WIDTH - 1) / WIDTH * ((a.height + S::HEIGHT - 1) / S::HEIGHT) * a.batch, a.width,
@@ -356,8 +389,8 @@ int launch(const Convolution& a, int blocks, cudaStream_t stream) {
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED);
   if (raised != cudaSuccess) return int(raised);
   const int grid = std::min(blocks / CLUSTER, (tiles.count + CLUSTER - 1) / CLUSTER) * CLUSTER;
-  return launch_overlapping(kernel, dim3(unsigned(grid)), S::THREADS, S::SHARED, stream, maps, tiles, a.inputs / 64,
-                            a.bias, a.partial, beside != nullptr, a.z && !THROUGH_GELU);
+  return launch_overlapping(kernel, dim3(unsigned(grid)), S::THREADS, S::SHARED, stream, maps, tiles, depth, a.bias,
+                            a.shortcut_bias, a.partial, beside != nullptr, a.z && !THROUGH_GELU);
 }
 
 template <int OUTPUTS, bool BACKWARD, bool GELU>

@@ -13,6 +13,13 @@ struct Convolution {
   void* out;             // outputs channels, written; backward with gelu: times the slope of GELU at z + bias
   void* z;               // as out, written before bias and GELU, or null; backward: read
   float* partial;        // (partial_rows_sm90, outputs), written: sums of out over pixels; backward with gelu
+  // A 1x1 convolution of other activations that is added, forward without gelu; or null. Its channels are in all
+  // shortcut_channels, of which the last lie in shortcut_skip.
+  const void* shortcut;
+  const void* shortcut_skip;
+  const void* shortcut_weight;  // (outputs, shortcut_channels)
+  const float* shortcut_bias;   // (outputs,) or null
+  int32_t shortcut_channels, shortcut_skip_channels;
   int32_t batch, height, width, inputs, outputs;
   bool gelu, backward;
 };

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from .parameterization import Parameterization, Preconditioned
 from .schedule import Schedule
 
@@ -85,7 +86,7 @@ class Denoiser:
     ) -> Tensor:
         """Mean squared error between the network's output and its target, a scalar."""
         output = self.network(inputs, time, frame_offset if self.frame_offset else None)
-        return (output - target).square().mean()
+        return ops.mean_square(output, target)
 
     def prior_mean(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """(B, 3, H, W): what is expected before anything is denoised.

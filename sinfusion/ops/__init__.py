@@ -17,6 +17,7 @@ from .depthwise_norm import depthwise_norm
 from .dispatch import backend
 from .embedding import Layer, Mlp, block_shifts
 from .graphed_callable import cpu_graphed
+from .mean_square import mean_square
 from .native import status
 from .nearest_patches import nearest_patches
 from .patch_match import patch_match
@@ -57,6 +58,7 @@ __all__ = [
     "dense",
     "depthwise_norm",
     "keep_memory",
+    "mean_square",
     "nearest_patches",
     "normal",
     "patch_match",

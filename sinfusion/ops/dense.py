@@ -21,6 +21,7 @@ from .cpu_graph import CpuGraph, capturing
 from .dispatch import backend, chosen_backend, native_or_reference
 from .layout import channels_last, concatenate, empty_like, fp32, input_fields, split, total_channels
 from .native import run, why_no_library, wrong_dtype
+from .reduce import reduce_partials
 from .registration import define, implement, register_backward, takes
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -231,7 +232,6 @@ def _gpu(a: Dense, save: bool) -> tuple[Tensor, Tensor]:
 def _gpu_backward(a: DenseBackward) -> DenseGrads:
     """Unlike the reference's, z comes without the bias."""
     from ..kernels import gelu, pointwise
-    from ..kernels.reduce import Partial, reduce_partials
 
     found = _fake_backward(a._replace(wants_input=False))
     x, grad, rounded = channels_last(a.x), channels_last(a.grad_out.to(a.x.dtype)), _rounded_weight(a)
@@ -239,18 +239,16 @@ def _gpu_backward(a: DenseBackward) -> DenseGrads:
     if _is_pointwise(a):
         given = pointwise.Input(x, channels_last(a.skip))
         grads, of_weight, of_bias = pointwise.backward(grad, given, rounded, a.wants_input)
-        sums += [Partial(of_weight, found.weight[None])] * a.wants_weight + [
-            Partial(of_bias, found.bias[None])
-        ] * a.wants_bias
+        sums += [(of_weight, found.weight[None])] * a.wants_weight + [(of_bias, found.bias[None])] * a.wants_bias
         if grads is not None:
             found = found._replace(x=grads.x, skip=found.skip if grads.skip is None else grads.skip)
     else:
         x = channels_last(concatenate(x, a.skip))
         if a.gelu or a.wants_bias:
             grad, of_bias = gelu.backward(grad, a.z, fp32(a.bias), a.gelu)
-            sums += [Partial(of_bias, found.bias[None])] * a.wants_bias
+            sums += [(of_bias, found.bias[None])] * a.wants_bias
         if a.wants_weight:
-            sums.append(Partial(gpu_weight_gradient(grad, x, rounded), found.weight[None]))
+            sums.append((gpu_weight_gradient(grad, x, rounded), found.weight[None]))
         if a.wants_input:
             of_x, of_skip = split(gpu_input_gradient(grad, x, rounded)[0], a.x, a.skip)
             found = found._replace(x=of_x, skip=of_skip)
@@ -274,24 +272,30 @@ def gpu_forward(
     residual: Tensor | None,  # (B, O, H, W)
     gelu: bool,
     save: bool,
+    shortcut: tuple[Any, Tensor, Tensor | None] | None = None,  # as kernels/pointwise.py takes it: makes the residual
 ) -> tuple[Tensor, Tensor | None]:
     """GELU(z + bias), or z + bias + residual, with z = conv(x); and z if gelu and save."""
     from ..kernels import dense as implicit
     from ..kernels import gelu as epilogue
+    from ..kernels import pointwise
 
     def cudnn() -> tuple[Tensor, Tensor | None]:
         with deterministic_cudnn():
             z = F.conv2d(x, weight, padding=weight.shape[2] // 2)
-        return epilogue.forward(channels_last(z), bias, residual, gelu), z if gelu and save else None
+        added = residual if shortcut is None else pointwise.forward(*shortcut)
+        return epilogue.forward(channels_last(z), bias, added, gelu), z if gelu and save else None
 
     def triton(config: int) -> tuple[Tensor, Tensor | None]:
-        return implicit.forward(x, weight, bias, residual, gelu, save, config)
+        made_here = None if shortcut is None else implicit.Shortcut(*shortcut)
+        return implicit.forward(x, weight, bias, residual, gelu, save, config, made_here)
 
     others: dict[str, Callable[[], Any]] = {}
-    if hopper_dense.takes_forward(x, weight, residual, gelu):
-        others["hopper"] = lambda: hopper_dense.forward(x, weight, bias, residual, gelu, save)
+    if hopper_dense.takes_forward(x, weight, residual, gelu, shortcut):
+        others["hopper"] = lambda: hopper_dense.forward(x, weight, bias, residual, gelu, save, shortcut)
+    elif shortcut is not None and hopper_dense.takes_forward(x, weight, None, gelu, None):
+        others["hopper"] = lambda: hopper_dense.forward(x, weight, bias, pointwise.forward(*shortcut), gelu, save)
     found: tuple[Tensor, Tensor | None] = _fastest(
-        "dense", x, weight, (gelu, residual is not None, save), cudnn, triton, others
+        "dense", x, weight, (gelu, residual is not None, save, shortcut is not None), cudnn, triton, others
     )()
     return found
 
@@ -330,7 +334,6 @@ def gpu_weight_gradient(
 ) -> Tensor:
     """(1, n, O, k, k, C): partial sums, for `reduce_partials`."""
     from ..kernels import dense as implicit
-    from ..kernels.reduce import Partial, reduce_partials
 
     def cudnn() -> Tensor:
         return _cudnn_gradient(grad, x, weight, of_input=False).permute(0, 2, 3, 1)[None, None]
@@ -340,7 +343,7 @@ def gpu_weight_gradient(
 
     def add_up(partial: Tensor) -> Tensor:
         out = partial.new_empty(1, *partial.shape[2:], dtype=torch.float32)
-        reduce_partials([Partial(partial, out)])
+        reduce_partials([(partial, out)])
         return out
 
     others: dict[str, Callable[[], Any]] = {}

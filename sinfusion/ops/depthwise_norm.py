@@ -28,6 +28,7 @@ from .layout import (
     total_channels,
 )
 from .native import run, why_no_library, wrong_dtype
+from .reduce import reduce_partials
 from .registration import define, implement, register_backward, takes
 
 # Error of a kernel against the reference in float64, relative to that of the reference in the same dtype, at most.
@@ -298,7 +299,6 @@ def _gpu(a: DepthwiseNorm, save: bool) -> DepthwiseNormOutput:
 
 def _gpu_backward(a: DepthwiseNormBackward) -> DepthwiseNormGrads:
     from ..kernels import depthwise_norm as triton_kernels
-    from ..kernels.reduce import Partial, reduce_partials
 
     found = _fake_backward(a._replace(wants_input=False))
     given = triton_kernels.Input(aligned(channels_last(a.x)), aligned(channels_last(a.skip)))
@@ -308,12 +308,12 @@ def _gpu_backward(a: DepthwiseNormBackward) -> DepthwiseNormGrads:
     if a.wants_input:
         grads = module.input_gradient(du, taps_first(a.weight), given.channels[1])
         found = found._replace(x=grads.x, skip=a.x.new_empty(0) if grads.skip is None else grads.skip)
-    sums = [Partial(of_norm[0], found.shift)] if a.wants_shift else []
+    sums = [(of_norm[0], found.shift)] if a.wants_shift else []
     if a.wants_parameters:
         found = found._replace(weight=empty_taps_first(a.weight))  # as a weight that nobody has to copy
         outs = (found.bias, found.gain, found.offset)
-        sums += [Partial(partial.flatten(0, 1)[None], out[None]) for partial, out in zip(of_norm, outs, strict=False)]
-        sums.append(Partial(module.taps_gradient(given, du), found.weight[None]))
+        sums += [(partial.flatten(0, 1)[None], out[None]) for partial, out in zip(of_norm, outs, strict=False)]
+        sums.append((module.taps_gradient(given, du), found.weight[None]))
     if sums:
         reduce_partials(sums)
     return found

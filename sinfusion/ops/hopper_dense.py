@@ -17,9 +17,13 @@ from .native import cuda, run
 CLUSTER = 4  # blocks that add up their weight gradients
 
 
-def takes_forward(x: Tensor, weight: Tensor, residual: Tensor | None, gelu: bool) -> bool:
+Shortcut = tuple[Any, Tensor, "Tensor | None"]  # an `Input`, weight (O, C, 1, 1) and bias (O,), as for `pointwise`
+
+
+def takes_forward(x: Tensor, weight: Tensor, residual: Tensor | None, gelu: bool, shortcut: Shortcut | None) -> bool:
     outputs, _, kernel, _ = weight.shape
-    return kernel == 3 and outputs == (192 if gelu else 64) and hopper.takes(x, weight, residual)
+    of_shortcut = () if shortcut is None else (*shortcut[0], shortcut[1])
+    return kernel == 3 and outputs == (192 if gelu else 64) and hopper.takes(x, weight, residual, *of_shortcut)
 
 
 def takes_input_gradient(grad: Tensor, weight: Tensor, z: Tensor | None) -> bool:
@@ -39,11 +43,18 @@ def forward(
     residual: Tensor | None,  # (B, O, H, W)
     gelu: bool,
     save: bool,
+    shortcut: Shortcut | None = None,  # makes the residual
 ) -> tuple[Tensor, Tensor | None]:
     """out (B, O, H, W): gelu(z + bias), or z + bias + residual, with z = conv(x); and z if gelu and save."""
     out = empty_like(x, len(weight))
     z = empty_like(x, len(weight)) if gelu and save else None
-    _convolve(x, weight, out, bias=bias, residual=residual, z=z, gelu=gelu)
+    added: dict[str, Any] = {}
+    if shortcut is not None:
+        given, of_shortcut, shortcut_bias = shortcut
+        channels, of_skip = given.channels
+        added = {"shortcut": given.x, "shortcut_skip": given.skip, "shortcut_channels": channels}
+        added |= {"shortcut_weight": of_shortcut, "shortcut_bias": shortcut_bias, "shortcut_skip_channels": of_skip}
+    _convolve(x, weight, out, bias=bias, residual=residual, z=z, gelu=gelu, **added)
     return out, z
 
 
@@ -81,7 +92,9 @@ def weight_gradient(
 
 def _convolve(x: Tensor, weight: Tensor, out: Tensor, **given: Any) -> None:
     batch, inputs, height, width = x.shape
-    fields = {"bias": None, "residual": None, "z": None, "partial": None, "gelu": False, "backward": False, **given}
+    fields = dict.fromkeys(("bias", "residual", "z", "partial", "shortcut", "shortcut_skip", "shortcut_weight"))
+    fields |= {"shortcut_bias": None, "shortcut_channels": 0, "shortcut_skip_channels": 0}
+    fields |= {"gelu": False, "backward": False, **given}
     run(
         "convolve_sm90", x, x=x, weight=weight, out=out, batch=batch, height=height, width=width, inputs=inputs,
         outputs=out.shape[1], **fields,

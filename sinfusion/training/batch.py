@@ -32,7 +32,10 @@ SEED_ORDER = ("image", "predictor", "projector", "interpolator")
 
 
 class Draws(NamedTuple):
-    """What is drawn for the samples of a step but for noise; or for those of several steps, one after the other."""
+    """What is drawn for the samples of a step but for noise; or for those of several steps, one after the other.
+
+    Whole numbers come first, so that bytes behind each other are aligned.
+    """
 
     places: Tensor  # (B, 3) int64: frame of the target, top, left
     around: Tensor  # (B, n) int64: frames of the conditions
@@ -41,9 +44,6 @@ class Draws(NamedTuple):
     sigma: Tensor  # (B,) fp32
     sigma_data: Tensor  # (B,) fp32
     time: Tensor  # (B,) fp32: the network's time input
-
-
-WHOLE = 3  # the first fields of Draws are whole numbers
 
 
 @dataclass(frozen=True)
@@ -129,25 +129,24 @@ class BatchSampler:
 
 
 class DrawnSteps:
-    """The draws of many steps, made at once: a GPU then launches two kernels a step for them instead of dozens."""
+    """The draws of many steps, made at once: a GPU then launches one kernel a step for them instead of dozens."""
 
     def __init__(self, sampler: BatchSampler, steps: int):
         some = sampler.draw(sampler.seeds.new_zeros(1), sampler.seeds.new_ones(1))
-        self._shapes, self._sizes = [value.shape for value in some], [value.numel() for value in some]
-        self._whole = sampler.seeds.new_zeros(steps, sum(self._sizes[:WHOLE]))
-        self._real = torch.zeros(steps, sum(self._sizes[WHOLE:]), device=sampler.seeds.device)
+        self._shapes, self._dtypes = [value.shape for value in some], [value.dtype for value in some]
+        self._bytes = [value.nbytes for value in some]
+        self._rows = torch.zeros(steps, sum(self._bytes), dtype=torch.uint8, device=sampler.seeds.device)
 
     def fill(self, row: int, draws: Draws, steps: int) -> None:
         """Keep the draws of so many steps, from a row on."""
-        columns = [value.reshape(steps, -1) for value in draws]
-        self._whole[row : row + steps] = torch.cat(columns[:WHOLE], 1)
-        self._real[row : row + steps] = torch.cat(columns[WHOLE:], 1)
+        columns = [value.reshape(steps, -1).contiguous().view(torch.uint8) for value in draws]
+        self._rows[row : row + steps] = torch.cat(columns, 1)
 
     def at(self, row: Tensor) -> Draws:
         """Those of a row, (1,) int64 on the device."""
-        whole = self._whole.index_select(0, row)[0].split(self._sizes[:WHOLE])
-        real = self._real.index_select(0, row)[0].split(self._sizes[WHOLE:])
-        return Draws._make(value.view(shape) for value, shape in zip((*whole, *real), self._shapes, strict=True))
+        parts = self._rows.index_select(0, row)[0].split(self._bytes)
+        kinds = zip(parts, self._dtypes, self._shapes, strict=True)
+        return Draws._make(part.view(dtype).view(shape) for part, dtype, shape in kinds)
 
 
 def sample_seeds(seed: int, samples: range) -> Tensor:

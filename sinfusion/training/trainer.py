@@ -63,7 +63,12 @@ class Trainer:
         self.drawn = DrawnSteps(self.batch_sampler, WINDOW) if self.counter.is_cuda else None
         self._fill_window()
         self._step, self._gradient, self._update = (
-            cuda_graphed(part, run.device, run.graph) for part in (self._whole_step, self._backward, self._apply)
+            cuda_graphed(part, run.device, run.graph)
+            for part in (
+                self._whole_step,
+                lambda: self._backward(self._row()),
+                lambda gradient: self._apply(gradient, self._row()),
+            )
         )
 
     @property
@@ -98,24 +103,28 @@ class Trainer:
         self.done += 1
 
     def _whole_step(self) -> None:
-        self._apply(self._backward())
+        row = self._row()
+        self._apply(self._backward(row), row)
 
-    def _backward(self) -> Tensor:
+    def _row(self) -> Tensor:
+        """(1,) int64 on the device: where a window has the next step."""
+        return (self.counter % WINDOW).view(1)
+
+    def _backward(self, row: Tensor) -> Tensor:
         """(N + 1,): this process's share of the gradient of the mean loss over all, and of that loss."""
-        batch = self.batch(self.counter)
+        batch = self.batch(self.counter, row)
         loss = self.denoiser.loss(batch.inputs, batch.target, batch.draws.time, batch.draws.frame_offset)
-        return self.optimizer.gradient(loss / self.processes.count)
+        return self.optimizer.gradient(loss if self.processes.count == 1 else loss / self.processes.count)
 
-    def _apply(self, gradient: Tensor) -> None:
+    def _apply(self, gradient: Tensor, row: Tensor) -> None:
         """Update the weights by a gradient and a loss (N + 1,), and count the step."""
-        row = (self.counter % WINDOW).view(1)
         self.optimizer.step(gradient[:-1], self.coefficients.index_select(0, row)[0])
         self.losses.index_copy_(0, row, gradient[-1:])
         self.counter += 1
 
-    def batch(self, step: Tensor) -> Batch:
-        """The batch of a step, () int64 on the device."""
-        row = (step % WINDOW).view(1)
+    def batch(self, step: Tensor, row: Tensor | None = None) -> Batch:
+        """The batch of a step, () int64 on the device; row: its place in a window, (1,) int64, if it is at hand."""
+        row = (step % WINDOW).view(1) if row is None else row
         if self.drawn is None:
             return self.batch_sampler(step, self.batch_sampler.draw(step, self.largest_offset.index_select(0, row)))
         return self.batch_sampler(step, self.drawn.at(row))

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sinfusion.ops import hopper, hopper_dense
+from sinfusion.ops import hopper, hopper_dense, reduce
 from sinfusion.ops.layout import channels_last
 
 gpu = pytest.mark.gpu
@@ -66,6 +66,33 @@ def test_the_second_convolution_adds_the_residual(size, with_residual):
     truth = F.conv2d(x.double(), w.double(), bias.double(), padding=1)
     truth = truth if residual is None else truth + residual.double()
     assert error(hopper_dense.forward(x, w, bias, residual, gelu=False, save=False)[0], truth) < ROUNDED
+
+
+@gpu
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("skipped", [0, 64])
+def test_the_second_convolution_makes_the_residual_of_other_channels(size, skipped):
+    from sinfusion.kernels.depthwise_norm import Input
+
+    batch, height, width = size
+    x, w, bias = activation(batch, 192, height, width), weight(64, 192), vector(64)
+    both, other_bias = activation(batch, 128, height, width, seed=3), vector(64, seed=15)
+    other = channels_last((vector(64, 128, 1, 1, seed=16) / 128**0.5).bfloat16())
+    given = Input(channels_last(both[:, :64]), channels_last(both[:, 64:])) if skipped else Input(both)
+    out, _ = hopper_dense.forward(x, w, bias, None, False, False, (given, other, other_bias))
+    truth = F.conv2d(x.double(), w.double(), bias.double(), padding=1)
+    truth += F.conv2d(both.double(), other.double(), other_bias.double())
+    assert error(out, truth) < ROUNDED
+
+
+@gpu
+def test_sums_of_rows_are_those_of_pytorch():
+    sums = []
+    for i, (groups, rows, numbers) in enumerate([(1, 198, 49 * 128), (3, 7, 64), (1, 10, 64 * 9 * 192), (2, 1, 4)]):
+        sums.append((vector(groups, rows, numbers, seed=i), torch.full((groups, numbers), torch.nan, device="cuda")))
+    reduce.reduce_partials(sums)
+    for partial, out in sums:
+        assert error(out, partial.double().sum(1)) < 1e-6
 
 
 @gpu
