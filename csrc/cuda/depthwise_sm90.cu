@@ -293,21 +293,24 @@ __global__ void __launch_bounds__(L::THREADS, L::BLOCKS)
   uint32_t* const out = static_cast<uint32_t*>(first ? a.x : a.skip) + start;
   const auto at_start = [&](const void* data) { return data ? static_cast<const uint32_t*>(data) + start : nullptr; };
   const uint32_t* const addends[2] = {at_start(first ? a.add : a.add_skip), at_start(first ? a.passed : nullptr)};
+  const auto inside = [&](int r, int i) { return row + r < a.height && column + i < a.width; };
+  // All are read before any is written: else each would wait for the one before it.
+#pragma unroll
+  for (const uint32_t* add : addends)
+    if (add) {
+#pragma unroll
+      for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+          const float2 more = unpack(inside(r, i) ? __ldg(add + int64_t(r * a.width + i) * pairs) : 0u);
+          sums[r][i].x += more.x, sums[r][i].y += more.y;
+        }
+    }
 #pragma unroll
   for (int r = 0; r < ROWS; ++r)
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i)
-      if (row + r < a.height && column + i < a.width) {
-        const int64_t at = int64_t(r * a.width + i) * pairs;
-        float2 sum = sums[r][i];
-#pragma unroll
-        for (const uint32_t* add : addends)
-          if (add) {
-            const float2 more = unpack(__ldg(add + at));
-            sum.x += more.x, sum.y += more.y;
-          }
-        out[at] = pack(sum);
-      }
+      if (inside(r, i)) out[int64_t(r * a.width + i) * pairs] = pack(sums[r][i]);
 }
 
 // The gradient of the weights: a block takes every so many tiles of 64 channels, a warp a quarter of each.

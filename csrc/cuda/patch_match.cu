@@ -6,22 +6,21 @@
 namespace sinfusion {
 namespace {
 
-// A warp for each query patch: its threads share the numbers of a patch, and each makes one of the candidates. Sums of
-// squares are whole numbers, so they do not depend on that. For patches of up to 512 numbers; larger ones take a thread
-// each.
-constexpr int WARPS = 8, MOST_NUMBERS = 512;
+// A warp for each query patch: its threads share the pixels of a patch, and each makes one of the candidates. Sums of
+// squares are whole numbers, so they do not depend on that. For pixels of four numbers, which are read at once, and
+// patches of up to 512 pixels; all else takes a thread for each query patch.
+constexpr int WARPS = 8, MOST_PIXELS = 512, CHANNELS = 4;
 
-// Of the numbers of a patch, from its first one.
+// Of the pixels of a patch, from its first one.
 struct Offsets {
-  int32_t query[MOST_NUMBERS], key[MOST_NUMBERS];
+  int32_t query[MOST_PIXELS], key[MOST_PIXELS];
 };
 
-__device__ __forceinline__ void fill_offsets(Offsets& offsets, const PatchMatch& a, int32_t numbers) {
-  const int32_t row_length = int32_t(a.patch.x * a.channels);
-  for (int32_t i = int32_t(threadIdx.x); i < numbers; i += WARPS * 32) {
-    const int32_t row = i / row_length, t = row / a.patch.y, y = row % a.patch.y, x = i % row_length;
-    offsets.query[i] = int32_t((t * a.query.height + y) * a.query.width * a.channels) + x;
-    offsets.key[i] = int32_t((t * a.key.height + y) * a.key.width * a.channels) + x;
+__device__ __forceinline__ void fill_offsets(Offsets& offsets, const PatchMatch& a, int32_t pixels) {
+  for (int32_t i = int32_t(threadIdx.x); i < pixels; i += WARPS * 32) {
+    const int32_t row = i / a.patch.x, t = row / a.patch.y, y = row % a.patch.y, x = i % a.patch.x;
+    offsets.query[i] = int32_t((t * a.query.height + y) * a.query.width) + x;
+    offsets.key[i] = int32_t((t * a.key.height + y) * a.key.width) + x;
   }
   __syncthreads();
 }
@@ -39,20 +38,31 @@ __device__ __forceinline__ Position broadcast(Position p, int from) {
   return {__shfl_sync(~0u, p.t, from), __shfl_sync(~0u, p.y, from), __shfl_sync(~0u, p.x, from)};
 }
 
-// This thread's share of a query patch: numbers lane, lane + 32, ...
+__device__ __forceinline__ const int2* four_at(const Volume& video, Position p) {
+  return reinterpret_cast<const int2*>(pixel_at(video, CHANNELS, p.t, p.y, p.x));
+}
+
+// The sum of squared differences of two pairs; no number is negative, so differences are 16 bits, too.
+__device__ __forceinline__ int32_t squares(int32_t a, int32_t b) {
+  const int32_t pair = int32_t(__vsub2(uint32_t(a), uint32_t(b))), low = int16_t(pair), high = pair >> 16;
+  return low * low + high * high;
+}
+
+// This thread's share of a query patch: pixels lane, lane + 32, ...
 template <int SHARE>
 struct QueryPatch {
-  int32_t value[SHARE], key_offset[SHARE];
+  int2 value[SHARE];
+  int32_t key_offset[SHARE];
   bool last;  // whether there is a last one for this thread
 
-  __device__ __forceinline__ QueryPatch(const PatchMatch& a, const Offsets& offsets, Position q, int32_t numbers) {
-    const int16_t* const first = pixel_at(a.query, a.channels, q.t, q.y, q.x);
+  __device__ __forceinline__ QueryPatch(const PatchMatch& a, const Offsets& offsets, Position q, int32_t pixels) {
+    const int2* const first = four_at(a.query, q);
     const int lane = int(threadIdx.x) % 32;
-    last = (SHARE - 1) * 32 + lane < numbers;
+    last = (SHARE - 1) * 32 + lane < pixels;
 #pragma unroll
     for (int i = 0; i < SHARE; ++i) {
       const bool there = i + 1 < SHARE || last;
-      value[i] = there ? first[offsets.query[i * 32 + lane]] : 0;
+      value[i] = there ? __ldg(first + offsets.query[i * 32 + lane]) : int2{0, 0};
       key_offset[i] = there ? offsets.key[i * 32 + lane] : 0;
     }
   }
@@ -61,12 +71,12 @@ struct QueryPatch {
   __device__ __forceinline__ float distance(const PatchMatch& a, Position count, Position k) const {
     const float weight = a.weight ? a.weight[linear_index(k, count)] : 1;
     if (weight == INFINITE_DISTANCE) return INFINITE_DISTANCE;
-    const int16_t* const first = pixel_at(a.key, a.channels, k.t, k.y, k.x);
+    const int2* const first = four_at(a.key, k);
     int32_t total = 0;
 #pragma unroll
     for (int i = 0; i < SHARE; ++i) {
-      const int32_t difference = value[i] - int32_t(__ldg(first + key_offset[i]));
-      if (i + 1 < SHARE || last) total += difference * difference;
+      const int2 other = __ldg(first + key_offset[i]);
+      if (i + 1 < SHARE || last) total += squares(value[i].x, other.x) + squares(value[i].y, other.y);
     }
     return float(sum_over_warp(total)) * weight;
   }
@@ -74,24 +84,24 @@ struct QueryPatch {
 
 template <int SHARE>
 __global__ void __launch_bounds__(WARPS * 32)
-    start_kernel(PatchMatch a, SearchSpace space, int64_t count, int32_t numbers) {
+    start_kernel(PatchMatch a, SearchSpace space, int64_t count, int32_t pixels) {
   __shared__ Offsets offsets;
-  fill_offsets(offsets, a, numbers);
+  fill_offsets(offsets, a, pixels);
   const int64_t index = int64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
   if (index >= count) return;
   const Position q = position_at(index, space.query);
   const Position k = a.has_initial_field ? match_position(q, a.field[index], space.key) : random_position(space, index);
-  const float distance = QueryPatch<SHARE>(a, offsets, q, numbers).distance(a, space.key, k);
+  const float distance = QueryPatch<SHARE>(a, offsets, q, pixels).distance(a, space.key, k);
   if (threadIdx.x % 32 == 0) a.field[index] = offset_between(q, k), a.distances[index] = distance;
 }
 
 // As step_patch: candidates are tried in the same order. The same candidate twice changes nothing.
 template <int SHARE>
 __global__ void __launch_bounds__(WARPS * 32)
-    step_kernel(PatchMatch a, SearchSpace space, int64_t count, int32_t numbers, const Offset* field_in,
+    step_kernel(PatchMatch a, SearchSpace space, int64_t count, int32_t pixels, const Offset* field_in,
                 Offset* field_out, uint64_t step, int32_t stride) {
   __shared__ Offsets offsets;
-  fill_offsets(offsets, a, numbers);
+  fill_offsets(offsets, a, pixels);
   const int64_t index = int64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
   if (index >= count) return;
   const int lane = int(threadIdx.x) % 32;
@@ -99,7 +109,7 @@ __global__ void __launch_bounds__(WARPS * 32)
   Position best = own;
   float best_distance = a.distances[index];
   if (best_distance > 0) {
-    const QueryPatch<SHARE> patch(a, offsets, q, numbers);
+    const QueryPatch<SHARE> patch(a, offsets, q, pixels);
     const auto improve = [&](Position mine, int candidates) {
       for (int i = 0; i < candidates; ++i) {
         const Position key = broadcast(mine, i);
@@ -164,18 +174,18 @@ Offset* search(const PatchMatch& a, const Start& start, const Step& step) {
   return field_in;
 }
 
-// SHARE: numbers of a patch for each thread, found by counting up from 1.
+// SHARE: pixels of a patch for each thread, found by counting up from 1.
 template <int SHARE = 1>
-Offset* search_by_warps(const PatchMatch& a, const SearchSpace& space, int64_t count, int32_t numbers,
+Offset* search_by_warps(const PatchMatch& a, const SearchSpace& space, int64_t count, int32_t pixels,
                         cudaStream_t stream) {
-  if constexpr (SHARE < MOST_NUMBERS / 32)
-    if (SHARE * 32 < numbers) return search_by_warps<SHARE + 1>(a, space, count, numbers, stream);
+  if constexpr (SHARE < MOST_PIXELS / 32)
+    if (SHARE * 32 < pixels) return search_by_warps<SHARE + 1>(a, space, count, pixels, stream);
   const unsigned blocks = unsigned((count + WARPS - 1) / WARPS);
   return search(
-      a, [&] { start_kernel<SHARE><<<blocks, WARPS * 32, 0, stream>>>(a, space, count, numbers); },
+      a, [&] { start_kernel<SHARE><<<blocks, WARPS * 32, 0, stream>>>(a, space, count, pixels); },
       [&](uint64_t step, int32_t stride, const Offset* from, Offset* to) {
         step_kernel<SHARE>
-            <<<blocks, WARPS * 32, 0, stream>>>(a, search_space(a, step), count, numbers, from, to, step, stride);
+            <<<blocks, WARPS * 32, 0, stream>>>(a, search_space(a, step), count, pixels, from, to, step, stride);
       });
 }
 
@@ -195,12 +205,13 @@ int patch_match(const PatchMatch& a, void* cuda_stream) {
   const auto stream = static_cast<cudaStream_t>(cuda_stream);
   const SearchSpace space = search_space(a, 0);
   const int64_t count = int64_t(space.query.t) * space.query.y * space.query.x;  // below 2^31
-  const int64_t numbers = int64_t(a.patch.t) * a.patch.y * a.patch.x * a.channels;
-  const auto small = [&](const Volume& video) {  // offsets within a patch are 32 bits
-    return a.patch.t * video.height * video.width * a.channels < INT32_MAX;
+  const int64_t pixels = int64_t(a.patch.t) * a.patch.y * a.patch.x;
+  const auto fits = [&](const Volume& video) {  // offsets within a patch are 32 bits
+    return reinterpret_cast<uintptr_t>(video.data) % sizeof(int2) == 0 &&
+           a.patch.t * video.height * video.width < INT32_MAX;
   };
-  Offset* const field = numbers <= MOST_NUMBERS && small(a.query) && small(a.key)
-                            ? search_by_warps(a, space, count, int32_t(numbers), stream)
+  Offset* const field = a.channels == CHANNELS && pixels <= MOST_PIXELS && fits(a.query) && fits(a.key)
+                            ? search_by_warps(a, space, count, int32_t(pixels), stream)
                             : search_by_threads(a, space, count, stream);
   if (field != a.field) cudaMemcpyAsync(a.field, field, count * sizeof(Offset), cudaMemcpyDeviceToDevice, stream);
   return int(cudaGetLastError());

@@ -7,8 +7,6 @@ made by one kernel, and GELU's derivative is taken where its gradient is at hand
 
 from __future__ import annotations
 
-import functools
-import os
 from typing import Any, NamedTuple
 
 import torch
@@ -154,53 +152,21 @@ def _backward(
     if a.residual_copy is not None:
         residual, of_weight, of_bias = pointwise.backward(grad, given, a.residual_copy, wants_input)
         sums += [(of_weight, found.residual), (of_bias, found.residual_bias), (of_bias, found.project_bias)]
-    beside = _Beside(grad.device)
-    with beside:
-        sums.append((gpu_weight_gradient(grad, kept.expanded, a.project_copy), found.project))
+    sums.append((gpu_weight_gradient(grad, kept.expanded, a.project_copy), found.project))
     dz, of_bias = gpu_input_gradient(grad, kept.expanded, a.project_copy, kept.z, a.expand_bias)
     sums.append((of_bias, found.expand_bias))
-    with beside:
-        sums.append((gpu_weight_gradient(dz, kept.h, a.expand_copy), found.expand))
+    sums.append((gpu_weight_gradient(dz, kept.h, a.expand_copy), found.expand))
     dh, _ = gpu_input_gradient(dz, kept.h, a.expand_copy)
     module, other = gpu_kernels(given), grad if a.residual_copy is None else None
     du, of_norm = module.norm_gradient(dh, norm.Saved(kept.u, kept.mean, kept.rstd), a.gain, other)
     outs = [found.taps_bias] + ([] if a.gain is None else [found.gain, found.offset]) + [found.project_bias]
     sums += [(partial.flatten(0, 1)[None], out) for partial, out in zip(of_norm, outs, strict=False)]
-    with beside:
-        sums.append((module.taps_gradient(given, du), found.taps))
-        reduce_partials([(of_norm[0], grad_shift), *((partial, out[None]) for partial, out in sums)])
+    sums.append((module.taps_gradient(given, du), found.taps))
+    reduce_partials([(of_norm[0], grad_shift), *((partial, out[None]) for partial, out in sums)])
     of_input = None
     if wants_input:
         of_input = module.input_gradient(du, taps_first(a.taps), given.channels[1], residual, passed)
-    beside.join()
     return of_input, grad_shift, found
-
-
-class _Beside:
-    """Work on a stream of its own: it begins after what was launched before, and is complete after `join`."""
-
-    def __init__(self, device: torch.device):
-        self.streams: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None
-        if device.type == "cuda" and os.environ.get("SIDE") != "0":
-            self.streams = torch.cuda.current_stream(device), _side_stream(device)
-
-    def __enter__(self) -> None:
-        if self.streams is not None:
-            self.streams[1].wait_stream(self.streams[0])
-            torch.cuda.set_stream(self.streams[1])
-
-    def __exit__(self, *_: object) -> None:
-        if self.streams is not None:
-            torch.cuda.set_stream(self.streams[0])
-
-    def join(self) -> None:
-        if self.streams is not None:
-            self.streams[0].wait_stream(self.streams[1])
-
-
-@functools.cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
 
 
 def _empty_gradients(a: ConvNeXtBlock) -> Gradients:

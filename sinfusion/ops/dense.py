@@ -383,7 +383,7 @@ def _fastest(
     """The implementation that was measured to be the fastest here."""
     from ..kernels import tuning
 
-    candidates = {"cudnn": cudnn, **others}
+    candidates = {**others, "cudnn": cudnn}
     for config in triton_configs(weight.shape, x.dtype):
         candidates[f"triton {config}"] = functools.partial(triton, config)
     key = (*x.shape, *weight.shape, str(x.dtype), *flags)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import require, require_tensor
@@ -143,6 +144,8 @@ def unsupported(a: PatchMatch) -> list[str]:
 
 def _native(a: PatchMatch) -> tuple[Tensor, Tensor]:
     query, key, unit = _quantize(a)
+    if query.is_cuda and query.shape[3] < 4:  # a GPU reads pixels of four numbers at once
+        query, key = (F.pad(video, (0, 4 - video.shape[3])) for video in (query, key))
     field, distances = _empty_results(a)
     if a.start is not None:
         field.copy_(a.start)
