@@ -8,7 +8,7 @@ import torch
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 SIZE = (32, 48)  # of frames; the number of launches does not depend on it
-STEP, EVALUATION = 226, 59  # at most
+STEP, EVALUATION = 206, 50
 
 
 @pytest.fixture(scope="module", params=["paper", "fast"])
