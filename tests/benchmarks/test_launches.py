@@ -34,7 +34,8 @@ def test_an_evaluation_launches_few_kernels(evaluation):
 
 
 def test_kernels_get_activations_and_weights_that_are_aligned(step, evaluation):
-    assert {name for launch in (*step, *evaluation) for name in launch.unaligned} <= {"shift"}
+    of_single_numbers = {"shift", "values"}
+    assert {name for launch in (*step, *evaluation) for name in launch.unaligned} <= of_single_numbers
 
 
 def test_what_pytorch_launches_is_counted_and_views_are_not():
