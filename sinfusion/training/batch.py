@@ -8,6 +8,7 @@ is drawn where the frames are: nothing waits for the device.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,10 +33,7 @@ SEED_ORDER = ("image", "predictor", "projector", "interpolator")
 
 
 class Draws(NamedTuple):
-    """What is drawn for the samples of a step but for noise; or for those of several steps, one after the other.
-
-    Whole numbers come first, so that bytes behind each other are aligned.
-    """
+    """What is drawn for the samples of a step but for noise; or for those of several steps, one after the other."""
 
     places: Tensor  # (B, 3) int64: frame of the target, top, left
     around: Tensor  # (B, n) int64: frames of the conditions
@@ -128,25 +126,26 @@ class BatchSampler:
         return 1 / sigma_data, known * self.recipe.change_noise / sigma_data * strength, 0 * one
 
 
-class DrawnSteps:
-    """The draws of many steps, made at once: a GPU then launches one kernel a step for them instead of dozens."""
+class StepTable:
+    """Tensors of many steps: a GPU then fetches what a step needs in one launch, instead of dozens that make it.
 
-    def __init__(self, sampler: BatchSampler, steps: int):
-        some = sampler.draw(sampler.seeds.new_zeros(1), sampler.seeds.new_ones(1))
-        self._shapes, self._dtypes = [value.shape for value in some], [value.dtype for value in some]
-        self._bytes = [value.nbytes for value in some]
-        self._rows = torch.zeros(steps, sum(self._bytes), dtype=torch.uint8, device=sampler.seeds.device)
+    Their bytes lie behind each other, a row for each step; whole numbers come first, so that all are aligned.
+    """
 
-    def fill(self, row: int, draws: Draws, steps: int) -> None:
-        """Keep the draws of so many steps, from a row on."""
-        columns = [value.reshape(steps, -1).contiguous().view(torch.uint8) for value in draws]
+    def __init__(self, step: Sequence[Tensor], steps: int):  # step: as those of one step
+        self._kinds = [(value.nbytes, value.dtype, value.shape) for value in step]
+        row = sum(size for size, _, _ in self._kinds)
+        self._rows = torch.zeros(steps, row, dtype=torch.uint8, device=step[0].device)
+
+    def fill(self, row: int, steps: int, values: Sequence[Tensor]) -> None:
+        """Keep those of so many steps, one after the other, from a row on."""
+        columns = [value.reshape(steps, -1).contiguous().view(torch.uint8) for value in values]
         self._rows[row : row + steps] = torch.cat(columns, 1)
 
-    def at(self, row: Tensor) -> Draws:
+    def at(self, row: Tensor) -> list[Tensor]:
         """Those of a row, (1,) int64 on the device."""
-        parts = self._rows.index_select(0, row)[0].split(self._bytes)
-        kinds = zip(parts, self._dtypes, self._shapes, strict=True)
-        return Draws._make(part.view(dtype).view(shape) for part, dtype, shape in kinds)
+        parts = self._rows.index_select(0, row)[0].split([size for size, _, _ in self._kinds])
+        return [part.view(dtype).view(shape) for part, (_, dtype, shape) in zip(parts, self._kinds, strict=True)]
 
 
 def sample_seeds(seed: int, samples: range) -> Tensor:

@@ -52,6 +52,7 @@ class AdamEma:
         copied = {} if self._copies is None else self._views(self._copies)
         self.copies = {name: view.data for name, view in copied.items()}
         self._gradient = self._value.new_zeros(len(self._value) + 1) if self._on_gpu else None
+        self._one = None if self._gradient is None else self._value.new_ones(())  # the gradient of a loss by itself
         self.gradients = {} if self._gradient is None else self._views(self._gradient[:-1])
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
@@ -86,7 +87,7 @@ class AdamEma:
     def gradient(self, loss: Tensor) -> Tensor:
         """(N + 1,) fp32: the gradient of a loss () by all weights, aligned as they are, and then the loss itself."""
         weights = list(self.parameters.values())
-        gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(loss, weights, self._one, allow_unused=True, materialize_grads=True)
         if self._gradient is None:
             return torch.cat([*self._aligned(gradients), loss.detach().view(1)])
         places, values = [*self.gradients.values(), self._gradient[-1:]], [*gradients, loss.detach().view(1)]

@@ -16,7 +16,7 @@ from ..network import Dense, NextNet
 from ..ops.cuda_graph import CudaGraphed, cuda_graphed
 from ..roles import Role
 from ..run import Run
-from .batch import Batch, BatchSampler, DrawnSteps
+from .batch import Batch, BatchSampler, Draws, StepTable
 from .budget import Budget, Clock
 from .logger import TrainingLogger
 from .optimizer import AdamEma, learning_rates
@@ -60,15 +60,13 @@ class Trainer:
         self.coefficients = torch.zeros(WINDOW, 3, device=run.device)
         self.largest_offset = torch.zeros(WINDOW, dtype=torch.int64, device=run.device)
         self.losses = torch.zeros(WINDOW, device=run.device)
-        self.drawn = DrawnSteps(self.batch_sampler, WINDOW) if self.counter.is_cuda else None
+        self.table = None
+        if self.counter.is_cuda:  # what a step needs is made for a window at once
+            *draws, coefficients = self._settings_of(0, slice(0, 1))
+            self.table = StepTable([*draws, coefficients[0]], WINDOW)
         self._fill_window()
         self._step, self._gradient, self._update = (
-            cuda_graphed(part, run.device, run.graph)
-            for part in (
-                self._whole_step,
-                lambda: self._backward(self._row()),
-                lambda gradient: self._apply(gradient, self._row()),
-            )
+            cuda_graphed(part, run.device, run.graph) for part in (self._whole_step, self._backward, self._apply)
         )
 
     @property
@@ -104,30 +102,46 @@ class Trainer:
 
     def _whole_step(self) -> None:
         row = self._row()
-        self._apply(self._backward(row), row)
+        coefficients, draws = self._settings(row)
+        self._update_by(self._gradient_of(draws), coefficients, row)
+
+    def _backward(self) -> Tensor:
+        """The first half of a step."""
+        return self._gradient_of(self._settings(self._row())[1])
+
+    def _apply(self, gradient: Tensor) -> None:
+        """The second half."""
+        row = self._row()
+        self._update_by(gradient, self._settings(row)[0], row)
 
     def _row(self) -> Tensor:
         """(1,) int64 on the device: where a window has the next step."""
         return (self.counter % WINDOW).view(1)
 
-    def _backward(self, row: Tensor) -> Tensor:
+    def _settings(self, row: Tensor, step: Tensor | None = None) -> tuple[Tensor, Draws]:
+        """What a step takes: the optimizer's coefficients (3,), and what is drawn; step: None: the next."""
+        if self.table is not None:
+            *draws, coefficients = self.table.at(row)
+            return coefficients, Draws._make(draws)
+        largest_offset = self.largest_offset.index_select(0, row)
+        draws_of_step = self.batch_sampler.draw(self.counter if step is None else step, largest_offset)
+        return self.coefficients.index_select(0, row)[0], draws_of_step
+
+    def _gradient_of(self, draws: Draws) -> Tensor:
         """(N + 1,): this process's share of the gradient of the mean loss over all, and of that loss."""
-        batch = self.batch(self.counter, row)
-        loss = self.denoiser.loss(batch.inputs, batch.target, batch.draws.time, batch.draws.frame_offset)
+        batch = self.batch_sampler(self.counter, draws)
+        loss = self.denoiser.loss(batch.inputs, batch.target, draws.time, draws.frame_offset)
         return self.optimizer.gradient(loss if self.processes.count == 1 else loss / self.processes.count)
 
-    def _apply(self, gradient: Tensor, row: Tensor) -> None:
+    def _update_by(self, gradient: Tensor, coefficients: Tensor, row: Tensor) -> None:
         """Update the weights by a gradient and a loss (N + 1,), and count the step."""
-        self.optimizer.step(gradient[:-1], self.coefficients.index_select(0, row)[0])
+        self.optimizer.step(gradient[:-1], coefficients)
         self.losses.index_copy_(0, row, gradient[-1:])
         self.counter += 1
 
-    def batch(self, step: Tensor, row: Tensor | None = None) -> Batch:
-        """The batch of a step, () int64 on the device; row: its place in a window, (1,) int64, if it is at hand."""
-        row = (step % WINDOW).view(1) if row is None else row
-        if self.drawn is None:
-            return self.batch_sampler(step, self.batch_sampler.draw(step, self.largest_offset.index_select(0, row)))
-        return self.batch_sampler(step, self.drawn.at(row))
+    def batch(self, step: Tensor) -> Batch:
+        """The batch of a step, () int64 on the device."""
+        return self.batch_sampler(step, self._settings((step % WINDOW).view(1), step)[1])
 
     def _fill_window(self) -> None:
         """Put on the device what the plan says of the steps from the next one to the end of the window."""
@@ -140,10 +154,13 @@ class Trainer:
         self.rates[rows] = rates
         self.coefficients[rows] = self.optimizer.coefficients(rates, first)
         self.largest_offset[rows] = torch.from_numpy(recipe.largest_offset(progress))
-        if self.drawn is not None:
-            steps = torch.from_numpy(step).to(self.run.device)
-            draws = self.batch_sampler.draw(steps, self.largest_offset[rows])
-            self.drawn.fill(rows.start, draws, len(steps))
+        if self.table is not None:
+            self.table.fill(rows.start, len(step), self._settings_of(first, rows))
+
+    def _settings_of(self, first: int, rows: slice) -> list[Tensor]:
+        """What the steps of some rows of the window take, from a first step on: draws, then coefficients."""
+        steps = torch.arange(first, first + rows.stop - rows.start, device=self.run.device)
+        return [*self.batch_sampler.draw(steps, self.largest_offset[rows]), self.coefficients[rows]]
 
     # All steps --------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import torch
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 SIZE = (32, 48)  # of frames; the number of launches does not depend on it
-STEP, EVALUATION = 226, 59  # at most
+STEP, EVALUATION = 206, 50
 
 
 @pytest.fixture(scope="module", params=["paper", "fast"])
@@ -34,7 +34,8 @@ def test_an_evaluation_launches_few_kernels(evaluation):
 
 
 def test_kernels_get_activations_and_weights_that_are_aligned(step, evaluation):
-    assert {name for launch in (*step, *evaluation) for name in launch.unaligned} <= {"shift"}
+    of_single_numbers = {"shift", "values"}
+    assert {name for launch in (*step, *evaluation) for name in launch.unaligned} <= of_single_numbers
 
 
 def test_what_pytorch_launches_is_counted_and_views_are_not():

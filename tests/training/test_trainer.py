@@ -19,7 +19,7 @@ from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from sinfusion.run import Run, load
 from sinfusion.training import logger as logger_module
 from sinfusion.training import trainer as trainer_module
-from sinfusion.training.batch import STREAM_NOISE, DrawnSteps, condition_frames, draw_places, draw_sigmas, sample_seeds
+from sinfusion.training.batch import STREAM_NOISE, StepTable, condition_frames, draw_places, draw_sigmas, sample_seeds
 from sinfusion.training.logger import TrainingLogger
 from sinfusion.training.preview import preview
 from sinfusion.training.trainer import Stopped, Trainer
@@ -307,13 +307,12 @@ def test_levels_split_over_processes_are_those_of_the_whole_batch(new_run):
 def test_many_steps_drawn_at_once_are_each_as_drawn_alone(new_run, role, recipe):
     trainer = Trainer(new_run("run", role, recipe, batch_size=3, previous_frames=2), role, TOTAL)
     sampler, steps, largest = trainer.batch_sampler, torch.arange(5, 12), torch.tensor([1, 1, 1, 2, 2, 2, 2])
-    drawn = DrawnSteps(sampler, 10)
-    drawn.fill(3, sampler.draw(steps, largest), len(steps))
+    table = StepTable(sampler.draw(steps[:1], largest[:1]), 10)
+    table.fill(3, len(steps), sampler.draw(steps, largest))
     for i, step in enumerate(steps):
-        alone = sampler.draw(step, largest[i])
-        for name, value in drawn.at(torch.tensor([3 + i]))._asdict().items():
+        for value, alone in zip(table.at(torch.tensor([3 + i])), sampler.draw(step, largest[i]), strict=True):
             assert value.is_contiguous()
-            torch.testing.assert_close(value, getattr(alone, name), rtol=1e-6, atol=0)
+            torch.testing.assert_close(value, alone, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
