@@ -13,6 +13,7 @@ tuning: which of several implementations runs, by measurement
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -20,12 +21,17 @@ import sys
 import sysconfig
 from pathlib import Path
 
+OLDEST = (3, 3)  # of Triton: before, kernels took no tuples
+
 
 @functools.cache
 def why_not() -> str:
     """Why Triton's kernels cannot run on this machine's GPU; empty where nothing speaks against it."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (pip install triton)"
+    version = importlib.metadata.version("triton")
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        return f"Triton {version} is older than {'.'.join(map(str, OLDEST))}, which comes with PyTorch 2.7"
     if sys.platform == "linux":  # Triton compiles a small C extension at the first launch
         if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
             return "Triton needs a C compiler (install gcc, or name one in CC)"

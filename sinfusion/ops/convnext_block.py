@@ -143,10 +143,8 @@ def _backward(
     from ..kernels import pointwise
 
     given, residual = norm.Input(a.x, a.skip), norm.Input(grad)
-    found, grad_shift = (
-        a.gradients or _empty_gradients(a),
-        torch.empty_like(a.shift, memory_format=torch.contiguous_format),
-    )
+    found = a.gradients or _empty_gradients(a)
+    grad_shift = torch.empty_like(a.shift, memory_format=torch.contiguous_format)
     assert a.expand_copy is not None and a.project_copy is not None
     sums: list[tuple[Any, Any]] = []
     if a.residual_copy is not None:
@@ -171,11 +169,8 @@ def _backward(
 
 def _empty_gradients(a: ConvNeXtBlock) -> Gradients:
     def like(value: Tensor | None) -> Tensor | None:
-        if value is None:
-            return None
-        return torch.empty_like(
-            value, memory_format=torch.channels_last if value.ndim == 4 else torch.contiguous_format
-        )
+        order = torch.channels_last if value is not None and value.ndim == 4 else torch.contiguous_format
+        return None if value is None else torch.empty_like(value, memory_format=order)
 
     return Gradients(empty_taps_first(a.taps), *map(like, a[4:13]))  # type: ignore[arg-type]
 

@@ -32,7 +32,7 @@ def uniform_bits(
 ) -> Tensor:
     """(B, count) int64: uniform whole numbers in [0, 2^32), one row for each seed."""
     keys = _on(seeds, device)
-    if not use_native("uniform_bits", _why_not_native(keys, step)):
+    if _one_a_row(step) or not use_native("uniform_bits", why_no_library(keys.device)):
         return _reference_bits(keys, stream, step, count)
     out = torch.empty(len(keys), count, dtype=torch.int64, device=device)
     run("uniform_bits", out, seeds=keys, batch=len(keys), stream=stream, count=count, out=out, **_step_fields(step))
@@ -48,7 +48,7 @@ def normal(
 ) -> Tensor:
     """(B, *shape) fp32 standard normals; row b depends on seeds[b], stream, step and the flat index alone."""
     keys, count = _on(seeds, device), math.prod(shape)
-    if not use_native("normal", _why_not_native(keys, step)):
+    if _one_a_row(step) or not use_native("normal", why_no_library(keys.device)):
         return _reference_normal(keys, stream, step, count).view(len(keys), *shape)
     out = torch.empty(len(keys), count, device=device)
     run("normal", out, seeds=keys, batch=len(keys), stream=stream, count=count, out=out, **_step_fields(step))
@@ -59,10 +59,9 @@ def _on(seeds: Tensor | Sequence[int], device: torch.device | str) -> Tensor:
     return torch.as_tensor(seeds, dtype=torch.int64).to(device).contiguous()
 
 
-def _why_not_native(keys: Tensor, step: Step) -> list[str]:
-    """Why native code cannot run; empty where it can."""
-    several = isinstance(step, Tensor) and step.ndim > 0
-    return why_no_library(keys.device) + ["it takes one step for all rows"] * several
+def _one_a_row(step: Step) -> bool:
+    """Whether rows have steps of their own, which only the reference takes: many steps are drawn once, not in each."""
+    return isinstance(step, Tensor) and step.ndim > 0
 
 
 def _step_fields(step: Step) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def _step_fields(step: Step) -> dict[str, Any]:
 def _reference_bits(keys: Tensor, stream: int, step: Step, count: int) -> Tensor:
     """Ten rounds on int64 tensors that hold 32-bit words; products wrap, which leaves their 64 bits intact."""
     blocks = torch.arange((count + 3) // 4, device=keys.device)
-    step = step[:, None] if isinstance(step, Tensor) and step.ndim else step
+    step = step[:, None] if isinstance(step, Tensor) and _one_a_row(step) else step
     c0, c1, c2, c3 = torch.broadcast_tensors(
         blocks[None], *(torch.full((len(keys), 1), w, device=keys.device) for w in (stream, 0, 0))
     )

@@ -84,6 +84,31 @@ def test_the_variants_of_depthwise_norm_are_those_that_are_launched(channels, ac
     assert all(variant in launches for variant in variants)
 
 
+@pytest.mark.parametrize(("channels", "outputs", "wants_input"), [(6, 64, False), (128, 64, True), (64, 3, True)])
+def test_the_variants_of_1x1_convolutions_are_those_that_are_launched(channels, outputs, wants_input):
+    from sinfusion.kernels import dense, pointwise
+
+    def image(number, dtype=torch.bfloat16):
+        return torch.empty(1, number, 5, 7, dtype=dtype).to(memory_format=torch.channels_last)
+
+    of_skip = channels // 2 if channels > 64 else 0
+    given = pointwise.Input(image(channels - of_skip), image(of_skip) if of_skip else None)
+    weight, bias = torch.empty(outputs, channels, 1, 1, dtype=torch.bfloat16), torch.empty(outputs)
+    with ahead_of_time.recorded_launches() as launches:
+        pointwise.forward(given, weight, bias)
+        pointwise.backward(image(outputs), given, weight, wants_input)
+    assert launches == list(kernel_variants.pointwise(channels, outputs, "*bf16", wants_input).values())
+    if of_skip:
+        project = torch.empty(outputs, 192, 3, 3, dtype=torch.bfloat16)
+        shortcut = dense.Shortcut(given, weight, bias)
+        with ahead_of_time.recorded_launches() as launches:
+            dense.forward(image(192), project, bias, None, False, True, shortcut=shortcut)
+            dense.input_gradient(image(outputs), project, image(192), torch.empty(192))
+        variants = kernel_variants.dense(192, outputs, 3, "*bf16", "shortcut")
+        through_gelu = kernel_variants.dense(192, outputs, 3, "*bf16", "residual")["gradient through GELU"]
+        assert launches == [variants["forward"], through_gelu]
+
+
 @pytest.fixture
 def library():
     found = next(Path(sinfusion.__file__).parent.glob("_cuda.*.so"), None)

@@ -3,12 +3,15 @@
 Run as a program, this file prints the errors of the interpreted kernel.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 
 import ahead_of_time
 import pytest
 import torch
+
+from sinfusion import kernels
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -41,11 +44,20 @@ def errors(case, device="cpu"):
 
 
 @needs_triton
+def test_a_triton_whose_kernels_take_no_tuples_is_named_as_too_old(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "3.2.0")
+    assert "Triton 3.2.0 is older than 3.3" in kernels.why_not.__wrapped__()
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "3.10.1")
+    assert "older" not in kernels.why_not.__wrapped__()
+
+
+@needs_triton
 def test_interpreted_sums_are_those_of_the_rows(interpreted):
     for found in interpreted(__file__):
         assert max(found) < 2e-5
 
 
+@needs_triton
 def test_memory_is_written_in_its_order_whatever_its_dimensions_are_called(interpreted):
     """A convolution's weight gradient lies channels-last; see the program below."""
     assert interpreted(__file__, "channels-last")

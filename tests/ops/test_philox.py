@@ -111,6 +111,7 @@ def test_the_gpu_draws_the_numbers_of_the_cpu():
 def test_rows_may_have_steps_of_their_own(draw):
     seeds, steps = torch.tensor([3, 3, 2**40 + 1]), torch.tensor([5, 2**33, 5])
     count = 6 if draw is ops.uniform_bits else (2, 3)
-    rows = draw(seeds, 4, steps, count)
+    with ops.backend("native"):  # even then
+        rows = draw(seeds, 4, steps, count)
     for i in range(3):
         assert torch.equal(rows[i], draw(seeds[i : i + 1], 4, int(steps[i]), count)[0])
