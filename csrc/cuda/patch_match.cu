@@ -53,17 +53,17 @@ template <int SHARE>
 struct QueryPatch {
   int2 value[SHARE];
   int32_t key_offset[SHARE];
-  bool last;  // whether there is a last one for this thread
+  uint32_t there = 0;  // bit i: whether this thread has value i
 
   __device__ __forceinline__ QueryPatch(const PatchMatch& a, const Offsets& offsets, Position q, int32_t pixels) {
     const int2* const first = four_at(a.query, q);
     const int lane = int(threadIdx.x) % 32;
-    last = (SHARE - 1) * 32 + lane < pixels;
 #pragma unroll
     for (int i = 0; i < SHARE; ++i) {
-      const bool there = i + 1 < SHARE || last;
-      value[i] = there ? __ldg(first + offsets.query[i * 32 + lane]) : int2{0, 0};
-      key_offset[i] = there ? offsets.key[i * 32 + lane] : 0;
+      const bool is_there = i * 32 + lane < pixels;
+      value[i] = is_there ? __ldg(first + offsets.query[i * 32 + lane]) : int2{0, 0};
+      key_offset[i] = is_there ? offsets.key[i * 32 + lane] : 0;
+      there |= uint32_t(is_there) << i;
     }
   }
 
@@ -76,7 +76,7 @@ struct QueryPatch {
 #pragma unroll
     for (int i = 0; i < SHARE; ++i) {
       const int2 other = __ldg(first + key_offset[i]);
-      if (i + 1 < SHARE || last) total += squares(value[i].x, other.x) + squares(value[i].y, other.y);
+      if (there >> i & 1) total += squares(value[i].x, other.x) + squares(value[i].y, other.y);
     }
     return float(sum_over_warp(total)) * weight;
   }
@@ -174,12 +174,9 @@ Offset* search(const PatchMatch& a, const Start& start, const Step& step) {
   return field_in;
 }
 
-// SHARE: pixels of a patch for each thread, found by counting up from 1.
-template <int SHARE = 1>
+template <int SHARE>  // pixels of a patch for each thread, at most
 Offset* search_by_warps(const PatchMatch& a, const SearchSpace& space, int64_t count, int32_t pixels,
                         cudaStream_t stream) {
-  if constexpr (SHARE < MOST_PIXELS / 32)
-    if (SHARE * 32 < pixels) return search_by_warps<SHARE + 1>(a, space, count, pixels, stream);
   const unsigned blocks = unsigned((count + WARPS - 1) / WARPS);
   return search(
       a, [&] { start_kernel<SHARE><<<blocks, WARPS * 32, 0, stream>>>(a, space, count, pixels); },
@@ -210,9 +207,15 @@ int patch_match(const PatchMatch& a, void* cuda_stream) {
     return reinterpret_cast<uintptr_t>(video.data) % sizeof(int2) == 0 &&
            a.patch.t * video.height * video.width < INT32_MAX;
   };
-  Offset* const field = a.channels == CHANNELS && pixels <= MOST_PIXELS && fits(a.query) && fits(a.key)
-                            ? search_by_warps(a, space, count, int32_t(pixels), stream)
-                            : search_by_threads(a, space, count, stream);
+  Offset* field = nullptr;
+  if (a.channels != CHANNELS || pixels > MOST_PIXELS || !fits(a.query) || !fits(a.key))
+    field = search_by_threads(a, space, count, stream);
+  else if (pixels <= 2 * 32)
+    field = search_by_warps<2>(a, space, count, int32_t(pixels), stream);
+  else if (pixels <= 5 * 32)  // 3x7x7
+    field = search_by_warps<5>(a, space, count, int32_t(pixels), stream);
+  else
+    field = search_by_warps<MOST_PIXELS / 32>(a, space, count, int32_t(pixels), stream);
   if (field != a.field) cudaMemcpyAsync(a.field, field, count * sizeof(Offset), cudaMemcpyDeviceToDevice, stream);
   return int(cudaGetLastError());
 }
