@@ -1,5 +1,5 @@
 // Sums of the rows that blocks of other kernels left, in an order that the shapes alone decide.
-#include "add_rows.h"
+#include "add_rows_sm90.h"
 #include "hopper/tma.h"
 
 namespace sinfusion {

@@ -1,7 +1,7 @@
 // sinfusion._cuda: operators as functions of named fields and a stream; they return the error of the launch, 0 for
 // none. Loads without a GPU.
 #include "../common/fields.h"
-#include "add_rows.h"
+#include "add_rows_sm90.h"
 #include "convolve_sm90.h"
 #include "depthwise_sm90.h"
 

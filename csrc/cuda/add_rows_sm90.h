@@ -1,4 +1,4 @@
-// Sums of rows, many in one launch; see add_rows.cu.
+// Sums of rows, many in one launch; see add_rows_sm90.cu.
 #pragma once
 #include <cstdint>
 
