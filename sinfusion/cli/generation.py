@@ -7,7 +7,7 @@ import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -24,6 +24,7 @@ from .options import (
     Out,
     Precision,
     Size,
+    Text,
     Tile,
     Trained,
     Whole,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
     from ..clip import Sound
     from ..run import Run
+
+STYLE_SIDE = 640  # pixels of the longer side of an image whose looks are wanted: twice what a CLIP sees
 
 
 @dataclass(kw_only=True)
@@ -107,7 +110,23 @@ class Rollout(Playing):
 
 
 @dataclass(kw_only=True)
-class Generate(Rollout):
+class Guiding:
+    """How --text of sinfusion generate guides what is generated."""
+
+    # The folder of a CLIP of transformers with model.safetensors; left out: a stand-in that knows a thousand things.
+    text_model: File = None
+    # Share of their length by which pixels change in a step: from 0, no guidance, to 10; left out: 0.4.
+    text_strength: Number = None
+    # Share of the pixels that change, from 0 to 1; left out: 0.5.
+    text_fill: Number = None
+    # In place of --text, an image whose looks are wanted; needs a CLIP.
+    style: File = None
+    # A mask: an image of the size of the samples, white where pixels may change; left out: everywhere.
+    where: File = None
+
+
+@dataclass(kw_only=True)
+class GenerateOptions(Rollout):
     """New videos from a video run, new images from an image run."""
 
     example: ClassVar[str] = "sinfusion generate runs/fish --frames 200 --count 4 --size 384x144 --start 0"
@@ -125,6 +144,15 @@ class Generate(Rollout):
     frame_offset: int = 1
     # Of an image run: opposite borders meet: x (left and right), y (above and below) or x,y.
     tile: Tile = None
+    # Words that the samples are to show; sinfusion generate --help-text has more.
+    text: Text = None
+
+
+@dataclass(kw_only=True)
+class Generate(Guiding, GenerateOptions):
+    __doc__ = GenerateOptions.__doc__
+
+    helps: ClassVar[dict[str, type]] = {"--help-text": Guiding, "--help": GenerateOptions, "-h": GenerateOptions}
 
     def __call__(self) -> None:
         from ..generation.video import generate
@@ -135,7 +163,8 @@ class Generate(Rollout):
         with self.outputs(run, self.count) as outputs:
             if run.kind == "image":
                 how = size, start, self.frame_offset, self.seed, self.steps, self.projection
-                outputs.write_images(generate(run, self.frames, self.count, *how, tile=self.tile))
+                guiding = self._guiding(size or run.size)
+                outputs.write_images(generate(run, self.frames, self.count, *how, tile=self.tile, **guiding))
             else:
                 self._videos(run, outputs, size, start)
 
@@ -164,6 +193,17 @@ class Generate(Rollout):
                 bar.update()
         rows = [images[i] for i in range(len(shown[0])) for images in shown]
         outputs.finish(rows, len(picked) if columns else None, fps=fps, frames=length)
+
+    def _guiding(self, size: tuple[int, int]) -> dict[str, Any]:
+        """The arguments of `generate` that are about guidance."""
+        from ..media import read_image, read_mask
+
+        files = {
+            "style": None if self.style is None else read_image(self.style, max_side=STYLE_SIDE, log=log),
+            "where": None if self.where is None else read_mask(self.where, size),
+        }
+        names = "text", "text_model", "text_strength", "text_fill"
+        return files | {name: getattr(self, name) for name in names}
 
     def _start(self, size: tuple[int, int]) -> int | np.ndarray | None:
         from ..media import read_image
