@@ -35,11 +35,11 @@ class Views:
 
     def of(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """(n, 3, *size) in [-1, 1], with gradients, of an image (3, H, W) in [-1, 1]; what lies outside is white."""
-        grid = _grid(size, self.places.to(image.device))
-        image = _no_larger(image, size)
+        grid = _grid(size, self.places.to(image))
+        image = _no_larger(image, size, self.places[:, :2, :2].norm(dim=1).amax().item())
         seen = F.grid_sample(image.expand(len(grid), -1, -1, -1) - 1, grid, align_corners=False) / 2 + 1
-        seen = torch.einsum("nij,njhw->nihw", self.colours.to(image.device), seen)
-        contrast = self.contrast.to(image.device)[:, None, None, None]
+        seen = torch.einsum("nij,njhw->nihw", self.colours.to(image), seen)
+        contrast = self.contrast.to(image)[:, None, None, None]
         mean = torch.einsum("c,nchw->n", seen.new_tensor(LUMA), seen)[:, None, None, None] / (size[0] * size[1])
         return ((contrast * seen + (1 - contrast) * mean) * 2 - 1).clamp(-1, 1)
 
@@ -83,15 +83,15 @@ def size_of_views(size: tuple[int, int], side: int, multiple: int) -> tuple[int,
 
 def _grid(size: tuple[int, int], places: Tensor) -> Tensor:
     """(n, H, W, 2): where each pixel of the views lies in the picture, x first."""
-    y, x = ((torch.arange(n, device=places.device) * 2 + 1) / n - 1 for n in size)
-    here = torch.stack((x.expand(size), y[:, None].expand(size), torch.ones(size, device=places.device)), -1)
+    y, x = ((torch.arange(n).to(places) * 2 + 1) / n - 1 for n in size)
+    here = torch.stack((x.expand(size), y[:, None].expand(size), places.new_ones(size)), -1)
     there = torch.einsum("nij,hwj->nhwi", places, here)
     return there[..., :2] / there[..., 2:]
 
 
-def _no_larger(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, 3, h, w): the image, made smaller where a view would leave out some of its pixels."""
-    scale = max(size) / SMALLEST_CROP / max(image.shape[1:])
+def _no_larger(image: Tensor, size: tuple[int, int], seen: float) -> Tensor:
+    """(1, 3, h, w): the image, made smaller where a view of `seen` of its sides would leave out some of its pixels."""
+    scale = max(size) / SMALLEST_CROP / max(image.shape[1:]) / min(1.0, seen)
     if scale >= 1:
         return image[None]
     smaller = [max(1, round(n * scale)) for n in image.shape[1:]]
