@@ -35,7 +35,7 @@ ROOMS = {
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
     "generation": [
         {"border", "reverse_process", "streaming", "guidance"},
-        {"projection"},
+        {"projection", "restyling"},
         {"video"},
         {"image", "loops"},
     ],
@@ -47,6 +47,7 @@ ROOMS = {
         {"capacity", "preview"},
         {"run_setup"},
         {"session"},
+        {"restyling"},
     ],
     "patches": [{"pyramid", "dynamics", "cuts"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting", "loops"}],
     "tuning": [

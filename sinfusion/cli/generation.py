@@ -119,10 +119,21 @@ class Guiding:
     text_strength: Number = None
     # Share of the pixels that change, from 0 to 1; left out: 0.5.
     text_fill: Number = None
-    # In place of --text, an image whose looks are wanted; needs a CLIP.
+    # An image whose looks are wanted, in place of --text; needs a CLIP.
     style: File = None
     # A mask: an image of the size of the samples, white where pixels may change; left out: everywhere.
     where: File = None
+
+    def guiding(self, size: tuple[int, int]) -> dict[str, Any]:
+        """The arguments of functions that are about guidance. size: (height, width) of what is guided."""
+        from ..media import read_image, read_mask
+
+        files = {
+            "style": None if self.style is None else read_image(self.style, max_side=STYLE_SIDE, log=log),
+            "where": None if self.where is None else read_mask(self.where, size),
+        }
+        names = "text", "text_model", "text_strength", "text_fill"
+        return files | {name: getattr(self, name) for name in names}
 
 
 @dataclass(kw_only=True)
@@ -163,16 +174,17 @@ class Generate(Guiding, GenerateOptions):
         with self.outputs(run, self.count) as outputs:
             if run.kind == "image":
                 how = size, start, self.frame_offset, self.seed, self.steps, self.projection
-                guiding = self._guiding(size or run.size)
+                guiding = self.guiding(size or run.size)
                 outputs.write_images(generate(run, self.frames, self.count, *how, tile=self.tile, **guiding))
             else:
                 self._videos(run, outputs, size, start)
 
     def _videos(self, run: Run, outputs: Outputs, size: tuple[int, int] | None, start: int | np.ndarray | None) -> None:
         """Generate and write all videos, a frame at a time."""
-        from ..generation.video import stream
+        from ..generation.video import require_unguided, stream
         from ..media import VideoWriter
 
+        require_unguided(run, self.text or self.style)
         if self.tile is not None:
             raise SinfusionError(f"{run.path} is a video run: --tile is for image runs, or for sinfusion patches.")
         length, fps = len(run.frames) if self.frames is None else self.frames, self.fps or run.fps
@@ -193,17 +205,6 @@ class Generate(Guiding, GenerateOptions):
                 bar.update()
         rows = [images[i] for i in range(len(shown[0])) for images in shown]
         outputs.finish(rows, len(picked) if columns else None, fps=fps, frames=length)
-
-    def _guiding(self, size: tuple[int, int]) -> dict[str, Any]:
-        """The arguments of `generate` that are about guidance."""
-        from ..media import read_image, read_mask
-
-        files = {
-            "style": None if self.style is None else read_image(self.style, max_side=STYLE_SIDE, log=log),
-            "where": None if self.where is None else read_mask(self.where, size),
-        }
-        names = "text", "text_model", "text_strength", "text_fill"
-        return files | {name: getattr(self, name) for name in names}
 
     def _start(self, size: tuple[int, int]) -> int | np.ndarray | None:
         from ..media import read_image

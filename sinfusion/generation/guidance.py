@@ -69,6 +69,7 @@ class Guidance:
         seeds: Sequence[int],  # of its images
         size: tuple[int, int],  # (height, width)
         device: torch.device,
+        from_noise: bool = True,  # not from an image
     ) -> TextGuide | None:
         """The guide of a reverse process; None where nothing guides. Raises SinfusionError where a model is missing."""
         if not self.wanted:
@@ -78,7 +79,7 @@ class Guidance:
         strength = STRENGTH if self.strength is None else self.strength
         fill = FILL if self.fill is None else self.fill
         guide = TextGuide(model, self._target(model), seeds, strength, fill, where=where)
-        guide.sigmas = guided_sigmas(steps)
+        guide.sigmas = guided_sigmas(steps, from_noise)
         return guide
 
     def open_model(self, device: torch.device) -> TextModel:
@@ -102,11 +103,11 @@ class Guidance:
 UNGUIDED = Guidance()
 
 
-def guided_sigmas(steps: Sequence[Step]) -> tuple[float, float]:
-    """Lowest and highest noise level that is guided."""
+def guided_sigmas(steps: Sequence[Step], from_noise: bool = True) -> tuple[float, float]:
+    """Lowest and highest noise level that is guided. from_noise: there is no picture in the first ones."""
     sigmas = sorted({step.sigma for step in steps}, reverse=True)
     last = max(0, math.ceil(LAST_GUIDED * len(sigmas)) - 1)
-    return sigmas[last], sigmas[min(last, int(FIRST_GUIDED * len(sigmas)))]
+    return sigmas[last], sigmas[min(last, int(FIRST_GUIDED * len(sigmas))) if from_noise else 0]
 
 
 def _mask(where: Any, size: tuple[int, int]) -> Tensor:

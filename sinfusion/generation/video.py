@@ -15,6 +15,7 @@ from torch import Tensor
 from ..clip import as_frames, as_image
 from ..diffusion.schedule import cosine_schedule
 from ..errors import SinfusionError
+from ..names import pasteable
 from ..ops.cuda_graph import cuda_graphed
 from ..patches.videos import wraps_of
 from ..pixels import check_size, resize, to_uint8, to_unit
@@ -59,10 +60,11 @@ def generate(
     which frames are drawn to the clip's patches; None: the recipe's. on_progress: called after each frame. tile: of
     images, "x", "y" or "x,y": the borders left and right, above and below, or all of them meet.
 
-    text: words that the samples are to show. text_model: the folder of a CLIP of transformers; None: a stand-in that
-    knows a thousand things (extra `labels`). text_strength: share of their length by which pixels change in a step,
-    from 0, no guidance, to 10; None: 0.4. text_fill: share of the pixels that change; None: 0.5. style: in place of a
-    text, an image whose looks are wanted. where: (H, W) bool or what `as_mask` takes, True where pixels may change.
+    text: of images, words that the samples are to show; `restyle` serves videos. text_model: the folder of a CLIP of
+    transformers; None: a stand-in that knows a thousand things (extra `labels`). text_strength: share of their length
+    by which pixels change in a step, from 0, no guidance, to 10; None: 0.4. text_fill: share of the pixels that change;
+    None: 0.5. style: in place of a text, an image whose looks are wanted. where: (H, W) bool or what `as_mask` takes,
+    True where pixels may change.
     """
     guidance = Guidance(text, text_model, style, where, text_strength, text_fill)
     if run.kind == "image":
@@ -72,6 +74,7 @@ def generate(
         return generate_images(run, count, size, seed, steps, tile, guidance)
     if tile is not None:
         raise SinfusionError(f"{run.path} is a video run: tile is for image runs, or for patches.generate.")
+    require_unguided(run, guidance.wanted)
     length = len(run.frames) if frames is None else frames
     outputs = []
     for images in stream(run, length, count, size, start, frame_offset, seed, steps, projection):
@@ -387,6 +390,13 @@ def _follow(
     for number in range(len(targets)):  # frame index 0 was the first image's
         previous, frame = step(previous, _on_device(number + 1, run.device), targets[number : number + 1])
         yield frame
+
+
+def require_unguided(run: Run, guided: object) -> None:
+    """SinfusionError where a video run is to be guided: its Predictor would go back to the look of its clip."""
+    if guided:
+        how = f"sinfusion restyle {pasteable(run.path)} --text ..."
+        raise SinfusionError(f"{run.path} is a video run; bring all of it to the new look with: {how}")
 
 
 def require_video(run: Run) -> None:
