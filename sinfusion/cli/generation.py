@@ -115,7 +115,7 @@ class Guiding:
 
     # The folder of a CLIP of transformers with model.safetensors; left out: a stand-in that knows a thousand things.
     text_model: File = None
-    # Share of their length by which pixels change in a step: from 0, no guidance, to 10; left out: 0.4.
+    # Share of their length by which pixels change in a step: from 0, no guidance, to 10; left out: 0.1.
     text_strength: Number = None
     # Share of the pixels that change, from 0 to 1; left out: 0.5.
     text_fill: Number = None
@@ -134,6 +134,12 @@ class Guiding:
         }
         names = "text", "text_model", "text_strength", "text_fill"
         return files | {name: getattr(self, name) for name in names}
+
+    def guided_by(self) -> dict[str, str]:
+        """What a record says of the model that guided."""
+        from ..text.clip import fingerprint
+
+        return {} if self.text_model is None else {"text_model_sha256": fingerprint(self.text_model)}
 
 
 @dataclass(kw_only=True)
@@ -175,7 +181,8 @@ class Generate(Guiding, GenerateOptions):
             if run.kind == "image":
                 how = size, start, self.frame_offset, self.seed, self.steps, self.projection
                 guiding = self.guiding(size or run.size)
-                outputs.write_images(generate(run, self.frames, self.count, *how, tile=self.tile, **guiding))
+                images = generate(run, self.frames, self.count, *how, tile=self.tile, **guiding)
+                outputs.write_images(images, **self.guided_by())
             else:
                 self._videos(run, outputs, size, start)
 

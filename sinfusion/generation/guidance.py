@@ -23,9 +23,9 @@ from ..pixels import to_unit
 from ..text import clip, labels
 from ..text.guide import FILL, STRENGTH, TextGuide, TextModel
 
-# Not guided are the first levels, where there is no picture yet, and the last third (as shares of all), in which the
-# denoiser takes away what the clip does not have.
-FIRST_GUIDED, LAST_GUIDED = 0.3, 2 / 3
+# Guided are the levels between these shares of all: before, there is no picture yet; after, the denoiser takes away
+# what its training image does not have. SinDDM does without the last 3 of 100 steps.
+FIRST_GUIDED, LAST_GUIDED = 0.3, 0.85
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Guidance:
     text_model: str | Path | None = None  # the folder of a CLIP; None: the stand-in
     style: Any = None  # an image whose looks are wanted, of which `as_image` takes
     where: Any = None  # a mask, of which `as_mask` takes: pixels that may change
-    strength: float | None = None  # None: 0.4
+    strength: float | None = None  # None: 0.1
     fill: float | None = None  # None: 0.5
 
     def __post_init__(self) -> None:

@@ -62,7 +62,7 @@ def generate(
 
     text: of images, words that the samples are to show; `restyle` serves videos. text_model: the folder of a CLIP of
     transformers; None: a stand-in that knows a thousand things (extra `labels`). text_strength: share of their length
-    by which pixels change in a step, from 0, no guidance, to 10; None: 0.4. text_fill: share of the pixels that change;
+    by which pixels change in a step, from 0, no guidance, to 10; None: 0.1. text_fill: share of the pixels that change;
     None: 0.5. style: in place of a text, an image whose looks are wanted. where: (H, W) bool or what `as_mask` takes,
     True where pixels may change.
     """

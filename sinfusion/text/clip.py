@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import SinfusionError
 from ..extras import check_weights, need, quiet
+from ..files import sha256
 from .views import draw_views, size_of_views
 
 BRING = "bring a folder with a CLIP of transformers, such as clip-vit-large-patch14"
@@ -131,6 +132,12 @@ def load(folder: str | Path, device: torch.device | str = "cpu", extra: str = "t
         raise SinfusionError(f"{folder} cannot be loaded ({what}); {BRING}.") from error
     model.requires_grad_(False).eval().float().to(device)
     return ClipModel(folder, model, tokenizer, mean.to(device), std.to(device))
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the weights."""
+    variant = check_weights(folder, "model", BRING)
+    return sha256(folder / f"model{f'.{variant}' if variant else ''}.safetensors")
 
 
 def token_ids(tokenizer: Any, texts: list[str], most: int) -> Tensor:

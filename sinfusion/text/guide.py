@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .views import draw_views, size_of_views
 
-STRENGTH, FILL, MOMENTUM = 0.4, 0.5, 0.2
+STRENGTH, FILL, MOMENTUM = 0.1, 0.5, 0.2
 VIEWS = 16
 FRAMES_AVERAGED = 3  # of a video, whose gradients are averaged
 

@@ -100,12 +100,13 @@ def test_known_pixels_hold_and_a_guide_sees_them(image_run):
     assert all((part == 0.25).all() for part in seen)
 
 
-def test_the_first_levels_and_the_last_third_are_not_guided():
-    steps = [Step(float(sigma), 0, 0, 0, 0) for sigma in range(30, 0, -1)]
-    assert guided_sigmas(steps) == (11.0, 21.0)
-    assert guided_sigmas(steps[:1]) == (30.0, 30.0)
-    heun = SAMPLERS["heun"](np.arange(9, -1, -1.0))  # a level twice
-    assert guided_sigmas(heun) == (4.0, 7.0)
+def test_the_first_and_the_last_levels_are_not_guided():
+    steps = [Step(float(sigma), 0, 0, 0, 0) for sigma in range(20, 0, -1)]
+    assert guided_sigmas(steps) == (4.0, 14.0)
+    assert guided_sigmas(steps, from_noise=False) == (4.0, 20.0)
+    assert guided_sigmas(steps[:1]) == (20.0, 20.0)
+    heun = SAMPLERS["heun"](np.arange(20, -1, -1.0))  # a level twice
+    assert guided_sigmas(heun) == (4.0, 14.0)
 
 
 # Asking for it ------------------------------------------------------------------------------------------------------
