@@ -111,7 +111,7 @@ class Rollout(Playing):
 
 @dataclass(kw_only=True)
 class Guiding:
-    """How --text of sinfusion generate guides what is generated."""
+    """How --text of sinfusion generate and edit guides what is generated."""
 
     # The folder of a CLIP of transformers with model.safetensors; left out: a stand-in that knows a thousand things.
     text_model: File = None
@@ -336,7 +336,7 @@ def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[
 
 
 @dataclass(kw_only=True)
-class Edit(Generation):
+class EditOptions(Generation):
     """An edited image, a sketch or a masked image, made to look like the training image."""
 
     example: ClassVar[str] = "sinfusion edit runs/balloons sketch.png --strength 0.6 --count 4"
@@ -352,6 +352,15 @@ class Edit(Generation):
     canvas: Size = None
     # Number of samples; sample i is generated from seed + i.
     count: int = 1
+    # Words that the result is to show, where IMAGE may change; sinfusion edit --help-text has more.
+    text: Text = None
+
+
+@dataclass(kw_only=True)
+class Edit(Guiding, EditOptions):
+    __doc__ = EditOptions.__doc__
+
+    helps: ClassVar[dict[str, type]] = {"--help-text": Guiding, "--help": EditOptions, "-h": EditOptions}
 
     def __call__(self) -> None:
         from ..generation.image import edit
@@ -362,4 +371,6 @@ class Edit(Generation):
         image = read_image(self.image, max_side=max(run.size), log=log)
         mask = None if self.mask is None else read_mask(self.mask, image.shape[:2])
         with self.outputs(run, self.count) as outputs:
-            outputs.write_images(edit(run, image, mask, self.strength, canvas, self.count, self.seed, self.steps))
+            how = self.strength, canvas, self.count, self.seed, self.steps
+            images = edit(run, image, mask, *how, **self.guiding(canvas or (image.shape[0], image.shape[1])))
+            outputs.write_images(images, **self.guided_by())

@@ -44,6 +44,16 @@ def test_generate_takes_the_looks_of_a_picture(image_run, clip_folder, tmp_path,
     assert (tmp_path / "styled.png").exists()
 
 
+def test_edit_changes_a_part_by_words(image_run, clip_folder, tmp_path, half):
+    picture, out = tmp_path / "picture.png", tmp_path / "edited.png"
+    Image.fromarray(image_run.frames[0]).save(picture)
+    words = ["--mask", half, "--text", "the man", "--text-model", clip_folder, "--out", out]
+    do("edit", image_run.path, picture, *words)
+    right = slice(image_run.size[1] // 2, None)
+    assert np.array_equal(read_image(out)[:, right], image_run.frames[0][:, right])
+    assert not np.array_equal(read_image(out), image_run.frames[0])
+
+
 def test_restyle_makes_a_run_that_other_commands_take(video_run, clip_folder, tmp_path, capsys):
     words = ["--text", "the man", "--text-model", clip_folder, "--minutes", 0.01, "--out", tmp_path / "new"]
     do("restyle", video_run.path, *words)

@@ -172,3 +172,20 @@ def test_a_clip_guides(image_run, clip_folder):
     plain = sinfusion.generate(image_run, seed=1)
     guided = sinfusion.generate(image_run, seed=1, text="the man", text_model=clip_folder)
     assert guided.shape == plain.shape and not np.array_equal(guided, plain)
+
+
+def test_an_edit_with_words_changes_what_its_mask_lets_change(image_run, red):
+    image, mask = image_run.frames[0], np.zeros(image_run.size, bool)
+    mask[:, : image_run.size[1] // 2] = True
+    plain = sinfusion.edit(image_run, image, mask)
+    words = sinfusion.edit(image_run, image, mask, text="red")
+    assert np.array_equal(words[:, ~mask], image[None][:, ~mask])
+    assert redness(words[:, mask]) > redness(plain[:, mask]) + 2
+    assert np.array_equal(plain, sinfusion.edit(image_run, image, mask, text="red", text_strength=0))
+
+
+def test_the_training_picture_can_be_given_another_look(image_run, red):
+    image = image_run.frames[0]
+    words = sinfusion.edit(image_run, image, strength=0.3, text="red")[0]
+    assert redness(words) > redness(image) + 2
+    assert np.abs(words.astype(int) - image).mean() < 60
