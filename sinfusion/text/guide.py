@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .views import draw_views, size_of_views
@@ -88,15 +87,19 @@ class TextGuide:
 
     @torch.enable_grad()
     def gradient(self, images: Tensor, step: int) -> Tensor:
-        """(B, 3, H, W): of the mean agreement of each image's views, an image at a time: none knows of others."""
+        """(B, 3, H, W): of the mean agreement of each image's views, an image at a time: none knows of others.
+
+        Each frame of a video is seen in a third of the views, and the mean is over three frames, which share them out.
+        """
+        shared = FRAMES_AVERAGED if self.video and len(images) >= FRAMES_AVERAGED else 1
         size = size_of_views((images.shape[2], images.shape[3]), self.model.side, self.model.multiple)
         found = []
-        for image, seed in zip(images, self.seeds, strict=True):
+        for i, (image, seed) in enumerate(zip(images, self.seeds, strict=True)):
             image = image.detach().to(self.model.device).contiguous().requires_grad_()
-            seen = draw_views(seed, step, VIEWS, self.box).of(image, size)
-            agreement = self.model.agreement(seen, self.target).mean()
+            views = draw_views(seed, step, VIEWS, self.box).part(i % shared, shared)
+            agreement = self.model.agreement(views.of(image, size), self.target).mean()
             found.append(torch.autograd.grad(agreement, image)[0].to(images.device))
-        return averaged(torch.stack(found)) if self.video else torch.stack(found)
+        return averaged(torch.stack(found)) if shared > 1 else torch.stack(found)
 
 
 def strongest(gradient: Tensor, fill: float, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -122,11 +125,10 @@ def climbed(start: Tensor, gradient: Tensor, mask: Tensor, strength: float) -> T
 
 
 def averaged(gradient: Tensor) -> Tensor:
-    """(T, 3, H, W): mean over each frame and its neighbours in time, as far as there are some."""
-    window = min(FRAMES_AVERAGED, len(gradient))
-    series = gradient.flatten(1).T[:, None]  # (3 H W, 1, T)
-    mean = F.avg_pool1d(series, window, 1, window // 2, count_include_pad=False)[..., : len(gradient)]
-    return mean[:, 0].T.unflatten(1, gradient.shape[1:])
+    """(T, 3, H, W): mean over three frames that follow each other, of which each frame is the middle, if it can be."""
+    means = gradient.unfold(0, FRAMES_AVERAGED, 1).mean(-1)  # (T - 2, 3, H, W)
+    ends = (FRAMES_AVERAGED - 1) // 2
+    return torch.cat((*[means[:1]] * ends, means, *[means[-1:]] * ends))
 
 
 def bounding_box(where: Tensor) -> tuple[float, float, float, float]:

@@ -33,6 +33,10 @@ class Views:
     colours: Tensor  # (n, 3, 3) fp32: of colours in [0, 1]
     contrast: Tensor  # (n,) fp32
 
+    def part(self, i: int, of: int) -> Views:
+        """Every `of`-th view, from number i on."""
+        return Views(self.places[i::of], self.colours[i::of], self.contrast[i::of])
+
     def of(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """(n, 3, *size) in [-1, 1], with gradients, of an image (3, H, W) in [-1, 1]; what lies outside is white."""
         grid = _grid(size, self.places.to(image))

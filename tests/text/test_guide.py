@@ -113,9 +113,20 @@ def test_a_gradient_of_nothing_moves_nothing():
 def test_gradients_of_a_video_are_means_over_neighbours_in_time():
     frames = torch.randn(5, 3, 2, 4)
     mean = averaged(frames)
-    assert torch.allclose(mean[2], frames[1:4].mean(0)) and torch.allclose(mean[0], frames[:2].mean(0))
-    assert torch.equal(averaged(frames[:1]), frames[:1])
-    assert averaged(frames[:2]).shape == (2, 3, 2, 4)
+    assert torch.allclose(mean[2], frames[1:4].mean(0)) and mean.shape == frames.shape
+    assert torch.equal(mean[0], mean[1]) and torch.allclose(mean[4], frames[2:].mean(0))
+
+
+def test_frames_of_a_video_share_out_the_views_so_that_equal_frames_stay_equal(released):
+    frame, seen = released[0][0, 0], []
+    guide, alone = guide_of([4] * 5), guide_of([4])
+    agreement = guide.model.agreement
+    guide.model.agreement = lambda images, target: seen.append(len(images)) or agreement(images, target)
+    guide.video = True
+    gradients = guide.gradient(frame.expand(5, -1, -1, -1), 0)
+    assert sum(seen[:3]) == 16 and (gradients - gradients[:1]).abs().max() < 1e-12
+    whole = alone.gradient(frame[None], 0)[0]
+    assert torch.nn.functional.cosine_similarity(gradients[0].flatten(), whole.flatten(), dim=0) > 0.95
 
 
 def test_a_bounding_box_is_from_border_to_border():

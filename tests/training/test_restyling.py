@@ -57,7 +57,7 @@ def test_frames_are_restyled_together_so_that_nothing_flickers(video_run):
     assert change(red.frames) < 1.3 * change(plain.frames)
     video_of_one = video_run.to()
     video_of_one.frames = video_run.frames[:1].repeat(4, 0)
-    assert change(restyled(video_of_one, Guidance("red")).frames) == 0
+    assert change(restyled(video_of_one, Guidance("red")).frames) < 0.05
 
 
 @pytest.mark.parametrize(
