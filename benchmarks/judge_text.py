@@ -44,7 +44,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1)
     strength: float | None = None
     fill: float | None = None
-    minutes: float = 1.0  # of a video's fine-tuning
+    minutes: float = 0.0  # in which the models of a video learn the restyled clip
     out: Path | None = None
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..console import print_result
-from ..errors import SinfusionError
 from ..names import pasteable
 from ..seeds import check_seed
 from .command import Command
@@ -17,7 +16,7 @@ from .options import File, Precision, Text, Trained, network_device
 
 @dataclass(kw_only=True)
 class Restyle(Guiding, Command):
-    """A run of a video in a new look: its clip is drawn to a text, and its models learn that clip.
+    """A run of a video in a new look: its clip is drawn to a text, and what it generates to patches of that clip.
 
     Every command that takes a run then works in the new look.
     """
@@ -33,8 +32,8 @@ class Restyle(Guiding, Command):
     out: File = None
     # How much of the clip is generated anew, above 0 and up to 1.
     amount: float = 0.5
-    # Minutes in which all models of the run learn the new clip.
-    minutes: float = 1.0
+    # Minutes in which all models of the run learn the new clip as well.
+    minutes: float = 0.0
     # Seed of all random numbers.
     seed: int = 0
     # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs.
@@ -46,8 +45,7 @@ class Restyle(Guiding, Command):
 
     def __call__(self) -> None:
         check_seed(self.seed)
-        if not self.minutes > 0:
-            raise SinfusionError(f"--minutes must be above 0, not {self.minutes}.")
+        from ..media import write_video
         from ..run import load
         from ..training.restyling import restyle
 
@@ -57,4 +55,7 @@ class Restyle(Guiding, Command):
         new = restyle(
             run, out, **guiding, amount=self.amount, minutes=self.minutes, seed=self.seed, overwrite=self.overwrite
         )
+        clip = new.path / "outputs" / "restyled.mp4"
+        write_video(clip, new.frames, fps=new.fps, overwrite=self.overwrite)
+        print_result(clip)
         print_result(f"restyled {new.path}; next: sinfusion generate {pasteable(new.path)}")

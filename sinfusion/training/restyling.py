@@ -1,7 +1,11 @@
-"""`restyle`: a run of a video in a new look. Its clip is drawn to a text, and its models learn that clip for a minute.
+"""`restyle`: a run of a video in a new look. Its clip is drawn to a text, what it generates to patches of that clip.
 
 reef = sinfusion.restyle("runs/fish", "runs/reef", text="a coral reef", text_model="clip-vit-base-patch32")
 sinfusion.extrapolate(reef, after=60)        # as every other command, in the new look
+
+The models are those of the run, and take a look that they do not know away within some frames: so all of each frame is
+projected to patches of the restyled clip, and not only where a frame differs much from them. That needs no training;
+with minutes, the models learn the restyled clip as well.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ def restyle(
     style: Any = None,
     where: Any = None,
     amount: float = 0.5,
-    minutes: float = 1.0,
+    minutes: float = 0.0,
     seed: int = 0,
     overwrite: bool = False,
     quiet: bool = False,
@@ -45,8 +49,8 @@ def restyle(
     """A new run in the folder `out`, whose clip is that of `run` drawn to a text, all frames together.
 
     text, text_model, text_strength, text_fill, style, where: as for `generate`. amount: in (0, 1], how much of the clip
-    is generated anew. minutes: for all models of the run together, which go on from where they are. overwrite: in place
-    of an earlier run. quiet: print nothing. on_progress: called while the models learn. Returns the new run.
+    is generated anew. minutes: in which all models of the run learn the new clip, from where they are. overwrite: in
+    place of an earlier run. quiet: print nothing. on_progress: called while the models learn. Returns the new run.
     Raises SinfusionError for anything wrong with these, before any work.
     """
     run = run if isinstance(run, Run) else load(run)
@@ -56,13 +60,14 @@ def restyle(
     guidance = Guidance(text, text_model, style, where, text_strength, text_fill)
     if not guidance.wanted:
         raise SettingError("restyle needs {text}, or {style}.")
-    if not minutes > 0:
-        raise SettingError(f"{{minutes}} must be above 0, not {minutes}.")
+    if not minutes >= 0:
+        raise SettingError(f"{{minutes}} must be at least 0, not {minutes}.")
     folder, seed = as_path(out, "out"), check_seed(seed)
     if folder.absolute() == run.path.absolute():
         raise SinfusionError(f"{run.path} is the run itself; choose another --out.")
     check_replaceable(folder, overwrite)
-    new = dataclasses.replace(restyled(run, guidance, amount, seed), path=folder)
+    recipe = run.recipe.replace(projection_weight=1.0, projection_tolerance=0.0)
+    new = dataclasses.replace(restyled(run, guidance, amount, seed), path=folder, recipe=recipe)
     make_folders(folder)
     with writing(folder):
         check_replaceable(folder, overwrite)  # again: now nobody else writes
@@ -73,4 +78,4 @@ def restyle(
             make_folders(folder / name)
             with atomic_write(folder / name / checkpoint.name) as temporary:
                 shutil.copytree(checkpoint, temporary)
-    return train(folder, minutes=minutes, quiet=quiet, on_progress=on_progress)
+    return train(folder, minutes=minutes, quiet=quiet, on_progress=on_progress) if minutes else new

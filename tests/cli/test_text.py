@@ -10,6 +10,7 @@ pytest.importorskip("transformers", reason="needs the extra: pip install 'sinfus
 
 from PIL import Image
 
+import sinfusion
 from sinfusion.cli import main
 from sinfusion.media import read_image
 
@@ -57,7 +58,9 @@ def test_edit_changes_a_part_by_words(image_run, clip_folder, tmp_path, half):
 def test_restyle_makes_a_run_that_other_commands_take(video_run, clip_folder, tmp_path, capsys):
     words = ["--text", "the man", "--text-model", clip_folder, "--minutes", 0.01, "--out", tmp_path / "new"]
     do("restyle", video_run.path, *words)
-    assert capsys.readouterr().out == f"restyled {tmp_path / 'new'}; next: sinfusion generate {tmp_path / 'new'}\n"
+    clip, said = tmp_path / "new/outputs/restyled.mp4", capsys.readouterr().out
+    assert said == f"{clip}\nrestyled {tmp_path / 'new'}; next: sinfusion generate {tmp_path / 'new'}\n"
+    assert len(sinfusion.read_video(clip).frames) == len(video_run.frames)
     do("extrapolate", tmp_path / "new", "--after", 2)
     assert main(["restyle", str(video_run.path), *map(str, words)]) == 2
     assert "exists; pass --overwrite or choose another --out" in capsys.readouterr().err

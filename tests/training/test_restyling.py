@@ -44,9 +44,19 @@ def test_a_restyled_run_has_another_clip_and_models_that_learnt_it(video_run, tm
     assert new.models.keys() == video_run.models.keys() and new.fps == video_run.fps
     for name in new.models:
         assert new.steps_done(name) > video_run.steps_done(name)
+    assert (new.recipe.projection_weight, new.recipe.projection_tolerance) == (1, 0)
     again = sinfusion.load(tmp_path / "red")
     assert np.array_equal(again.frames, new.frames)
     assert sinfusion.generate(again, frames=3, start=0).shape == (1, 3, *video_run.frames.shape[1:])
+
+
+def test_without_minutes_the_models_stay_and_videos_are_made_of_the_new_look(video_run, tmp_path):
+    new = sinfusion.restyle(video_run, tmp_path / "red", text="red", quiet=True)
+    for name in new.models:
+        assert new.steps_done(name) == video_run.steps_done(name)
+    plain, red = (sinfusion.generate(run, frames=6, start=0)[0] for run in (video_run, new))
+    assert all(redness(ours) > redness(theirs) + 2 for ours, theirs in zip(red, plain, strict=True))
+    assert np.array_equal(red, sinfusion.generate(sinfusion.load(tmp_path / "red"), frames=6, start=0)[0])
 
 
 def test_frames_are_restyled_together_so_that_nothing_flickers(video_run):
@@ -64,7 +74,7 @@ def test_frames_are_restyled_together_so_that_nothing_flickers(video_run):
     ("wrong", "sentence"),
     [
         ({}, "restyle needs text, or style"),
-        ({"text": "red", "minutes": 0}, "minutes must be above 0"),
+        ({"text": "red", "minutes": -1}, "minutes must be at least 0"),
         ({"text": "red", "amount": 0}, "strength must be above 0"),
         ({"text": "red", "seed": -1}, "seed must be from 0"),
         ({"text": "red", "out": "itself"}, "the run itself"),
