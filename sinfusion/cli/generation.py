@@ -115,7 +115,8 @@ class Guiding:
 
     # The folder of a CLIP of transformers with model.safetensors; left out: a stand-in that knows a thousand things.
     text_model: File = None
-    # Share of their length by which pixels change in a step: from 0, no guidance, to 10; left out: 0.1.
+    # Share of their length by which pixels change in a step: from 0, no guidance, to 10; left out: 0.1, or 0.05 of what
+    # begins with an image or a clip.
     text_strength: Number = None
     # Share of the pixels that change, from 0 to 1; left out: 0.5.
     text_fill: Number = None

@@ -16,7 +16,7 @@ from .options import File, Precision, Text, Trained, network_device
 
 @dataclass(kw_only=True)
 class Restyle(Guiding, Command):
-    """A run of a video in a new look: its clip is drawn to a text, and what it generates to patches of that clip.
+    """A run of a video in a new look: its clip is drawn to a text, what it generates to that clip.
 
     Every command that takes a run then works in the new look.
     """

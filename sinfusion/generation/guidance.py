@@ -23,6 +23,8 @@ from ..pixels import to_unit
 from ..text import clip, labels
 from ..text.guide import FILL, STRENGTH, TextGuide, TextModel
 
+STRENGTH_FROM_IMAGE = 0.05  # of a step of a process that begins with an image, which has more guided levels
+
 # Guided are the levels between these shares of all: before, there is no picture yet; after, the denoiser takes away
 # what its training image does not have. SinDDM does without the last 3 of 100 steps.
 FIRST_GUIDED, LAST_GUIDED = 0.3, 0.85
@@ -36,7 +38,7 @@ class Guidance:
     text_model: str | Path | None = None  # the folder of a CLIP; None: the stand-in
     style: Any = None  # an image whose looks are wanted, of which `as_image` takes
     where: Any = None  # a mask, of which `as_mask` takes: pixels that may change
-    strength: float | None = None  # None: 0.1
+    strength: float | None = None
     fill: float | None = None  # None: 0.5
 
     def __post_init__(self) -> None:
@@ -76,7 +78,8 @@ class Guidance:
             return None
         where = None if self.where is None else _mask(self.where, size).to(device)
         model = self.open_model(device)
-        strength = STRENGTH if self.strength is None else self.strength
+        usual = STRENGTH if from_noise else STRENGTH_FROM_IMAGE
+        strength = usual if self.strength is None else self.strength
         fill = FILL if self.fill is None else self.fill
         guide = TextGuide(model, self._target(model), seeds, strength, fill, where=where)
         guide.sigmas = guided_sigmas(steps, from_noise)

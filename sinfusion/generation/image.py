@@ -41,8 +41,8 @@ def edit(
     mask: (H, W) bool or what `as_mask` takes, True where the image may change (inpainting); everything else is kept
     to the bit. strength: in (0, 1], where in the reverse process the image enters: small keeps it, 1 makes it anew.
     canvas: (height, width) at least as large as the image, which is put in its middle; what lies around it is made
-    (outpainting). text, text_model, text_strength, text_fill, style, where: as for `generate`; where: None: where the
-    mask lets the image change.
+    (outpainting). text, text_model, text_strength, text_fill, style, where: as for `generate`; text_strength: None:
+    0.05; where: None: where the mask lets the image change.
     """
     if run.kind != "image":
         raise SinfusionError(f"{run.path} is a video run; edit needs a run trained on an image.")

@@ -51,7 +51,7 @@ def test_a_restyled_run_has_another_clip_and_models_that_learnt_it(video_run, tm
 
 
 def test_without_minutes_the_models_stay_and_videos_are_made_of_the_new_look(video_run, tmp_path):
-    new = sinfusion.restyle(video_run, tmp_path / "red", text="red", quiet=True)
+    new = sinfusion.restyle(video_run, tmp_path / "red", text="red", text_strength=0.2, quiet=True)
     for name in new.models:
         assert new.steps_done(name) == video_run.steps_done(name)
     plain, red = (sinfusion.generate(run, frames=6, start=0)[0] for run in (video_run, new))
