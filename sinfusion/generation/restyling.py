@@ -20,7 +20,7 @@ from .guidance import Guidance
 from .reverse_process import reverse_process
 
 
-def restyled(run: Run, guidance: Guidance, amount: float = 0.5, seed: int = 0) -> Run:
+def restyled(run: Run, guidance: Guidance, amount: float = 0.25, seed: int = 0) -> Run:
     """The run of a video with its frames restyled; its folder stays as it is. amount: as the strength of `retarget`."""
     frames = to_unit(torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device))
     process = reverse_process(run, PROJECTOR, strength=amount)

@@ -39,7 +39,7 @@ def restyle(
     text_fill: float | None = None,
     style: Any = None,
     where: Any = None,
-    amount: float = 0.5,
+    amount: float = 0.25,
     minutes: float = 0.0,
     seed: int = 0,
     overwrite: bool = False,
