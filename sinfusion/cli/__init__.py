@@ -28,6 +28,7 @@ from .info import Info
 from .loop import Loop
 from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
 from .preview import Preview
+from .restyling import Restyle
 from .terminal import fitting_terminal
 from .training import Train
 from .tuning import Retell, Tune
@@ -53,6 +54,7 @@ COMMANDS: dict[str, type[Command] | Group] = {
         },
     ),
     "loop": Loop,
+    "restyle": Restyle,
     "preview": Preview,
     "tune": Tune,
     "retell": Retell,

@@ -7,7 +7,7 @@ import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -24,6 +24,7 @@ from .options import (
     Out,
     Precision,
     Size,
+    Text,
     Tile,
     Trained,
     Whole,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
     from ..clip import Sound
     from ..run import Run
+
+STYLE_SIDE = 640  # pixels of the longer side of an image whose looks are wanted: twice what a CLIP sees
 
 
 @dataclass(kw_only=True)
@@ -107,7 +110,41 @@ class Rollout(Playing):
 
 
 @dataclass(kw_only=True)
-class Generate(Rollout):
+class Guiding:
+    """How --text of sinfusion generate and edit guides what is generated."""
+
+    # The folder of a CLIP of transformers with model.safetensors; left out: a stand-in that knows a thousand things.
+    text_model: File = None
+    # Share of their length by which pixels change in a step: from 0, no guidance, to 10; left out: 0.1, or 0.05 of what
+    # begins with an image or a clip.
+    text_strength: Number = None
+    # Share of the pixels that change, from 0 to 1; left out: 0.5.
+    text_fill: Number = None
+    # An image whose looks are wanted, in place of --text; needs a CLIP.
+    style: File = None
+    # A mask: an image of the size of the samples, white where pixels may change; left out: everywhere.
+    where: File = None
+
+    def guiding(self, size: tuple[int, int]) -> dict[str, Any]:
+        """The arguments of functions that are about guidance. size: (height, width) of what is guided."""
+        from ..media import read_image, read_mask
+
+        files = {
+            "style": None if self.style is None else read_image(self.style, max_side=STYLE_SIDE, log=log),
+            "where": None if self.where is None else read_mask(self.where, size),
+        }
+        names = "text", "text_model", "text_strength", "text_fill"
+        return files | {name: getattr(self, name) for name in names}
+
+    def guided_by(self) -> dict[str, str]:
+        """What a record says of the model that guided."""
+        from ..text.clip import fingerprint
+
+        return {} if self.text_model is None else {"text_model_sha256": fingerprint(self.text_model)}
+
+
+@dataclass(kw_only=True)
+class GenerateOptions(Rollout):
     """New videos from a video run, new images from an image run."""
 
     example: ClassVar[str] = "sinfusion generate runs/fish --frames 200 --count 4 --size 384x144 --start 0"
@@ -125,6 +162,15 @@ class Generate(Rollout):
     frame_offset: int = 1
     # Of an image run: opposite borders meet: x (left and right), y (above and below) or x,y.
     tile: Tile = None
+    # Words that the samples are to show; sinfusion generate --help-text has more.
+    text: Text = None
+
+
+@dataclass(kw_only=True)
+class Generate(Guiding, GenerateOptions):
+    __doc__ = GenerateOptions.__doc__
+
+    helps: ClassVar[dict[str, type]] = {"--help-text": Guiding, "--help": GenerateOptions, "-h": GenerateOptions}
 
     def __call__(self) -> None:
         from ..generation.video import generate
@@ -135,15 +181,18 @@ class Generate(Rollout):
         with self.outputs(run, self.count) as outputs:
             if run.kind == "image":
                 how = size, start, self.frame_offset, self.seed, self.steps, self.projection
-                outputs.write_images(generate(run, self.frames, self.count, *how, tile=self.tile))
+                guiding = self.guiding(size or run.size)
+                images = generate(run, self.frames, self.count, *how, tile=self.tile, **guiding)
+                outputs.write_images(images, **self.guided_by())
             else:
                 self._videos(run, outputs, size, start)
 
     def _videos(self, run: Run, outputs: Outputs, size: tuple[int, int] | None, start: int | np.ndarray | None) -> None:
         """Generate and write all videos, a frame at a time."""
-        from ..generation.video import stream
+        from ..generation.video import require_unguided, stream
         from ..media import VideoWriter
 
+        require_unguided(run, self.text or self.style)
         if self.tile is not None:
             raise SinfusionError(f"{run.path} is a video run: --tile is for image runs, or for sinfusion patches.")
         length, fps = len(run.frames) if self.frames is None else self.frames, self.fps or run.fps
@@ -288,7 +337,7 @@ def _frames(run: Run, path: Path | None, size: tuple[int, int] | None) -> tuple[
 
 
 @dataclass(kw_only=True)
-class Edit(Generation):
+class EditOptions(Generation):
     """An edited image, a sketch or a masked image, made to look like the training image."""
 
     example: ClassVar[str] = "sinfusion edit runs/balloons sketch.png --strength 0.6 --count 4"
@@ -304,6 +353,15 @@ class Edit(Generation):
     canvas: Size = None
     # Number of samples; sample i is generated from seed + i.
     count: int = 1
+    # Words that the result is to show, where IMAGE may change; sinfusion edit --help-text has more.
+    text: Text = None
+
+
+@dataclass(kw_only=True)
+class Edit(Guiding, EditOptions):
+    __doc__ = EditOptions.__doc__
+
+    helps: ClassVar[dict[str, type]] = {"--help-text": Guiding, "--help": EditOptions, "-h": EditOptions}
 
     def __call__(self) -> None:
         from ..generation.image import edit
@@ -314,4 +372,6 @@ class Edit(Generation):
         image = read_image(self.image, max_side=max(run.size), log=log)
         mask = None if self.mask is None else read_mask(self.mask, image.shape[:2])
         with self.outputs(run, self.count) as outputs:
-            outputs.write_images(edit(run, image, mask, self.strength, canvas, self.count, self.seed, self.steps))
+            how = self.strength, canvas, self.count, self.seed, self.steps
+            images = edit(run, image, mask, *how, **self.guiding(canvas or (image.shape[0], image.shape[1])))
+            outputs.write_images(images, **self.guided_by())

@@ -21,14 +21,13 @@ from .options import (
     Out,
     Precision,
     Size,
+    Text,
     Whole,
     evenly_spaced,
     network_device,
     parse_size,
 )
 from .outputs import SHEET_COLUMNS, Outputs
-
-Words = Annotated[str | None, OPTIONAL]
 
 
 @dataclass(kw_only=True)
@@ -44,7 +43,7 @@ class Tune(Command):
     # A video, GIF or folder of frames; or the folder of a run, which goes on, by --steps more if it is finished.
     input: Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
     # What the video shows, in a sentence.
-    prompt: Words = None
+    prompt: Text = None
     # Folder of the image model, Stable Diffusion 1.4 or 1.5, in the layout of diffusers, weights as safetensors.
     model: File = None
     # Folder of the run; left out: runs/ and the name of the input.

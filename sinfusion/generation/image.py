@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -10,6 +14,7 @@ from ..errors import SinfusionError
 from ..pixels import check_size, resize, to_uint8, to_unit
 from ..roles import IMAGE
 from ..run import Run
+from .guidance import Guidance
 from .reverse_process import reverse_process
 from .video import seeds_of
 
@@ -23,6 +28,12 @@ def edit(
     count: int = 1,
     seed: int = 0,
     steps: int | None = None,
+    text: str | None = None,
+    text_model: str | Path | None = None,
+    text_strength: float | None = None,
+    text_fill: float | None = None,
+    style: Any = None,
+    where: Any = None,
 ) -> np.ndarray:
     """Make an edited or sketched image look like the training image; (count, H, W, 3) uint8.
 
@@ -30,7 +41,8 @@ def edit(
     mask: (H, W) bool or what `as_mask` takes, True where the image may change (inpainting); everything else is kept
     to the bit. strength: in (0, 1], where in the reverse process the image enters: small keeps it, 1 makes it anew.
     canvas: (height, width) at least as large as the image, which is put in its middle; what lies around it is made
-    (outpainting).
+    (outpainting). text, text_model, text_strength, text_fill, style, where: as for `generate`; text_strength: None:
+    0.05; where: None: where the mask lets the image change.
     """
     if run.kind != "image":
         raise SinfusionError(f"{run.path} is a video run; edit needs a run trained on an image.")
@@ -40,13 +52,17 @@ def edit(
         mask = as_mask(mask)
         if mask.shape != (height, width):
             raise SinfusionError(f"the mask is {mask.shape}, the image {(height, width)}: rows and columns must agree.")
-    seeds = seeds_of(run, seed, count)
+    guidance, seeds = Guidance(text, text_model, style, where, text_strength, text_fill), seeds_of(run, seed, count)
     change = mask if mask is not None else np.full((height, width), canvas is None)
     if canvas is not None:
         image, change = _on_canvas(image, change, canvas)
     known_image = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(run.device))[None]
     known_mask = ~torch.from_numpy(change).to(run.device)[None, None]
     process = reverse_process(run, IMAGE, steps=steps, strength=strength)
+    if guidance.wanted:
+        guidance = guidance if change.all() or where is not None else dataclasses.replace(guidance, where=change)
+        guide = guidance.guide(process.steps, seeds.tolist(), change.shape, run.device, from_noise=strength == 1)
+        process = process.guided(guide)
     images = process(seeds, 0, None, known_image.expand(count, -1, -1, -1), None, known_mask, known_image)
     outputs = to_uint8(images).cpu().numpy()
     return np.where(change[..., None], outputs, image)

@@ -7,8 +7,9 @@ index of the frame, so a sample is the same alone and in a batch.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,11 @@ ROW = 2**51  # further evaluations go on in rows of their own, each beyond the c
 
 # With more pixels a CPU does not capture the process: the memory of a graph is worth more than the time it saves.
 GRAPHED_PIXELS = 2**14
+
+# A hook of the reverse process: (clean, sigma, step) -> clean. The clean estimate (B, 3, H, W) fp32 in [-1, 1] of the
+# evaluation number `step`, at the noise level sigma, is replaced by what it returns; step 0 begins a new image. Where
+# it returns what it was given, the step is what it would be without it, to the bit.
+Guide = Callable[[Tensor, float, int], Tensor]
 
 
 class ReverseProcess:
@@ -66,6 +72,15 @@ class ReverseProcess:
         self.wraps = wraps
         capture = graph and device.type == "cpu" and not any(wraps)
         self.graphed = ops.cpu_graphed(self._loop) if capture else None
+        self.guide: Guide | None = None
+
+    def guided(self, guide: Guide | None) -> ReverseProcess:
+        """The same with this guide; without a graph, since a guide is any code."""
+        if guide is None:
+            return self
+        process = copy.copy(self)
+        process.guide, process.graphed = guide, None
+        return process
 
     @torch.no_grad()
     def __call__(
@@ -123,10 +138,37 @@ class ReverseProcess:
         for i in range(len(self.steps)):
             output = self._evaluate(inputs, self.shifts[i : i + 1])
             row, counter = self.coefficients[i + 1], counters[i + 1]
+            if self.guide is not None:
+                output, row = self._guided(i, output, (x, prior_mean), known_mask, known_image)
             ops.ddpm_step(
                 x, output, prior_mean, row, seeds, self.stream, counter, inputs, previous, known_mask, known_image
             )  # fmt: skip
         return x
+
+    def _guided(
+        self,
+        i: int,
+        output: Tensor,
+        of_clean: tuple[Tensor, Tensor | None],  # x and prior_mean
+        known_mask: Tensor | None,
+        known_image: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Output and coefficients of step i for `ops.ddpm_step`, whose clean estimate is the guide's."""
+        assert self.guide is not None
+        row = self.coefficients[i + 1]
+        clean = row[0] * output.float()
+        for coefficient, value in zip(row[1:3], of_clean, strict=True):
+            if value is not None:
+                clean = clean + coefficient * value
+        clean = clean.clamp(-1, 1)
+        if known_mask is not None and known_image is not None:
+            clean = torch.where(known_mask, known_image, clean)
+        guided = self.guide(clean, self.steps[i].sigma, i)
+        if guided is clean:
+            return output, row
+        as_it_is = row.clone()
+        as_it_is[0], as_it_is[1:3] = 1, 0
+        return _channels_last(guided), as_it_is
 
     def _evaluate(self, inputs: Tensor, shifts: Tensor) -> Tensor:
         """The network's output; of a tile, as if its copies lay all around, as far as a pixel is seen."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..clip import as_frames, as_image
 from ..diffusion.schedule import cosine_schedule
 from ..errors import SinfusionError
+from ..names import pasteable
 from ..ops.cuda_graph import cuda_graphed
 from ..patches.videos import wraps_of
 from ..pixels import check_size, resize, to_uint8, to_unit
@@ -21,6 +23,7 @@ from ..progress import OnProgress, Progress
 from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 from ..run import Run
 from ..seeds import check_seed
+from .guidance import UNGUIDED, Guidance
 from .projection import PatchProjection
 from .reverse_process import ReverseProcess, reverse_process
 from .streaming import copy_to_host_async
@@ -40,6 +43,12 @@ def generate(
     projection: float | None = None,
     on_progress: OnProgress | None = None,
     tile: str | None = None,
+    text: str | None = None,
+    text_model: str | Path | None = None,
+    text_strength: float | None = None,
+    text_fill: float | None = None,
+    style: Any = None,
+    where: Any = None,
 ) -> Frames:
     """New samples: (count, frames, H, W, 3) uint8 from a video run, (count, H, W, 3) from an image run.
 
@@ -50,14 +59,22 @@ def generate(
     from 0 to 2^32 - 1. steps: network evaluations an image; None: the recipe's. projection: weight, from 0 to 1, with
     which frames are drawn to the clip's patches; None: the recipe's. on_progress: called after each frame. tile: of
     images, "x", "y" or "x,y": the borders left and right, above and below, or all of them meet.
+
+    text: of images, words that the samples are to show; `restyle` serves videos. text_model: the folder of a CLIP of
+    transformers; None: a stand-in that knows a thousand things (extra `labels`). text_strength: share of their length
+    by which pixels change in a step, from 0, no guidance, to 10; None: 0.1. text_fill: share of the pixels that change;
+    None: 0.5. style: in place of a text, an image whose looks are wanted. where: (H, W) bool or what `as_mask` takes,
+    True where pixels may change.
     """
+    guidance = Guidance(text, text_model, style, where, text_strength, text_fill)
     if run.kind == "image":
         if frames is not None or start is not None or frame_offset != 1 or projection is not None:
             what = "frames, start, frame offset and projection are for video runs"
             raise SinfusionError(f"{run.path} is an image run: {what}.")
-        return generate_images(run, count, size, seed, steps, tile)
+        return generate_images(run, count, size, seed, steps, tile, guidance)
     if tile is not None:
         raise SinfusionError(f"{run.path} is a video run: tile is for image runs, or for patches.generate.")
+    require_unguided(run, guidance.wanted)
     length = len(run.frames) if frames is None else frames
     outputs = []
     for images in stream(run, length, count, size, start, frame_offset, seed, steps, projection):
@@ -73,10 +90,12 @@ def generate_images(
     seed: int = 0,
     steps: int | None = None,
     tile: str | None = None,
+    guidance: Guidance = UNGUIDED,
 ) -> Frames:
-    """(count, H, W, 3) uint8: diverse samples of an image run at any size. tile: as for `generate`."""
+    """(count, H, W, 3) uint8: diverse samples of an image run at any size. tile, guidance: as for `generate`."""
     seeds, size, wraps = seeds_of(run, seed, count), check_size(size or run.size), wraps_of(tile)
     process = reverse_process(run, IMAGE, steps=steps, wraps=wraps[1:])
+    process = process.guided(guidance.guide(process.steps, seeds.tolist(), size, run.device))
     return to_uint8(process(seeds, 0, size=size)).cpu().numpy()
 
 
@@ -371,6 +390,13 @@ def _follow(
     for number in range(len(targets)):  # frame index 0 was the first image's
         previous, frame = step(previous, _on_device(number + 1, run.device), targets[number : number + 1])
         yield frame
+
+
+def require_unguided(run: Run, guided: object) -> None:
+    """SinfusionError where a video run is to be guided: its Predictor would go back to the look of its clip."""
+    if guided:
+        how = f"sinfusion restyle {pasteable(run.path)} --text ..."
+        raise SinfusionError(f"{run.path} is a video run; bring all of it to the new look with: {how}")
 
 
 def require_video(run: Run) -> None:

@@ -3,6 +3,9 @@
 model = load("clip-vit-large-patch14", device)                     # transformers' layout, safetensors, never fetched
 images, words = model.images(frames), model.words(["a man is skiing"])      # (N, D), (M, D), each of length 1
 cosines = images @ words.T                                         # (N, M)
+
+As a guide (`TextModel` of `guide`) it compares views, of any shape, with a text in the sentences of SinDDM, or with a
+picture.
 """
 
 from __future__ import annotations
@@ -18,10 +21,18 @@ from torch import Tensor
 
 from ..errors import SinfusionError
 from ..extras import check_weights, need, quiet
+from ..files import sha256
+from .views import draw_views, size_of_views
 
 BRING = "bring a folder with a CLIP of transformers, such as clip-vit-large-patch14"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of its training's colours
 AT_ONCE = 16  # images in one evaluation without gradients
+# SinDDM's, of high resolution: a text is compared with in all of them.
+SENTENCES = (
+    "photo of {}.", "high quality photo of {}.", "a photo of {}.", "the photo of {}.", "image of {}.",
+    "an image of {}.", "high quality image of {}.", "a high quality image of {}.", "the {}.", "a {}.", "{}.", "{}",
+    "{}!", "{}...",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,33 @@ class ClipModel:
         pixels = ((square.clamp(-1, 1) + 1) / 2 - self.mean) / self.std
         return F.normalize(_features(self.model.get_image_features(pixel_values=pixels)), dim=-1)
 
+    @property
+    def multiple(self) -> int:
+        """What both sides of a view are multiples of."""
+        return int(self.model.config.vision_config.patch_size)
+
+    def agreement(self, images: Tensor, target: Tensor) -> Tensor:
+        """(N,), with gradients: mean cosine of each of the images (N, 3, H, W) in [-1, 1] with what is in a target.
+
+        Their sides are multiples of `multiple`; the positions of patches are interpolated.
+        """
+        return self._of_views(images) @ target
+
+    def target(self, text: str) -> Tensor:
+        """(D,): mean of the features of the text in each sentence."""
+        return self.words([sentence.format(text) for sentence in SENTENCES]).mean(0)
+
+    @torch.no_grad()
+    def target_of_image(self, image: Tensor) -> Tensor:
+        """(D,): mean of the features of views of an image (3, H, W) in [-1, 1]."""
+        size = size_of_views((image.shape[1], image.shape[2]), self.side, self.multiple)
+        return self._of_views(draw_views(0, 0, AT_ONCE).of(image.to(self.device), size)).mean(0)
+
+    def _of_views(self, images: Tensor) -> Tensor:
+        pixels = ((images.clamp(-1, 1) + 1) / 2 - self.mean) / self.std
+        features = _features(self.model.get_image_features(pixel_values=pixels, interpolate_pos_encoding=True))
+        return F.normalize(features, dim=-1)
+
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] -> (N, D), of length 1, some images at a time."""
@@ -69,9 +107,12 @@ class ClipModel:
         return F.normalize(_features(self.model.get_text_features(input_ids=ids)), dim=-1)
 
 
-def load(folder: str | Path, device: torch.device | str = "cpu") -> ClipModel:
-    """Open a folder of transformers' layout. Raises SinfusionError for anything else, and without transformers."""
-    need("tune", "transformers")
+def load(folder: str | Path, device: torch.device | str = "cpu", extra: str = "tune") -> ClipModel:
+    """Open a folder of transformers' layout. Raises SinfusionError for anything else, and without transformers.
+
+    extra: the one that has transformers, for the sentence that says what to install.
+    """
+    need(extra, "transformers")
     quiet()
     folder = Path(folder)
     if not folder.is_dir():
@@ -91,6 +132,12 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> ClipModel:
         raise SinfusionError(f"{folder} cannot be loaded ({what}); {BRING}.") from error
     model.requires_grad_(False).eval().float().to(device)
     return ClipModel(folder, model, tokenizer, mean.to(device), std.to(device))
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the weights."""
+    variant = check_weights(folder, "model", BRING)
+    return sha256(folder / f"model{f'.{variant}' if variant else ''}.safetensors")
 
 
 def token_ids(tokenizer: Any, texts: list[str], most: int) -> Tensor:

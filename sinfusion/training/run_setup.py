@@ -53,7 +53,7 @@ def _created(
     recipe, minutes = request.resolve(compute.torch_device)
     check_batch(recipe, processes)
     if processes.is_first:
-        _check_replaceable(request.folder, request.overwrite)
+        check_replaceable(request.folder, request.overwrite)
     longer_side = processes.broadcast(fit_frames(request, compute, log), compute.torch_device)
     clip = request.source.read(longer_side, log)
     roles = roles_for(clip.kind, len(clip.frames), request.tasks)
@@ -61,7 +61,7 @@ def _created(
     run.trained_with = compute.record()
     if processes.is_first:
         lock.enter_context(writing(run.path))
-        _check_replaceable(run.path, request.overwrite)  # again: now nobody else writes
+        check_replaceable(run.path, request.overwrite)  # again: now nobody else writes
         run.save(anew=True)
     processes.barrier()  # the others look for checkpoints only after old ones are gone
     return compute.apply(run)
@@ -130,7 +130,7 @@ def check_crops(recipe: Recipe, roles: Sequence[Role], size: tuple[int, int]) ->
             )
 
 
-def _check_replaceable(path: Path, overwrite: bool) -> None:
+def check_replaceable(path: Path, overwrite: bool) -> None:
     """Refuse to write over anything unless asked to, and over anything but an earlier run, whole or half-written."""
     if not path.exists():
         return

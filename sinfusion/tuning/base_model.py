@@ -8,7 +8,6 @@ text = base.embed(["a man is skiing"])                 # (1, 77, 768)
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ..errors import SinfusionError
 from ..extras import check_weights, need, quiet
+from ..files import sha256
 from ..pixels import to_uint8, to_unit
 from ..text.clip import token_ids
 from .network import VideoNetwork, tuned
@@ -103,7 +103,7 @@ class BaseModel:
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the weights of each part."""
-        return {part: _sha256(self._weights(part)) for part in WEIGHTS}
+        return {part: sha256(self._weights(part)) for part in WEIGHTS}
 
     def _weights(self, part: str) -> Path:
         variant = f".{self.variants[part]}" if self.variants[part] else ""
@@ -175,11 +175,3 @@ class BaseModel:
             what = f"{type(error).__name__}: {error!s:.80}".splitlines()[0]
             raise SinfusionError(f"{self.folder / part} cannot be loaded ({what}); {BRING}.") from error
         return loaded.float().requires_grad_(False).eval() if part in WEIGHTS else loaded
-
-
-def _sha256(path: Path) -> str:
-    digest, block = hashlib.sha256(), bytearray(1 << 22)
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(block):
-            digest.update(memoryview(block)[:size])
-    return digest.hexdigest()
