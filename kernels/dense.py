@@ -361,7 +361,7 @@ def forward(
     2^31, in every function here.
     """
     z = _empty(x, weight.shape[0]) if gelu and save else None
-    return _convolve(x, weight, bias, residual, z, gelu, False, config, shortcut)[0], z
+    return _convolve(x, weight, _Epilogue(bias, residual, z, gelu, shortcut), False, config)[0], z
 
 
 def input_gradient(
@@ -372,7 +372,7 @@ def input_gradient(
     config: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
     """The gradient (B, C, H, W) as grad; with z, partial sums of it (1, n, C) fp32."""
-    return _convolve(grad, weight, bias, None, z, z is not None, True, config)
+    return _convolve(grad, weight, _Epilogue(bias, None, z, z is not None), True, config)
 
 
 def weight_gradient(
@@ -403,17 +403,20 @@ def _empty(x: Tensor, channels: int) -> Tensor:
     )
 
 
+class _Epilogue(NamedTuple):
+    """What follows the convolution of a pixel, as `convolve` takes it."""
+
+    bias: Tensor | None
+    residual: Tensor | None
+    z: Tensor | None
+    gelu: bool
+    shortcut: Shortcut | None = None
+
+
 def _convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    z: Tensor | None,
-    gelu: bool,
-    backward: bool,
-    config: int,
-    shortcut: Shortcut | None = None,
+    x: Tensor, weight: Tensor, epilogue: _Epilogue, backward: bool, config: int
 ) -> tuple[Tensor, Tensor | None]:
+    bias, residual, z, gelu, shortcut = epilogue
     batch, inputs, height, width = x.shape
     outputs, kernel, pixels = weight.shape[1 if backward else 0], weight.shape[2], batch * height * width
     options = convolution_options(config, x.dtype, inputs, outputs)
