@@ -28,6 +28,7 @@ from .info import Info
 from .loop import Loop
 from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
 from .preview import Preview
+from .studio import Studio
 from .terminal import fitting_terminal
 from .training import Train
 from .tuning import Retell, Tune
@@ -56,6 +57,7 @@ COMMANDS: dict[str, type[Command] | Group] = {
     "preview": Preview,
     "tune": Tune,
     "retell": Retell,
+    "studio": Studio,
     "import": Import,
     "info": Info,
     "demo": Demo,
