@@ -1,6 +1,8 @@
 """Decode an upload before it counts, in a process of its own that has little to break.
 
-python -m sinfusion.studio.checking SOURCE FOLDER LABEL    # prints {"kind": ...} or {"error": ...}; view and poster in FOLDER
+python -m sinfusion.studio.checking SOURCE FOLDER LABEL    # prints {"kind": ...} or {"error": ...}
+
+It also writes a picture and a video of it that browsers show to the folder.
 """
 
 from __future__ import annotations

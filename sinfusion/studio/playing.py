@@ -1,4 +1,4 @@
-"""A rollout that is played live: each frame is generated when it is asked for, after any frame, with settings of its own.
+"""A rollout played live: each frame is generated when it is asked for, after any frame, with settings of its own.
 
 player = Player(run, start=0)                      # or None: from a frame that the run generates
 shown = player.next(None, Settings())              # the first frame: shown.number, shown.image (H, W, 3) uint8
@@ -139,7 +139,7 @@ class Player:
                 moment=one.moment - shown.moment,
                 index=one.index - shown.index,
                 frame_index=one.frame_index - shown.frame_index + frame_index,
-            )  # fmt: skip
+            )
             for one in self.frames
         ]
         return self.frames[-1]

@@ -457,6 +457,7 @@ def _listening(port: int) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
+            listener.listen(64)  # from now on the address can be opened
         except OSError as error:
             raise SinfusionError(f"port {port} cannot be used ({error.strerror}); choose another --port.") from error
         yield listener

@@ -1,4 +1,4 @@
-"""Processes that compute, from the server's side: workers that answer requests, the check of an upload, a queue of jobs.
+"""Processes that compute, from the server's side: workers, the check of an upload, a queue of jobs.
 
 worker = Worker(log)
 head, body = await worker.ask({"verb": "next", ...})      # SinfusionError with what was wrong
