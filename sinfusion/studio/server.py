@@ -265,7 +265,8 @@ class Studio:
             "facts": facts,
             **options,
         }
-        job = self.jobs.add({"verb": verb, "label": label, "result": id_of(folder.name)}, request, body)
+        shown = {name: facts[name] for name in ("verb", "label", "of", "source")} | {"result": id_of(folder.name)}
+        job = self.jobs.add(shown, request, body)
         return JSONResponse({"job": job, "result": id_of(folder.name)}, 202)
 
     def _measure(self, id: str) -> Response:

@@ -200,8 +200,7 @@ function resultsOf(kind, id) {
   const failed = new Set();
   const update = () => {
     const mine = state.results.filter((one) => one.of === kind && one.source === id);
-    const label = find(kind + "s", id)?.label;
-    const jobs = state.jobs.filter((job) => job.result && job.label === label && (active(job) || (job.state === "failed" && !failed.has(job.id))));
+    const jobs = state.jobs.filter((job) => job.result && job.of === kind && job.source === id && (active(job) || (job.state === "failed" && !failed.has(job.id))));
     sync(waiting, jobs, (job) => {
       const stop = action("Cancel", () => post(`jobs/${job.id}/cancel`, {}), "button.quiet");
       const close = h("button.quiet", { onclick: () => { failed.add(job.id); update(); } }, "Close");
@@ -349,12 +348,13 @@ function clipStage(clip) {
   return { update: made.update, leave() {}, element: [
     h("div.row.middle", {}, h("div", {}, h("h1", {}, clip.label), h("p.facts", {}, facts(clip))), h("span.push", {}, gone.button)), gone.error,
     h("div.wide", {}, h("div.screen", {}, media(`api/clips/${id}/view`, clip, { label: clip.label })),
-      h("section.panel", {}, h("h2", {}, "Without training"), h("p.note", {}, "New ones from its patches, in seconds."),
-        noise.element, field("Detail", detail), h("div.row", {}, more.button, moving ? loop.button : ""), more.error, loop.error, notes)),
+      h("div.stack", {},
+        h("section.panel", {}, h("h2", {}, "Without training"), h("p.note", {}, "New ones from its patches, in seconds."),
+          noise.element, field("Detail", detail), h("div.row", {}, more.button, moving ? loop.button : ""), more.error, loop.error, notes),
+        h("section.panel", {}, h("h2", {}, "Learn it"), h("p.note", {}, "A small model learns how it looks and moves, to be played. Stop at any time, go on later."),
+          h("div.row", {}, field("Minutes", minutes), train.button), train.error))),
     made.element,
     h("div.tools", {},
-      h("section.panel", {}, h("h2", {}, "Learn it"), h("p.note", {}, "A small model learns how it moves and looks; then it can be played. You can stop at any time, and go on later."),
-        h("div.row", {}, field("Minutes", minutes), train.button), train.error),
       h("section.panel", {}, h("h2", {}, "Another shape"), h("p.note", {}, "Wider or narrower, with things at their own size."), wide.element, h("div.row", {}, shape.button), shape.error),
       paintings("inpaint", "clips", clip, `api/clips/${id}/poster.png`, () => ({ max_side: Math.max(32, ...clip.size) })))] };
 }
@@ -366,6 +366,7 @@ function chart() {
   svg.setAttribute("class", "chart"); svg.setAttribute("viewBox", "0 0 100 40"); svg.setAttribute("preserveAspectRatio", "none"); svg.setAttribute("role", "img");
   svg.append(line);
   return { svg, draw(loss) {
+    svg.toggleAttribute("hidden", !loss.length);
     const low = Math.min(...loss.map((p) => p[1])), high = Math.max(...loss.map((p) => p[1])), end = loss.at(-1)?.[0] || 1;
     const y = (v) => 36 - 32 * (Math.log(v) - Math.log(low)) / Math.max(Math.log(high) - Math.log(low), 1e-9);
     line.setAttribute("points", loss.map(([step, v]) => `${(100 * step / end).toFixed(2)},${y(v).toFixed(2)}`).join(" "));
@@ -408,13 +409,15 @@ function runStage(first) {
       if (model.preview && !preview.src.endsWith(path)) { preview.src = path; preview.hidden = false; }
     });
     play.update(run);
+    if (run.playable && !play.element.previousElementSibling?.matches(".head")) learning.before(play.element);
     loop.button.hidden = !run.playable || run.kind !== "video";
     made.update();
   };
+  const learning = h("section.panel", {}, h("div.row.middle", {}, h("h2", {}, "Learning"), words, h("span.push.row", {}, further, onward.button, stop.button)),
+    bar, failed, stop.error, onward.error, models);
   return { update, leave: play.leave, element: [
-    h("div.row.middle", {}, h("div", {}, h("h1", {}, first.label), h("p.facts", {}, `${first.name}: ${facts(first)}`))),
-    play.element,
-    h("section.panel", {}, h("div.row.middle", {}, h("h2", {}, "Learning"), words, h("span.push.row", {}, further, onward.button, stop.button)), bar, failed, stop.error, onward.error, models),
+    h("div.head.row.middle", {}, h("div", {}, h("h1", {}, first.label), h("p.facts", {}, `${first.name}: ${facts(first)}`))),
+    learning, play.element, // which comes first once there is something to play
     edit,
     made.element,
     h("div.row", {}, loop.button), loop.error] };
@@ -434,18 +437,17 @@ function player(run) {
   const projection = slider("Projection", { min: 0, max: 1, step: 0.05, value: 1, title: "How far frames are drawn to the clip's patches, so that things stay whole" });
   const steps = slider("Steps", { min: 1, max: 50, value: 10, title: "Network evaluations a frame: fewer are faster" });
   const seed = number(0, 0, 4294967295);
-  const dice = h("button", { type: "button", "aria-label": "Another seed", onclick: () => { seed.value = seedOf(); } }, "⚄");
+  const dice = h("button", { type: "button", "aria-label": "Another seed", onclick: () => { seed.value = seedOf(); } }, "Another");
   const start = h("select", {}, h("option", { value: "0" }, "the clip's first frame"), h("option", { value: String(run.frames - 1) }, "the clip's last frame"),
     h("option", { value: String(Math.floor(run.frames / 2)) }, "the clip's middle"), h("option", { value: "" }, "a frame of its own"));
   const scrub = h("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Frame", oninput: () => { pause(); show(+scrub.value); } });
   const toggle = h("button.main", { type: "button", onclick: () => (playing ? pause() : begin()) }, "Play");
-  const step = h("button", { type: "button", "aria-label": "One frame on", onclick: () => { pause(); once(); } }, "⏭");
+  const step = h("button", { type: "button", "aria-label": "One frame on", onclick: () => { pause(); once(); } }, "+1");
   const where = h("small", {}, "0");
   const fork = h("button", { type: "button", disabled: true, onclick: () => { newBranch(); begin(); } }, "Branch here");
   const restart = h("button.quiet", { type: "button", onclick: () => { forget(); begin(); } }, "Start over");
   const chips = h("div.row.middle", { role: "group", "aria-label": "Branches" });
   const keep = action(moving ? "Keep up to here" : "Keep this picture", async () => {
-    if (at < 0) throw new Error("Play something first.");
     const { result } = await asked("keep", { session, frame: branch.frames[at].number });
     say("Kept as a result.");
     await look();
@@ -465,6 +467,7 @@ function player(run) {
     scrub.value = at;
     where.textContent = `${at + 1} / ${branch.frames.length}`;
     badge.textContent = `${moving ? "frame" : "picture"} ${at + 1}`;
+    keep.button.disabled = at < 0;
     fork.disabled = !moving || at < 0 || at >= branch.frames.length - 1;
   };
   const open = async () => {
@@ -549,6 +552,7 @@ function player(run) {
   const element = h("section.panel", {}, h("h2", {}, "Play"),
     h("div.wide", {}, h("div.panel-left", {}, screen, h("div.transport", {}, toggle, step, scrub, where), h("div.row.middle", {}, moving ? fork : "", keep.button, restart), chips, error, keep.error),
       h("div.sliders", {}, ...controls)));
+  show(-1);
   return { element, leave() { alive = false; forget(); }, update(now) {
     hint.textContent = now.playable ? (moving ? "Press play: each frame is made as you watch." : "Press play: new pictures, one after another.")
       : "Its model has not saved anything yet; that takes a moment of training.";
