@@ -54,8 +54,9 @@ ROOMS = {
     ],
     "closed_form": [{"predictor"}, {"generation"}],
     "studio": [
-        {"messages", "options", "safety", "workspace", "training", "making", "playing"},
-        {"workers", "worker", "checking"},
+        {"messages", "options", "safety", "workspace", "training", "pictures", "playing"},
+        {"workers", "checking", "making"},
+        {"worker"},
         {"server"},
     ],
     "metrics": [

@@ -38,7 +38,7 @@ def check(source: Path, folder: Path, label: str) -> dict[str, Any]:
     """What is in an upload; a picture and a video of it that browsers show are written beside it."""
     from ..errors import SinfusionError
     from ..media import Source, write_image, write_video
-    from .making import write_poster
+    from .pictures import write_poster
 
     notes: list[str] = []
     opened = Source(source, max_side=SIDE)
@@ -58,8 +58,15 @@ def check(source: Path, folder: Path, label: str) -> dict[str, Any]:
         "size": [width, height],
         "source_size": list(clip.source_size)[::-1],
         "fps": clip.fps,
-        "notes": [note.replace(str(source), label).replace(source.name, label) for note in notes],
+        "notes": [_called(note, source, label) for note in notes],
     }
+
+
+def _called(text: str, source: Path, label: str) -> str:
+    """A sentence that calls the upload what the page calls it."""
+    for ours, theirs in ((str(source), label), (source.name, label), (f"{source.stem}.", f"{Path(label).stem}.")):
+        text = text.replace(ours, theirs)
+    return text
 
 
 def main(words: list[str]) -> None:
@@ -70,7 +77,7 @@ def main(words: list[str]) -> None:
     except MemoryError:
         found = {"error": f"{label} needs more memory to decode than is allowed here; make it smaller or shorter."}
     except Exception as error:  # a SinfusionError, or what a decoder raises at a limit
-        found = {"error": str(error).replace(str(source), label).replace(source.name, label) or type(error).__name__}
+        found = {"error": _called(str(error), source, label) or type(error).__name__}
     print(json.dumps(found), flush=True)
 
 

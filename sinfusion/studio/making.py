@@ -29,8 +29,8 @@ from ..pixels import resize
 from ..precision import choose_device
 from ..progress import OnProgress
 from ..run import Run, load
+from .pictures import as_png, write_poster
 
-POSTER_SIDE = 320  # pixels, at most
 FIGURES = ("nnfdiv", "nnfdist", "coverage", "change", "high_frequency")  # of `evaluate`, that the page shows
 
 Request = dict[str, Any]  # options by name; "source": a path, "result": the folder to write, "facts": for its record
@@ -176,20 +176,6 @@ def read_frames(folder: Path) -> np.ndarray:
         names = sorted(archive.namelist())
         frames = np.stack([np.array(Image.open(io.BytesIO(archive.read(name)))) for name in names])
     return frames if (folder / "result.mp4").exists() else frames[0]
-
-
-def write_poster(path: Path, frame: np.ndarray) -> None:
-    """A small picture of a frame."""
-    image = Image.fromarray(frame)
-    image.thumbnail((POSTER_SIDE, POSTER_SIDE))
-    image.save(path, "PNG")
-
-
-def as_png(image: np.ndarray, effort: int = 1) -> bytes:
-    """(H, W, 3) uint8 as a PNG; effort: from 1 to 9, of the compression."""
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG", compress_level=effort)
-    return stream.getvalue()
 
 
 def _write_record(folder: Path, record: Request) -> None:

@@ -70,9 +70,14 @@ class Guard:
             return 403, "this server answers to 127.0.0.1 and localhost alone."
         path = scope["path"]
         token, slash, rest = path.removeprefix("/").partition("/")
-        if not hmac.compare_digest(token.encode(), self.token.encode()) or not slash or len(path) > MOST_PATH:
+        if not hmac.compare_digest(token.encode(), self.token.encode()) or not slash:
             return 403, "open the address that sinfusion studio has printed: it ends in a token."
-        if "\\" in rest or "\0" in rest or any(part in (".", "..") for part in rest.split("/")):
+        if (
+            len(path) > MOST_PATH
+            or "\\" in rest
+            or "\0" in rest
+            or any(part in (".", "..") for part in rest.split("/"))
+        ):
             return 404, "there is nothing here."
         own = f"http://{given[0].lower()}".encode()
         origins = headers.get(b"origin", [])

@@ -71,7 +71,7 @@ class Studio:
 
         @contextlib.asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
-            warming = asyncio.gather(self.maker.begin(), self.player.begin(), return_exceptions=True)
+            warming = asyncio.create_task(self.maker.begin())  # a first result should not wait for it
             try:
                 yield
             finally:

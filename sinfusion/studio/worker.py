@@ -95,7 +95,7 @@ class Worker:
         }
 
     def _next(self, head: Head) -> tuple[Head, bytes]:
-        from .making import as_png
+        from .pictures import as_png
         from .playing import Settings
 
         started = time.monotonic()

@@ -106,6 +106,7 @@ async def check_upload(source: Path, folder: Path, label: str, log: Path) -> Hea
     finally:
         if process.returncode is None:
             process.kill()
+            await process.wait()
     if "error" in found:
         raise SinfusionError(found["error"])
     return dict(found)

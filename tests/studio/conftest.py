@@ -194,7 +194,8 @@ class Browser:
 
     def click(self, words):
         """Click the visible button or link with these words."""
-        found = f"[...document.querySelectorAll('button, a')].find(e => e.textContent.trim() === {words!r} && e.offsetParent)"
+        is_it = f"e.textContent.trim() === {words!r} && e.offsetParent"
+        found = f"[...document.querySelectorAll('button, a')].find(e => {is_it})"
         self.until(f"Boolean({found}) && !{found}.disabled")
         self.js(f"{found}.click()")
 
@@ -217,8 +218,8 @@ def browsing():
 
     program = next(filter(None, map(shutil.which, BROWSERS)))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
-        flags = ["--remote-debugging-port=0", f"--user-data-dir={home}", "--no-first-run", "--disable-gpu", "--headless",
-                 "--disable-background-networking", "--disable-component-update", "--mute-audio"]  # fmt: skip
+        flags = ["--headless", "--remote-debugging-port=0", f"--user-data-dir={home}", "--no-first-run"]
+        flags += ["--disable-background-networking", "--disable-component-update", "--disable-gpu"]
         flags += ["--no-sandbox"] if os.getuid() == 0 else []  # which it refuses to have as root
         process = subprocess.Popen([program, *flags, "about:blank"], stderr=subprocess.PIPE, text=True)
         try:

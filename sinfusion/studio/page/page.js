@@ -347,13 +347,12 @@ function clipStage(clip) {
   const notes = clip.notes?.length ? h("p.note", {}, clip.notes.join("; ")) : "";
   return { update: made.update, leave() {}, element: [
     h("div.row.middle", {}, h("div", {}, h("h1", {}, clip.label), h("p.facts", {}, facts(clip))), h("span.push", {}, gone.button)), gone.error,
-    h("div.wide", {}, h("div.screen", {}, media(`api/clips/${id}/view`, clip, { label: clip.label })),
+    h("div.wide", {}, h("div.stack", {}, h("div.screen", {}, media(`api/clips/${id}/view`, clip, { label: clip.label })), made.element),
       h("div.stack", {},
         h("section.panel", {}, h("h2", {}, "Without training"), h("p.note", {}, "New ones from its patches, in seconds."),
           noise.element, field("Detail", detail), h("div.row", {}, more.button, moving ? loop.button : ""), more.error, loop.error, notes),
         h("section.panel", {}, h("h2", {}, "Learn it"), h("p.note", {}, "A small model learns how it looks and moves, to be played. Stop at any time, go on later."),
           h("div.row", {}, field("Minutes", minutes), train.button), train.error))),
-    made.element,
     h("div.tools", {},
       h("section.panel", {}, h("h2", {}, "Another shape"), h("p.note", {}, "Wider or narrower, with things at their own size."), wide.element, h("div.row", {}, shape.button), shape.error),
       paintings("inpaint", "clips", clip, `api/clips/${id}/poster.png`, () => ({ max_side: Math.max(32, ...clip.size) })))] };
