@@ -175,7 +175,7 @@ class Browser:
         """Seconds until a JavaScript expression is true."""
         began = time.monotonic()
         while time.monotonic() < began + patience:
-            if self.js(expression):
+            if self.js(f"Boolean({expression})"):
                 return time.monotonic() - began
             time.sleep(0.05)
         raise AssertionError(f"not so: {expression}; {self.messages}")
@@ -221,7 +221,9 @@ def browsing():
         flags = ["--headless", "--remote-debugging-port=0", f"--user-data-dir={home}", "--no-first-run"]
         flags += ["--disable-background-networking", "--disable-component-update", "--disable-gpu"]
         flags += ["--no-sandbox"] if os.getuid() == 0 else []  # which it refuses to have as root
-        process = subprocess.Popen([program, *flags, "about:blank"], stderr=subprocess.PIPE, text=True)
+        command = [program, *flags, "about:blank"]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, text=True, start_new_session=True, **quiet)
         try:
             line = next(line for line in process.stderr if "DevTools listening on" in line)
             port = urllib.parse.urlparse(line.split()[-1]).port
@@ -230,7 +232,7 @@ def browsing():
             with connect(target["webSocketDebuggerUrl"], max_size=None) as socket:
                 yield Browser(socket)
         finally:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # the program is a script, which has started others
             process.wait()
 
 

@@ -82,7 +82,7 @@ function number(value, min, max, props) {
 }
 
 function slider(words, { min, max, step = 1, value, show = (v) => v, title = "" }) {
-  const output = h("output", {}, show(value));
+  const output = h("span.value", {}, show(value)); // an output would be what the label labels
   const input = h("input", { type: "range", min, max, step, value, oninput: () => tell() });
   const tell = () => { output.textContent = show(+input.value); input.setAttribute("aria-valuetext", output.textContent); };
   tell();
@@ -230,6 +230,7 @@ function painter(picture, size, colour) {
   const canvas = h("canvas.paint", { width, height, tabIndex: 0, role: "application",
     "aria-label": "Paint here; arrow keys move the brush, space paints, Delete clears" });
   const mask = h("canvas", { width, height }), colours = h("canvas", { width, height });
+  mask.getContext("2d", { willReadFrequently: true });
   const brush = slider("Brush", { min: 1, max: Math.max(4, Math.round(height / 3)), value: Math.max(2, Math.round(height / 8)), show: (v) => `${v} px` });
   const ink = h("input", { type: "color", value: "#d8542a", "aria-label": "Colour" });
   let cursor = [width / 2, height / 2], last = null, keys = false;
