@@ -13,7 +13,7 @@ from sinfusion.scene import render
 pytestmark = pytest.mark.slow
 
 RESULT = "[...document.querySelectorAll('main a.tile video')].some(video => video.readyState >= 2)"
-TRAINED = "document.querySelector('.state').textContent === 'Trained'"
+TRAINED = "document.querySelector('.state')?.textContent === 'Trained'"
 BADGE = "document.querySelector('.badge')?.textContent"
 WIDE = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
 WATCH = """(() => {

@@ -428,6 +428,7 @@ function player(run) {
   const moving = run.kind === "video";
   let session = null, playing = false, at = -1, alive = true, fps = run.fps;
   let branches = [{ frames: [], name: "Branch 1" }], branch = branches[0];
+  const rest = h("img.rest", { src: `api/runs/${run.id}/frame.png`, alt: "" });
   const shown = h("img", { alt: "The frame that is shown", hidden: true }), hint = h("p.hint"), badge = h("span.badge", { hidden: true });
   const error = h("p.error", { role: "alert", hidden: true });
   const offsets = { values: [1] };
@@ -462,7 +463,7 @@ function player(run) {
   const show = (index) => {
     at = index;
     if (branch.frames[at]) { shown.src = branch.frames[at].url; shown.hidden = false; badge.hidden = false; }
-    hint.hidden = branch.frames.length > 0;
+    hint.hidden = rest.hidden = branch.frames.length > 0;
     scrub.max = Math.max(0, branch.frames.length - 1);
     scrub.value = at;
     where.textContent = `${at + 1} / ${branch.frames.length}`;
@@ -538,7 +539,7 @@ function player(run) {
     chip();
   };
   start.addEventListener("change", forget);
-  const screen = h("div.screen", { tabIndex: 0, role: "group", "aria-label": "Player: space plays and pauses, arrows go back and on, B branches" }, shown, hint, badge);
+  const screen = h("div.screen", { tabIndex: 0, role: "group", "aria-label": "Player: space plays and pauses, arrows go back and on, B branches" }, rest, shown, hint, badge);
   screen.addEventListener("keydown", (event) => {
     if (event.key === " ") playing ? pause() : begin();
     else if (event.key === "ArrowLeft" && at > 0) { pause(); show(at - 1); }
