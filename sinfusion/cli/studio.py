@@ -15,6 +15,7 @@ from ..console import log, print_result
 from ..errors import SinfusionError
 from ..files import discard
 from .command import Command
+from .options import OPTIONAL
 
 
 @dataclass(kw_only=True)
@@ -31,8 +32,8 @@ class Studio(Command):
     folder: Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")] = Path("sinfusion-studio")
     # Port of 127.0.0.1 to listen at; 0 is any that is free.
     port: int = 0
-    # Open the page in a browser.
-    open: bool = True
+    # Only print the address of the page, and open no browser.
+    open: Annotated[bool, OPTIONAL] = True
 
     def __call__(self) -> None:
         from ..extras import need

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -129,16 +130,16 @@ class Studio:
     async def state(self, _: Request) -> Response:
         """All that the page shows."""
         workspace, training = self.workspace, self.training
-        runs = workspace.list("runs")
+        runs = workspace.describe("runs")
         for run in runs:
             ours = training.active and training.folder is not None and training.folder.name == run["name"]
             run["busy"] = run["busy"] or ours
         starting = training.active and training.folder is not None and not (training.folder / "run.json").exists()
         return JSONResponse(
             {
-                "clips": workspace.list("clips"),
+                "clips": workspace.describe("clips"),
                 "runs": runs,
-                "results": workspace.list("results"),
+                "results": workspace.describe("results"),
                 "jobs": [*self.jobs.jobs.values()][::-1],
                 "training": {
                     "active": training.active,
@@ -271,7 +272,7 @@ class Studio:
 
     def _measure(self, id: str) -> Response:
         folder = self.workspace.path("results", id)
-        about = next(result for result in self.workspace.list("results") if result["id"] == id)
+        about = next(result for result in self.workspace.describe("results") if result["id"] == id)
         source, label = self._source(f"{about['of']}s", about["source"])
         request = {"verb": "measure", "of": about["of"], "source": str(source), "result": str(folder),
                    "max_side": about.get("max_side")}  # fmt: skip
@@ -280,7 +281,7 @@ class Studio:
     def _source(self, kind: str, id: str) -> tuple[Path, str]:
         """The file of a clip or the folder of a run, and what it is called."""
         folder = self.workspace.path(kind, id) if kind in ("clips", "runs") else None
-        about = next((one for one in self.workspace.list(kind) if one["id"] == id), None) if folder else None
+        about = next((one for one in self.workspace.describe(kind) if one["id"] == id), None) if folder else None
         if folder is None or about is None:
             raise Missing("there is no such clip or run; load the page anew.")
         if kind == "runs":
@@ -306,7 +307,7 @@ class Studio:
             words = [str(source), "--out", str(folder), "--minutes", f"{options['minutes']:g}"]
         else:
             minutes = checked("train further", asked["options"] or {})["minutes"]
-            folder, about = source, next(run for run in self.workspace.list("runs") if run["id"] == asked["id"])
+            folder, about = source, next(run for run in self.workspace.describe("runs") if run["id"] == asked["id"])
             words = [str(folder)]
             if about["finished"]:
                 words += ["--minutes", f"{2 if minutes is None else minutes:g}"]
@@ -314,7 +315,7 @@ class Studio:
         return JSONResponse({"run": id_of(folder.name)}, 202)
 
     async def _train(self, folder: Path, words: list[str]) -> None:
-        if any(run["busy"] for run in self.workspace.list("runs")):
+        if any(run["busy"] for run in self.workspace.describe("runs")):
             raise Refused(409, "a training goes on already; stop it first, it can be resumed later.")
         try:
             await self.training.begin(folder, *words)
@@ -448,7 +449,14 @@ def serve(folder: Path, port: int = 0, show: Callable[[str], object] = print) ->
             timeout_graceful_shutdown=STILL,
         )  # fmt: skip
         show(f"http://127.0.0.1:{port}/{token}/")
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        hang_up = signal.getsignal(signal.SIGHUP)  # which uvicorn leaves alone
+        if hang_up is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, server.handle_exit)
+        try:
+            server.run(sockets=[listener])
+        finally:
+            signal.signal(signal.SIGHUP, hang_up)
 
 
 @contextlib.contextmanager

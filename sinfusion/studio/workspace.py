@@ -49,6 +49,7 @@ class Workspace:
         for left in (self.folder / "clips").glob(f"{UPLOAD}*"):  # of a server that was killed
             discard(left)
         self._taken = {kind: 0 for kind in KINDS}  # the highest number given away
+        self._histories: dict[Path, tuple[tuple[int, int], Facts, list[list[float]]]] = {}  # by log
 
     def names(self, kind: str) -> Iterator[str]:
         """Names of the folders of a kind that are whole, the newest last."""
@@ -86,14 +87,14 @@ class Workspace:
 
     # Descriptions for the page ---------------------------------------------------------------------------------------
 
-    def list(self, kind: str) -> list[Facts]:
+    def describe(self, kind: str) -> list[Facts]:
         """What the page shows of each, the newest first; what cannot be read is left out."""
-        describe = self._run if kind == "runs" else lambda path: _record(path / RECORDS[kind])
+        about = self._run if kind == "runs" else lambda path: _record(path / RECORDS[kind])
         found = []
         for name in self.names(kind):
             path = self.folder / kind / name
             try:
-                found.append({"id": id_of(name), "name": name, **describe(path)})
+                found.append({"id": id_of(name), "name": name, **about(path)})
             except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):  # damaged, or half there
                 continue
         return found[::-1]
@@ -103,7 +104,7 @@ class Workspace:
         if about["kind"] == "tuned":
             raise ValueError("a tuned model, which has no frames to play")
         shape, _ = _tensor_of(path / "input.safetensors")
-        models = [_model(path / name, name, model) for name, model in about["models"].items()]
+        models = [self._model(path / name, name, model) for name, model in about["models"].items()]
         known = self.origins().get(path.name, {})
         return {
             "label": known.get("label", path.name),
@@ -118,6 +119,34 @@ class Workspace:
             "share": _share(models),
             "busy": writer_of(path) is not None,
         }
+
+    def _model(self, folder: Path, name: str, stored: Facts) -> Facts:
+        """How far a model of a run is; its loss."""
+        steps = [int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if path.name[5:].isdigit()]
+        last, loss = self._history(folder / "log.jsonl")
+        preview = folder / "preview.png"
+        return {
+            "name": name,
+            "done": max([int(last.get("step", 0)), *steps]),
+            "saved": max(steps, default=0),
+            "total": int(last.get("total", 0) or stored["steps"] or 0),
+            "minutes": stored["minutes"] or 0,
+            "loss": loss,
+            "preview": int(preview.stat().st_mtime) if preview.is_file() else 0,
+        }
+
+    def _history(self, log: Path) -> tuple[Facts, list[list[float]]]:
+        """The last row of a log, and its losses by steps; read anew where it has changed."""
+        if not log.is_file():
+            return {}, []
+        about = log.stat()
+        stamp = about.st_mtime_ns, about.st_size
+        if self._histories.get(log, (None,))[0] != stamp:
+            found = rows(log)
+            every = max(1, len(found) // CURVE_POINTS)
+            loss = [[row["step"], round(row["loss"], 5)] for row in found[::every] if row.get("loss") is not None]
+            self._histories[log] = stamp, (found[-1] if found else {}), loss
+        return self._histories[log][1:]
 
     def first_frame(self, id: str) -> bytes:
         """A PNG of the first frame that a run was trained on."""
@@ -150,24 +179,6 @@ def _record(path: Path) -> Facts:
     if not isinstance(found, dict):
         raise ValueError("not a record")
     return found
-
-
-def _model(folder: Path, name: str, stored: Facts) -> Facts:
-    """How far a model of a run is; its loss."""
-    steps = [int(path.name.removeprefix("step-")) for path in folder.glob("step-*") if path.name[5:].isdigit()]
-    history = rows(folder / "log.jsonl")
-    last = history[-1] if history else {}
-    every = max(1, len(history) // CURVE_POINTS)
-    preview = folder / "preview.png"
-    return {
-        "name": name,
-        "done": max([int(last.get("step", 0)), *steps]),
-        "saved": max(steps, default=0),
-        "total": int(last.get("total", 0) or stored["steps"] or 0),
-        "minutes": stored["minutes"] or 0,
-        "loss": [[row["step"], round(row["loss"], 5)] for row in history[::every] if row.get("loss") is not None],
-        "preview": int(preview.stat().st_mtime) if preview.is_file() else 0,
-    }
 
 
 def _share(models: list[Facts]) -> float:

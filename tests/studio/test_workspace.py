@@ -20,7 +20,7 @@ def workspace(tmp_path, video_run):
 
 
 def test_ids_are_no_paths(workspace):
-    (run,) = workspace.list("runs")
+    (run,) = workspace.describe("runs")
     assert run["id"] == id_of("fish") and "fish" not in run["id"]
     assert workspace.path("runs", run["id"]) == workspace.folder / "runs" / "fish"
     for id in ("fish", "../runs/fish", "", "."):
@@ -49,7 +49,7 @@ def test_a_damaged_run_is_left_out_and_the_others_stay(workspace):
     broken = workspace.folder / "runs" / "e"
     shutil.copytree(workspace.folder / "runs" / "fish", broken)
     (broken / "input.safetensors").write_bytes(b"\xff" * 100)
-    assert [run["name"] for run in workspace.list("runs")] == ["fish"]
+    assert [run["name"] for run in workspace.describe("runs")] == ["fish"]
 
 
 def test_what_an_upload_that_was_killed_has_left_is_removed(workspace):
@@ -60,13 +60,13 @@ def test_what_an_upload_that_was_killed_has_left_is_removed(workspace):
 
 
 def test_a_run_tells_how_far_it_is(workspace, video_run):
-    (run,) = workspace.list("runs")
+    (run,) = workspace.describe("runs")
     assert (run["frames"], run["size"], run["kind"]) == (12, [24, 16], "video")
     assert run["finished"] and run["share"] == 1 and run["playable"] and not run["busy"]
     assert [model["name"] for model in run["models"]] == list(video_run.models)
     with sole_writer(workspace.folder / "runs" / "fish"):
-        assert workspace.list("runs")[0]["busy"]
-    assert not workspace.list("runs")[0]["busy"]
+        assert workspace.describe("runs")[0]["busy"]
+    assert not workspace.describe("runs")[0]["busy"]
 
 
 def test_a_folder_without_a_writer_has_none(tmp_path):
@@ -86,9 +86,9 @@ def test_the_first_frame_of_a_run_is_a_png(workspace, video_run):
 
 def test_what_runs_were_trained_on_is_kept(workspace):
     workspace.remember("fish", "fish.mp4", "0" * 12)
-    assert workspace.list("runs")[0]["label"] == "fish.mp4"
+    assert workspace.describe("runs")[0]["label"] == "fish.mp4"
     (workspace.folder / "studio.json").write_text(json.dumps([1]))
-    assert workspace.list("runs")[0]["label"] == "fish"
+    assert workspace.describe("runs")[0]["label"] == "fish"
 
 
 def test_options_that_are_left_out_have_their_defaults():
