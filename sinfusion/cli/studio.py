@@ -22,10 +22,10 @@ from .options import OPTIONAL
 class Studio(Command):
     """A page on this machine alone: drop a clip, watch it learn, play with it.
 
-    Closing the page ends nothing. Ctrl-C ends the server; a training is saved, and goes on when it is asked to.
+    Closing the page ends nothing. Ctrl-C ends the server; a training is saved, and can go on later.
     """
 
-    example: ClassVar[str] = "sinfusion studio"
+    example: ClassVar[str] = "sinfusion studio my-studio --port 8000"
     lower: ClassVar[str] = "the size"
 
     # Folder with clips, runs and results; created if needed. Runs that are in FOLDER/runs are listed, too.

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import zipfile
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sinfusion.media import read_media
+from sinfusion.studio.workspace import Workspace
 
 
 def painting(width, height, box, colour=(200, 60, 30)):
@@ -124,12 +126,15 @@ def test_results_are_measured_against_what_they_were_made_of(studio, clip_id):
     assert studio("DELETE", f"api/results/{made['id']}")[0] == 200
 
 
-def test_a_job_is_cancelled_and_the_next_one_is_made(studio, clip_id):
+def test_jobs_wait_up_to_eight_are_cancelled_and_the_next_one_is_made(studio, clip_id):
     long = {"verb": "retarget", "kind": "clips", "id": clip_id, "options": {"size": [800, 600]}}
-    _, begun = studio("POST", "api/jobs", long)
-    studio.until(lambda: studio.state()["jobs"][0]["state"] == "working")
-    assert studio("POST", f"api/jobs/{begun['job']}/cancel", {})[0] == 200
-    studio.until(lambda: studio.state()["jobs"][0]["state"] == "cancelled")
+    answers = [studio("POST", "api/jobs", long) for _ in range(9)]
+    assert [status for status, _ in answers] == [202] * 8 + [400]
+    assert "wait to be made already" in answers[-1][1]["error"]
+    studio.until(lambda: "working" in [job["state"] for job in studio.state()["jobs"]])
+    for _, begun in answers[:-1]:
+        assert studio("POST", f"api/jobs/{begun['job']}/cancel", {})[0] == 200
+    studio.until(lambda: [job["state"] for job in studio.state()["jobs"][:8]] == ["cancelled"] * 8)
     assert studio.make("patches", "clips", clip_id, frames=4)["frames"] == 4
 
 
@@ -140,29 +145,34 @@ def test_pictures_of_runs_are_shown(studio, run_ids, video_run):
     assert about["finished"] and about["playable"] and not about["busy"] and about["models"][0]["loss"]
 
 
-def test_a_training_is_stopped_with_the_server_and_goes_on_with_the_next_one(tmp_path, start_server, fish):
-    with start_server(tmp_path / "studio") as first:
-        _, clip = first.upload(fish / "fish.mp4")
-        request = {"kind": "clips", "id": clip["id"], "options": {"minutes": 30}}
-        status, begun = first("POST", "api/train", request)
-        assert status == 202
-        status, refused = first("POST", "api/train", request)
-        assert status == 409 and "stop it first" in refused["error"]
+def test_a_clip_is_trained_on_one_at_a_time_and_stopped_saved(studio, clip_id):
+    request = {"kind": "clips", "id": clip_id, "options": {"minutes": 30}}
+    status, begun = studio("POST", "api/train", request)
+    assert status == 202
+    status, refused = studio("POST", "api/train", request)
+    assert status == 409 and "stop it first" in refused["error"]
 
-        def learns():
-            return [run for run in first.state()["runs"] if run["models"][0]["loss"] and run["busy"]]
+    def learns():
+        return [run for run in studio.state()["runs"] if run["id"] == begun["run"] and run["models"][0]["loss"]]
 
-        first.until(learns)
-    with start_server(tmp_path / "studio") as second:
-        run = second.one("runs", begun["run"])
-        assert run["playable"] and not run["busy"] and not run["finished"] and run["label"] == "fish.mp4"
+    (run,) = studio.until(learns)
+    assert run["busy"] and run["label"] == "fish.mp4" and run["clip"] == clip_id and run["name"] == "run-1"
+    assert studio("POST", "api/stop", {"id": run["id"]})[0] == 200
+    studio.until(lambda: not studio.one("runs", run["id"])["busy"])
+    run = studio.one("runs", run["id"])
+    assert run["models"][0]["saved"] > 0 and not run["finished"] and studio.state()["training"]["error"] == ""
+
+
+def test_a_server_that_ends_leaves_its_training_saved(tmp_path, start_server, video_run):
+    shutil.copytree(video_run.path, tmp_path / "runs" / "fish", ignore=shutil.ignore_patterns("outputs"))
+    with start_server(tmp_path) as studio:
+        (run,) = studio.state()["runs"]
         before = run["models"][0]["saved"]
-        assert second("POST", "api/train", {"kind": "runs", "id": run["id"]})[0] == 202
-        second.until(lambda: second.one("runs", run["id"])["models"][0]["done"] > before)
-        assert second("POST", "api/stop", {"id": run["id"]})[0] == 200
-        second.until(lambda: not second.one("runs", run["id"])["busy"])
-        assert second.one("runs", run["id"])["models"][0]["saved"] > before
-        assert second.state()["training"]["error"] == ""
+        assert studio("POST", "api/train", {"kind": "runs", "id": run["id"], "options": {"minutes": 30}})[0] == 202
+        studio.until(lambda: studio.one("runs", run["id"])["models"][0]["done"] > before)
+    (run,) = Workspace(tmp_path).describe("runs")
+    assert run["models"][0]["saved"] > before and not run["finished"] and not run["busy"]
+    assert [path.name for path in tmp_path.glob(".writer")] == []
 
 
 def test_a_second_server_does_not_share_a_folder(studio, start_server):
