@@ -83,7 +83,9 @@ class Guard:
         origins = headers.get(b"origin", [])
         if any(origin.lower() != own for origin in origins) or (not origins and scope["method"] not in READING):
             return 403, "another page may not ask this server for anything."
-        if headers.get(b"sec-fetch-site", [b"same-origin"])[0] not in (b"same-origin", b"none"):
+        site = headers.get(b"sec-fetch-site", [b"same-origin"])[0]
+        opens_the_page = rest == "" and headers.get(b"sec-fetch-dest") == [b"document"]  # a link to it, with the token
+        if site not in (b"same-origin", b"none") and not opens_the_page:
             return 403, "another page may not ask this server for anything."
         return None
 

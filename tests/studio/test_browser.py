@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sinfusion.cli.studio import Studio
 from sinfusion.media import read_media, write_video
 from sinfusion.scene import render
 
@@ -161,6 +162,20 @@ def test_drop_learn_play_change_branch_keep_download_and_compare(tmp_path, start
     browser.until("!document.querySelector('#trouble').hidden")
     assert "sinfusion studio" in browser.js("document.querySelector('#trouble').textContent")
     print(took)
+
+
+def test_the_file_that_the_command_opens_leads_to_the_page(tmp_path, studio, browser):
+    door = tmp_path / "open.html"
+    Studio(folder=tmp_path, open=False)._show(studio.address, door)
+    assert not door.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        opened = []
+        patch.setattr("webbrowser.open", opened.append)
+        Studio(folder=tmp_path)._show(studio.address, door)
+    assert door.stat().st_mode & 0o077 == 0 and studio.address not in opened[0]
+    browser.do("Page.navigate", url=opened[0])
+    browser.until("document.querySelector('.brand')")
+    assert browser.js("document.querySelector('main h1').textContent") == "One clip is enough."
 
 
 def test_painting_and_names_that_try_to_be_more(tmp_path, studio, fish, browser, picture):

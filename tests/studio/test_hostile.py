@@ -78,6 +78,9 @@ def test_what_changes_something_must_say_which_page_asks(studio, names, clip_id)
 def test_a_request_across_sites_is_refused(studio, names):
     for site in ("cross-site", "same-site"):
         refused(studio("GET", "api/state", Sec_Fetch_Site=site), 403, "another page")
+        refused(studio("GET", "api/state", Sec_Fetch_Site=site, Sec_Fetch_Dest="document"), 403, "another page")
+        refused(studio("GET", "", Sec_Fetch_Site=site, Sec_Fetch_Dest="iframe"), 403, "another page")
+        assert studio("GET", "", Sec_Fetch_Site=site, Sec_Fetch_Dest="document")[0] == 200  # a link to the page
 
 
 def test_a_form_cannot_pretend_to_be_json(studio, names, clip_id):
