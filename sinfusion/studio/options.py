@@ -5,7 +5,6 @@ checked("loop of clips", {"frames": 24})     # every option of the verb; Sinfusi
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +27,10 @@ class Number:
         if value is None and self.default is None:
             return None
         wanted = (int,) if self.whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, wanted):
             raise SinfusionError(f"{name} must be a {'whole ' if self.whole else ''}number, not {str(value)[:40]!r}.")
-        if not self.least <= value <= self.most:
-            raise SinfusionError(f"{name} must be from {self.least:g} to {self.most:g}, not {value:g}.")
+        if not self.least <= value <= self.most:  # nor is it what is no number
+            raise SinfusionError(f"{name} must be from {self.least:g} to {self.most:g}, not {str(value)[:40]}.")
         return value
 
 
@@ -54,7 +53,7 @@ class Size:
         if not (8 <= min(value) and max(value) <= MOST_SIDE and width * height <= MOST_PIXELS):
             raise SinfusionError(
                 f"{name} must be from 8x8 pixels to {MOST_SIDE} on a side and {MOST_PIXELS} in all, "
-                f"not {width}x{height}."
+                f"not {str(width)[:20]}x{str(height)[:20]}."
             )
         return height, width
 

@@ -48,19 +48,17 @@ UPLOADS_AT_ONCE = 2
 LABEL_LENGTH = 60
 VIEWS = {"clips": ("poster.png", "view.mp4", "view.png"), "results": ("poster.png", "result.mp4", "result.png")}
 PREVIEWS = ("predictor", "projector", "interpolator", "image")  # models with a picture of what they can
-STILL = 3  # seconds that open requests have at the end
+GRACE_SECONDS = 3  # that open requests have at the end
 
 
 class Studio:
     """What the server keeps while it runs."""
 
-    def __init__(self, folder: Path, most_upload: int = MOST_UPLOAD):
+    def __init__(self, folder: Path):
         self.workspace = Workspace(folder)
-        self.most_upload = most_upload
-        log = self.workspace.folder / "studio.log"
-        log.write_bytes(b"")
-        self.log = log
-        self.maker, self.player = Worker(log), Worker(log)
+        self.log = self.workspace.folder / "studio.log"  # what the workers print
+        self.log.write_bytes(b"")
+        self.maker, self.player = Worker(self.log), Worker(self.log)
         self.jobs = Jobs(self.maker)
         self.training = Training(self.workspace.folder / "training.log")
         self.uploads = 0  # that come in or are checked
@@ -129,26 +127,21 @@ class Studio:
 
     async def state(self, _: Request) -> Response:
         """All that the page shows."""
-        workspace, training = self.workspace, self.training
-        runs = workspace.describe("runs")
+        training, folder = self.training, self.training.folder
+        runs = self.workspace.describe("runs")
         for run in runs:
-            ours = training.active and training.folder is not None and training.folder.name == run["name"]
-            run["busy"] = run["busy"] or ours
-        starting = training.active and training.folder is not None and not (training.folder / "run.json").exists()
-        return JSONResponse(
-            {
-                "clips": workspace.describe("clips"),
-                "runs": runs,
-                "results": workspace.describe("results"),
-                "jobs": [*self.jobs.jobs.values()][::-1],
-                "training": {
-                    "active": training.active,
-                    "starting": starting,
-                    "error": self._without_paths(training.error),
-                },
-                "folder": workspace.folder.name,
-            }
-        )
+            run["busy"] = run["busy"] or (training.active and folder is not None and folder.name == run["name"])
+        jobs = [dict(job) for job in self.jobs.jobs.values()][::-1]
+        for job in jobs:
+            job["error"] = self._without_paths(job.get("error", ""))
+        now = {
+            "active": training.active,
+            "run": None if folder is None else id_of(folder.name),
+            "starting": training.active and folder is not None and not (folder / "run.json").exists(),
+            "error": self._without_paths(training.error),
+        }
+        clips, results = self.workspace.describe("clips"), self.workspace.describe("results")
+        return JSONResponse({"clips": clips, "runs": runs, "results": results, "jobs": jobs, "training": now})
 
     async def file(self, request: Request) -> Response:
         """A picture, a video or an archive."""
@@ -212,10 +205,8 @@ class Studio:
 
     def _check_room(self, size: int, label: str) -> None:
         """Refuse what is too large to take."""
-        if size > self.most_upload:
-            raise Refused(
-                413, f"{label} is larger than {self.most_upload / 1e6:.0f} MB; cut it to a few seconds first."
-            )
+        if size > MOST_UPLOAD:
+            raise Refused(413, f"{label} is larger than {MOST_UPLOAD / 1e6:.0f} MB; cut it to a few seconds first.")
         if shutil.disk_usage(self.workspace.folder).free - size < LEAST_FREE:
             raise Refused(507, "the disk is nearly full; make room first.")
 
@@ -225,7 +216,7 @@ class Studio:
         with path.open("wb") as file:
             async for part in request.stream():
                 received += len(part)
-                if received > min(announced, self.most_upload):
+                if received > min(announced, MOST_UPLOAD):
                     raise Refused(413, f"{label} is longer than it said.")
                 file.write(part)
         if received != announced:
@@ -446,7 +437,7 @@ def serve(folder: Path, port: int = 0, show: Callable[[str], object] = print) ->
         config = uvicorn.Config(
             guarded(Studio(folder), token, port), log_level="error", access_log=False, server_header=False,
             proxy_headers=False, ws="none", loop="asyncio", http="h11", limit_concurrency=64,
-            timeout_graceful_shutdown=STILL,
+            timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
         show(f"http://127.0.0.1:{port}/{token}/")
         server = uvicorn.Server(config)

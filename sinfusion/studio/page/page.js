@@ -97,11 +97,10 @@ function media(path, one, props) {
 
 // Looking at the server -----------------------------------------------------------------------------------------------
 
-let timer, looking = false, again = false;
-async function look() {
-  if (looking) { again = true; return; }
-  looking = true;
-  clearTimeout(timer);
+// One after another, so that who waits for `look` sees what is there from now on.
+let timer, looks = Promise.resolve();
+const look = () => (looks = looks.then(lookOnce));
+async function lookOnce() {
   try {
     const next = await (await send("state")).json();
     announce(state, next);
@@ -113,10 +112,9 @@ async function look() {
     $("trouble").textContent = problem.message;
     $("trouble").hidden = false;
   }
-  looking = false;
   const busy = state.training.active || state.runs.some((run) => run.busy) || state.jobs.some(active);
-  timer = setTimeout(look, again ? 0 : busy ? QUICK : SLOW);
-  again = false;
+  clearTimeout(timer);
+  timer = setTimeout(look, busy ? QUICK : SLOW);
 }
 const active = (job) => job.state === "waiting" || job.state === "working";
 
@@ -194,7 +192,7 @@ addEventListener("drop", (event) => {
 // Parts of stages -----------------------------------------------------------------------------------------------------
 
 // Tiles of what was made of a clip or a run, those that are being made first.
-function resultsOf(kind, id) {
+function resultsOf(kind, id, ...extra) {
   const grid = h("div.grid"), empty = h("p.empty", {}, "Nothing was made of it yet.");
   const waiting = h("div.grid");
   const failed = new Set();
@@ -220,7 +218,7 @@ function resultsOf(kind, id) {
     });
     empty.hidden = mine.length + jobs.length > 0;
   };
-  return { element: h("section.panel", {}, h("h2", {}, "Made of it"), waiting, grid, empty), update };
+  return { element: h("section.panel", {}, h("div.row.middle", {}, h("h2", {}, "Made of it"), h("span.push", {}, extra.map((one) => one.button))), extra.map((one) => one.error), waiting, grid, empty), update };
 }
 
 // A canvas to paint on: what is painted may change. In colour for edits, else a plain mark.
@@ -337,10 +335,9 @@ function clipStage(clip) {
   const minutes = number(2, 0.1, 600, { step: "any" });
   const train = action("Train", async () => {
     const { run } = await asked("train", { kind: "clips", id, options: { minutes: +minutes.value } });
-    for (let tries = 0; tries < 60 && !find("runs", run); tries++) {
-      if (tries) await new Promise((resolve) => setTimeout(resolve, 400));
-      await look();
-      if (!state.training.active && state.training.error) throw new Error(sentence(state.training.error));
+    for (await look(); !find("runs", run); await look()) {
+      if (!state.training.active) throw new Error(sentence(state.training.error || "it was stopped before it began."));
+      await new Promise((resolve) => setTimeout(resolve, 400));
     }
     location.hash = `#runs/${run}`;
   }, "button.main");
@@ -382,7 +379,7 @@ function runStage(first) {
   const onward = action("Go on", () => post("train", { kind: "runs", id, options: { minutes: +minutes.value } }));
   const further = field("More minutes", minutes), failed = h("p.error", { role: "alert", hidden: true });
   const loop = action("Make a loop", () => post("jobs", { verb: "loop", kind: "runs", id, options: { seed: seedOf() } }));
-  const made = resultsOf("run", id), play = player(first);
+  const made = resultsOf("run", id, loop), play = player(first);
   const edit = first.kind === "image" ? paintings("edit", "runs", first, `api/runs/${id}/frame.png`) : "";
   const update = () => {
     const run = find("runs", id);
@@ -394,7 +391,7 @@ function runStage(first) {
     onward.button.hidden = run.busy;
     onward.button.textContent = run.finished ? "Train further" : "Go on";
     further.hidden = run.busy || !run.finished;
-    failed.hidden = run.busy || !state.training.error;
+    failed.hidden = run.busy || state.training.run !== id || !state.training.error;
     failed.textContent = sentence(state.training.error || "");
     sync(models, run.models.map((model) => ({ ...model, id: model.name })), (model) => {
       const lines = chart();
@@ -419,8 +416,7 @@ function runStage(first) {
     h("div.head.row.middle", {}, h("div", {}, h("h1", {}, first.label), h("p.facts", {}, `${first.name}: ${facts(first)}`))),
     learning, play.element, // which comes first once there is something to play
     edit,
-    made.element,
-    h("div.row", {}, loop.button), loop.error] };
+    made.element] };
 }
 
 // Live: each frame is asked for with the settings of that moment, so what a slider says holds from the next one on.
