@@ -139,6 +139,7 @@ class Studio:
             "run": None if folder is None else id_of(folder.name),
             "starting": training.active and folder is not None and not (folder / "run.json").exists(),
             "error": self._without_paths(training.error),
+            "note": training.note,
         }
         clips, results = self.workspace.describe("clips"), self.workspace.describe("results")
         return JSONResponse({"clips": clips, "runs": runs, "results": results, "jobs": jobs, "training": now})
@@ -330,10 +331,10 @@ class Studio:
         asked = await _asked(request, "id", "options")
         options = checked("play", asked["options"] or {})
         folder, label = self._source("runs", asked["id"])
-        answer, _ = await self.player.ask({"verb": "play", "source": str(folder), **options})
+        await self.player.ask({"verb": "play", "source": str(folder), **options})
         self.session = secrets.token_hex(8)
         self.played = {"of": "run", "source": asked["id"], "label": label}
-        return JSONResponse({"session": self.session, **answer})
+        return JSONResponse({"session": self.session})
 
     async def next(self, request: Request) -> Response:
         """The frame after another one, a PNG; what is known of it is in headers."""

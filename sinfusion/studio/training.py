@@ -23,6 +23,7 @@ class Training:
         self.log = log  # what it prints
         self.folder: Path | None = None  # of the run
         self.error = ""  # the sentence of the last one, if it failed
+        self.note = ""  # what it said of its end
         self._process: asyncio.subprocess.Process | None = None
         self._starting = False
         self._watch: asyncio.Task[None] | None = None  # kept, or the loop would drop it
@@ -35,7 +36,7 @@ class Training:
         """Start `sinfusion train` with these words; SinfusionError while another training goes on."""
         if self.active or self._starting:
             raise SinfusionError("a training goes on already; stop it first, it can be resumed later.")
-        self.folder, self.error, self._starting = folder, "", True
+        self.folder, self.error, self.note, self._starting = folder, "", "", True
         try:
             with self.log.open("wb") as log:
                 self._process = await asyncio.create_subprocess_exec(
@@ -48,8 +49,9 @@ class Training:
 
     async def _wait(self, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        self.note = next((line.partition(";")[0] for line in lines[-3:] if line.startswith("too few steps")), "")
         if code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
-            lines = self.log.read_text(errors="replace").strip().splitlines()
             last = lines[-1] if lines else f"it ended with code {code}."
             self.error = last.removeprefix("error: ")[:400]
 

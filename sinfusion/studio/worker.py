@@ -83,16 +83,7 @@ class Worker:
 
         run = load(head["source"], choose_device(), log=lambda _: None)
         self.player = Player(run, head["start"])
-        recipe = run.recipe
-        return {
-            "kind": run.kind,
-            "size": list(run.size)[::-1],
-            "fps": run.fps,
-            "frames": len(run.frames),
-            "offsets": self.player.offsets,
-            "steps": recipe.sampling_steps if run.kind == "video" else recipe.unconditional_sampling_steps,
-            "projection": recipe.projection_weight if run.kind == "video" else None,
-        }
+        return {}
 
     def _next(self, head: Head) -> tuple[Head, bytes]:
         from .pictures import as_png

@@ -106,6 +106,7 @@ class Workspace:
         shape, _ = _tensor_of(path / "input.safetensors")
         models = [self._model(path / name, name, model) for name, model in about["models"].items()]
         known = self.origins().get(path.name, {})
+        moving = about["kind"] == "video"
         return {
             "label": known.get("label", path.name),
             "clip": known.get("clip"),
@@ -118,6 +119,9 @@ class Workspace:
             "finished": all(0 < model["total"] <= model["done"] for model in models),
             "share": _share(models),
             "busy": writer_of(path) is not None,
+            "offsets": _offsets(about["recipe"]) if moving else [],
+            "steps": about["recipe"]["sampling_steps" if moving else "unconditional_sampling_steps"],
+            "projection": about["recipe"].get("projection_weight", 0),
         }
 
     def _model(self, folder: Path, name: str, stored: Facts) -> Facts:
@@ -179,6 +183,12 @@ def _record(path: Path) -> Facts:
     if not isinstance(found, dict):
         raise ValueError("not a record")
     return found
+
+
+def _offsets(recipe: Facts) -> list[int]:
+    """Frame offsets that a Predictor trained to the end knows, as `Recipe.offsets` has them."""
+    largest = min(int(recipe["max_frame_offset"]), 1 + len(recipe["offset_milestones"]))
+    return [offset for offset in range(-largest, largest + 1) if offset]
 
 
 def _share(models: list[Facts]) -> float:

@@ -174,8 +174,7 @@ def test_the_file_that_the_command_opens_leads_to_the_page(tmp_path, studio, bro
         Studio(folder=tmp_path)._show(studio.address, door)
     assert door.stat().st_mode & 0o077 == 0 and studio.address not in opened[0]
     browser.do("Page.navigate", url=opened[0])
-    browser.until("document.querySelector('.brand')")
-    assert browser.js("document.querySelector('main h1').textContent") == "One clip is enough."
+    browser.until("document.querySelector('main h1')?.textContent === 'One clip is enough.'")
 
 
 def test_painting_and_names_that_try_to_be_more(tmp_path, studio, fish, browser, picture):

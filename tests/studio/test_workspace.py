@@ -64,6 +64,8 @@ def test_a_run_tells_how_far_it_is(workspace, video_run):
     assert (run["frames"], run["size"], run["kind"]) == (12, [24, 16], "video")
     assert run["finished"] and run["share"] == 1 and run["playable"] and not run["busy"]
     assert [model["name"] for model in run["models"]] == list(video_run.models)
+    assert (run["offsets"], run["steps"]) == (list(video_run.recipe.offsets()), video_run.recipe.sampling_steps)
+    assert run["projection"] == video_run.recipe.projection_weight
     with sole_writer(workspace.folder / "runs" / "fish"):
         assert workspace.describe("runs")[0]["busy"]
     assert not workspace.describe("runs")[0]["busy"]

@@ -377,7 +377,7 @@ function runStage(first) {
   const stop = action("Stop, and save", () => post("stop", { id }));
   const minutes = number(2, 0.1, 600, { step: "any" });
   const onward = action("Go on", () => post("train", { kind: "runs", id, options: { minutes: +minutes.value } }));
-  const further = field("More minutes", minutes), failed = h("p.error", { role: "alert", hidden: true });
+  const further = field("More minutes", minutes), failed = h("p.error", { role: "alert", hidden: true }), hint = h("p.note");
   const loop = action("Make a loop", () => post("jobs", { verb: "loop", kind: "runs", id, options: { seed: seedOf() } }));
   const made = resultsOf("run", id, loop), play = player(first);
   const edit = first.kind === "image" ? paintings("edit", "runs", first, `api/runs/${id}/frame.png`) : "";
@@ -392,6 +392,7 @@ function runStage(first) {
     onward.button.textContent = run.finished ? "Train further" : "Go on";
     further.hidden = run.busy || !run.finished;
     failed.hidden = run.busy || state.training.run !== id || !state.training.error;
+    hint.textContent = state.training.run === id && state.training.note ? sentence(state.training.note) + ": train further." : "";
     failed.textContent = sentence(state.training.error || "");
     sync(models, run.models.map((model) => ({ ...model, id: model.name })), (model) => {
       const lines = chart();
@@ -411,7 +412,7 @@ function runStage(first) {
     made.update();
   };
   const learning = h("section.panel", {}, h("div.row.middle", {}, h("h2", {}, "Learning"), words, h("span.push.row", {}, further, onward.button, stop.button)),
-    bar, failed, stop.error, onward.error, models);
+    bar, hint, failed, stop.error, onward.error, models);
   return { update, leave: play.leave, element: [
     h("div.head.row.middle", {}, h("div", {}, h("h1", {}, first.label), h("p.facts", {}, `${first.name}: ${facts(first)}`))),
     learning, play.element, // which comes first once there is something to play
@@ -422,17 +423,16 @@ function runStage(first) {
 // Live: each frame is asked for with the settings of that moment, so what a slider says holds from the next one on.
 function player(run) {
   const moving = run.kind === "video";
-  let session = null, playing = false, at = -1, alive = true, fps = run.fps;
+  let session = null, playing = false, at = -1, alive = true;
   let branches = [{ frames: [], name: "Branch 1" }], branch = branches[0];
   const rest = h("img.rest", { src: `api/runs/${run.id}/frame.png`, alt: "" });
   const shown = h("img", { alt: "The frame that is shown", hidden: true }), hint = h("p.hint"), badge = h("span.badge", { hidden: true });
   const error = h("p.error", { role: "alert", hidden: true });
-  const offsets = { values: [1] };
-  const speed = slider("Speed and direction", { min: 0, max: 0, value: 0, show: (v) => speedWords(offsets.values[v] ?? 1) });
+  const speed = slider("Speed and direction", { min: 0, max: Math.max(0, run.offsets.length - 1), value: run.offsets.indexOf(1), show: (v) => speedWords(run.offsets[v] ?? 1) });
   const size = slider("Size", { min: 50, max: 200, step: 10, value: 100, show: (v) => `${Math.round(run.size[0] * v / 100)}×${Math.round(run.size[1] * v / 100)}` });
   const surprise = slider("Surprise", { min: 0, max: 1.5, step: 0.05, value: 1, title: "How much of the sampler's noise is added: 0 is what is likely alone, above 1 the unlikely, too" });
-  const projection = slider("Projection", { min: 0, max: 1, step: 0.05, value: 1, title: "How far frames are drawn to the clip's patches, so that things stay whole" });
-  const steps = slider("Steps", { min: 1, max: 50, value: 10, title: "Network evaluations a frame: fewer are faster" });
+  const projection = slider("Projection", { min: 0, max: 1, step: 0.05, value: run.projection, title: "How far frames are drawn to the clip's patches, so that things stay whole" });
+  const steps = slider("Steps", { min: 1, max: Math.max(50, run.steps), value: run.steps, title: "Network evaluations a frame: fewer are faster" });
   const seed = number(0, 0, 4294967295);
   const dice = h("button", { type: "button", "aria-label": "Another seed", onclick: () => { seed.value = seedOf(); } }, "Another");
   const start = h("select", {}, h("option", { value: "0" }, "the clip's first frame"), h("option", { value: String(run.frames - 1) }, "the clip's last frame"),
@@ -452,7 +452,7 @@ function player(run) {
   });
 
   const settings = () => ({
-    ...(moving ? { frame_offset: offsets.values[speed.value] ?? 1, projection: projection.value } : {}),
+    ...(moving ? { frame_offset: run.offsets[speed.value], projection: projection.value } : {}),
     size: size.value === 100 ? null : run.size.map((side) => Math.max(8, Math.round(side * size.value / 100))),
     seed: Math.max(0, Math.round(+seed.value) || 0), surprise: surprise.value, steps: steps.value,
   });
@@ -469,16 +469,7 @@ function player(run) {
   };
   const open = async () => {
     const options = moving && start.value !== "" ? { start: +start.value } : {};
-    const found = await asked("play", { id: run.id, options });
-    session = found.session; fps = found.fps;
-    if (moving && !speed.input.disabled && offsets.values.length === 1) {
-      offsets.values = found.offsets;
-      speed.input.max = found.offsets.length - 1;
-      speed.input.value = found.offsets.indexOf(1);
-      projection.input.value = found.projection;
-      steps.input.value = found.steps;
-      for (const one of [speed, projection, steps]) one.input.dispatchEvent(new Event("input"));
-    } else if (!moving && steps.fresh === undefined) { steps.fresh = false; steps.input.value = found.steps; steps.input.dispatchEvent(new Event("input")); }
+    session = (await asked("play", { id: run.id, options })).session;
   };
   // The next frame: one that is there already, or a new one.
   const once = async () => {
@@ -506,7 +497,7 @@ function player(run) {
     while (playing && alive) {
       const began = performance.now();
       await once();
-      const rest = (moving ? 1000 / fps : 600) - (performance.now() - began);
+      const rest = (moving ? 1000 / run.fps : 600) - (performance.now() - began);
       await new Promise((resolve) => setTimeout(resolve, Math.max(0, rest)));
     }
   };
