@@ -164,7 +164,7 @@ def test_drop_learn_play_change_branch_keep_download_and_compare(tmp_path, start
     print(took)
 
 
-def test_the_file_that_the_command_opens_leads_to_the_page(tmp_path, studio, browser):
+def test_the_file_that_the_command_opens_leads_to_the_page(browser, tmp_path, studio):
     door = tmp_path / "open.html"
     Studio(folder=tmp_path, open=False)._show(studio.address, door)
     assert not door.exists()
@@ -177,7 +177,7 @@ def test_the_file_that_the_command_opens_leads_to_the_page(tmp_path, studio, bro
     browser.until("document.querySelector('main h1')?.textContent === 'One clip is enough.'")
 
 
-def test_painting_and_names_that_try_to_be_more(tmp_path, studio, fish, browser, picture):
+def test_painting_and_names_that_try_to_be_more(browser, picture, studio, fish):
     name = "<img src=x onerror=alert(1)>.mp4"
     status, found = studio.upload(fish / "fish.mp4", name)
     assert status == 201

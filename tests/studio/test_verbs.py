@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sinfusion.cli import main
 from sinfusion.media import read_media, write_image
 from sinfusion.studio.workspace import Workspace
 
@@ -199,9 +200,14 @@ def test_the_server_is_small_beside_its_workers(studio):
     assert peak < 80 * 1024  # KiB
 
 
-def test_the_command_line_refuses_what_cannot_be(tmp_path, capsys):
-    from sinfusion.cli import main
+def test_without_its_packages_one_sentence_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["studio", str(tmp_path / "studio"), "--no-open"]) == 2
+    assert "starlette and uvicorn: pip install 'sinfusion[studio]'" in capsys.readouterr().err
+    assert not (tmp_path / "studio").exists()
 
+
+def test_the_command_line_refuses_what_cannot_be(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["studio", str(tmp_path / "file"), "--no-open"]) == 2
     assert "is a file; give a folder" in capsys.readouterr().err
