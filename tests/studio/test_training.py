@@ -1,7 +1,9 @@
 """The training of the studio: one at a time, and what it says at its end."""
 
 import asyncio
+import shutil
 import signal
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -39,7 +41,9 @@ def test_an_error_is_told_and_a_stop_is_none(tmp_path):
         assert ended(tmp_path, code, "stopped; everything is saved.").error == ""
 
 
-def test_a_second_training_is_refused_even_while_the_first_one_starts(tmp_path):
+def test_a_second_training_is_refused_even_while_the_first_one_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("sleep"))  # which takes no -m, and ends at once
+
     async def both():
         training = Training(tmp_path / "log")
         begun = [training.begin(tmp_path / name, str(tmp_path / "nothing.mp4")) for name in "ab"]

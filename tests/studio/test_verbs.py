@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sinfusion.cli import main
-from sinfusion.media import read_media, write_image
+from sinfusion.media import read_media
 from sinfusion.studio.workspace import Workspace
 
 
@@ -162,16 +162,6 @@ def test_a_clip_is_trained_on_one_at_a_time_and_stopped_saved(studio, clip_id):
     studio.until(lambda: not studio.one("runs", run["id"])["busy"])
     run = studio.one("runs", run["id"])
     assert run["models"][0]["saved"] > 0 and not run["finished"] and studio.state()["training"]["error"] == ""
-
-
-def test_a_training_that_cannot_begin_says_why(studio, tmp_path):
-    write_image(tmp_path / "dot.png", np.zeros((4, 4, 3), np.uint8))
-    _, found = studio.upload(tmp_path / "dot.png")
-    status, begun = studio("POST", "api/train", {"kind": "clips", "id": found["id"], "options": {}})
-    assert status == 202
-    training = studio.until(lambda: not (now := studio.state()["training"])["active"] and now)
-    assert "too small" in training["error"] and str(studio.folder) not in training["error"]
-    assert training["run"] == begun["run"] not in [run["id"] for run in studio.state()["runs"]]
 
 
 def test_a_server_that_ends_leaves_its_training_saved(tmp_path, start_server, video_run):
