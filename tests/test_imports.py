@@ -1,6 +1,8 @@
 """The one-way order of imports in ARCHITECTURE.md, held by parsing them."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "sinfusion"
@@ -18,7 +20,7 @@ ORDER = [
     {"training", "scene"},
     {"tuning"},
     {"closed_form", "metrics"},
-    {"info", "demo"},
+    {"info", "demo", "studio"},
     {"cli"},
     {"train", "__main__"},
 ]
@@ -58,6 +60,12 @@ ROOMS = {
         {"session", "retelling"},
     ],
     "closed_form": [{"predictor"}, {"generation"}],
+    "studio": [
+        {"messages", "options", "safety", "workspace", "training", "pictures", "playing"},
+        {"workers", "checking", "making"},
+        {"worker"},
+        {"server"},
+    ],
     "metrics": [
         {"stacks", "windows"},
         {"nearest_neighbors", "fidelity", "frechet", "coverage", "clip_scores"},
@@ -161,6 +169,23 @@ def test_optional_packages_are_imported_inside_of_functions_alone():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
             assert not optional & {name.split(".")[0] for name in names}, path
+
+
+def test_the_studio_alone_imports_its_packages_and_the_command_imports_it_when_it_is_called():
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        if {"starlette", "uvicorn"} & {module.split(".")[0] for module in modules}:
+            assert path == PACKAGE / "studio" / "server.py"
+        at_the_top = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.level]
+        if home(path) != "studio":
+            assert not any((module or "").startswith("studio.") for module in at_the_top), path
+
+
+def test_the_server_of_the_studio_imports_nothing_that_computes():
+    code = "import sys, sinfusion.studio.server; assert not {'torch', 'av', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_only_ops_imports_the_native_libraries():

@@ -29,6 +29,7 @@ from .loop import Loop
 from .patches import PatchesAnalogy, PatchesGenerate, PatchesInpaint, PatchesRetarget
 from .preview import Preview
 from .restyling import Restyle
+from .studio import Studio
 from .terminal import fitting_terminal
 from .training import Train
 from .tuning import Retell, Tune
@@ -58,6 +59,7 @@ COMMANDS: dict[str, type[Command] | Group] = {
     "preview": Preview,
     "tune": Tune,
     "retell": Retell,
+    "studio": Studio,
     "import": Import,
     "info": Info,
     "demo": Demo,

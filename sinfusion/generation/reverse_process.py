@@ -30,6 +30,7 @@ from ..run import Run
 STREAM_SAMPLE = 16  # plus `Role.conditions`, so that Predictor and Projector draw apart
 DRAWS_A_FRAME = 4096  # counters of a frame in one row: the last is that of x's first noise, the others of evaluations
 EVALUATIONS_A_ROW = DRAWS_A_FRAME - 1
+NOISE = 6  # column of the coefficients: of the noise that is added
 ROW = 2**51  # further evaluations go on in rows of their own, each beyond the counters of 2^39 frames
 
 # With more pixels a CPU does not capture the process: the memory of a graph is worth more than the time it saves.
@@ -62,6 +63,7 @@ class ReverseProcess:
         sigma = torch.tensor([step.sigma for step in steps], device=device)
         offset = None if frame_offset is None else torch.full((len(steps),), frame_offset, device=device)
         self.coefficients = torch.tensor(_coefficients(denoiser, steps, frame_offset), device=device)  # (S + 1, 9)
+        self.noise = self.coefficients[:, NOISE].clone()  # (S + 1,)
         self.draws = torch.from_numpy(_draws(len(steps))).to(device)  # (S + 1,) int64
         with torch.no_grad():
             # Of all evaluations at once, a row for all samples: products over more rows would round differently.
@@ -81,6 +83,10 @@ class ReverseProcess:
         process = copy.copy(self)
         process.guide, process.graphed = guide, None
         return process
+
+    def scale_noise(self, surprise: float) -> None:
+        """Add so many times the noise from now on: with less only the likely happens, with more the unlikely, too."""
+        self.coefficients[:, NOISE] = surprise * self.noise
 
     @torch.no_grad()
     def __call__(

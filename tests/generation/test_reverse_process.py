@@ -160,6 +160,21 @@ def test_a_captured_process_is_the_eager_one(video_run, role, precision, sampler
     assert len(captured) == 10 and all(torch.equal(a, b) for a, b in zip(*images, strict=True))
 
 
+@pytest.mark.parametrize("graph", [True, False])
+def test_the_noise_is_scaled_and_comes_back_to_the_bit(video_run, graph):
+    video_run = dataclasses.replace(video_run, graph=graph)
+    process, condition = reverse_process(video_run, PREDICTOR, frame_offset=1), torch.zeros(1, 6, 16, 24)
+
+    def samples(surprise):
+        process.scale_noise(surprise)
+        return [process(torch.tensor([seed]), 0, condition) for seed in (0, 1)]
+
+    usual = samples(1.0)
+    assert torch.equal(*samples(0.0))  # no noise, no difference
+    assert not torch.equal(samples(1.3)[0], usual[0])
+    assert torch.equal(samples(1.0)[0], usual[0])
+
+
 def test_what_is_known_is_kept(video_run):
     known = torch.zeros(1, 1, 11, 13, dtype=torch.bool)
     known[..., :6] = True
