@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -97,27 +96,6 @@ def test_the_cpu_kernels_compile_for_arm_without_a_warning(tmp_path):
 def test_the_cuda_library_loads_without_a_gpu():
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, "-c", "import torch, sinfusion._cuda"], env=env, check=True)
-
-
-def cuobjdump():
-    """The program that reads compiled CUDA code, of the toolkit or of Triton; None without both."""
-    triton = importlib.util.find_spec("triton")
-    own = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump" if triton else Path()
-    return shutil.which("cuobjdump") or (str(own) if own.is_file() else None)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("sinfusion._cuda") is None, reason="built without nvcc")
-@pytest.mark.skipif(cuobjdump() is None, reason="there is no cuobjdump")
-def test_kernels_for_hopper_keep_their_numbers_in_registers():
-    library = importlib.util.find_spec("sinfusion._cuda").origin
-    said = subprocess.run([cuobjdump(), "-res-usage", library], capture_output=True, text=True, check=True).stdout
-    usage = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", said.partition("code for sm_90a")[2] or said)
-    names = "convolve_kernel weight_gradient_kernel depthwise_kernel norm_gradient_kernel add_rows_kernel"
-    ours = [entry for entry in usage if any(name in entry[0] for name in names.split())]
-    if not ours:
-        pytest.skip("the library was built without kernels for Hopper GPUs")
-    assert {name for name in names.split() if any(name in entry[0] for entry in ours)} == set(names.split())
-    assert max(int(stack) for _, _, stack in ours) <= 16  # bytes: next to nothing is spilled
 
 
 def test_bf16_choice_follows_the_hardware():

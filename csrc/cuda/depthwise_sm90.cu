@@ -144,10 +144,11 @@ __device__ __forceinline__ float add_other_half(float (&exchange)[L::THREADS / 3
   return exchange[warp & ~1][lane] + exchange[warp | 1][lane];
 }
 
-template <class L>
-__global__ void __launch_bounds__(L::THREADS, L::BLOCKS)
+template <int HALVES>
+__global__ void __launch_bounds__(Layout<HALVES>::THREADS, Layout<HALVES>::BLOCKS)
     depthwise_kernel(const __grid_constant__ Maps maps, Depthwise a) {
-  constexpr int ROWS = L::ROWS, HALVES = L::HALVES, COUNT = ROWS * WIDTH, PAIRS = HALVES * 32;
+  using L = Layout<HALVES>;
+  constexpr int ROWS = L::ROWS, COUNT = ROWS * WIDTH, PAIRS = HALVES * 32;
   __shared__ float exchange[L::THREADS / 32][32];
   const Place<L> place;
   float2 sums[ROWS][WIDTH];
@@ -277,9 +278,10 @@ __global__ void __launch_bounds__(NORM_WARPS * 32) norm_gradient_kernel(NormGrad
   }
 }
 
-template <class L>
-__global__ void __launch_bounds__(L::THREADS, L::BLOCKS)
+template <int HALVES>
+__global__ void __launch_bounds__(Layout<HALVES>::THREADS, Layout<HALVES>::BLOCKS)
     gradient_kernel(const __grid_constant__ Maps maps, DepthwiseGradient a) {
+  using L = Layout<HALVES>;
   constexpr int ROWS = L::ROWS;
   const Place<L> place;
   float2 sums[ROWS][WIDTH];
@@ -432,9 +434,8 @@ int launch(void (*kernel)(Maps, Arguments), const Arguments& a, const void* x, c
 
 // Each returns the error of its launch, 0 for none.
 int depthwise_sm90(const Depthwise& a, void* cuda_stream) {
-  return a.channels == 64
-             ? launch<Layout<1>>(depthwise_kernel<Layout<1>>, a, a.x, a.skip, a.skip_channels, cuda_stream)
-             : launch<Layout<2>>(depthwise_kernel<Layout<2>>, a, a.x, a.skip, a.skip_channels, cuda_stream);
+  return a.channels == 64 ? launch<Layout<1>>(depthwise_kernel<1>, a, a.x, a.skip, a.skip_channels, cuda_stream)
+                          : launch<Layout<2>>(depthwise_kernel<2>, a, a.x, a.skip, a.skip_channels, cuda_stream);
 }
 
 int norm_gradient_sm90(const NormGradient& a, void* cuda_stream) {
@@ -444,8 +445,8 @@ int norm_gradient_sm90(const NormGradient& a, void* cuda_stream) {
 }
 
 int depthwise_gradient_sm90(const DepthwiseGradient& a, void* cuda_stream) {
-  return a.channels == 64 ? launch<Layout<1>>(gradient_kernel<Layout<1>>, a, a.grad, nullptr, 0, cuda_stream)
-                          : launch<Layout<2>>(gradient_kernel<Layout<2>>, a, a.grad, nullptr, 0, cuda_stream);
+  return a.channels == 64 ? launch<Layout<1>>(gradient_kernel<1>, a, a.grad, nullptr, 0, cuda_stream)
+                          : launch<Layout<2>>(gradient_kernel<2>, a, a.grad, nullptr, 0, cuda_stream);
 }
 
 int depthwise_weight_gradient_sm90(const DepthwiseWeightGradient& a, void* cuda_stream) {

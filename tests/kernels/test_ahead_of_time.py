@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -131,6 +132,15 @@ def test_the_kernels_of_the_cuda_library_are_listed_for_each_architecture(librar
 def test_kernels_of_the_optimizer_keep_nothing_on_the_stack(library):
     rows = [row for row in compiled_kernels.cuda_kernels(library) if row["kernel"].startswith("adam_ema.cu")]
     assert len(rows) >= 2 and not any(row["stack_bytes"] for row in rows)
+
+
+def test_kernels_for_hopper_spill_next_to_nothing(library):
+    rows = [row for row in compiled_kernels.cuda_kernels(library) if "_sm90.cu" in row["kernel"]]
+    if not rows:
+        pytest.skip("the library was built without kernels for Hopper GPUs")
+    names = {re.split("[:<]", row["kernel"])[1].strip() for row in rows}
+    assert names >= {"convolve_kernel", "weight_gradient_kernel", "depthwise_kernel", "gradient_kernel"}
+    assert all(row["architecture"] == "sm_90" and row["stack_bytes"] <= 16 for row in rows)
 
 
 def test_the_table_is_printed_and_written(library, monkeypatch, tmp_path, capsys):
