@@ -98,13 +98,19 @@ def wrong_dtype(name: str, dtype: torch.dtype, *supported: torch.dtype) -> list[
     return [f"{name} is {dtype}, not {' or '.join(str(one).removeprefix('torch.') for one in supported)}"]
 
 
+def _cuda_status() -> str:
+    if hasattr(cuda.module, "convolve_sm90"):
+        return "library loaded, with kernels for Hopper GPUs"
+    return "library loaded, without kernels for Hopper GPUs (they need nvcc 12.5)"
+
+
 def status() -> dict[str, str]:
     """What native code is active, and why not, in words."""
     from .. import kernels
 
     return {
         "cpu": f"{cpu.isa()} kernels" if cpu.loaded else cpu.why_not,
-        "cuda": "library loaded" if cuda.loaded else cuda.why_not,
+        "cuda": _cuda_status() if cuda.loaded else cuda.why_not,
         "triton": kernels.why_not() or "ready",
         "openmp": ", ".join(openmp_runtimes()) or "unknown",
     }
