@@ -141,6 +141,14 @@ def test_the_code_of_the_device_gives_the_same_field_on_the_host(use_device_code
     assert digest() == expected
 
 
+@pytest.mark.parametrize("row", [*(ROWS[i] for i in (5, 6, 8, 10)), ((4, 9, 10, 4), (5, 9, 12, 4), (3, 7, 7))], ids=str)
+def test_a_warp_for_each_patch_finds_the_same_field_on_the_host(use_device_code, row):
+    expected = [evaluate("native", row, **arguments) for arguments in ({}, extras(row))]
+    use_device_code("patch_match_by_warps")
+    found = [evaluate("native", row, **arguments) for arguments in ({}, extras(row))]
+    assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("row", ROWS, ids=str)

@@ -1,0 +1,148 @@
+// patch_match on the device with a warp for each query patch: its threads share the pixels of a patch, and each makes
+// one of the candidates. Sums of squares are whole numbers, so they do not depend on that. For pixels of four numbers,
+// which are read at once, and patches of up to 512 pixels. Tests compile this for the host, with threads that take
+// turns.
+#pragma once
+#include "../common/patch_match.h"
+
+namespace sinfusion {
+namespace {
+
+constexpr int WARPS = 8, MOST_PIXELS = 512, CHANNELS = 4;
+
+// Of the pixels of a patch, from its first one.
+struct Offsets {
+  int32_t query[MOST_PIXELS], key[MOST_PIXELS];
+};
+
+__device__ __forceinline__ void fill_offsets(Offsets& offsets, const PatchMatch& a, int32_t pixels) {
+  for (int32_t i = int32_t(threadIdx.x); i < pixels; i += WARPS * 32) {
+    const int32_t row = i / a.patch.x, t = row / a.patch.y, y = row % a.patch.y, x = i % a.patch.x;
+    offsets.query[i] = int32_t((t * a.query.height + y) * a.query.width) + x;
+    offsets.key[i] = int32_t((t * a.key.height + y) * a.key.width) + x;
+  }
+  __syncthreads();
+}
+
+__device__ __forceinline__ int32_t sum_over_warp(int32_t value) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_add_sync(~0u, value);
+#else
+  for (int by = 16; by > 0; by /= 2) value += __shfl_xor_sync(~0u, value, by);
+  return value;
+#endif
+}
+
+__device__ __forceinline__ Position broadcast(Position p, int from) {
+  return {__shfl_sync(~0u, p.t, from), __shfl_sync(~0u, p.y, from), __shfl_sync(~0u, p.x, from)};
+}
+
+__device__ __forceinline__ const int2* four_at(const Volume& video, Position p) {
+  return reinterpret_cast<const int2*>(pixel_at(video, CHANNELS, p.t, p.y, p.x));
+}
+
+// The sum of squared differences of two pairs; no number is negative, so differences are 16 bits, too.
+__device__ __forceinline__ int32_t squares(int32_t a, int32_t b) {
+  const int32_t pair = int32_t(__vsub2(uint32_t(a), uint32_t(b))), low = int16_t(pair), high = pair >> 16;
+  return low * low + high * high;
+}
+
+// This thread's share of a query patch: pixels lane, lane + 32, ...
+template <int SHARE>
+struct QueryPatch {
+  int2 value[SHARE];
+  int32_t key_offset[SHARE];
+  uint32_t there = 0;  // bit i: whether this thread has value i
+
+  __device__ __forceinline__ QueryPatch(const PatchMatch& a, const Offsets& offsets, Position q, int32_t pixels) {
+    const int2* const first = four_at(a.query, q);
+    const int lane = int(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < SHARE; ++i) {
+      const bool is_there = i * 32 + lane < pixels;
+      value[i] = is_there ? __ldg(first + offsets.query[i * 32 + lane]) : int2{0, 0};
+      key_offset[i] = is_there ? offsets.key[i * 32 + lane] : 0;
+      there |= uint32_t(is_there) << i;
+    }
+  }
+
+  // As patch_distance, the same for all threads.
+  __device__ __forceinline__ float distance(const PatchMatch& a, Position count, Position k) const {
+    const float weight = a.weight ? a.weight[linear_index(k, count)] : 1;
+    if (weight == INFINITE_DISTANCE) return INFINITE_DISTANCE;
+    const int2* const first = four_at(a.key, k);
+    int32_t total = 0;
+#pragma unroll
+    for (int i = 0; i < SHARE; ++i) {
+      const int2 other = __ldg(first + key_offset[i]);
+      if (there >> i & 1) total += squares(value[i].x, other.x) + squares(value[i].y, other.y);
+    }
+    return float(sum_over_warp(total)) * weight;
+  }
+};
+
+template <int SHARE>
+__global__ void __launch_bounds__(WARPS * 32)
+    start_kernel(PatchMatch a, SearchSpace space, int64_t count, int32_t pixels) {
+  __shared__ Offsets offsets;
+  fill_offsets(offsets, a, pixels);
+  const int64_t index = int64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
+  if (index >= count) return;
+  const Position q = position_at(index, space.query);
+  const Position k = a.has_initial_field ? match_position(q, a.field[index], space.key) : random_position(space, index);
+  const float distance = QueryPatch<SHARE>(a, offsets, q, pixels).distance(a, space.key, k);
+  if (threadIdx.x % 32 == 0) a.field[index] = offset_between(q, k), a.distances[index] = distance;
+}
+
+// As step_patch: candidates are tried in the same order. The same candidate twice changes nothing.
+template <int SHARE>
+__global__ void __launch_bounds__(WARPS * 32)
+    step_kernel(PatchMatch a, SearchSpace space, int64_t count, int32_t pixels, const Offset* field_in,
+                Offset* field_out, uint64_t step, int32_t stride) {
+  __shared__ Offsets offsets;
+  fill_offsets(offsets, a, pixels);
+  const int64_t index = int64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
+  if (index >= count) return;
+  const int lane = int(threadIdx.x) % 32;
+  const Position q = position_at(index, space.query), own = match_position(q, field_in[index], space.key);
+  Position best = own;
+  float best_distance = a.distances[index];
+  if (best_distance > 0) {
+    const QueryPatch<SHARE> patch(a, offsets, q, pixels);
+    const auto improve = [&](Position mine, int candidates) {
+      for (int i = 0; i < candidates; ++i) {
+        const Position key = broadcast(mine, i);
+        if (equal(key, best)) continue;
+        const float found = patch.distance(a, space.key, key);
+        if (found < best_distance) best_distance = found, best = key;
+      }
+    };
+    const int axis = lane / 2, move = lane % 2 ? stride : -stride;
+    const Position from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
+    const bool inside = lane < NEIGHBOURS && from.t >= 0 && from.t < space.query.t && from.y >= 0 &&
+                        from.y < space.query.y && from.x >= 0 && from.x < space.query.x;
+    const Position neighbour = inside ? match_position(q, field_in[linear_index(from, space.query)], space.key) : own;
+    improve(neighbour, NEIGHBOURS);
+
+    const int candidate = lane % RANDOM_CANDIDATES;
+    const PhiloxBlock random =
+        philox_block(space.seed, PATCH_MATCH_STREAM, random_words_step(step, candidate / 4), uint32_t(index));
+    const uint32_t word = candidate % 4 == 0   ? random.v[0]
+                          : candidate % 4 == 1 ? random.v[1]
+                          : candidate % 4 == 2 ? random.v[2]
+                                               : random.v[3];
+    const bool of_neighbour = candidate < NEIGHBOURS;
+    const Position centre = of_neighbour ? neighbour : best;
+    const Position radius = of_neighbour              ? Position{1, 1, 1}
+                            : candidate == NEIGHBOURS ? space.far_radius
+                                                      : space.near_radius;
+    improve({random_near(centre.t, radius.t, space.key.t, word >> 24, 8),
+             random_near(centre.y, radius.y, space.key.y, word >> 12 & 0xfff, 12),
+             random_near(centre.x, radius.x, space.key.x, word & 0xfff, 12)},
+            RANDOM_CANDIDATES);
+  }
+  if (lane == 0) field_out[index] = offset_between(q, best), a.distances[index] = best_distance;
+}
+
+}  // namespace
+}  // namespace sinfusion
