@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, NUMBERS = 64, 32  # that a program adds at a time; a line of the cache is 32 numbers
+ROWS, NUMBERS = 16, 128  # that a program adds at a time; gradients of weights have few rows of many numbers
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 

@@ -248,6 +248,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(studio, names):
     with socket.create_connection(("127.0.0.1", studio.port)) as connection:
         head = f"PUT {studio.base}api/clips?name=a.mp4 HTTP/1.1\r\nHost: 127.0.0.1:{studio.port}\r\n"
         connection.sendall(f"{head}Origin: {studio.origin}\r\nContent-Length: 100000\r\n\r\n".encode() + b"x" * 500)
+        studio.until(lambda: list((studio.folder / "clips").glob(".upload-*")))
     studio.until(lambda: not list((studio.folder / "clips").glob(".upload-*")))
 
 
