@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import SinfusionError
 
-PACKAGES = {"tune": ("diffusers", "transformers")}
+PACKAGES = {"tune": ("diffusers", "transformers"), "cluster": ("ray",)}
 
 
 def need(extra: str, *packages: str) -> None:
