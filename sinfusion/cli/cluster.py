@@ -94,14 +94,19 @@ class OnCluster:
     def events(self) -> Iterator[str | Outcome]:
         import ray
 
+        outcome = Outcome(1, said="Ray ended it without an outcome")
         try:
             for line in self._lines:
-                yield ray.get(line)
+                event = ray.get(line)
+                if isinstance(event, Outcome):
+                    outcome = event
+                else:
+                    yield event
         except ray.exceptions.RayError as error:
             said = f"Ray lost its machine, or could not begin it: {str(error).strip()[:200]}".split("\n")[0]
-            yield Outcome(1, said=said) if self._has_begun() else Outcome(said=said)
-        finally:
-            self.kill()  # its cores are free for the next
+            outcome = Outcome(1, said=said) if self._has_begun() else Outcome(said=said)
+        self.kill()  # its cores are free for the next
+        yield outcome
 
     def stop(self, number: int) -> None:
         if self._has_begun():

@@ -148,6 +148,7 @@ def run_jobs(jobs: Sequence[Job], most: int, start: Callable[[Job, int], Running
     waiting, places = deque(enumerate(jobs)), list(range(most))
     running: dict[int, tuple[int, Running]] = {}  # number of the job -> its place, and itself
     events: queue.SimpleQueue[tuple[int, str | Outcome]] = queue.SimpleQueue()
+    readers: list[threading.Thread] = []
     told = False
     with deferred() as flag:
         try:
@@ -160,7 +161,9 @@ def run_jobs(jobs: Sequence[Job], most: int, start: Callable[[Job, int], Running
                         outcomes[number] = Outcome(1, said=f"cannot be started: {error.strerror}")
                         continue
                     del places[0]
-                    threading.Thread(target=_forward, args=(number, running[number][1], events), daemon=True).start()
+                    reader = threading.Thread(target=_forward, args=(number, running[number][1], events), daemon=True)
+                    reader.start()
+                    readers.append(reader)
                 if flag.number is not None and not told:
                     told = True
                     log(f"stopping {len(running)} job(s), which save what they have")
@@ -176,6 +179,8 @@ def run_jobs(jobs: Sequence[Job], most: int, start: Callable[[Job, int], Running
                         log(f"{jobs[number].label}: {event}")
         finally:
             _end([job_running for _, job_running in running.values()], events)
+            for reader in readers:
+                reader.join(LAST_SECONDS)
     return outcomes, flag.number
 
 

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
-from sinfusion.cli import _parse, main, several
+from sinfusion.cli import COMMANDS, main, several
 from sinfusion.cli.jobs import Outcome
 from sinfusion.cli.several import in_a_line, option_words, table, visible_gpus
 from sinfusion.media import write_image
@@ -250,12 +251,16 @@ def test_the_out_of_several_runs_is_no_file(runs, done, refused):
     ],
 )
 def test_the_words_of_a_command_say_what_it_was(line):
-    words = line.split()
-    command = _parse(words)
-    rebuilt = [*words[:2], *option_words(command, set(vars(command)) - {"recipe_settings", "input", "run"})]
+    name, *words = line.split()
+    command = parsed(name, words)
+    rebuilt = [words[0], *option_words(command, set(vars(command)) - {"recipe_settings", "input", "run"})]
     if hasattr(command, "recipe_settings"):
         rebuilt += option_words(command.recipe_settings, vars(command.recipe_settings))
-    assert _parse(rebuilt) == command
+    assert parsed(name, rebuilt) == command
+
+
+def parsed(name, words):
+    return tyro.cli(COMMANDS[name], args=words, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone))
 
 
 def test_a_table_has_columns_and_no_blanks_at_the_ends():
