@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,9 @@ from typing import Any
 from ..errors import SinfusionError
 from ..extras import need
 from .jobs import Child, Job, Outcome, Running
+
+CONNECT_SECONDS = 5.0  # until a cluster has to have answered
+MOST_PORT = 65535
 
 
 @contextmanager
@@ -50,15 +54,26 @@ def cluster(address: str, most: int, gpus: bool) -> Iterator[Callable[[Job, int]
 
 
 def _connect(address: str) -> None:
-    """Begin with a cluster. SinfusionError where it does not answer."""
+    """Begin with a cluster. SinfusionError where none answers."""
     import ray
 
     own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
+        if address not in ("local", "auto"):
+            _check_answers(address)
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        what = str(error).split("\n")[0][:150].rstrip(". ")
+    except (OSError, ValueError, RuntimeError) as error:
+        what = str(error).strip().split("\n")[0][:120].rstrip(". ")
         raise SinfusionError(f"--cluster {address}: no Ray cluster answers there ({what}); try local.") from error
+
+
+def _check_answers(address: str) -> None:
+    """OSError or ValueError unless something listens at HOST:PORT: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MOST_PORT or "/" in host:
+        raise ValueError("an address is HOST:PORT, auto or local")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
+        pass
 
 
 def cores_of_a_job(machines: list[int], most: int) -> int:

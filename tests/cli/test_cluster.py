@@ -20,6 +20,14 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch):
             pass
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:1", "127.0.0.1:99999", ":6379"])
+def test_an_address_where_no_cluster_is_is_refused_at_once(address):
+    pytest.importorskip("ray")
+    with pytest.raises(SinfusionError, match=f"--cluster {address}: no Ray cluster answers there .*try local"):
+        with cluster(address, 1, gpus=False):
+            pass
+
+
 def test_jobs_share_the_cores_of_a_cluster_and_fit_its_machines():
     assert cores_of_a_job([2], 2) == 1
     assert cores_of_a_job([16, 16], 4) == 8
