@@ -239,7 +239,8 @@ class Generate(Rollout):
                 record = json.loads(path.read_text())
                 same = {name: value for name, value in record["arguments"].items() if name not in WHERE} == asked
                 files = [path.with_name(name) for name in record["files"]]
-                if same and path.stat().st_mtime >= since and all(file.exists() for file in files):
+                own = out is None or record["run"] == str(run.path.resolve())
+                if same and own and path.stat().st_mtime >= since and all(file.exists() for file in files):
                     return files[0]
         return None
 

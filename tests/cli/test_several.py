@@ -53,9 +53,22 @@ def done(monkeypatch):
     return lines
 
 
-def rows(capsys):
+@pytest.fixture
+def asked(monkeypatch):
+    """Jobs are not done, but said to be; their command lines are in this list."""
+    lines = []
+
+    def run_jobs(jobs, most, start):
+        lines.extend(list(job.words) for job in jobs)
+        return [Outcome(0) for _ in jobs], None
+
+    monkeypatch.setattr(several, "run_jobs", run_jobs)
+    return lines
+
+
+def rows(printed):
     """The rows of the table on standard output: label -> state and result."""
-    header, *lines = capsys.readouterr().out.splitlines()
+    header, *lines = printed.out.splitlines()
     at = [header.index(word) for word in ("state", "time", "result")]
     return {line[: at[0]].rstrip(): (line[at[0] : at[1]].rstrip(), line[at[2] :]) for line in lines}
 
@@ -63,14 +76,14 @@ def rows(capsys):
 # Training ------------------------------------------------------------------------------------------------------------
 
 
-def test_several_clips_are_trained_by_processes_and_a_broken_one_ends_nothing(photos, capfd):
+def test_several_clips_are_trained_by_processes_and_a_broken_one_ends_nothing(photos):
     words = [
         sys.executable,
         "-m",
         "sinfusion",
         "train",
-        *photos[:1],
-        *photos[2:],
+        "broken.png",
+        "fish.png",
         "--out",
         "runs",
         *SHORT,
@@ -81,14 +94,11 @@ def test_several_clips_are_trained_by_processes_and_a_broken_one_ends_nothing(ph
     finished = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert finished.returncode == 2, finished.stderr
     lines = finished.stdout.splitlines()
-    assert [line.split()[:2] for line in lines] == [
-        ["input", "state"], ["fish", "trained"], ["fish-2", "trained"], ["broken", "failed"]
-    ]  # fmt: skip
+    assert [line.split()[:2] for line in lines] == [["input", "state"], ["broken", "failed"], ["fish", "trained"]]
     said = finished.stderr.splitlines()
-    assert said[0] == "more/fish.png goes to runs/fish-2, because another is named fish, too"
-    assert any(line.startswith("fish-2: image: 3 steps in ") for line in said)
-    assert said[-1] == "error: 1 of 3 failed (broken); the same command tries again."
-    assert [load(Path("runs") / name).source for name in ("fish", "fish-2")] == ["fish.png", "more/fish.png"]
+    assert any(line.startswith("fish: image: 3 steps in ") for line in said)
+    assert said[-1] == "error: 1 of 2 failed (broken); the same command tries again."
+    assert load("runs/fish").finished("image")
 
 
 def test_the_same_command_leaves_out_what_is_done_and_goes_on_with_what_was_stopped(photos, done, capsys, monkeypatch):
@@ -106,7 +116,9 @@ def test_the_same_command_leaves_out_what_is_done_and_goes_on_with_what_was_stop
     capsys.readouterr()
     done.clear()
     assert main(line) == 2
-    found = rows(capsys)
+    printed = capsys.readouterr()
+    assert "more/fish.png goes to runs/fish-2, because another is named fish, too" in printed.err
+    found = rows(printed)
     assert {label: state for label, (state, _) in found.items()} == {
         "fish": "done before", "ants": "trained", "fish-2": "done before", "broken": "failed"
     }  # fmt: skip
@@ -116,28 +128,33 @@ def test_the_same_command_leaves_out_what_is_done_and_goes_on_with_what_was_stop
     assert main([word for word in line if word != "broken.png"]) == 0 and len(done) == 2
 
 
-def test_with_overwrite_all_are_trained_anew(photos, done):
-    for _ in range(2):
-        assert main(["train", *photos[:2], "--out", "runs", *SHORT, "--overwrite"]) == 0
-    assert len(done) == 4
+def test_with_overwrite_all_are_trained_anew(photos, asked, image_run):
+    for name in ("fish", "ants"):
+        shutil.copytree(image_run.path, Path("runs") / name)
+    assert main(["train", *photos[:2], "--out", "runs", *SHORT, "--overwrite"]) == 0
+    assert [words[:3] for words in asked] == [
+        ["train", f"{name}.png", f"--out=runs/{name}"] for name in ("fish", "ants")
+    ]
+    assert all("--overwrite" in words for words in asked)
 
 
-def test_a_run_of_another_clip_is_not_taken_for_done(photos, done, capsys):
-    assert main(["train", "fish.png", "--out", "runs/fish", *SHORT]) == 0
-    capsys.readouterr()
-    assert main(["train", "more/fish.png", "ants.png", "--out", "runs", *SHORT]) == 2
-    assert rows(capsys)["fish"] == (
-        "failed", "runs/fish is a run of fish.png, not of more/fish.png; choose another --out."
-    )  # fmt: skip
+def test_a_run_of_another_clip_is_not_taken_for_done(photos, asked, image_run, capsys):
+    shutil.copytree(image_run.path, "runs/fish")
+    description = json.loads(Path("runs/fish/run.json").read_text())
+    said = "runs/fish is a run of fish.png, not of more/fish.png; choose another --out."
+    for source, row in (("fish.png", ("failed", said)), ("gone/fish.png", ("done before", "runs/fish"))):
+        Path("runs/fish/run.json").write_text(json.dumps(description | {"source": source}))
+        main(["train", "more/fish.png", "ants.png", "--out", "runs", *SHORT])
+        assert rows(capsys.readouterr())["fish"] == row
 
 
-def test_several_runs_go_on_where_they_are(photos, done, capsys):
-    assert main(["train", *photos[:2], *SHORT]) == 0
-    done.clear()
-    assert main(["train", "runs/fish", "runs/ants"]) == 0 and done == []
+def test_several_runs_go_on_where_they_are(tmp_path, asked, image_run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("fish", "ants"):
+        shutil.copytree(image_run.path, Path("runs") / name)
+    assert main(["train", "runs/fish", "runs/ants"]) == 0 and asked == []
     assert main(["train", "runs/fish", "runs/ants", "--steps", "2"]) == 0
-    assert done == [["train", f"runs/{name}", "--steps=2"] for name in ("fish", "ants")]
-    assert load("runs/ants").steps_done("image") == 5
+    assert asked == [["train", f"runs/{name}", "--steps=2"] for name in ("fish", "ants")]
 
 
 def test_one_clip_is_no_job_and_its_folder_is_that_of_the_run(photos, done, capsys):
@@ -146,16 +163,18 @@ def test_one_clip_is_no_job_and_its_folder_is_that_of_the_run(photos, done, caps
     assert capsys.readouterr().out == "trained runs; next: sinfusion generate runs\n"
 
 
-def test_a_clip_that_is_given_twice_counts_once(photos, done, capsys):
-    assert main(["train", "fish.png", "./fish.png", "ants.png", "--out", "runs", *SHORT]) == 0
-    assert len(done) == 2 and "fish.png is given more than once, and counts once" in capsys.readouterr().err
+def test_a_clip_that_is_given_twice_counts_once(photos, asked, capsys):
+    assert main(["train", "fish.png", "./more/../fish.png", "ants.png", "--out", "runs"]) == 0
+    assert len(asked) == 2 and "fish.png is given more than once, and counts once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["-fish.png", "~fish.png", "a b'c.png", "clip_2024.01.02.png", "line\nbreak.png"])
-def test_any_name_goes_through(photos, done, name, capsys):
+def test_any_name_goes_through(photos, asked, name, capsys):
     os.rename("fish.png", name)
-    assert main(["train", f"{os.getcwd()}/{name}", "ants.png", "--out", ".", *SHORT]) == 0
-    assert load(Path.cwd() / Path(name).stem).finished("image")
+    assert main(["train", f"./{name}" if name[0] == "-" else name, "ants.png", "--out", "."]) == 0
+    command = parsed("train", asked[0][1:])
+    assert command.input.resolve() == Path.cwd() / name and command.input.exists()
+    assert command.out.resolve() == Path.cwd() / Path(name).stem
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
@@ -198,7 +217,7 @@ def test_several_runs_generate_once_for_the_same_request(runs, done, capsys):
     for seed, jobs, state in ((0, 2, "generated"), (0, 2, "done before"), (1, 4, "generated"), (1, 4, "done before")):
         assert main(["generate", *runs, "--seed", str(seed)]) == 0
         number = seed + 1
-        assert rows(capsys) == {
+        assert rows(capsys.readouterr()) == {
             "runs/video": (state, f"runs/video/outputs/generate-{number}.mp4"),
             "runs/image": (state, f"runs/image/outputs/generate-{number}.png"),
         }
@@ -227,9 +246,23 @@ def test_results_of_several_runs_go_to_a_folder(runs, done, capsys):
     assert main([*line[:-1], "mp4", "--overwrite"]) == 2 and Path("all/video.mp4").exists()
 
 
+def test_a_result_of_another_run_is_not_taken_for_done(runs, asked, capsys):
+    shutil.copytree("runs/video", "others/video")
+    for name in ("runs", "others"):
+        assert main(["generate", f"{name}/video", "--frames", "2", "--out", f"{name}.mp4"]) == 0
+    Path("all").mkdir()
+    for path in Path().glob("others.mp4*"):
+        path.rename(Path("all") / path.name.replace("others", "video"))
+    record = json.loads(Path("all/video.mp4.json").read_text())
+    Path("all/video.mp4.json").write_text(json.dumps(record | {"files": ["video.mp4"]}))
+    main(["generate", "runs/video", "runs/image", "--frames", "2", "--out", "all"])
+    main(["generate", "others/video", "runs/image", "--frames", "2", "--out", "all"])
+    assert [words[1] for words in asked] == ["runs/video", "runs/image", "runs/image"]
+
+
 def test_a_folder_that_is_no_run_ends_nothing(runs, done, capsys):
     assert main(["generate", "runs/none", *runs]) == 2
-    found = rows(capsys)
+    found = rows(capsys.readouterr())
     assert found["runs/none"][0] == "failed" and found["runs/none"][1].startswith("runs/none does not exist; train")
     assert found["runs/video"][0] == "generated"
 
