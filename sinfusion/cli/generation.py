@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import glob
 import itertools
+import json
 import re
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -14,15 +17,19 @@ from tyro.conf import Positional
 
 from ..console import Bar, log
 from ..errors import SinfusionError
+from ..names import as_path
 from ..seeds import check_seed
 from .command import Command
 from .options import (
+    SEVERAL,
+    Address,
     File,
     Format,
     Graph,
     Number,
     Out,
     Precision,
+    Runs,
     Size,
     Text,
     Tile,
@@ -34,7 +41,8 @@ from .options import (
     network_device,
     parse_size,
 )
-from .outputs import SHEET_COLUMNS, SHEET_FRAMES, Outputs
+from .outputs import ENDINGS, SHEET_COLUMNS, SHEET_FRAMES, Outputs, arguments
+from .several import Task, check_several, named_paths, option_words, path_word, run_tasks, without_repetitions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,6 +158,8 @@ class GenerateOptions(Rollout):
     example: ClassVar[str] = "sinfusion generate runs/fish --frames 200 --count 4 --size 384x144 --start 0"
     lower: ClassVar[str] = "--size or --count"
 
+    # More runs, one after another or --jobs at a time; --out is their folder.
+    others: Runs = ()
     # Length of each video in frames; left out: that of the training video.
     frames: Whole = None
     # Number of samples; sample i is generated from seed + i.
@@ -164,6 +174,10 @@ class GenerateOptions(Rollout):
     tile: Tile = None
     # Words that the samples are to show; sinfusion generate --help-text has more.
     text: Text = None
+    # Of several runs, how many at a time; left out: one on each GPU, or one.
+    jobs: Whole = None
+    # Generate on a Ray cluster: its address, auto, or local (of this machine).
+    cluster: Address = None
 
 
 @dataclass(kw_only=True)
@@ -173,6 +187,10 @@ class Generate(Guiding, GenerateOptions):
     helps: ClassVar[dict[str, type]] = {"--help-text": Guiding, "--help": GenerateOptions, "-h": GenerateOptions}
 
     def __call__(self) -> None:
+        if self.others or self.cluster is not None:
+            check_several(self)
+            run_tasks(self._tasks(), "generated", self)
+            return
         from ..generation.video import generate
 
         run, size = self.load(), parse_size(self.size)
@@ -222,6 +240,61 @@ class Generate(Guiding, GenerateOptions):
         if re.fullmatch(r"-?\d+", self.start):
             return int(self.start)
         return read_image(self.start, size=size, log=log)
+
+    # Several runs ----------------------------------------------------------------------------------------------------
+
+    def _tasks(self) -> list[Task]:
+        """What is to be done for each of several runs."""
+        check_steps(self.steps)
+        check_seed(self.seed, self.count)
+        check_count(self.count)
+        parse_size(self.size)
+        runs = without_repetitions([self.run, *self.others])
+        if self.out is None or not self.others:
+            return [self._task(path, self.out) for path in runs]
+        folder = as_path(self.out, "--out")
+        if folder.is_file() or folder.suffix.lower() in ENDINGS:
+            raise SinfusionError(f"--out {self.out} is one file; of several runs it is the folder of their results.")
+        return [self._task(path, out) for path, out in named_paths(runs, folder).items()]
+
+    def _task(self, path: Path, out: Path | str | None) -> Task:
+        """What is to be done for one of several runs, whose result has that name, without an ending."""
+        from ..run import load
+
+        try:
+            run = load(path, "cpu", log=lambda _: None)
+        except SinfusionError as error:
+            return Task(str(path), failure=str(error))
+        if isinstance(out, Path):
+            ending = ".png" if run.kind == "image" else "" if self.format == "png" else f".{self.format or 'mp4'}"
+            out = out.with_name(out.name + ending)
+        if not self.overwrite and (result := self._made(run, out)) is not None:
+            return Task(str(path), str(result))
+        words = ["generate", path_word(path), *([] if out is None else [f"--out={out}"])]
+        names = {option.name for option in dataclasses.fields(self)} - SEVERAL - {"run", "out"}
+        return Task(str(path), words=[*words, *option_words(self, names)])
+
+    def _made(self, run: Run, out: Path | str | None) -> Path | None:
+        """The first file that the run, as it is now, has given for the same request; None: there is none."""
+        from ..checkpoint import last_checkpoint
+
+        where = run.path / "outputs" if out is None else Path(out).parent
+        pattern = "generate-*.json" if out is None else f"{glob.escape(Path(out).name)}.json"
+        trained = [run.path / "run.json", *(last_checkpoint(run.path / name) for name in run.models)]
+        since = max(path.stat().st_mtime for path in trained if path is not None)
+        asked = {name: value for name, value in arguments(self).items() if name not in WHERE}
+        for path in where.glob(pattern):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                record = json.loads(path.read_text())
+                same = {name: value for name, value in record["arguments"].items() if name not in WHERE} == asked
+                files = [path.with_name(name) for name in record["files"]]
+                own = out is None or record["run"] == str(run.path.resolve())
+                if same and own and path.stat().st_mtime >= since and all(file.exists() for file in files):
+                    return files[0]
+        return None
+
+
+WHERE = frozenset({"run", "out", "overwrite"})  # arguments that do not change what is generated
 
 
 @dataclass(kw_only=True)

@@ -31,6 +31,12 @@ Precision = Literal["auto", "bf16", "fp32"]
 Graph = Annotated[bool, OPTIONAL]
 Trained = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
 
+# Of commands that take several inputs: their options, which none of the jobs has (see `several`), and their types.
+SEVERAL = frozenset({"others", "jobs", "cluster"})
+Inputs = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[INPUT ...]", help_behavior_hint="")]
+Runs = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[RUN ...]", help_behavior_hint="")]
+Address = Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")]
+
 
 def check_count(count: int) -> None:
     """SinfusionError unless --count asks for something."""

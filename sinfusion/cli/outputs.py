@@ -20,7 +20,7 @@ from ..errors import SinfusionError
 from ..files import acquire, atomic_write, discard_leftovers, make_folders, release, remove_empty
 from ..names import OTHER_ENDINGS, as_path
 from .command import command_name
-from .options import Format, evenly_spaced
+from .options import SEVERAL, Format, evenly_spaced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,11 @@ def check_writable(path: Path, option: str) -> None:
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise SinfusionError(f"{nearest} is not a folder that can be written to; choose another {option}.")
+
+
+def arguments(command: Request) -> dict[str, Any]:
+    """What a record says of a command."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(command).items() if k not in SEVERAL}
 
 
 def _holds_numbered_frames(path: Path) -> bool:
@@ -195,7 +200,7 @@ class Outputs:
         files = [*self.files, *self.variants]
         record = {
             "command": self.name,
-            "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.command).items()},
+            "arguments": arguments(self.command),
             **{word: str(path.resolve()) for word, path in self.source.items()},
             "files": [path.name for path in files],
             "seed": self.command.seed,

@@ -14,11 +14,25 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from ..console import print_result
-from ..errors import option_name
-from ..names import pasteable
+from ..errors import SinfusionError, option_name
+from ..names import as_path, pasteable
 from ..recipe import RECIPES, RENAMED, Recipe
 from .command import Command
-from .options import OPTIONAL, File, Graph, Number, Precision, Size, Whole, network_device, parse_size
+from .options import (
+    OPTIONAL,
+    SEVERAL,
+    Address,
+    File,
+    Graph,
+    Inputs,
+    Number,
+    Precision,
+    Size,
+    Whole,
+    network_device,
+    parse_size,
+)
+from .several import Task, check_several, named_paths, option_words, path_word, run_tasks, without_repetitions
 
 
 def _overrides() -> type:
@@ -59,11 +73,13 @@ class TrainOptions:
     # A video, GIF, folder of frames or image to train on; or the folder of a run. An unfinished run goes on as planned;
     # a finished one is trained further by --minutes or --steps; --tasks adds models to it.
     input: Annotated[Positional[Path], tyro.conf.arg(metavar="INPUT")]
-    # Folder of the run; left out: runs/ and the name of the input.
+    # More of these, one after another or --jobs at a time: see docs/many.md.
+    others: Inputs = ()
+    # Folder of the run, or of several; left out: runs/ and the name of the input.
     out: File = None
     # Preset of the settings; left out: fast on a GPU, tiny on a CPU.
     recipe: Annotated[Literal["paper", "fast", "tiny"] | None, OPTIONAL] = None
-    # Minutes for all models together; left out: the recipe's steps decide (tiny: 10 minutes).
+    # Minutes for all models together; left out: as the recipe says (tiny: 10 minutes).
     minutes: Number = None
     # Steps of each model, in place of --minutes; a finished run gets that many more.
     steps: Whole = None
@@ -71,7 +87,7 @@ class TrainOptions:
     tasks: Annotated[
         tuple[Literal["generate", "upsample"], ...] | None, tyro.conf.arg(metavar="TASKS", help_behavior_hint="")
     ] = None
-    # Size of the training frames, such as 256x144; left out: that of the input, scaled down to --max-side.
+    # Size of the training frames; left out: that of the input, up to --max-side.
     size: Size = None
     # Longer side that larger inputs are scaled down to; 0 keeps their size; left out: 256 (tiny: what the time allows).
     max_side: Whole = None
@@ -87,12 +103,22 @@ class TrainOptions:
     seed: Whole = None
     # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs; auto keeps the device of a run that goes on.
     device: str = "auto"
-    # Arithmetic: auto is bf16 where the hardware is fast at it; auto keeps the precision of a run that goes on.
+    # Arithmetic: auto is bf16 where that is fast, or as before.
     precision: Precision = "auto"
     # Call kernels one by one instead of replaying graphs, to find errors.
     graph: Graph = True
     # Write over a run that exists.
     overwrite: bool = False
+    # Of several inputs, how many at a time; left out: one on each GPU, or one.
+    jobs: Whole = None
+    # Train several on a Ray cluster: its address, auto, or local (of this machine).
+    cluster: Address = None
+
+
+COMPUTE = frozenset({"device", "precision", "graph"})  # options of a run that goes on
+NEW = (
+    frozenset(option.name for option in dataclasses.fields(TrainOptions)) - SEVERAL - {"input", "out"}
+)  # of one that begins
 
 
 @dataclass(kw_only=True)
@@ -107,13 +133,98 @@ class Train(TrainOptions, Command):
     recipe_settings: OmitArgPrefixes[Overrides] = field(default_factory=Overrides)  # type: ignore[valid-type]
 
     def __call__(self) -> None:
+        if self.others or self.cluster is not None:
+            check_several(self)
+            run_tasks(self._tasks(), "trained", self)
+            return
         from ..training.session import train
 
         network_device(self.device)
-        options = {option.name: getattr(self, option.name) for option in dataclasses.fields(TrainOptions)}
+        options = {
+            option.name: getattr(self, option.name)
+            for option in dataclasses.fields(TrainOptions)
+            if option.name not in SEVERAL
+        }
         options |= {"size": parse_size(self.size), "graph": None if self.graph else False}
-        settings = {name: value for name, value in vars(self.recipe_settings).items() if value is not None}
-        run = train(**options, settings=settings)
+        run = train(**options, settings=self._settings())
         if os.environ.get("RANK", "0") == "0":
             command = "upsample" if list(run.models) == ["interpolator"] else "generate"
             print_result(f"trained {run.path}; next: sinfusion {command} {pasteable(run.path)}")
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self.recipe_settings).items() if value is not None}
+
+    # Several inputs --------------------------------------------------------------------------------------------------
+
+    def _tasks(self) -> list[Task]:
+        """What is to be done for each of several inputs."""
+        from ..training.request import run_folder
+
+        inputs = without_repetitions([self.input, *self.others])
+        clips = [path for path in inputs if run_folder(path) is None]
+        if clips:
+            self._check(clips[0])
+        if self.out is not None and self.others and (self.out.is_file() or run_folder(self.out) is not None):
+            what = "a file" if self.out.is_file() else "a run"
+            raise SinfusionError(f"--out {self.out} is {what}; of several inputs it is the folder of their runs.")
+        if self.out is not None and not self.others:
+            folders = {self.input: self.out}
+        else:
+            folders = named_paths(clips, Path("runs") if self.out is None else self.out)
+        return [self._of_clip(path, folders[path]) if path in clips else self._of_run(path) for path in inputs]
+
+    def _check(self, clip: Path) -> None:
+        """SinfusionError for what is wrong with all of several clips: it is said once, before any work."""
+        from ..media import Source
+        from ..training.request import TrainingRequest
+
+        TrainingRequest(
+            source=Source(clip, self.start, self.stop, self.stride, parse_size(self.size), self.max_side, self.fps),
+            recipe=self.recipe,
+            settings=self._settings(),
+            minutes=self.minutes,
+            steps=self.steps,
+            tasks=self.tasks,
+            seed=self.seed or 0,
+        )
+
+    def _of_clip(self, clip: Path, folder: Path) -> Task:
+        """What is to be done for one of several clips, whose run has, or will have, that folder."""
+        from ..run import load
+
+        if self.overwrite or not (folder / "run.json").is_file() or not (folder / "input.safetensors").is_file():
+            return self._task(folder.name, folder, clip, NEW, out=folder)
+        try:
+            run = load(folder, "cpu", log=lambda _: None)
+        except SinfusionError as error:
+            return Task(folder.name, failure=str(error))
+        source = as_path(run.source or "frames")
+        if source.resolve() != clip.resolve() and (source.exists() or source.name != clip.name):
+            return Task(
+                folder.name,
+                failure=f"{folder} is a run of {pasteable(source)}, not of {pasteable(clip)}; choose another --out.",
+            )
+        if all(map(run.finished, run.models)):
+            return Task(folder.name, str(folder))
+        return self._task(folder.name, folder, folder, COMPUTE)
+
+    def _of_run(self, path: Path) -> Task:
+        """What is to be done for one of several runs."""
+        from ..run import load
+
+        try:
+            run = load(path, "cpu", log=lambda _: None)
+        except SinfusionError as error:
+            return Task(str(path), failure=str(error))
+        asked = (self.minutes, self.steps, self.tasks) != (None, None, None)
+        if not asked and all(map(run.finished, run.models)):
+            return Task(str(path), str(path))
+        return self._task(str(path), path, path, NEW)
+
+    def _task(self, label: str, folder: Path, input: Path, names: frozenset[str], out: Path | None = None) -> Task:
+        """A job that trains on one input, with the options of these names."""
+        words = ["train", path_word(input), *([] if out is None else [f"--out={path_word(out)}"])]
+        words += option_words(self, names)
+        if names is NEW:
+            words += option_words(self.recipe_settings, vars(self.recipe_settings))
+        return Task(label, str(folder), words)
