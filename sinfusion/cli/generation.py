@@ -170,7 +170,7 @@ class GenerateOptions(Rollout):
     start: str = "noise"
     # Training frames from one frame to the next: 2 is double speed, -1 plays backward.
     frame_offset: int = 1
-    # Of an image run: opposite borders meet: x (left and right), y (above and below) or x,y.
+    # Of an image run, borders that meet: x (left and right), y (above and below) or x,y.
     tile: Tile = None
     # Words that the samples are to show; sinfusion generate --help-text has more.
     text: Text = None
