@@ -73,7 +73,7 @@ class Generation(Command):
     device: str = "auto"
     # Arithmetic: auto is bf16 where the hardware is fast at it.
     precision: Precision = "auto"
-    # Call kernels one by one, without CUDA graphs on a GPU or CPU graphs on a CPU; for finding errors.
+    # Call kernels one by one instead of replaying graphs, to find errors.
     graph: Graph = True
     # Write over files that exist.
     overwrite: bool = False
@@ -94,7 +94,7 @@ class Generation(Command):
 class Playing(Generation):
     """What the commands have in common whose results play."""
 
-    # Frames per second that the result plays at; left out: as fast as what it is made from.
+    # Frames per second of the result; left out: as fast as what it is made from.
     fps: Number = None
 
     def load(self) -> Run:
@@ -170,7 +170,7 @@ class GenerateOptions(Rollout):
     start: str = "noise"
     # Training frames from one frame to the next: 2 is double speed, -1 plays backward.
     frame_offset: int = 1
-    # Of an image run, borders that meet: x (left and right), y (above and below) or x,y.
+    # Of an image run, borders that meet: x (the sides), y (top and bottom) or x,y.
     tile: Tile = None
     # Words that the samples are to show; sinfusion generate --help-text has more.
     text: Text = None

@@ -79,7 +79,7 @@ class TrainOptions:
     out: File = None
     # Preset of the settings; left out: fast on a GPU, tiny on a CPU.
     recipe: Annotated[Literal["paper", "fast", "tiny"] | None, OPTIONAL] = None
-    # Minutes for all models together; left out: as the recipe says (tiny: 10 minutes).
+    # Minutes for all models together; left out: as the recipe says (tiny: 10).
     minutes: Number = None
     # Steps of each model, in place of --minutes; a finished run gets that many more.
     steps: Whole = None
@@ -89,7 +89,7 @@ class TrainOptions:
     ] = None
     # Size of the training frames; left out: that of the input, up to --max-side.
     size: Size = None
-    # Longer side that larger inputs are scaled down to; 0 keeps their size; left out: 256 (tiny: what the time allows).
+    # Longest side of frames; 0: any; left out: 256 (tiny: what the time allows).
     max_side: Whole = None
     # First frame to use; left out: 0.
     start: Whole = None
