@@ -133,7 +133,7 @@ class Generate(Rollout):
     start: str = "noise"
     # Training frames from one frame to the next: 2 is double speed, -1 plays backward.
     frame_offset: int = 1
-    # Of an image run: opposite borders meet: x (left and right), y (above and below) or x,y.
+    # Of an image run: borders that meet: x (left and right), y (above, below) or x,y.
     tile: Tile = None
     # Of several runs, how many at a time; left out: one on each GPU, or one.
     jobs: Whole = None
