@@ -83,13 +83,13 @@ class TrainOptions:
     minutes: Number = None
     # Steps of each model, in place of --minutes; a finished run gets that many more.
     steps: Whole = None
-    # What the models of a video will be used for: generate (the default; also for extrapolate and retarget), upsample.
+    # Uses of a video's models: generate (default; also extrapolate, retarget), upsample.
     tasks: Annotated[
         tuple[Literal["generate", "upsample"], ...] | None, tyro.conf.arg(metavar="TASKS", help_behavior_hint="")
     ] = None
     # Size of the training frames; left out: that of the input, up to --max-side.
     size: Size = None
-    # Longer side that larger inputs are scaled down to; 0 keeps their size; left out: 256 (tiny: what the time allows).
+    # Longer side, at most; 0: as it is; left out: 256 (tiny: what the time allows).
     max_side: Whole = None
     # First frame to use; left out: 0.
     start: Whole = None
