@@ -22,6 +22,8 @@ from .jobs import Child, Job, Outcome, Running
 
 CONNECT_SECONDS = 5.0  # until a cluster has to have answered
 MOST_PORT = 65535
+# Nothing is reported to anybody; jobs are not nice to other work, as with the pool.
+OF_A_LOCAL_ONE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 
 
 @contextmanager
@@ -35,7 +37,8 @@ def cluster(address: str, most: int, gpus: bool) -> Iterator[Callable[[Job, int]
     need("cluster")
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    for name, value in OF_A_LOCAL_ONE.items():
+        os.environ.setdefault(name, value)
     try:
         _connect(address)
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -42,7 +42,7 @@ from .options import (
     parse_size,
 )
 from .outputs import ENDINGS, SHEET_COLUMNS, SHEET_FRAMES, Outputs, arguments
-from .several import Task, check_several, named_paths, option_words, path_word, run_tasks, without_repetitions
+from .several import Entry, check_several, named_paths, option_words, path_word, run_entries, without_repetitions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,7 +170,7 @@ class GenerateOptions(Rollout):
     start: str = "noise"
     # Training frames from one frame to the next: 2 is double speed, -1 plays backward.
     frame_offset: int = 1
-    # Of an image run, borders that meet: x (the sides), y (top and bottom) or x,y.
+    # Of an image run: borders that meet: x (left and right), y (above, below) or x,y.
     tile: Tile = None
     # Words that the samples are to show; sinfusion generate --help-text has more.
     text: Text = None
@@ -189,7 +189,7 @@ class Generate(Guiding, GenerateOptions):
     def __call__(self) -> None:
         if self.others or self.cluster is not None:
             check_several(self)
-            run_tasks(self._tasks(), "generated", self)
+            run_entries(self._entries(), "generated", self)
             return
         from ..generation.video import generate
 
@@ -243,7 +243,7 @@ class Generate(Guiding, GenerateOptions):
 
     # Several runs ----------------------------------------------------------------------------------------------------
 
-    def _tasks(self) -> list[Task]:
+    def _entries(self) -> list[Entry]:
         """What is to be done for each of several runs."""
         check_steps(self.steps)
         check_seed(self.seed, self.count)
@@ -251,28 +251,28 @@ class Generate(Guiding, GenerateOptions):
         parse_size(self.size)
         runs = without_repetitions([self.run, *self.others])
         if self.out is None or not self.others:
-            return [self._task(path, self.out) for path in runs]
+            return [self._entry(path, self.out) for path in runs]
         folder = as_path(self.out, "--out")
         if folder.is_file() or folder.suffix.lower() in ENDINGS:
             raise SinfusionError(f"--out {self.out} is one file; of several runs it is the folder of their results.")
-        return [self._task(path, out) for path, out in named_paths(runs, folder).items()]
+        return [self._entry(path, out) for path, out in named_paths(runs, folder).items()]
 
-    def _task(self, path: Path, out: Path | str | None) -> Task:
+    def _entry(self, path: Path, out: Path | str | None) -> Entry:
         """What is to be done for one of several runs, whose result has that name, without an ending."""
         from ..run import load
 
         try:
             run = load(path, "cpu", log=lambda _: None)
         except SinfusionError as error:
-            return Task(str(path), failure=str(error))
+            return Entry(str(path), failure=str(error))
         if isinstance(out, Path):
             ending = ".png" if run.kind == "image" else "" if self.format == "png" else f".{self.format or 'mp4'}"
             out = out.with_name(out.name + ending)
         if not self.overwrite and (result := self._made(run, out)) is not None:
-            return Task(str(path), str(result))
+            return Entry(str(path), str(result))
         words = ["generate", path_word(path), *([] if out is None else [f"--out={out}"])]
         names = {option.name for option in dataclasses.fields(self)} - SEVERAL - {"run", "out"}
-        return Task(str(path), words=[*words, *option_words(self, names)])
+        return Entry(str(path), words=[*words, *option_words(self, names)])
 
     def _made(self, run: Run, out: Path | str | None) -> Path | None:
         """The first file that the run, as it is now, has given for the same request; None: there is none."""

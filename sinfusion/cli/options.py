@@ -35,7 +35,7 @@ Trained = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
 SEVERAL = frozenset({"others", "jobs", "cluster"})
 Inputs = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[INPUT ...]", help_behavior_hint="")]
 Runs = Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[RUN ...]", help_behavior_hint="")]
-Address = Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")]
+Address = Annotated[str | None, OPTIONAL]
 
 
 def check_count(count: int) -> None:

@@ -1,7 +1,7 @@
 """A command with several inputs: which of them are there already, a job for each of the others, a table at the end.
 
-tasks = [Task("fish", "runs/fish", words), Task("ants", "runs/ants"), Task("bees", failure="runs/bees is damaged")]
-run_tasks(tasks, "trained", self)      # ants are done; prints the table; SinfusionError where some have failed
+entries = [Entry("fish", "runs/fish", words), Entry("ants", "runs/ants"), Entry("bees", failure="runs/bees is damaged")]
+run_entries(entries, "trained", self)      # ants are done; prints the table; SinfusionError where some have failed
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Several(Protocol):
 
 
 @dataclass
-class Task:
+class Entry:
     """One of several inputs."""
 
     label: str  # what it is called in the table, and before each line that its job prints
@@ -120,21 +120,21 @@ def check_several(command: Several) -> None:
         raise SinfusionError("several inputs are a process each; start them without torchrun, with --jobs.")
 
 
-def run_tasks(tasks: Sequence[Task], done: str, command: Several) -> None:
+def run_entries(entries: Sequence[Entry], done: str, command: Several) -> None:
     """Do what is to be done for each input, and print a table.
 
     done: what the table says of those that went well. Raises SinfusionError where some have not, and Interrupted after
     a signal, once all have stopped.
     """
-    todo = [number for number, task in enumerate(tasks) if task.words]
+    todo = [number for number, entry in enumerate(entries) if entry.words]
     outcomes: dict[int, Outcome] = {}
     stopped = None
     if todo:
         with ExitStack() as stack:
             most, start = _engine(command, len(todo), stack)
-            found, stopped = run_jobs([tasks[number].job for number in todo], most, start)
+            found, stopped = run_jobs([entries[number].job for number in todo], most, start)
             outcomes = dict(zip(todo, found, strict=True))
-    rows = [task.row(outcomes.get(number), done) for number, task in enumerate(tasks)]
+    rows = [entry.row(outcomes.get(number), done) for number, entry in enumerate(entries)]
     print_result(table([("input", "state", "time", "result"), *rows]))
     if stopped is not None:
         log("the same command goes on with what was stopped, and leaves out what is done")

@@ -32,7 +32,7 @@ from .options import (
     network_device,
     parse_size,
 )
-from .several import Task, check_several, named_paths, option_words, path_word, run_tasks, without_repetitions
+from .several import Entry, check_several, named_paths, option_words, path_word, run_entries, without_repetitions
 
 
 def _overrides() -> type:
@@ -83,13 +83,13 @@ class TrainOptions:
     minutes: Number = None
     # Steps of each model, in place of --minutes; a finished run gets that many more.
     steps: Whole = None
-    # What the models of a video will be used for: generate (the default; also for extrapolate and retarget), upsample.
+    # Uses of a video's models: generate (default; also extrapolate, retarget), upsample.
     tasks: Annotated[
         tuple[Literal["generate", "upsample"], ...] | None, tyro.conf.arg(metavar="TASKS", help_behavior_hint="")
     ] = None
     # Size of the training frames; left out: that of the input, up to --max-side.
     size: Size = None
-    # Longest side of frames; 0: any; left out: 256 (tiny: what the time allows).
+    # Longer side, at most; 0: as it is; left out: 256 (tiny: what the time allows).
     max_side: Whole = None
     # First frame to use; left out: 0.
     start: Whole = None
@@ -135,7 +135,7 @@ class Train(TrainOptions, Command):
     def __call__(self) -> None:
         if self.others or self.cluster is not None:
             check_several(self)
-            run_tasks(self._tasks(), "trained", self)
+            run_entries(self._entries(), "trained", self)
             return
         from ..training.session import train
 
@@ -156,7 +156,7 @@ class Train(TrainOptions, Command):
 
     # Several inputs --------------------------------------------------------------------------------------------------
 
-    def _tasks(self) -> list[Task]:
+    def _entries(self) -> list[Entry]:
         """What is to be done for each of several inputs."""
         from ..training.request import run_folder
 
@@ -188,43 +188,43 @@ class Train(TrainOptions, Command):
             seed=self.seed or 0,
         )
 
-    def _of_clip(self, clip: Path, folder: Path) -> Task:
+    def _of_clip(self, clip: Path, folder: Path) -> Entry:
         """What is to be done for one of several clips, whose run has, or will have, that folder."""
         from ..run import load
 
         if self.overwrite or not (folder / "run.json").is_file() or not (folder / "input.safetensors").is_file():
-            return self._task(folder.name, folder, clip, NEW, out=folder)
+            return self._entry(folder.name, folder, clip, NEW, out=folder)
         try:
             run = load(folder, "cpu", log=lambda _: None)
         except SinfusionError as error:
-            return Task(folder.name, failure=str(error))
+            return Entry(folder.name, failure=str(error))
         source = as_path(run.source or "frames")
         if source.resolve() != clip.resolve() and (source.exists() or source.name != clip.name):
-            return Task(
+            return Entry(
                 folder.name,
                 failure=f"{folder} is a run of {pasteable(source)}, not of {pasteable(clip)}; choose another --out.",
             )
         if all(map(run.finished, run.models)):
-            return Task(folder.name, str(folder))
-        return self._task(folder.name, folder, folder, COMPUTE)
+            return Entry(folder.name, str(folder))
+        return self._entry(folder.name, folder, folder, COMPUTE)
 
-    def _of_run(self, path: Path) -> Task:
+    def _of_run(self, path: Path) -> Entry:
         """What is to be done for one of several runs."""
         from ..run import load
 
         try:
             run = load(path, "cpu", log=lambda _: None)
         except SinfusionError as error:
-            return Task(str(path), failure=str(error))
+            return Entry(str(path), failure=str(error))
         asked = (self.minutes, self.steps, self.tasks) != (None, None, None)
         if not asked and all(map(run.finished, run.models)):
-            return Task(str(path), str(path))
-        return self._task(str(path), path, path, NEW)
+            return Entry(str(path), str(path))
+        return self._entry(str(path), path, path, NEW)
 
-    def _task(self, label: str, folder: Path, input: Path, names: frozenset[str], out: Path | None = None) -> Task:
+    def _entry(self, label: str, folder: Path, input: Path, names: frozenset[str], out: Path | None = None) -> Entry:
         """A job that trains on one input, with the options of these names."""
         words = ["train", path_word(input), *([] if out is None else [f"--out={path_word(out)}"])]
         words += option_words(self, names)
         if names is NEW:
             words += option_words(self.recipe_settings, vars(self.recipe_settings))
-        return Task(label, str(folder), words)
+        return Entry(label, str(folder), words)
