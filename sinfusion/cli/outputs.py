@@ -84,7 +84,8 @@ class Outputs:
         self.name = command_name(type(command))
         self.ending, self.count, self.tails = self._ending(), count, variants
         self._name_files(self._numbered() if self.out is None else self._without_ending(self.out))
-        self._refuse_existing()
+        if self.out is not None:  # a number that others take meanwhile is passed over on entering
+            self._refuse_existing()
         check_writable(self.record, "--out")
 
     def _name_files(self, base: Path) -> None:
