@@ -351,6 +351,9 @@ class EditOptions(Generation):
     strength: float = 0.5
     # A larger size, such as 256x128, that IMAGE is continued to on all sides (outpainting).
     canvas: Size = None
+    # How often each step goes back and is taken again, so that what is made meets what is kept; left out: 3, or 0 where
+    # nothing is kept or --text guides.
+    jumps: Whole = None
     # Number of samples; sample i is generated from seed + i.
     count: int = 1
     # Words that the result is to show, where IMAGE may change; sinfusion edit --help-text has more.
@@ -373,5 +376,6 @@ class Edit(Guiding, EditOptions):
         mask = None if self.mask is None else read_mask(self.mask, image.shape[:2])
         with self.outputs(run, self.count) as outputs:
             how = self.strength, canvas, self.count, self.seed, self.steps
-            images = edit(run, image, mask, *how, **self.guiding(canvas or (image.shape[0], image.shape[1])))
+            guiding = self.guiding(canvas or (image.shape[0], image.shape[1]))
+            images = edit(run, image, mask, *how, **guiding, jumps=self.jumps)
             outputs.write_images(images, **self.guided_by())
