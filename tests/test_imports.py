@@ -37,7 +37,7 @@ ROOMS = {
         {"border", "reverse_process", "streaming", "guidance"},
         {"projection", "restyling"},
         {"video"},
-        {"image", "loops"},
+        {"image", "loops", "extension"},
     ],
     "text": [{"views", "labels"}, {"clip", "guide"}],
     "training": [

@@ -11,7 +11,7 @@ import torch
 
 from ..clip import as_image, as_mask
 from ..errors import SettingError, SinfusionError
-from ..pixels import check_size, resize, to_uint8, to_unit
+from ..pixels import check_size, middle, resize, to_uint8, to_unit
 from ..roles import IMAGE
 from ..run import Run
 from .guidance import Guidance
@@ -85,13 +85,7 @@ def _jumps(jumps: int | None, keeps: bool, guides: bool) -> int:
 
 def _on_canvas(image: np.ndarray, change: np.ndarray, canvas: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Image and mask in the middle of a larger canvas; around it the resized image, as colours to begin with."""
-    height, width = image.shape[:2]
-    if canvas[0] < height or canvas[1] < width:
-        raise SinfusionError(
-            f"the canvas {canvas[1]}x{canvas[0]} is smaller than the image {width}x{height}; it must hold it."
-        )
-    top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
-    inside = (slice(top, top + height), slice(left, left + width))
+    inside = middle((image.shape[0], image.shape[1]), canvas)
     large = resize(image, canvas).copy()
     may_change = np.ones(canvas, bool)
     large[inside], may_change[inside] = image, change

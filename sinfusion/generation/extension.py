@@ -1,0 +1,122 @@
+"""Outpainting of videos: a larger canvas on which a clip stays as it is in each frame; what lies around moves with it.
+
+frames = extend(run, (108, 192))      # (T, 108, 192, 3) uint8, with the training clip in the middle
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..clip import as_frames
+from ..errors import SettingError
+from ..ops.cuda_graph import cuda_graphed
+from ..pixels import check_size, middle, to_uint8
+from ..progress import OnProgress
+from ..roles import PROJECTOR
+from ..run import Run
+from .reverse_process import ReverseProcess, reverse_process
+from .streaming import copy_to_host_async
+from .video import Frames, NextFrame, as_tensor, followed_by, next_frame, on_device, report, require_video, seeds_of
+
+JUMPS = 3  # of the first frame; the others begin with the one before
+
+
+def extend(
+    run: Run,
+    size: tuple[int, int],
+    frames: Any = None,
+    length: int | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    projection: float | None = None,
+    jumps: int = JUMPS,
+    on_progress: OnProgress | None = None,
+) -> Frames:
+    """A clip continued on all sides: (T, *size, 3) uint8, with the clip in the middle of each frame, to the bit.
+
+    size: (height, width), at least that of the clip. frames: what is kept, (T, H, W, 3) or (H, W, 3) uint8, or what
+    `as_pixels` takes, at the scale of the training clip; None: that clip. length: of the video around one picture,
+    which all its frames keep; None: as long as the training clip. seed, steps, projection: as for `generate`. jumps:
+    as for `edit`, of the first frame. on_progress: called after each frame.
+    """
+    require_video(run)
+    kept, size = _kept(run, frames, length), check_size(size)
+    inside, known = middle(kept.shape[1:3], size), np.zeros(size, bool)
+    known[inside] = True
+    if known.all():
+        raise SettingError("{size} is that of the clip, so there is nothing around it; give a larger one.")
+    seeds, advance = seeds_of(run, seed, 1), next_frame(run, 1, steps, projection=projection)
+    begin = reverse_process(run, PROJECTOR).resampling(jumps)
+    canvas = _Canvas(run, kept, torch.from_numpy(known).to(run.device))
+    outputs: list[np.ndarray] = []
+    for images in copy_to_host_async(_rolled(canvas, begin, advance, seeds, run.graph)):
+        image = images[0].copy()
+        image[inside] = kept[len(outputs)]
+        outputs.append(image)
+        report(on_progress, len(outputs), len(kept), image)
+    return np.stack(outputs)
+
+
+def _kept(run: Run, frames: Any, length: int | None) -> Frames:
+    """(T, H, W, 3) uint8: what each frame of the result has in its middle."""
+    kept = run.frames if frames is None else as_frames(frames)
+    if length is not None and len(kept) > 1:
+        raise SettingError("{length} is for one picture that all frames keep; leave it out: a clip has its own.")
+    if length is not None and length < 1:
+        raise SettingError(f"{{length}} must be at least 1, not {length}.")
+    return kept if len(kept) > 1 else kept.repeat(length or len(run.frames), 0)
+
+
+class _Canvas:
+    """The frames that are kept, in the middle of a larger canvas."""
+
+    def __init__(self, run: Run, kept: Frames, known: Tensor):
+        self.run, self.kept, self.known = run, kept, known  # known: (H, W) bool, where the canvas has them
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, number: int) -> Tensor:
+        """(1, 3, H, W) in [-1, 1]: 0 where nothing is known."""
+        image = torch.zeros(1, 3, *self.known.shape, device=self.known.device)
+        image[..., self.known] = as_tensor(self.run, self.kept[number]).flatten(1)
+        return image
+
+
+def _rolled(canvas: _Canvas, begin: ReverseProcess, advance: NextFrame, seeds: Tensor, graph: bool) -> Iterator[Tensor]:
+    """(1, H, W, 3) uint8 on the device for each frame of the canvas, overwritten by the next."""
+    known = canvas.known[None, None]
+
+    def one(previous: Tensor, frame_index: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        image = advance(previous, seeds, frame_index, None, (known, kept))
+        return followed_by(previous, image), to_uint8(image)
+
+    step, first = cuda_graphed(one, known.device, graph), _first_frames(canvas, begin, advance, seeds)
+    for image in first[: len(canvas)]:
+        yield to_uint8(image)
+    previous = advance.begin(torch.cat(first[::-1], 1))
+    for number in range(len(first), len(canvas)):
+        previous, frame = step(previous, on_device(number, known.device), canvas[number])
+        yield frame
+
+
+def _first_frames(canvas: _Canvas, begin: ReverseProcess, advance: NextFrame, seeds: Tensor) -> list[Tensor]:
+    """The frames that a rollout begins with, each (1, 3, H, W) in [-1, 1], in the order of time.
+
+    The Projector generates what lies around the last of them. Patches of the clip repair it, and move as those before
+    it did; without patches it is the only one.
+    """
+    count = 1 if advance.project is None else advance.project.depth
+    kept = [canvas[min(number, len(canvas) - 1)] for number in range(count)]
+    known = canvas.known[None, None]
+    image = begin(seeds, 0, None, None, (canvas.known.shape[0], canvas.known.shape[1]), known, kept[-1])
+    if advance.project is None:
+        return [image]
+    video = torch.cat(kept).movedim(1, -1)
+    frames = advance.project.first(image, seeds, (canvas.known, video))  # the last one first
+    return [torch.where(known, *pair) for pair in zip(kept, reversed(frames.split(3, 1)), strict=True)]
