@@ -67,6 +67,8 @@ class TrainOptions:
     minutes: Number = None
     # Steps of each model, in place of --minutes; a finished run gets that many more.
     steps: Whole = None
+    # Pixels across that the network sees, in place of --depth; tiny: 73, fast: 161.
+    receptive: Whole = None
     # What the models of a video will be used for: generate (the default; also for extrapolate and retarget), upsample.
     tasks: Annotated[
         tuple[Literal["generate", "upsample"], ...] | None, tyro.conf.arg(metavar="TASKS", help_behavior_hint="")
