@@ -5,6 +5,7 @@ frames = extend(run, (108, 192))      # (T, 108, 192, 3) uint8, with the trainin
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ from .streaming import copy_to_host_async
 from .video import Frames, NextFrame, as_tensor, followed_by, next_frame, on_device, report, require_video, seeds_of
 
 JUMPS = 3  # of the first frame; the others begin with the one before
+FITTED = 12  # number of the frame from which on the rollout has fitted what it makes to what is kept
 
 
 def extend(
@@ -50,11 +52,13 @@ def extend(
     known[inside] = True
     if known.all():
         raise SettingError("{size} is that of the clip, so there is nothing around it; give a larger one.")
-    seeds, advance = seeds_of(run, seed, 1), next_frame(run, 1, steps, projection=projection)
+    seeds = seeds_of(run, seed, 1)
+    forward, backward = (next_frame(run, offset, steps, projection=projection) for offset in (1, -1))
     begin = reverse_process(run, PROJECTOR).resampling(jumps)
     canvas = _Canvas(run, kept, torch.from_numpy(known).to(run.device))
     outputs: list[np.ndarray] = []
-    for images in copy_to_host_async(_rolled(canvas, begin, advance, seeds, run.graph)):
+    rolled = _rolled(canvas, begin, (forward, backward), seeds, run.graph)
+    for images in copy_to_host_async(map(to_uint8, rolled)):
         image = images[0].copy()
         image[inside] = kept[len(outputs)]
         outputs.append(image)
@@ -88,21 +92,44 @@ class _Canvas:
         return image
 
 
-def _rolled(canvas: _Canvas, begin: ReverseProcess, advance: NextFrame, seeds: Tensor, graph: bool) -> Iterator[Tensor]:
-    """(1, H, W, 3) uint8 on the device for each frame of the canvas, overwritten by the next."""
+def _rolled(
+    canvas: _Canvas, begin: ReverseProcess, advances: tuple[NextFrame, NextFrame], seeds: Tensor, graph: bool
+) -> Iterator[Tensor]:
+    """(1, 3, H, W) in [-1, 1] for each frame of the canvas, overwritten by the next.
+
+    The first ones are made again, backward in time, from one that the rollout has fitted to what is kept.
+    """
+    forward, backward = advances
+    first, count = _first_frames(canvas, begin, forward, seeds)[: len(canvas)], len(canvas)
+    rest = _continued(canvas, forward, first[::-1], range(len(first), count), seeds, graph)
+    fitted = min(FITTED, count - 1)
+    until = min(count, max(len(first), fitted + backward.needed))
+    frames = first + [image.clone() for image in itertools.islice(rest, until - len(first))]
+    again = _continued(canvas, backward, frames[fitted:], range(fitted - 1, -1, -1), seeds, graph)
+    yield from reversed([image.clone() for image in again])
+    yield from frames[fitted:]
+    yield from rest
+
+
+def _continued(
+    canvas: _Canvas, advance: NextFrame, before: list[Tensor], numbers: range, seeds: Tensor, graph: bool
+) -> Iterator[Tensor]:
+    """(1, 3, H, W) in [-1, 1] for each of these frames of the canvas, overwritten by the next.
+
+    before: the frames before them, the nearest first.
+    """
     known = canvas.known[None, None]
 
     def one(previous: Tensor, frame_index: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         image = advance(previous, seeds, frame_index, None, (known, kept))
-        return followed_by(previous, image), to_uint8(image)
+        return followed_by(previous, image), image
 
-    step, first = cuda_graphed(one, known.device, graph), _first_frames(canvas, begin, advance, seeds)
-    for image in first[: len(canvas)]:
-        yield to_uint8(image)
-    previous = advance.begin(torch.cat(first[::-1], 1))
-    for number in range(len(first), len(canvas)):
-        previous, frame = step(previous, on_device(number, known.device), canvas[number])
-        yield frame
+    step, previous = cuda_graphed(one, known.device, graph), advance.begin(torch.cat(before, 1))
+    for number in numbers:
+        # What goes backward has noise of its own.
+        frame_index = number if numbers.step > 0 else len(canvas) + number
+        previous, image = step(previous, on_device(frame_index, known.device), canvas[number])
+        yield image
 
 
 def _first_frames(canvas: _Canvas, begin: ReverseProcess, advance: NextFrame, seeds: Tensor) -> list[Tensor]:

@@ -75,6 +75,15 @@ def test_the_rest_of_a_frame_sees_what_is_kept(video_run, clip):
     assert not torch.equal(images[0][..., 12:16], images[1][..., 12:16])
 
 
+def test_the_first_frames_are_made_again_from_one_that_fits_what_is_kept(video_run, monkeypatch):
+    monkeypatch.setattr("sinfusion.generation.extension.FITTED", 0)
+    plain = extend(video_run, SIZE)
+    monkeypatch.setattr("sinfusion.generation.extension.FITTED", 5)
+    frames = extend(video_run, SIZE)
+    assert np.array_equal(frames[5:], plain[5:])
+    assert not any(np.array_equal(*pair) for pair in zip(frames[:5], plain[:5], strict=True))
+
+
 def test_progress_is_told_for_each_frame(video_run, clip):
     seen = []
     frames = extend(video_run, SIZE, clip[:4], on_progress=seen.append)
