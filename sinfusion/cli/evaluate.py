@@ -22,6 +22,7 @@ from .evaluation_report import Row, draw, table, write_field
 from .options import (
     OPTIONAL,
     File,
+    Flag,
     Format,
     Number,
     Out,
@@ -66,7 +67,7 @@ class Evaluate(Command):
     # Image file for a plot of error against diversity.
     plot: File = None
     # Folder for images of the nearest-neighbour fields: where each patch comes from.
-    fields: File = None
+    fields: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     # File with weights of Inception v3, for the SIFID of images.
     inception: File = None
     # File with weights of C3D, for the SVFID of videos.
@@ -76,7 +77,7 @@ class Evaluate(Command):
     # The text for --clip; left out: what `sinfusion retell` was told.
     prompt: Annotated[str | None, OPTIONAL] = None
     # Of images: how different results are from each other, by ST-LPIPS (extra lpips).
-    lpips: bool = False
+    lpips: Flag = False
     # Size that all files are resized to; left out: each keeps its own.
     size: Size = None
     # The longer side that larger files get; left out: no limit.

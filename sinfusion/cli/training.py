@@ -63,7 +63,7 @@ class TrainOptions:
     out: File = None
     # Preset of the settings; left out: fast on a GPU, tiny on a CPU.
     recipe: Annotated[Literal["paper", "fast", "tiny"] | None, OPTIONAL] = None
-    # Minutes for all models together; left out: the recipe's steps decide (tiny: 10 minutes).
+    # Minutes for all models together; left out: the recipe's steps (tiny: 10).
     minutes: Number = None
     # Steps of each model, in place of --minutes; a finished run gets that many more.
     steps: Whole = None
@@ -73,7 +73,7 @@ class TrainOptions:
     tasks: Annotated[
         tuple[Literal["generate", "upsample"], ...] | None, tyro.conf.arg(metavar="TASKS", help_behavior_hint="")
     ] = None
-    # Size of the training frames, such as 256x144; left out: that of the input, scaled down to --max-side.
+    # Size of the training frames, such as 256x144; left out: see --max-side.
     size: Size = None
     # Longer side that larger inputs are scaled down to; 0 keeps their size; left out: 256 (tiny: what the time allows).
     max_side: Whole = None

@@ -77,16 +77,14 @@ def test_frames_per_second_are_for_a_folder_of_frames(clip, tmp_path, command, b
 # Settings ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("recipe", "pixels", "depth", "sees"), [("tiny", 40, 6, 37), ("fast", 40, 4, 41)])
-def test_pixels_that_the_network_sees_choose_its_depth(
-    video_file, clip, begun, command, capsys, recipe, pixels, depth, sees
-):
-    of_python = begun(clip, recipe=recipe, minutes=90, receptive=pixels).recipe
-    of_command = command(video_file, "--recipe", recipe, "--minutes", 90, "--receptive", pixels).recipe
+@pytest.mark.parametrize(("recipe", "depth", "sees"), [("tiny", 6, 37), ("fast", 4, 41)])
+def test_pixels_that_the_network_sees_choose_its_depth(video_file, begun, command, capsys, recipe, depth, sees):
+    of_python = begun(video_file, recipe=recipe, minutes=90, receptive=40).recipe
+    of_command = command(video_file, "--recipe", recipe, "--minutes", 90, "--receptive", 40).recipe
     assert of_python == of_command and (of_python.depth, of_python.receptive) == (depth, sees)
     assert f"(depth {depth}, which sees {sees} pixels across, " in capsys.readouterr().err
-    kernel = 1 if recipe == "fast" else 3
-    assert begun(clip, recipe=recipe, receptive=pixels, settings={"dense_kernel": kernel}).recipe.depth == 10 - depth
+    other = {"dense_kernel": 1 if recipe == "fast" else 3}
+    assert begun(video_file, recipe=recipe, receptive=40, settings=other).recipe.depth == 10 - depth
 
 
 def test_a_run_that_goes_on_has_its_own_depth(video_run, refused):
