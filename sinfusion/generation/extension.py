@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..clip import as_frames
-from ..errors import SettingError
+from ..errors import SettingError, SinfusionError
+from ..names import pasteable
 from ..ops.cuda_graph import cuda_graphed
 from ..pixels import check_size, middle, to_uint8
 from ..progress import OnProgress
@@ -22,7 +24,7 @@ from ..roles import PROJECTOR
 from ..run import Run
 from .reverse_process import ReverseProcess, reverse_process
 from .streaming import copy_to_host_async
-from .video import Frames, NextFrame, as_tensor, followed_by, next_frame, on_device, report, require_video, seeds_of
+from .video import Frames, NextFrame, as_tensor, followed_by, next_frame, on_device, report, seeds_of
 
 JUMPS = 3  # of the first frame; the others begin with the one before
 FITTED = 12  # number of the frame from which on the rollout has fitted what it makes to what is kept
@@ -46,16 +48,17 @@ def extend(
     which all its frames keep; None: as long as the training clip. seed, steps, projection: as for `generate`. jumps:
     as for `edit`, of the first frame. on_progress: called after each frame.
     """
-    require_video(run)
+    if run.kind == "image":
+        how = f"sinfusion edit {pasteable(run.path)} IMAGE --canvas {size[1]}x{size[0]}"
+        raise SinfusionError(f"{run.path} is an image run; a picture is continued with: {how}")
     kept, size = _kept(run, frames, length), check_size(size)
-    inside, known = middle(kept.shape[1:3], size), np.zeros(size, bool)
-    known[inside] = True
-    if known.all():
+    inside = middle(kept.shape[1:3], size)
+    if size == kept.shape[1:3]:
         raise SettingError("{size} is that of the clip, so there is nothing around it; give a larger one.")
     seeds = seeds_of(run, seed, 1)
     forward, backward = (next_frame(run, offset, steps, projection=projection) for offset in (1, -1))
     begin = reverse_process(run, PROJECTOR).resampling(jumps)
-    canvas = _Canvas(run, kept, torch.from_numpy(known).to(run.device))
+    canvas = _Canvas(run, kept, size, inside)
     outputs: list[np.ndarray] = []
     rolled = _rolled(canvas, begin, (forward, backward), seeds, run.graph)
     for images in copy_to_host_async(map(to_uint8, rolled)):
@@ -71,16 +74,18 @@ def _kept(run: Run, frames: Any, length: int | None) -> Frames:
     kept = run.frames if frames is None else as_frames(frames)
     if length is not None and len(kept) > 1:
         raise SettingError("{length} is for one picture that all frames keep; leave it out: a clip has its own.")
-    if length is not None and length < 1:
-        raise SettingError(f"{{length}} must be at least 1, not {length}.")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, Integral) or length < 1):
+        raise SettingError(f"{{length}} must be a whole number of at least 1, not {length!r:.40}.")
     return kept if len(kept) > 1 else kept.repeat(length or len(run.frames), 0)
 
 
 class _Canvas:
     """The frames that are kept, in the middle of a larger canvas."""
 
-    def __init__(self, run: Run, kept: Frames, known: Tensor):
-        self.run, self.kept, self.known = run, kept, known  # known: (H, W) bool, where the canvas has them
+    def __init__(self, run: Run, kept: Frames, size: tuple[int, int], inside: tuple[slice, slice]):
+        self.run, self.kept, self.inside = run, kept, inside
+        self.known = torch.zeros(size, dtype=torch.bool, device=run.device)  # (H, W): where the canvas has them
+        self.known[inside] = True
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -88,7 +93,7 @@ class _Canvas:
     def __getitem__(self, number: int) -> Tensor:
         """(1, 3, H, W) in [-1, 1]: 0 where nothing is known."""
         image = torch.zeros(1, 3, *self.known.shape, device=self.known.device)
-        image[..., self.known] = as_tensor(self.run, self.kept[number]).flatten(1)
+        image[0, :, self.inside[0], self.inside[1]] = as_tensor(self.run, self.kept[number])
         return image
 
 

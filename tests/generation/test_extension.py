@@ -97,7 +97,10 @@ def test_progress_is_told_for_each_frame(video_run, clip):
         ({"size": (15, 40)}, "canvas 40x15 is smaller than the 24x16"),
         ({"size": (16, 24)}, "size is that of the clip"),
         ({"length": 5}, "length is for one picture"),
-        ({"frames": np.zeros((16, 24, 3), np.uint8), "length": 0}, "length must be at least 1, not 0"),
+        (
+            {"frames": np.zeros((16, 24, 3), np.uint8), "length": 0},
+            "length must be a whole number of at least 1, not 0",
+        ),
         ({"jumps": -1}, "jumps must be from 0 to 100"),
         ({"projection": 2}, "projection must be from 0 to 1"),
         ({"frames": np.zeros((4, 7, 24, 3), np.float64) + 7}, "float64"),
@@ -109,5 +112,7 @@ def test_impossible_canvases_are_refused(video_run, request_, message):
 
 
 def test_image_runs_are_refused(image_run):
-    with pytest.raises(SinfusionError, match="is an image run"):
+    with pytest.raises(
+        SinfusionError, match="is an image run; a picture is continued with: sinfusion edit .* IMAGE --canvas 34x20"
+    ):
         extend(image_run, SIZE)
