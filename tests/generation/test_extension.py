@@ -113,6 +113,6 @@ def test_impossible_canvases_are_refused(video_run, request_, message):
 
 def test_image_runs_are_refused(image_run):
     with pytest.raises(
-        SinfusionError, match="is an image run; a picture is continued with: sinfusion edit .* IMAGE --canvas 34x20"
+        SinfusionError, match=r"is an image run; a picture is continued with: sinfusion edit .* IMAGE --canvas 34x20"
     ):
         extend(image_run, SIZE)
