@@ -1,4 +1,4 @@
-"""Models trained on one image or one video: `train`, `generate`, `extrapolate`, `upsample`, `retarget`, `loop`, `edit`.
+"""Models trained on one image or one video: `train`, then `generate`, `extrapolate`, `extend`, `edit` and so on.
 
 import sinfusion
 run = sinfusion.train("fish.mp4", "runs/fish", minutes=5)
@@ -18,6 +18,7 @@ if (Path(__file__).parent.parent / "kernels" / "__init__.py").exists():
     __path__.append(str(Path(__file__).parent.parent))
 
 if TYPE_CHECKING:
+    from .generation.extension import extend
     from .generation.image import edit
     from .generation.loops import loop
     from .generation.video import extrapolate, generate, retarget, stream, upsample
@@ -40,6 +41,7 @@ _HOMES = {
     "retarget": "generation.video",
     "stream": "generation.video",
     "edit": "generation.image",
+    "extend": "generation.extension",
     "loop": "generation.loops",
     "restyle": "training.restyling",
     "tune": "tuning.session",
@@ -65,6 +67,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "edit",
     "evaluate",
+    "extend",
     "extrapolate",
     "generate",
     "import_released",

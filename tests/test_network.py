@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sinfusion.network import ConvNeXtBlock, NextNet
+from sinfusion.recipe import PAPER, TINY
 from sinfusion.roles import ROLES
 
 
@@ -52,6 +53,12 @@ def inputs(batch=2, size=(13, 17)):
 @pytest.mark.parametrize("size", [(8, 8), (13, 17), (1, 30)])
 def test_any_size_goes_in_and_three_channels_of_that_size_come_out(network, size):
     assert network(*inputs(size=size)).shape == (2, 3, *size)
+
+
+@pytest.mark.parametrize("recipe", [TINY, PAPER, TINY.replace(depth=5)], ids=["tiny", "paper", "shallow"])
+def test_a_recipe_knows_what_its_network_sees(recipe):
+    assert recipe.receptive == 1 + 2 * NextNet(3, 3, 4, recipe.depth, recipe.dense_kernel).reach
+    assert recipe.with_receptive(recipe.receptive) == recipe
 
 
 @pytest.mark.parametrize(("dense_kernel", "reach"), [(3, 10), (1, 6)])

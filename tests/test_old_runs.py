@@ -25,7 +25,7 @@ def generated(name):
     if name == "image":
         return {
             "generate": sinfusion.generate(run, count=2, size=(17, 30), seed=7),
-            "edit": sinfusion.edit(run, run.frames[0], canvas=(24, 40), strength=0.6, seed=1),
+            "edit": sinfusion.edit(run, run.frames[0], canvas=(24, 40), strength=0.6, seed=1, jumps=0),
         }
     outputs = {
         "generate": sinfusion.generate(run, 4, 2, (18, 25), seed=3),

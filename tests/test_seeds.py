@@ -27,6 +27,7 @@ def calls(video_run, image_run, clip, tmp_path):
         "stream": lambda seed: next(stream(video_run, 1, start=0, seed=seed)),
         "extrapolate": lambda seed: sinfusion.extrapolate(video_run, 1, seed=seed),
         "upsample": lambda seed: sinfusion.upsample(video_run, 2, clip[:2], seed=seed),
+        "extend": lambda seed: sinfusion.extend(video_run, (16, 30), clip[:1], 1, seed=seed),
         "retarget": lambda seed: sinfusion.retarget(video_run, (16, 24), clip[:1], seed=seed),
         "edit": lambda seed: sinfusion.edit(image_run, clip[0], seed=seed),
         "evaluate": lambda seed: sinfusion.evaluate(clip, clip, seed=seed),

@@ -22,7 +22,7 @@ from ..signals import Interrupted, raised
 from .command import Command, Group
 from .demo import Demo
 from .evaluate import Evaluate
-from .generation import Edit, Extrapolate, Generate, Retarget, Upsample
+from .generation import Edit, Extend, Extrapolate, Generate, Retarget, Upsample
 from .importing import Import
 from .info import Info
 from .loop import Loop
@@ -43,6 +43,7 @@ COMMANDS: dict[str, type[Command] | Group] = {
     "extrapolate": Extrapolate,
     "upsample": Upsample,
     "retarget": Retarget,
+    "extend": Extend,
     "edit": Edit,
     "evaluate": Evaluate,
     "patches": Group(

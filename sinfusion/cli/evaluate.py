@@ -22,6 +22,7 @@ from .evaluation_report import Row, draw, table, write_field
 from .options import (
     OPTIONAL,
     File,
+    Flag,
     Format,
     Number,
     Out,
@@ -66,7 +67,7 @@ class Evaluate(Command):
     # Image file for a plot of error against diversity.
     plot: File = None
     # Folder for images of the nearest-neighbour fields: where each patch comes from.
-    fields: File = None
+    fields: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     # File with weights of Inception v3, for the SIFID of images.
     inception: File = None
     # File with weights of C3D, for the SVFID of videos.
@@ -75,6 +76,8 @@ class Evaluate(Command):
     clip: File = None
     # The text for --clip; left out: what `sinfusion retell` was told.
     prompt: Annotated[str | None, OPTIONAL] = None
+    # Of images: how different results are from each other, by ST-LPIPS (extra lpips).
+    lpips: Flag = False
     # Size that all files are resized to; left out: each keeps its own.
     size: Size = None
     # The longer side that larger files get; left out: no limit.
@@ -161,7 +164,7 @@ class Evaluate(Command):
         with Bar() as bar:
             rows = evaluate(
                 original, list(self.generated) or None, inception=self.inception, c3d=self.c3d,
-                clip=self.clip, prompt=self.prompt,
+                clip=self.clip, prompt=self.prompt, lpips=self.lpips,
                 size=parse_size(self.size), max_side=self.max_side, start=self.start, stop=self.stop,
                 stride=self.stride, fps=self.fps, held_out=self.held_out, count=self.count, seed=self.seed,
                 steps=self.steps,

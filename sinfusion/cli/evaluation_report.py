@@ -19,6 +19,7 @@ FIGURES = {  # columns of those that not all rows have
     "coverage": "coverage",
     "sifid": "SIFID",
     "svfid": "SVFID",
+    "lpips": "LPIPS",
     "clip_frames": "CLIP frames",
     "clip_text": "CLIP text",
     "change": "change",
@@ -32,6 +33,7 @@ LEGEND = (
     "Coverage is how much of what the original shows is there, and as often: 1 for a copy.",
 )
 CLIP_LEGEND = "CLIP: 100 times the cosine of frames with each other, and with the text that they should show."
+LPIPS_LEGEND = "LPIPS is diversity: the mean perceptual distance to the other results."
 
 
 def write_field(path: Path, field: np.ndarray, overwrite: bool) -> None:
@@ -54,7 +56,8 @@ def table(rows: list[Row]) -> str:
     drifting = [row for row in results if row["kind"] != "self_baseline" and any(key in row for key in DRIFTS)]
     drift = ["", *_aligned(_drift_cells(drifting))] if drifting else []
     clip = [CLIP_LEGEND] if any("clip_frames" in row or "clip_text" in row for row in results) else []
-    return "\n".join([*lines, *_aligned(_result_cells(results)), *drift, *LEGEND, *clip])
+    lpips = [LPIPS_LEGEND] if any("lpips" in row for row in results) else []
+    return "\n".join([*lines, *_aligned(_result_cells(results)), *drift, *LEGEND, *lpips, *clip])
 
 
 def _prediction_cells(rows: list[Row]) -> list[list[str]]:

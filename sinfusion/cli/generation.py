@@ -1,4 +1,4 @@
-"""The commands that generate images and videos with a run: generate, extrapolate, upsample, retarget, edit."""
+"""The commands that generate images and videos with a run: generate, extrapolate, upsample, retarget, extend, edit."""
 
 from __future__ import annotations
 
@@ -386,6 +386,39 @@ class Retarget(Rollout):
                 outputs.write_video(result, fps, beside(sound, len(result) / fps, log))
 
 
+@dataclass(kw_only=True)
+class Extend(Rollout):
+    """A video continued on all sides: it stays as it is in the middle, and what lies around moves with it."""
+
+    example: ClassVar[str] = "sinfusion extend runs/fish --size 384x216"
+    lower: ClassVar[str] = "--size"
+
+    # Size of the result, such as 384x216, with the video in its middle.
+    size: Annotated[str, tyro.conf.arg(metavar="WIDTHxHEIGHT")]
+    # Another video or a picture to continue, at the scale of the training video; left out: that video.
+    input: File = None
+    # Of a picture: frames of the result, all of which keep it; left out: as many as the training video has.
+    length: Whole = None
+    # How often each step of the first frame goes back and is taken again, so that what is made meets what is kept.
+    jumps: int = 3
+
+    def __call__(self) -> None:
+        from ..generation.extension import extend
+        from ..media import beside
+
+        run = self.load()
+        with self.outputs(run) as outputs:
+            size = parse_size(self.size)
+            assert size is not None
+            frames, fps, sound = _frames(run, self.input, None)
+            with Bar() as bar:
+                how = self.length, self.seed, self.steps, self.projection, self.jumps
+                result = extend(run, size, frames, *how, bar)
+            still = frames is not None and len(frames) == 1
+            fps = self.fps or (run.fps if still else fps)
+            outputs.write_video(result, fps, None if still else beside(sound, len(result) / fps, log))
+
+
 def _sound(run: Run) -> Sound | None:
     """The sound of the clip that a run was trained on."""
     from ..media import has_sound
@@ -424,6 +457,9 @@ class EditOptions(Generation):
     strength: float = 0.5
     # A larger size, such as 256x128, that IMAGE is continued to on all sides (outpainting).
     canvas: Size = None
+    # How often each step goes back and is taken again, so that what is made meets what is kept; left out: 3, or 0 where
+    # nothing is kept or --text guides.
+    jumps: Whole = None
     # Number of samples; sample i is generated from seed + i.
     count: int = 1
     # Words that the result is to show, where IMAGE may change; sinfusion edit --help-text has more.
@@ -446,5 +482,6 @@ class Edit(Guiding, EditOptions):
         mask = None if self.mask is None else read_mask(self.mask, image.shape[:2])
         with self.outputs(run, self.count) as outputs:
             how = self.strength, canvas, self.count, self.seed, self.steps
-            images = edit(run, image, mask, *how, **self.guiding(canvas or (image.shape[0], image.shape[1])))
+            guiding = self.guiding(canvas or (image.shape[0], image.shape[1]))
+            images = edit(run, image, mask, *how, **guiding, jumps=self.jumps)
             outputs.write_images(images, **self.guided_by())

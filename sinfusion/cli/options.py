@@ -28,6 +28,7 @@ Format = Annotated[Literal["mp4", "gif", "webp", "png"] | None, OPTIONAL]
 Tile = Annotated[str | None, tyro.conf.arg(metavar="x|y|x,y", help_behavior_hint="")]
 Text = Annotated[str | None, OPTIONAL]
 Precision = Literal["auto", "bf16", "fp32"]
+Flag = Annotated[bool, OPTIONAL]
 Graph = Annotated[bool, OPTIONAL]
 Trained = Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
 

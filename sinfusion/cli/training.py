@@ -79,15 +79,17 @@ class TrainOptions:
     out: File = None
     # Preset of the settings; left out: fast on a GPU, tiny on a CPU.
     recipe: Annotated[Literal["paper", "fast", "tiny"] | None, OPTIONAL] = None
-    # Minutes for all models together; left out: as the recipe says (tiny: 10).
+    # Minutes for all models together; left out: the recipe's steps (tiny: 10).
     minutes: Number = None
     # Steps of each model, in place of --minutes; a finished run gets that many more.
     steps: Whole = None
+    # Pixels across that the network sees, in place of --depth; tiny: 73, fast: 161.
+    receptive: Whole = None
     # Uses of a video's models: generate (default; also extrapolate, retarget), upsample.
     tasks: Annotated[
         tuple[Literal["generate", "upsample"], ...] | None, tyro.conf.arg(metavar="TASKS", help_behavior_hint="")
     ] = None
-    # Size of the training frames; left out: that of the input, up to --max-side.
+    # Size of the training frames, such as 256x144; left out: see --max-side.
     size: Size = None
     # Longer side, at most; 0: as it is; left out: 256 (tiny: what the time allows).
     max_side: Whole = None

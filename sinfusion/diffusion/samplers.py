@@ -8,6 +8,7 @@ levels to visit, falling to 0. `generation.reverse_process` runs the same tables
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -69,6 +70,26 @@ def heun(sigmas: np.ndarray) -> list[Step]:
             half = (sigma - lower) / (2 * lower)
             steps.append(Step(lower, 0.5 - half, 0.5, half, 0.0))
     return steps
+
+
+def resampled(steps: Sequence[Step], jumps: int) -> list[Step]:
+    """Every step but the last taken `jumps` more times, each from where it began: RePaint's resampling.
+
+    After a step from sigma to a lower one, noise of variance sigma^2 - lower^2 brings x back (Lugmayr et al. 2022,
+    algorithm 1). It is added together with the step's own, so a jump is a row of the table like any other.
+    """
+    wholes: list[list[Step]] = []  # a step that looks at the x before it belongs to the one before it
+    for step in steps:
+        if step.of_previous:
+            wholes[-1].append(step)
+        else:
+            wholes.append([step])
+    table: list[Step] = []
+    for whole, following in itertools.pairwise(wholes):
+        back = (whole[0].sigma ** 2 - following[0].sigma ** 2) ** 0.5
+        again = [*whole[:-1], whole[-1]._replace(of_noise=math.hypot(whole[-1].of_noise, back))]
+        table += again * jumps + whole
+    return table + wholes[-1]
 
 
 def _pairs(sigmas: np.ndarray) -> list[tuple[float, float]]:

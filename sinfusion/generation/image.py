@@ -10,13 +10,15 @@ import numpy as np
 import torch
 
 from ..clip import as_image, as_mask
-from ..errors import SinfusionError
-from ..pixels import check_size, resize, to_uint8, to_unit
+from ..errors import SettingError, SinfusionError
+from ..pixels import check_size, middle, resize, to_uint8, to_unit
 from ..roles import IMAGE
 from ..run import Run
 from .guidance import Guidance
 from .reverse_process import reverse_process
 from .video import seeds_of
+
+JUMPS = 3  # where something is kept
 
 
 def edit(
@@ -34,6 +36,7 @@ def edit(
     text_fill: float | None = None,
     style: Any = None,
     where: Any = None,
+    jumps: int | None = None,
 ) -> np.ndarray:
     """Make an edited or sketched image look like the training image; (count, H, W, 3) uint8.
 
@@ -42,7 +45,9 @@ def edit(
     to the bit. strength: in (0, 1], where in the reverse process the image enters: small keeps it, 1 makes it anew.
     canvas: (height, width) at least as large as the image, which is put in its middle; what lies around it is made
     (outpainting). text, text_model, text_strength, text_fill, style, where: as for `generate`; text_strength: None:
-    0.05; where: None: where the mask lets the image change.
+    0.05; where: None: where the mask lets the image change. jumps: how often each step of the reverse process goes
+    back by noise and is taken again, so that what is made meets what is kept (RePaint); each costs as much as the edit
+    without; None: 3 where something is kept and nothing guides, else 0.
     """
     if run.kind != "image":
         raise SinfusionError(f"{run.path} is a video run; edit needs a run trained on an image.")
@@ -56,9 +61,10 @@ def edit(
     change = mask if mask is not None else np.full((height, width), canvas is None)
     if canvas is not None:
         image, change = _on_canvas(image, change, canvas)
+    jumps = _jumps(jumps, keeps=not change.all(), guides=guidance.wanted and text_strength != 0)
     known_image = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(run.device))[None]
     known_mask = ~torch.from_numpy(change).to(run.device)[None, None]
-    process = reverse_process(run, IMAGE, steps=steps, strength=strength)
+    process = reverse_process(run, IMAGE, steps=steps, strength=strength).resampling(jumps)
     if guidance.wanted:
         guidance = guidance if change.all() or where is not None else dataclasses.replace(guidance, where=change)
         guide = guidance.guide(process.steps, seeds.tolist(), change.shape, run.device, from_noise=strength == 1)
@@ -68,15 +74,18 @@ def edit(
     return np.where(change[..., None], outputs, image)
 
 
+def _jumps(jumps: int | None, keeps: bool, guides: bool) -> int:
+    """The number of jumps that is asked for, or the usual one. keeps: some pixels; guides: anything, at each step."""
+    if jumps is None:
+        return JUMPS if keeps and not guides else 0
+    if jumps and not keeps:
+        raise SettingError("{jumps} is for what is kept; give {mask} or {canvas}, or leave it out.")
+    return jumps
+
+
 def _on_canvas(image: np.ndarray, change: np.ndarray, canvas: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Image and mask in the middle of a larger canvas; around it the resized image, as colours to begin with."""
-    height, width = image.shape[:2]
-    if canvas[0] < height or canvas[1] < width:
-        raise SinfusionError(
-            f"the canvas {canvas[1]}x{canvas[0]} is smaller than the image {width}x{height}; it must hold it."
-        )
-    top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
-    inside = (slice(top, top + height), slice(left, left + width))
+    inside = middle((image.shape[0], image.shape[1]), canvas)
     large = resize(image, canvas).copy()
     may_change = np.ones(canvas, bool)
     large[inside], may_change[inside] = image, change

@@ -11,10 +11,10 @@ from torch import Tensor
 from ..errors import SinfusionError
 from ..patches.cuts import LEAST_LENGTH, choose_length, cut_loop
 from ..pixels import check_size, to_uint8, to_unit
-from ..progress import OnProgress, Progress
+from ..progress import OnProgress
 from ..roles import PREDICTOR
 from ..run import Run
-from .video import Frames, NextFrame, next_frame, require_video, seeds_of, stream
+from .video import Frames, NextFrame, followed_by, next_frame, report, require_video, seeds_of, stream
 
 LONGER = 1.6  # times the loop's length, that a rollout is, for cuts to choose from
 LONGER_THAN_CLIP = 1.5  # times the clip's length, where the loop's is chosen, too
@@ -46,14 +46,14 @@ def loop(
     rolled: list[np.ndarray] = []
     for images in stream(run, length, 1, size, start, 1, seed, steps, projection):
         rolled.append(images[0])
-        _report(on_progress, len(rolled), 2 * length, images[0])
+        report(on_progress, len(rolled), 2 * length, images[0])
     rollout = to_unit(torch.from_numpy(np.stack(rolled)).to(run.device)).movedim(1, -1)
     targets = cut_loop(rollout, choose_length(rollout) if frames is None else frames).movedim(-1, 1)
     sigma_start = SIGMA_START * run.denoiser(PREDICTOR).sigma_data_at(1)
     drawn = []
     for image in _drawn(next_frame(run, 1, steps, sigma_start, projection), targets, seeds, length):
         drawn.append(image)
-        _report(on_progress, length + round(length * len(drawn) / len(targets)), 2 * length, image)
+        report(on_progress, length + round(length * len(drawn) / len(targets)), 2 * length, image)
     return np.stack(drawn)
 
 
@@ -68,11 +68,6 @@ def _drawn(advance: NextFrame, targets: Tensor, seeds: Tensor, first_index: int)
     for number in range(-LEAD, count):
         # The same noise in both rounds, so that the frames before the first are nearly those of the end.
         image = advance(previous, seeds, first_index + number % count, targets[number % count][None])
-        previous = torch.cat((image, previous[:, :-3]), 1)
+        previous = followed_by(previous, image)
         if number >= 0:
             yield to_uint8(image)[0].cpu().numpy()
-
-
-def _report(on_progress: OnProgress | None, done: int, total: int, image: np.ndarray) -> None:
-    if on_progress is not None:
-        on_progress(Progress(done, total, image=image))

@@ -8,12 +8,15 @@ it, so that what is chosen moves as the rollout does. Coarse scales come first, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
-from ..patches.engine import Effort, coarse_to_fine
+from ..patches.engine import Effort, Level, coarse_to_fine
 from ..patches.pyramid import level_scales, resample
 from ..patches.videos import plain_levels
 from .border import Border
@@ -27,6 +30,7 @@ STREAM_FRAMES = 0x46697273  # of the random number generator: which frames a fir
 # Of a first frame's repair: the pyramid's factor and its coarsest shorter side; passes a level; frames of the clip that
 # patches come from; and how much all of these should appear (`Effort.completeness`), which keeps small things.
 REPAIR_FACTOR, REPAIR_SIDE, REPAIR_PASSES, REPAIR_FRAMES, REPAIR_COMPLETENESS = 0.75, 18, 3, 12, 0.05
+WHOLLY = 0.99  # share of a pixel of a small level that is known, from which on it is kept
 
 
 class PatchProjection:
@@ -56,11 +60,12 @@ class PatchProjection:
             videos.append(_half(videos[-1].movedim(-1, 1)).movedim(1, -1).contiguous())
         self.scales = [_Scale(video, self.depth, follows) for video in videos]  # finest first
 
-    def first(self, images: Tensor, seeds: Tensor) -> Tensor:
+    def first(self, images: Tensor, seeds: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, 3 depth, H, W), the last frame first: images (B, 3, H, W) in [-1, 1] and frames that may have led there.
 
         Images keep their layout, all else is patches of the clip, motion too: generated as VGPNN does, but from a small
-        version of the image in place of noise. seeds: (B,) int64.
+        version of the image in place of noise. seeds: (B,) int64. known: a mask (H, W) bool, and frames (depth, H, W,
+        3) in [-1, 1], in the order of time, whose pixels in the mask are kept.
         """
         whole, (depth, rows, columns) = self.scales[0].clip, self.scales[0].patch
         patch = depth, min(rows, images.shape[2]), min(columns, images.shape[3])
@@ -72,6 +77,8 @@ class PatchProjection:
             at = int(ops.uniform_bits([seed], STREAM_FRAMES, 0, 1)) * (len(whole) - count + 1) >> 32
             shape = depth, image.shape[0], image.shape[1]
             shapes, level_at = plain_levels(whole[at : at + count], shape, scales, patch)
+            if known is not None:
+                level_at = _with_known(level_at, *known)
             still = image.expand(depth, -1, -1, -1)
             found.append(coarse_to_fine(shapes, level_at, resample(still, shapes[0]), effort, seed))
         return torch.stack(found).flip(1).movedim(-1, 2).flatten(1, 2)
@@ -141,6 +148,18 @@ class _Scale:
         """(1, H', W', 3) int16, of a query (depth, H, W, 3)."""
         rounds = FIRST_ROUNDS if start is None else ROUNDS
         return ops.patch_match(query, self.clip, self.patch, rounds, SEED, start, self.weight, value_range=VALUES)[0]
+
+
+def _with_known(level_at: Callable[[int], Level], mask: Tensor, video: Tensor) -> Callable[[int], Level]:
+    """The levels with what is known of their outputs: mask (H, W) bool, video (T, H, W, 3)."""
+    whole = mask.expand(video.shape[:3])[..., None].float()
+
+    def with_known(n: int) -> Level:
+        level = level_at(n)
+        inside = resample(whole, level.shape)[..., 0] > WHOLLY
+        return replace(level, known_mask=inside, known_video=resample(video, level.shape))
+
+    return with_known
 
 
 def _videos(frames: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from torch import Tensor
 
 from .. import ops
 from ..diffusion.denoiser import Denoiser
-from ..diffusion.samplers import SAMPLERS, Step
+from ..diffusion.samplers import SAMPLERS, Step, resampled
 from ..diffusion.schedule import karras_sigmas, truncated
-from ..errors import SinfusionError
+from ..errors import SettingError, SinfusionError
 from ..network import NextNet
 from ..recipe import Recipe
 from ..roles import Role
@@ -32,6 +33,8 @@ DRAWS_A_FRAME = 4096  # counters of a frame in one row: the last is that of x's 
 EVALUATIONS_A_ROW = DRAWS_A_FRAME - 1
 NOISE = 6  # column of the coefficients: of the noise that is added
 ROW = 2**51  # further evaluations go on in rows of their own, each beyond the counters of 2^39 frames
+
+MOST_JUMPS = 100
 
 # With more pixels a CPU does not capture the process: the memory of a graph is worth more than the time it saves.
 GRAPHED_PIXELS = 2**14
@@ -58,7 +61,7 @@ class ReverseProcess:
         network = denoiser.network
         assert isinstance(network, NextNet)
         self.denoiser, self.network, self.steps, self.conditions = denoiser, network, steps, conditions
-        self.stream = stream
+        self.frame_offset, self.stream = frame_offset, stream
         self.device = device = next(network.parameters()).device
         sigma = torch.tensor([step.sigma for step in steps], device=device)
         offset = None if frame_offset is None else torch.full((len(steps),), frame_offset, device=device)
@@ -75,6 +78,16 @@ class ReverseProcess:
         capture = graph and device.type == "cpu" and not any(wraps)
         self.graphed = ops.cpu_graphed(self._loop) if capture else None
         self.guide: Guide | None = None
+
+    def resampling(self, jumps: int) -> ReverseProcess:
+        """The same with each step taken `jumps` more times, see `samplers.resampled`; a guide comes after this."""
+        if isinstance(jumps, bool) or not isinstance(jumps, Integral) or not 0 <= jumps <= MOST_JUMPS:
+            raise SettingError(f"{{jumps}} must be from 0 to {MOST_JUMPS}, not {jumps!r:.40}.")
+        if jumps == 0:
+            return self
+        steps, graph = resampled(self.steps, int(jumps)), self.graphed is not None
+        how = self.conditions, self.frame_offset, graph, self.stream, self.wraps
+        return ReverseProcess(self.denoiser, steps, *how)
 
     def guided(self, guide: Guide | None) -> ReverseProcess:
         """The same with this guide; without a graph, since a guide is any code."""

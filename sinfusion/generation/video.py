@@ -79,7 +79,7 @@ def generate(
     outputs = []
     for images in stream(run, length, count, size, start, frame_offset, seed, steps, projection):
         outputs.append(images)
-        _report(on_progress, len(outputs), length, images[0])
+        report(on_progress, len(outputs), length, images[0])
     return np.stack(outputs, axis=1)
 
 
@@ -145,13 +145,18 @@ class NextFrame:
         seeds: Tensor,  # (B,) int64
         frame_index: int | Tensor,
         init_image: Tensor | None = None,  # (B, 3, H, W) in [-1, 1]: start from this instead of the previous frame
+        known: tuple[Tensor, Tensor] | None = None,  # mask (1, 1, H, W) bool, and the image (1, 3, H, W) that it keeps
     ) -> Tensor:
         """(B, 3, H, W) in [-1, 1]."""
-        image = self.predict(seeds, frame_index, previous[:, : 3 * self.predict.conditions], init_image)
+        mask, kept = known or (None, None)
+        seen = previous[:, : 3 * self.predict.conditions]
+        image = self.predict(seeds, frame_index, seen, init_image, None, mask, kept)
         if self.correct is not None:
             # A little noise, which the Projector removes with the Predictor's artefacts (SinFusion, section 5).
-            image = self.correct(seeds, frame_index, init_image=image)
-        return image if self.project is None else self.project(image, previous)
+            image = self.correct(seeds, frame_index, None, image, None, mask, kept)
+        if self.project is not None:
+            image = self.project(image, previous)
+        return image if mask is None or kept is None else torch.where(mask, kept, image)
 
     @property
     def needed(self) -> int:
@@ -170,7 +175,7 @@ class NextFrame:
         return previous
 
 
-def _followed_by(previous: Tensor, image: Tensor) -> Tensor:
+def followed_by(previous: Tensor, image: Tensor) -> Tensor:
     """(B, 3 n, H, W): the last n frames, once `image` (B, 3, H, W) is the last of them."""
     return image if previous.shape[1] == 3 else torch.cat((image, previous[:, :-3]), 1)
 
@@ -195,7 +200,7 @@ def _projection(run: Run, frame_offset: int, projection: float | None, border: i
     if weight == 0:
         return None
     sigma_data = run.denoiser(PREDICTOR).sigma_data_at(frame_offset)
-    tolerance, clip = recipe.projection_tolerance * sigma_data, _tensor(run, run.frames).movedim(1, -1)
+    tolerance, clip = recipe.projection_tolerance * sigma_data, as_tensor(run, run.frames).movedim(1, -1)
     return PatchProjection(clip, weight, recipe.projection_depth, tolerance, frame_offset, border, sigma_data)
 
 
@@ -230,14 +235,14 @@ def rollout(
 
     def one(previous: Tensor, frame_index: Tensor) -> tuple[Tensor, Tensor]:
         image = advance(previous, seeds, frame_index)
-        return _followed_by(previous, image), to_uint8(image)
+        return followed_by(previous, image), to_uint8(image)
 
     step = cuda_graphed(one, first.device, graph)
     previous = advance.begin(first)
     if burn_in == 0:
         yield to_uint8(first[:, :3])
     for number in range(1, burn_in + frames):
-        previous, frame = step(previous, _on_device(first_index + number, first.device))
+        previous, frame = step(previous, on_device(first_index + number, first.device))
         if number >= burn_in:
             yield frame
 
@@ -267,7 +272,7 @@ def extrapolate(
     new: list[np.ndarray] = []
     for images in itertools.chain(*parts):
         new.append(images[0])
-        _report(on_progress, len(new), after + before, images[0])
+        report(on_progress, len(new), after + before, images[0])
     is_new = np.repeat([True, False, True], [before, len(run.frames), after])
     return np.stack([*new[after:][::-1], *run.frames, *new[:after]]), is_new
 
@@ -317,12 +322,12 @@ def upsample(
     done, total = 0, (factor - 1) * (len(clip) - 1)
     while factor > 1:
         # A pair at a time bounds the memory.
-        pairs = (_tensor(run, clip[i : i + 2]).flatten(0, 1)[None] for i in range(len(clip) - 1))
-        new = (between_two(pair, _on_device(done + i, run.device)) for i, pair in enumerate(pairs))
+        pairs = (as_tensor(run, clip[i : i + 2]).flatten(0, 1)[None] for i in range(len(clip) - 1))
+        new = (between_two(pair, on_device(done + i, run.device)) for i, pair in enumerate(pairs))
         middles = []
         for images in copy_to_host_async(new):
             middles.append(images[0])
-            _report(on_progress, done + len(middles), total, images[0])
+            report(on_progress, done + len(middles), total, images[0])
         done += len(middles)
         woven = np.empty((2 * len(clip) - 1, *clip.shape[1:]), np.uint8)
         woven[::2], woven[1::2] = clip, np.stack(middles)
@@ -354,17 +359,17 @@ def retarget(
             raise SinfusionError(f"{run.path} is an image run: projection is for video runs.")
         source = as_image(source)[None]
     seeds = seeds_of(run, seed, 1)
-    stretched = _tensor(run, np.stack([resize(frame, size) for frame in source]))
+    stretched = as_tensor(run, np.stack([resize(frame, size) for frame in source]))
     role = IMAGE if run.kind == "image" else PROJECTOR
     image = reverse_process(run, role, steps=steps, strength=strength)(seeds, 0, init_image=stretched[:1])
     if run.kind == "image":
         result = to_uint8(image)[0].cpu().numpy()
-        _report(on_progress, 1, 1, result)
+        report(on_progress, 1, 1, result)
         return result
     outputs: list[np.ndarray] = []
     for images in copy_to_host_async(_follow(run, image, stretched, seeds, steps, strength, projection)):
         outputs.append(images[0])
-        _report(on_progress, len(outputs), len(stretched), images[0])
+        report(on_progress, len(outputs), len(stretched), images[0])
     return np.stack(outputs)
 
 
@@ -384,11 +389,11 @@ def _follow(
 
     def one(previous: Tensor, frame_index: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         image = advance(previous, seeds, frame_index, target)
-        return _followed_by(previous, image), to_uint8(image)
+        return followed_by(previous, image), to_uint8(image)
 
     step, previous = cuda_graphed(one, run.device, run.graph), advance.begin(image)
     for number in range(len(targets)):  # frame index 0 was the first image's
-        previous, frame = step(previous, _on_device(number + 1, run.device), targets[number : number + 1])
+        previous, frame = step(previous, on_device(number + 1, run.device), targets[number : number + 1])
         yield frame
 
 
@@ -430,18 +435,18 @@ def _known_frames(run: Run, start: Any, frame_offset: int, size: tuple[int, int]
         frames = [np.asarray(run.frames[i]) for i in indices if 0 <= i < count]
     else:
         frames = [as_image(start, "the start image")]
-    return torch.cat([_tensor(run, resize(frame, size)[None]) for frame in frames], 1)
+    return torch.cat([as_tensor(run, resize(frame, size)[None]) for frame in frames], 1)
 
 
-def _tensor(run: Run, frames: Frames) -> Tensor:
+def as_tensor(run: Run, frames: Frames) -> Tensor:
     return to_unit(torch.from_numpy(np.ascontiguousarray(frames)).to(run.device))
 
 
-def _on_device(frame_index: int, device: torch.device) -> Tensor:
+def on_device(frame_index: int, device: torch.device) -> Tensor:
     """() int64, without a copy from the host."""
     return torch.full((), frame_index, device=device)
 
 
-def _report(on_progress: OnProgress | None, done: int, total: int, image: np.ndarray) -> None:
+def report(on_progress: OnProgress | None, done: int, total: int, image: np.ndarray) -> None:
     if on_progress is not None:
         on_progress(Progress(done, total, image=image))

@@ -23,6 +23,7 @@ from .coverage import SIDE, Coverage, coverage, downscale_of
 from .fidelity import relative_statistics, sliced_wasserstein
 from .frechet import C3D_MIN_SIDE, INCEPTION_MIN_SIDE, load_c3d, load_inception, sifid, svfid
 from .nearest_neighbors import ROUNDS, STRIDES, nnf, nnfdist, nnfdiv
+from .perceptual import Lpips, to_others
 from .windows import Window, patches_in
 
 NNF_PATCH = (3, 3, 3)  # frames, rows, columns
@@ -54,6 +55,7 @@ class MetricOptions:
     clip: ClipModel | None = None  # for how well frames go together, and with a text
     prompt: str | None = None  # what results should show, whatever they were told
     original_prompt: str | None = None  # what the original shows
+    lpips: Lpips | None = None  # for the diversity of images
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,11 @@ class Comparison:
         counter.add(frame_count(self.original))
         relative = relative_statistics(second, first)
         return {"kind": "self_baseline", "name": name, **metrics, **relative, **frames_and_size(second)}
+
+    def diversity(self, images: Sequence[np.ndarray]) -> list[Row]:
+        """What the rows of these results have of their distance to each other, if that is asked for."""
+        lpips = self.options.lpips
+        return [{} for _ in images] if lpips is None else [{"lpips": value} for value in to_others(lpips, images)]
 
     def _clip_scores(self, pixels: np.ndarray, prompt: str | None) -> Row:
         model = self.options.clip

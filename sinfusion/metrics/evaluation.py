@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .. import console
 from ..clip import format_size
@@ -27,6 +28,7 @@ from ..tuning.tuned_run import TunedRun, is_tuned
 from ..tuning.tuned_run import load as load_tuned
 from .clip_scores import recorded_prompt
 from .comparison import Comparison, MetricOptions, Named, OnResult, Row, frame_count, pixel_size
+from .perceptual import LEAST_SIDE, Lpips, load_lpips
 from .run_evaluation import evaluate_run, read_held_out
 
 Media = Any  # (T, H, W, 3) or (H, W, 3) uint8, a file or folder of it, or whatever else `Source` takes
@@ -41,6 +43,7 @@ def evaluate(
     c3d: str | Path | None = None,
     clip: str | Path | None = None,
     prompt: str | None = None,
+    lpips: bool = False,
     size: tuple[int, int] | None = None,
     max_side: int | None = None,
     start: int | None = None,
@@ -60,7 +63,8 @@ def evaluate(
     original: a video or an image; a run stands for the frames it was trained on. generated: one or several of the same
     kind. inception, c3d: files of weights (see `frechet`), for SIFID of images and SVFID of videos. clip: folder of a
     CLIP (see `text.clip`), for how well frames go together, and with what they should show: `prompt`, or what
-    `sinfusion retell` was told. size: (height, width) that all files are resized to; max_side: the longer side that
+    `sinfusion retell` was told. lpips: of images, how different results are from each other; needs the extra `lpips`.
+    size: (height, width) that all files are resized to; max_side: the longer side that
     they are scaled down to, if they are all of one size; files keep their own size without either. start, stop, stride:
     frames to use of the original, or of `held_out`. fps: frames per second that all videos with a rate are resampled
     to. seed: of the metrics' random numbers, and of what a run generates.
@@ -73,12 +77,13 @@ def evaluate(
 
     Returns one dict a row. All have "kind" and "name". The kind "self_baseline" has the original's halves measured
     against each other, "result" is one result, "mean" the mean of a run's results. They have "nnfdiv", "nnfdist", "swd"
-    (a number for each scale), "coverage" (see `coverage`), "sifid" or "svfid", "clip_frames" and "clip_text" (see
-    `clip_scores`), "change" (videos) and "high_frequency" divided by the original's, "frames" and "size"; results of a
-    run also "seed" and "start". Results of at least 12 frames have "nnfdist_drift", "coverage_drift", "change_drift"
-    and "high_frequency_drift": the last quarter's over the first quarter's. The kinds "prediction" (the next frame) and
-    "interpolation" (the frame between) have PSNR in dB: "mean_db" of the conditional mean, "sample_db" of a sample,
-    "linear_db" of the linear filter (next frame), "baseline_db" of "baseline". Raises SinfusionError for anything wrong
+    (a number for each scale), "coverage" (see `coverage`), "sifid" or "svfid", "lpips" (the mean distance to the other
+    results), "clip_frames" and "clip_text" (see `clip_scores`), "change" (videos) and "high_frequency" divided by the
+    original's, "frames" and "size"; results of a run also "seed" and "start". Results of at least 12 frames have
+    "nnfdist_drift", "coverage_drift", "change_drift" and "high_frequency_drift": the last quarter's over the first
+    quarter's. The kinds "prediction" (the next frame) and "interpolation" (the frame between) have PSNR in dB:
+    "mean_db" of the conditional mean, "sample_db" of a sample, "linear_db" of the linear filter (next frame),
+    "baseline_db" of "baseline". Raises SinfusionError for anything wrong
     with the arguments, before any work starts.
     """
     shown = None  # what the original shows, if anybody has said so
@@ -99,8 +104,9 @@ def evaluate(
         _refuse_unused(cut | rate if held_out is None else {}, scaling)
         held_out = None if held_out is None else read_held_out(run, held_out, cut | rate, log)
         model = None if clip is None else load_clip(clip, run.device)
-        options = MetricOptions(inception, c3d, seed, run.device, on_result, model, prompt, prompt)
         pixels = run.frames[0] if run.kind == "image" else run.frames
+        distance = _load_lpips([pixels] * count, run.device) if lpips else None
+        options = MetricOptions(inception, c3d, seed, run.device, on_result, model, prompt, prompt, distance)
         comparison = Comparison.of((str(run.path), pixels), [], options)
         return evaluate_run(run, comparison, held_out, count, seed, steps, on_progress)
     if held_out is not None or steps is not None:
@@ -109,16 +115,32 @@ def evaluate(
             f"{option} is for the evaluation of a run alone; leave out {option}, or what is generated."
         )
     model = None if clip is None else load_clip(clip, choose_device())
-    options = MetricOptions(
-        inception, c3d, check_seed(seed), "auto", on_result, model, prompt, shown if prompt is None else prompt
-    )
+    seed, shown = check_seed(seed), shown if prompt is None else prompt
     known, results, told = _read(original if run is None else run, generated, cut, scaling | rate, log)
+    distance = _load_lpips([pixels for _, pixels in results], choose_device()) if lpips else None
+    options = MetricOptions(inception, c3d, seed, "auto", on_result, model, prompt, shown, distance)
     comparison = Comparison.of((_name(original), known), results, options)
     counter = ProgressCounter(frame_count(known) + sum(frame_count(pixels) for _, pixels in results), on_progress)
     rows = [comparison.self_baseline(counter)]
-    for (name, pixels), text in zip(results, told, strict=True):
-        rows.append(comparison.result(name, pixels, counter, text))
+    diversity = comparison.diversity([pixels for _, pixels in results])
+    for (name, pixels), text, facts in zip(results, told, diversity, strict=True):
+        rows.append(comparison.result(name, pixels, counter, text, **facts))
     return rows
+
+
+def _load_lpips(results: Sequence[np.ndarray], device: torch.device) -> Lpips:
+    """The network for the distance of results to each other; SinfusionError for what has none."""
+    if results[0].ndim == 4:
+        raise SinfusionError("lpips is for images; leave it out for videos.")
+    if len(results) < 2:
+        raise SinfusionError("lpips is how different results are from each other; let there be two or more of them.")
+    if len({pixels.shape for pixels in results}) > 1:
+        raise SinfusionError("lpips compares results of one size; give one for all of them (--size).")
+    if min(results[0].shape[:2]) < LEAST_SIDE:
+        raise SinfusionError(
+            f"the results are {pixel_size(results[0])}; for lpips each side must be at least {LEAST_SIDE} pixels."
+        )
+    return load_lpips(device)
 
 
 def _refuse_unused(cut: dict[str, Any], scaling: dict[str, Any]) -> None:

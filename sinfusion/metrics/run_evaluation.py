@@ -77,7 +77,10 @@ def _evaluate_image_run(
     counter = ProgressCounter(1 + 2 * count, on_progress)
     images = generate_images(run, count, None, seed, steps)
     counter.add(count, images[0])
-    rows = [comparison.result(f"seed {seed + i}", image, counter, seed=seed + i) for i, image in enumerate(images)]
+    rows = [
+        comparison.result(f"seed {seed + i}", image, counter, seed=seed + i, **diversity)
+        for i, (image, diversity) in enumerate(zip(images, comparison.diversity(list(images)), strict=True))
+    ]
     return [comparison.self_baseline(counter), *rows, *_mean_row(rows, "mean")]
 
 

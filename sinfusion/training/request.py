@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..errors import SinfusionError, option_name
+from ..errors import SettingError, SinfusionError, option_name
 from ..media import Source
 from ..names import as_path, name_after
 from ..pixels import check_size
@@ -102,10 +102,13 @@ class TrainingRequest:
     seed: int = 0
     overwrite: bool = False
     patient: bool = False  # go on after `minutes` until results are worth watching
+    receptive: int | None = None  # pixels across that the network sees, in place of a depth
 
     def __post_init__(self) -> None:
         _check_length(self.minutes, self.steps)
         self._check_one_length()
+        if self.receptive is not None and "depth" in self.settings:
+            raise SettingError("{depth} and {receptive} both say how deep the network is; give one of them.")
         object.__setattr__(self, "seed", check_seed(self.seed))  # a plain int
         _check_tasks(self.tasks)
         if self.source.size is not None:
@@ -148,7 +151,10 @@ class TrainingRequest:
         steps = {} if self.steps is None else dict.fromkeys(STEPS, self.steps)
         asked = {**self.settings, **steps}
         timed = base is TINY and not isinstance(self.recipe, Recipe) and not set(STEPS) & set(asked)
-        return base.replace(**asked), TINY_MINUTES if self.minutes is None and timed else self.minutes
+        recipe = base.replace(**asked)
+        if self.receptive is not None:
+            recipe = recipe.with_receptive(self.receptive)
+        return recipe, TINY_MINUTES if self.minutes is None and timed else self.minutes
 
     @property
     def folder(self) -> Path:

@@ -59,6 +59,7 @@ def train(
     patient: bool = False,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
+    receptive: int | None = None,
 ) -> Run:
     """Train on one image or one video and return the run; or go on with a run.
 
@@ -66,6 +67,7 @@ def train(
     a list of images and so on. out: the run folder; None: runs/<name of input>.
     recipe: paper, fast, tiny or a Recipe, which is taken as it is; None: fast on a GPU, tiny on a CPU. settings:
     settings of the recipe by name, which stay as they are while the others of `tiny` follow the machine and the time.
+    receptive: pixels across that the network sees, in place of the recipe's depth; `tiny` sees 73.
     minutes: after so many all models are trained to the end of their schedules, whatever else the machine does. steps:
     of each model, instead. patient: go on after `minutes` where a model needs more steps before what it makes is worth
     watching. tasks: `generate` (Predictor and Projector, the default) and `upsample` (Interpolator); an image has none.
@@ -104,11 +106,13 @@ def train(
             seed=0 if seed is None else seed,
             overwrite=overwrite,
             patient=patient,
+            receptive=receptive,
         )
     else:
         others = {
             "out": out, "recipe": recipe, "size": size, "max_side": max_side, "start": start, "stop": stop,
-            "stride": stride, "fps": fps, "seed": seed, "overwrite": overwrite or None, **(settings or {}),
+            "stride": stride, "fps": fps, "seed": seed, "overwrite": overwrite or None,
+            "receptive": receptive, **(settings or {}),
         }  # fmt: skip
         refuse_other_settings(folder, others)
         request = ContinuationRequest(
@@ -273,7 +277,8 @@ def _summary(run: Run) -> str:
     frames = "an image" if run.kind == "image" else f"{len(run.frames)} frames"
     return (
         f"{run.path}: {' and '.join(run.models)} on {frames} of {width}x{height}, recipe {run.recipe.name} "
-        f"(depth {run.recipe.depth}, {run.recipe.filters} filters), {run.device}, {dtype}"
+        f"(depth {run.recipe.depth}, which sees {run.recipe.receptive} pixels across, {run.recipe.filters} filters), "
+        f"{run.device}, {dtype}"
     )
 
 

@@ -367,6 +367,7 @@ def test_out_of_memory_says_which_setting_to_lower(
     for words, setting in (
         (("generate", video_run.path), "--size or --count"),
         (("retarget", video_run.path, "--size", "32x16"), "--size"),
+        (("extend", video_run.path, "--size", "32x20"), "--size"),
         (("upsample", video_run.path), "--max-side"),
         (("edit", image_run.path, video_file), "--count or --canvas"),
     ):

@@ -385,6 +385,16 @@ def test_upsample_takes_another_video_with_its_own_rate(video_run, video_file, t
     assert outputs.fps == pytest.approx(40) and len(outputs.frames) == 4 * 11 + 1
 
 
+def test_extend_continues_a_video_or_a_picture_on_all_sides(video_run, image_file, clip, tmp_path):
+    do("extend", video_run.path, "--size", "34x20", "--format", "png", "--out", tmp_path / "large")
+    frames = read_media(tmp_path / "large", max_side=None).frames
+    assert np.array_equal(frames[:, 2:18, 5:29], clip)
+    how = "--input", image_file, "--length", 5, "--jumps", 0, "--format", "png", "--out", tmp_path / "still"
+    do("extend", video_run.path, "--size", "34x20", *how)
+    frames = read_media(tmp_path / "still", max_side=None).frames
+    assert np.array_equal(frames[:, 2:18, 5:29], np.stack([clip[0]] * 5))
+
+
 def test_retarget_scales_a_video_and_an_image_to_the_size_asked_for(video_run, image_run, video_file, tmp_path):
     do("retarget", video_run.path, "--size", "40x16", "--input", video_file, "--out", tmp_path / "wide.mp4")
     assert read_media(tmp_path / "wide.mp4").frames.shape == (12, 16, 40, 3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sinfusion.diffusion import samplers
-from sinfusion.diffusion.samplers import SAMPLERS, Step, ddpm, heun
+from sinfusion.diffusion.samplers import SAMPLERS, Step, ddpm, heun, resampled
 from sinfusion.diffusion.schedule import SCHEDULES, karras_sigmas, truncated
 
 
@@ -145,3 +145,34 @@ def test_noise_is_drawn_where_none_is_given_and_only_for_samplers_that_need_it()
     assert torch.equal(outputs("euler", 0), outputs("euler", 1))
     assert torch.equal(outputs("ancestral", 0), outputs("ancestral", 0))
     assert not torch.equal(outputs("ancestral", 0), outputs("ancestral", 1))
+
+
+# Resampling ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_without_jumps_the_table_stays_and_with_them_all_steps_but_the_last_are_repeated(sampler):
+    steps = SAMPLERS[sampler](np.array([8.0, 2.0, 0.5, 0.0]))
+    assert resampled(steps, 0) == steps
+    visited = [step.sigma for step in resampled(steps, 2)]
+    once = [[8.0, 2.0], [2.0, 0.5]] if sampler == "heun" else [[8.0], [2.0]]
+    assert visited == once[0] * 3 + once[1] * 3 + [0.5]
+
+
+def test_a_jump_brings_back_the_noise_that_the_step_took_away():
+    (first, again, last) = resampled(ddpm(np.array([2.0, 0.5, 0.0])), 1)
+    step = ddpm(np.array([2.0, 0.5, 0.0]))[0]
+    assert first.of_noise**2 == pytest.approx(step.of_noise**2 + 2.0**2 - 0.5**2)
+    assert again == step and last.of_clean == 1
+
+
+def test_jumps_keep_the_distribution():
+    """Of which the denoiser is the perfect one, and x has a wrong mean to begin with, which they mend."""
+    denoise, shape = Gaussian(), (400, 3, 8, 8)
+    table = ddpm(karras_sigmas(100, 3.0, 0.02))
+    errors = []
+    for jumps in (0, 3):
+        outputs = samplers.sample(denoise, 1.0 + 3.0 * Noises(shape)(999), resampled(table, jumps), noise=Noises(shape))
+        assert outputs.std().item() == pytest.approx(0.2, rel=0.05)
+        errors.append(abs(outputs.mean().item() - 0.1))
+    assert errors[1] < errors[0]

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from sinfusion.diffusion.samplers import resampled
 from sinfusion.errors import SinfusionError
-from sinfusion.generation.image import edit
+from sinfusion.generation.image import JUMPS, edit
 from sinfusion.generation.reverse_process import reverse_process
 from sinfusion.generation.video import generate
+from sinfusion.pixels import to_uint8, to_unit
 from sinfusion.roles import IMAGE
 
 
@@ -59,6 +61,31 @@ def test_outpainting_and_inpainting_go_together(image_run, image, mask):
     assert (outputs[mask] != image[mask]).mean() > 0.9
 
 
+# Jumps ---------------------------------------------------------------------------------------------------------------
+
+
+def test_without_jumps_a_hole_is_filled_as_without_resampling(image_run, image, mask):
+    process = reverse_process(image_run, IMAGE, steps=3, strength=1.0)
+    assert process.resampling(0) is process
+    assert process.resampling(2).steps == resampled(process.steps, 2)
+    known, given = torch.from_numpy(~mask)[None, None], to_unit(torch.from_numpy(image))[None]
+    plain = to_uint8(process(torch.tensor([4]), 0, None, given, None, known, given))[0].numpy()
+    output = edit(image_run, image, mask, strength=1.0, seed=4, steps=3, jumps=0)[0]
+    assert np.array_equal(output[mask], plain[mask])
+
+
+def test_jumps_make_a_hole_anew_and_keep_the_rest_to_the_bit(image_run, image, mask):
+    outputs = [edit(image_run, image, mask, strength=1.0, jumps=jumps)[0] for jumps in (0, 2, JUMPS, None)]
+    assert all(np.array_equal(output[~mask], image[~mask]) for output in outputs)
+    assert not np.array_equal(outputs[0], outputs[1]) and np.array_equal(outputs[2], outputs[3])
+
+
+def test_where_nothing_is_kept_there_are_no_jumps(image_run, image, mask):
+    assert np.array_equal(edit(image_run, image), edit(image_run, image, jumps=0))
+    with pytest.raises(SinfusionError, match="jumps is for what is kept; give mask or canvas"):
+        edit(image_run, image, np.ones_like(mask), jumps=2)
+
+
 def test_a_sketch_of_another_size_is_welcome(image_run):
     sketch = np.zeros((10, 33, 3), np.uint8)
     sketch[:, 16:] = (200, 40, 40)
@@ -83,6 +110,8 @@ def test_an_edit_is_repeatable_alone_and_in_a_batch(image_run, image):
         ({"count": 0}, "count"),
         ({"strength": 0.0}, "strength"),
         ({"steps": 0}, "at least 1 step"),
+        ({"canvas": (20, 30), "jumps": -1}, "jumps must be from 0 to 100, not -1"),
+        ({"canvas": (20, 30), "jumps": 1.5}, "jumps must be from 0 to 100, not 1.5"),
     ],
 )
 def test_impossible_edits_are_refused(image_run, image, change, message):

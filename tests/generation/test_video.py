@@ -61,7 +61,7 @@ class Recorded:
     def __init__(self, conditions):
         self.conditions, self.seen = conditions, []
 
-    def __call__(self, seeds, frame_index, condition, init_image=None):
+    def __call__(self, seeds, frame_index, condition, *_):
         self.seen.append(condition[0, ::3, 0, 0].tolist())
         return torch.full_like(condition[:, :3], float(frame_index) / 10)
 

@@ -57,6 +57,9 @@ def test_what_contradicts_itself_is_refused_from_both_sides(clip, video_file, tm
         ({"minutes": -1}, ["--minutes", -1], "minutes must be above 0"),
         ({"minutes": 1, "settings": {"predictor_steps": 9}}, ["--minutes", 1, "--predictor-steps", 9],
          "--minutes and --predictor-steps both"),
+        ({"receptive": 73, "settings": {"depth": 9}}, ["--receptive", 73, "--depth", 9], "both say how deep"),
+        ({"receptive": 12, "recipe": "tiny"}, ["--receptive", 12, "--recipe", "tiny"], "from 13 to 1537, not 12"),
+        ({"receptive": 20, "recipe": "fast"}, ["--receptive", 20, "--recipe", "fast"], "from 21 to 2561, not 20"),
         ({"steps": 5, "settings": {"image_steps": 9}}, ["--steps", 5, "--image-steps", 9], "--steps and --image-steps"),
     ):  # fmt: skip
         with pytest.raises(SinfusionError, match=sentence):
@@ -72,6 +75,22 @@ def test_frames_per_second_are_for_a_folder_of_frames(clip, tmp_path, command, b
 
 
 # Settings ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("recipe", "depth", "sees"), [("tiny", 6, 37), ("fast", 4, 41)])
+def test_pixels_that_the_network_sees_choose_its_depth(video_file, begun, command, capsys, recipe, depth, sees):
+    of_python = begun(video_file, recipe=recipe, minutes=90, receptive=40).recipe
+    of_command = command(video_file, "--recipe", recipe, "--minutes", 90, "--receptive", 40).recipe
+    assert of_python == of_command and (of_python.depth, of_python.receptive) == (depth, sees)
+    assert f"(depth {depth}, which sees {sees} pixels across, " in capsys.readouterr().err
+    other = {"dense_kernel": 1 if recipe == "fast" else 3}
+    assert begun(video_file, recipe=recipe, receptive=40, settings=other).recipe.depth == 10 - depth
+
+
+def test_a_run_that_goes_on_has_its_own_depth(video_run, refused):
+    assert "leave out --receptive" in refused(video_run.path, "--receptive", 73)
+    with pytest.raises(SinfusionError, match="leave out --receptive"):
+        sinfusion.train(video_run.path, receptive=73)
 
 
 def test_what_was_set_stays_though_it_equals_the_default_of_tiny(video_file, clip, begun, command):
