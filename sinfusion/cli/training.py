@@ -103,7 +103,7 @@ class TrainOptions:
     fps: Number = None
     # Seed of all random numbers; left out: 0.
     seed: Whole = None
-    # Where to compute: auto, cpu, cuda, or cuda:1 of several GPUs; auto keeps the device of a run that goes on.
+    # Where to compute: auto (a run's own), cpu, cuda or cuda:1.
     device: str = "auto"
     # Arithmetic: auto is bf16 where that is fast, or as before.
     precision: Precision = "auto"
