@@ -325,8 +325,10 @@ class Settings:
     released_nnfdiv: Path | None = None  # of their nnf_diversity
 
 
-def facts_of(result: Facts) -> Facts:
+def facts_of(result: Facts | list[Facts]) -> Facts:
     """The machine of a result, whichever script wrote it."""
+    if isinstance(result, list):  # of several commits, the last of which counts
+        return facts_of(result[-1])
     return result.get("machine_info") or result.get("machine") or result
 
 
