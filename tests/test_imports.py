@@ -41,7 +41,7 @@ ROOMS = {
         {"video"},
         {"image", "loops", "extension"},
     ],
-    "text": [{"views", "labels"}, {"clip", "guide"}],
+    "text": [{"views", "labels", "open_clip_layout"}, {"clip", "guide"}],
     "training": [
         {"plan", "optimizer", "processes", "batch", "callbacks", "request"},
         {"budget", "logger"},

@@ -1,6 +1,6 @@
 """CLIP (Radford et al. 2021), from a folder that the user brings: how well images and words go together.
 
-model = load("clip-vit-large-patch14", device)                     # transformers' layout, safetensors, never fetched
+model = load("clip-vit-large-patch14", device)         # transformers' or open_clip's layout, safetensors, never fetched
 images, words = model.images(frames), model.words(["a man is skiing"])      # (N, D), (M, D), each of length 1
 cosines = images @ words.T                                         # (N, M)
 
@@ -22,9 +22,10 @@ from torch import Tensor
 from ..errors import SinfusionError
 from ..extras import check_weights, need, quiet
 from ..files import sha256
+from . import open_clip_layout
 from .views import draw_views, size_of_views
 
-BRING = "bring a folder with a CLIP of transformers, such as clip-vit-large-patch14"
+BRING = "bring a folder with a CLIP of transformers or open_clip, such as clip-vit-large-patch14"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of its training's colours
 AT_ONCE = 16  # images in one evaluation without gradients
 # SinDDM's, of high resolution: a text is compared with in all of them.
@@ -108,7 +109,9 @@ class ClipModel:
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu", extra: str = "tune") -> ClipModel:
-    """Open a folder of transformers' layout. Raises SinfusionError for anything else, and without transformers.
+    """Open a folder of transformers' or open_clip's layout.
+
+    Raises SinfusionError for anything else, and without transformers.
 
     extra: the one that has transformers, for the sentence that says what to install.
     """
@@ -117,16 +120,25 @@ def load(folder: str | Path, device: torch.device | str = "cpu", extra: str = "t
     folder = Path(folder)
     if not folder.is_dir():
         raise SinfusionError(f"{folder} is not a folder; {BRING}.")
-    variant = check_weights(folder, "model", BRING)
+    weights = _weights(folder)
     from transformers import CLIPModel, CLIPTokenizer
 
     try:
-        kind = json.loads((folder / "config.json").read_text())["model_type"]
-        if kind != "clip":
-            raise ValueError(f"it is a {kind}")
-        model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, variant=variant)
+        if open_clip_layout.is_open_clip(folder):
+            model, colours = open_clip_layout.read(folder)
+        else:
+            kind = json.loads((folder / "config.json").read_text())["model_type"]
+            if kind != "clip":
+                raise ValueError(f"it is a {kind}")
+            variant = "fp16" if weights.name == "model.fp16.safetensors" else None
+            model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, variant=variant)
+            file = folder / "preprocessor_config.json"
+            colours = json.loads(file.read_text()) if file.is_file() else {}
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        mean, std = _colours(folder)
+        mean, std = (
+            torch.tensor(colours.get(name, known)).view(3, 1, 1)
+            for name, known in (("image_mean", MEAN), ("image_std", STD))
+        )
     except Exception as error:  # a damaged folder can raise anything
         what = f"{type(error).__name__}: {error!s:.80}".splitlines()[0]
         raise SinfusionError(f"{folder} cannot be loaded ({what}); {BRING}.") from error
@@ -136,8 +148,14 @@ def load(folder: str | Path, device: torch.device | str = "cpu", extra: str = "t
 
 def fingerprint(folder: Path) -> str:
     """SHA-256 of the weights."""
-    variant = check_weights(folder, "model", BRING)
-    return sha256(folder / f"model{f'.{variant}' if variant else ''}.safetensors")
+    return sha256(_weights(folder))
+
+
+def _weights(folder: Path) -> Path:
+    """The file of the weights. Raises SinfusionError where there is none, or a pickled one."""
+    stem = open_clip_layout.WEIGHTS if open_clip_layout.is_open_clip(folder) else "model"
+    variant = check_weights(folder, stem, BRING)
+    return folder / f"{stem}{f'.{variant}' if variant else ''}.safetensors"
 
 
 def token_ids(tokenizer: Any, texts: list[str], most: int) -> Tensor:
@@ -149,14 +167,6 @@ def token_ids(tokenizer: Any, texts: list[str], most: int) -> Tensor:
     padded = tokenizer(texts, padding="max_length", max_length=most, return_tensors="pt")
     ids: Tensor = padded.input_ids
     return ids
-
-
-def _colours(folder: Path) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of colours that the model wants."""
-    file = folder / "preprocessor_config.json"
-    settings = json.loads(file.read_text()) if file.is_file() else {}
-    mean, std = settings.get("image_mean", MEAN), settings.get("image_std", STD)
-    return torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
 
 def _features(outputs: Any) -> Tensor:
