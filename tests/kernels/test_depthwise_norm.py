@@ -147,6 +147,8 @@ def test_compiled_kernels_spill_no_registers(channels, dtype, capability, tmp_pa
         assert 0 < usage.registers <= 255, name
         # ptxas spills up to 8 words, to fit one more program into a multiprocessor: 3.9's two, for sm_100.
         most = 32 if ahead_of_time.triton_version() != (3, 9) else 8 if capability == 100 else 0
+        if "maxnreg" in variant.options:  # so that two programs fit: four words more
+            most += 16
         assert usage.spill_bytes <= most, f"{name}: {usage[:3]}"
 
 
