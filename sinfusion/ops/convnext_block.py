@@ -142,7 +142,8 @@ def _backward(
     from ..kernels import depthwise_norm as norm
     from ..kernels import pointwise
 
-    given, residual = norm.Input(a.x, a.skip), norm.Input(grad)
+    given = norm.Input(a.x, a.skip)
+    residual: Any = norm.Input(grad)
     found = a.gradients or _empty_gradients(a)
     grad_shift = torch.empty_like(a.shift, memory_format=torch.contiguous_format)
     assert a.expand_copy is not None and a.project_copy is not None
@@ -151,8 +152,8 @@ def _backward(
         residual, of_weight, of_bias = pointwise.backward(grad, given, a.residual_copy, wants_input)
         sums += [(of_weight, found.residual), (of_bias, found.residual_bias), (of_bias, found.project_bias)]
     sums.append((gpu_weight_gradient(grad, kept.expanded, a.project_copy), found.project))
-    dz, of_bias = gpu_input_gradient(grad, kept.expanded, a.project_copy, kept.z, a.expand_bias)
-    sums.append((of_bias, found.expand_bias))
+    dz, of_expand_bias = gpu_input_gradient(grad, kept.expanded, a.project_copy, kept.z, a.expand_bias)
+    sums.append((of_expand_bias, found.expand_bias))
     sums.append((gpu_weight_gradient(dz, kept.h, a.expand_copy), found.expand))
     dh, _ = gpu_input_gradient(dz, kept.h, a.expand_copy)
     module, other = gpu_kernels(given), grad if a.residual_copy is None else None

@@ -387,7 +387,9 @@ def _fastest(
     for config in triton_configs(weight.shape, x.dtype):
         candidates[f"triton {config}"] = functools.partial(triton, config)
     key = (*x.shape, *weight.shape, str(x.dtype), *flags)
-    finished = {name: functools.partial(_then, run, finish) for name, run in candidates.items()}
+    finished: dict[str, Callable[[], Any]] = {
+        name: functools.partial(_then, run, finish) for name, run in candidates.items()
+    }
     return candidates[tuning.choose(operator, key, finished, x.device)]
 
 
