@@ -112,7 +112,7 @@ def stand_in(choice: str = "triton") -> Iterator[Recorder]:
     from sinfusion.kernels import tuning
     from triton.runtime.jit import JITFunction
 
-    def choose(operator: str, key: Any, candidates: dict[str, Any], device: torch.device) -> str:
+    def choose(operator: str, key: Any, candidates: dict[str, Any], device: torch.device, default: str) -> str:
         return next((name for name in candidates if name.startswith(choice)), next(iter(candidates)))
 
     recorder = Recorder()

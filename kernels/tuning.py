@@ -30,7 +30,7 @@ Timer = Callable[[Run, torch.device], Callable[[], float]]  # prepares a candida
 ROUNDS = 7
 RUNS = 10  # of a candidate in a round
 FASTER = 0.95  # of the default's time: what another candidate may take at most, so that noise changes no choice
-CLOSE = 0.01  # of the norm of the default's results: how far those of another candidate may be from them
+CLOSE = 0.01  # of the norm of the first candidate's results: how far those of another may be from them
 
 _choices: dict[str, dict[str, str]] = {}  # by GPU and versions, by operator and key; what this process has read or made
 
@@ -38,15 +38,17 @@ _choices: dict[str, dict[str, str]] = {}  # by GPU and versions, by operator and
 def choose(
     operator: str,
     key: tuple[object, ...],  # what the choice depends on: shapes, dtypes, flags
-    candidates: dict[str, Run],  # the first is the default
+    candidates: dict[str, Run],  # the first is trusted: its results are what the others' have to be
     device: torch.device,
     timer: Timer | None = None,  # a GPU's clock
+    default: str | None = None,  # the candidate that stays unless another is clearly faster; None: the first
 ) -> str:
     """The stored choice; else, where measuring is possible, the fastest; else the default.
 
     Nothing is measured while a CUDA graph is captured. A candidate that raises is out, and so is one whose results are
-    not those of the default (of the first that runs). Where none runs, the default's error is raised.
+    not those of the first that runs. Where none runs, the first one's error is raised.
     """
+    default = default or next(iter(candidates))
     machine, entry = _machine(device), f"{operator} {key}"
     if machine not in _choices:
         _choices[machine] = _read().get(machine, {})
@@ -54,8 +56,8 @@ def choose(
     if stored in candidates:
         return stored
     if len(candidates) == 1 or not _can_measure(device):
-        return next(iter(candidates))
-    _choices[machine][entry] = _fastest(candidates, device, timer or _gpu_timer)
+        return default
+    _choices[machine][entry] = _fastest(candidates, device, timer or _gpu_timer, default)
     _write(machine)
     return _choices[machine][entry]
 
@@ -66,7 +68,7 @@ def _can_measure(device: torch.device) -> bool:
     return torch.cuda.is_available() and not torch.cuda.is_current_stream_capturing()
 
 
-def _fastest(candidates: dict[str, Run], device: torch.device, timer: Timer) -> str:
+def _fastest(candidates: dict[str, Run], device: torch.device, timer: Timer, default: str) -> str:
     measure: dict[str, Callable[[], float]] = {}
     errors: list[Exception] = []
     expected: Any = None
@@ -84,7 +86,7 @@ def _fastest(candidates: dict[str, Run], device: torch.device, timer: Timer) -> 
         expected = results if len(measure) == 1 else expected
     if not measure:
         raise errors[0]
-    default = next(iter(measure))
+    default = default if default in measure else next(iter(measure))
     times: dict[str, list[float]] = {name: [] for name in measure}
     for _ in range(ROUNDS):  # interleaved: what slows the GPU down for a while slows all down
         for name in measure:

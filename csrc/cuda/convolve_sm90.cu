@@ -385,9 +385,8 @@ int launch(const Convolution& a, int blocks, cudaStream_t stream) {
                     (a.width + WIDTH - 1) / WIDTH * ((a.height + S::HEIGHT - 1) / S::HEIGHT) * a.batch, a.width,
                     a.height};
   const auto kernel = convolve_kernel<OUTPUTS, GROUPS, BACKWARD, GELU>;
-  static const cudaError_t raised =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED);
-  if (raised != cudaSuccess) return int(raised);
+  if (const cudaError_t raised = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED))
+    return int(raised);
   const int grid = std::min(blocks / CLUSTER, (tiles.count + CLUSTER - 1) / CLUSTER) * CLUSTER;
   return launch_overlapping(kernel, dim3(unsigned(grid)), S::THREADS, S::SHARED, stream, maps, tiles, depth, a.bias,
                             a.shortcut_bias, a.partial, beside != nullptr, a.z && !THROUGH_GELU);

@@ -135,9 +135,9 @@ int convolve_weight_gradient_sm90(const ConvolutionWeightGradient& a, void* cuda
   if (!error) error = make_map(&maps.x, a.x, 4, x_sizes, x_box);
   if (error) return error;
   const int across = (a.width + SIZE - 1) / SIZE, down = (a.height + SIZE - 1) / SIZE;
-  static const cudaError_t raised =
-      cudaFuncSetAttribute(weight_gradient_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED);
-  if (raised != cudaSuccess) return int(raised);
+  if (const cudaError_t raised =
+          cudaFuncSetAttribute(weight_gradient_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED))
+    return int(raised);
   const dim3 grid(unsigned(a.parts * CLUSTER), unsigned(a.outputs / 64 * (a.inputs / 64)));
   return launch_overlapping(weight_gradient_kernel, grid, WARPGROUPS * 128 + 32, SHARED, cuda_stream, maps,
                             Tiles{across, down, across * down * a.batch}, a.partial, a.inputs, a.outputs);

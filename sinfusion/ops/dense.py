@@ -377,20 +377,20 @@ def _fastest(
     flags: tuple[bool, ...],
     cudnn: Callable[[], Any],
     triton: Callable[[int], Any],
-    others: dict[str, Callable[[], Any]],  # by name
+    others: dict[str, Callable[[], Any]],  # by name; where there is one, it is the default
     finish: Callable[[Any], Any] = lambda result: result,  # what makes results comparable; measured with them
 ) -> Callable[[], Any]:
     """The implementation that was measured to be the fastest here."""
     from ..kernels import tuning
 
-    candidates = {**others, "cudnn": cudnn}
+    candidates = {"cudnn": cudnn, **others}
     for config in triton_configs(weight.shape, x.dtype):
         candidates[f"triton {config}"] = functools.partial(triton, config)
     key = (*x.shape, *weight.shape, str(x.dtype), *flags)
     finished: dict[str, Callable[[], Any]] = {
         name: functools.partial(_then, run, finish) for name, run in candidates.items()
     }
-    return candidates[tuning.choose(operator, key, finished, x.device)]
+    return candidates[tuning.choose(operator, key, finished, x.device, default=next(iter(others), "cudnn"))]
 
 
 def _then(run: Callable[[], Any], finish: Callable[[Any], Any]) -> Any:

@@ -34,8 +34,8 @@ class Clock:
 
         return measure
 
-    def choose(self, operator="convolution", key=((1, 64, 9, 9), "bf16")):
-        return tuning.choose(operator, key, self.candidates, GPU, self.timer)
+    def choose(self, operator="convolution", key=((1, 64, 9, 9), "bf16"), default=None):
+        return tuning.choose(operator, key, self.candidates, GPU, self.timer, default)
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,26 @@ def test_the_fastest_candidate_is_chosen():
 @pytest.mark.parametrize(("seconds", "chosen"), [(0.96, "cudnn"), (0.94, "triton")])
 def test_the_default_stays_unless_another_is_five_percent_faster(seconds, chosen):
     assert Clock(cudnn=1.0, triton=seconds).choose() == chosen
+
+
+@pytest.mark.parametrize(("seconds", "chosen"), [(0.96, "ours"), (0.94, "cudnn")])
+def test_another_default_than_the_first_stays_as_well(seconds, chosen):
+    assert Clock(cudnn=seconds, ours=1.0).choose(default="ours") == chosen
+
+
+def test_a_default_that_fails_gives_way_to_the_first():
+    assert Clock(cudnn=1.0, ours=None, triton=0.96).choose(default="ours") == "cudnn"
+
+
+def test_a_default_is_held_to_the_results_of_the_first():
+    right = torch.ones(4)
+    candidates = {"cudnn": lambda: right, "ours": lambda: 2 * right}
+    assert tuning.choose("convolution", ("wrong",), candidates, GPU, lambda run, device: lambda: 1.0, "ours") == "cudnn"
+
+
+def test_where_nothing_can_be_measured_the_default_runs(monkeypatch):
+    monkeypatch.setenv("SINFUSION_TUNING", "0")
+    assert Clock(cudnn=1.0, ours=9.0).choose(default="ours") == "ours"
 
 
 def test_medians_decide_and_rounds_are_interleaved():

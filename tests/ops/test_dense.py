@@ -349,7 +349,7 @@ def by_interpreter(case, dtype, implementation):
 
     torch.cuda.get_device_capability = lambda device: (9, 0)
     kernels.why_not = lambda: ""
-    tuning.choose = lambda operator, key, candidates, device: chosen(implementation, candidates)
+    tuning.choose = lambda operator, key, candidates, device, default: chosen(implementation, candidates)
     given, grad = operands(case)
     x, weight, bias, residual, skip = given.values()
     x, grad, skip = x.to(dtype), grad.to(dtype), None if skip is None else skip.to(dtype)
@@ -432,7 +432,9 @@ def test_on_a_gpu_every_implementation_is_as_close_to_float64_as_the_reference(c
     with ops.backend("reference"):
         reference = distances(evaluate(case, dtype, "cuda"), truth)
     for name in ("cudnn", "triton 0", "triton 1", "triton 4"):
-        monkeypatch.setattr(tuning, "choose", lambda _, key, candidates, device, name=name: chosen(name, candidates))
+        monkeypatch.setattr(
+            tuning, "choose", lambda _, key, candidates, device, default, name=name: chosen(name, candidates)
+        )
         with ops.backend("native"):
             first, second = evaluate(case, dtype, "cuda"), evaluate(case, dtype, "cuda")
         assert_close(distances(first, truth), reference)

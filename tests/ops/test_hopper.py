@@ -100,7 +100,7 @@ def test_sums_of_rows_are_those_of_pytorch():
 @pytest.mark.parametrize(("outputs", "inputs"), [(192, 64), (192, 128), (64, 192)])
 def test_the_gradients_of_a_convolution(size, outputs, inputs):
     batch, height, width = size
-    grad, x, w = activation(batch, outputs, height, width), activation(batch, inputs, height, width, 4), None
+    grad, x = activation(batch, outputs, height, width), activation(batch, inputs, height, width, 4)
     w = weight(outputs, inputs)
     of_x = F.conv_transpose2d(grad.double(), w.double(), padding=1)
     found, nothing = hopper_dense.input_gradient(grad, w)
@@ -171,7 +171,7 @@ def test_the_gradient_of_the_norm(size, channels):
     from sinfusion.ops import hopper_depthwise
 
     batch, height, width = size
-    u, grad, gain = activation(batch, channels, height, width), activation(batch, channels, height, width, 13), None
+    u, grad = activation(batch, channels, height, width), activation(batch, channels, height, width, 13)
     gain = vector(channels)
     wide = u.double().requires_grad_()
     of_gain, offset = gain.double().requires_grad_(), torch.zeros_like(gain).double().requires_grad_()

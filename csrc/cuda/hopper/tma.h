@@ -113,10 +113,6 @@ __device__ __forceinline__ void wait_for_stores() { asm volatile("cp.async.bulk.
 // Shared memory that this thread wrote is seen by copies and tensor cores.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-__device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
-
 // A number at the same place in a block of the cluster.
 __device__ __forceinline__ float4 load_from(const float4* place, uint32_t block) {
   float4 found;
