@@ -186,6 +186,6 @@ def test_an_edit_with_words_changes_what_its_mask_lets_change(image_run, red):
 
 def test_the_training_picture_can_be_given_another_look(image_run, red):
     image = image_run.frames[0]
-    words = sinfusion.edit(image_run, image, strength=0.3, text="red")[0]
-    assert redness(words) > redness(image) + 0.5
-    assert np.abs(words.astype(int) - image).mean() < 60
+    plain, words = (sinfusion.edit(image_run, image, strength=0.3, text=text)[0] for text in (None, "red"))
+    assert redness(words) > redness(plain) + 0.1  # by how much depends on what the run has learnt
+    assert 0 < np.abs(words.astype(int) - plain).mean() < 60
