@@ -77,8 +77,10 @@ class Recipe:
     projection_weight: float = 0.0
     # Frames of these patches: with one, each frame is projected by itself.
     projection_depth: int = 3
-    # Error of these patches, in units of sigma_data, at which only half of the projection's weight is left.
+    # Error of these patches, in units of the change between frames, at which only half of the weight is left.
     projection_tolerance: float = 3.0
+    # Multiple of the sampler's noise in rollouts with projection, which mends what more spoils: above 1 more happens.
+    surprise: float = 1.0
     # Width in pixels of the border where things come into view as in the clip, with projection; 0: they do not.
     border: int = 0
 
@@ -98,9 +100,9 @@ class Recipe:
     condition_dropout: float = 0.1
     # Noise on the changes between previous frames in training, in units of that on the last frame.
     change_noise: float = 0.5
-    # White noise on the condition in training: largest standard deviation, in units of sigma_data.
+    # White noise on the Predictor's condition in training: largest standard deviation, in units of sigma_data.
     white_condition_noise: float = 0.0
-    # Coarse noise, of some pixels' width, on the condition in training: largest deviation, in units of sigma_data.
+    # Coarse noise, of some pixels' width, on that condition in training: largest deviation, in units of sigma_data.
     coarse_condition_noise: float = 0.0
     # Crop size of conditional models as a fraction of the frame; at least 32 pixels.
     crop: float = 0.95
@@ -110,6 +112,8 @@ class Recipe:
     square_crops: bool = True
     # Train the Interpolator on every three neighbouring frames, not only those with an odd one in the middle.
     every_triple: bool = False
+    # Share of the Interpolator's samples at half the size, where things move as far as between the frames to be filled.
+    half_size_share: float = 0.0
     # Largest distance in frames between the Predictor's condition and its target.
     max_frame_offset: int = 3
     # Fractions of the Predictor's training at which frame offsets up to 2, 3, ... join in.
@@ -244,6 +248,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "projection_weight": (0, 1),
     "projection_depth": (1, 8),
     "projection_tolerance": (0, 1000),
+    "surprise": (0, 4),
     "border": (0, 10_000),
     "batch_size": (1, 1_000_000),
     "learning_rate": (0, 1e9),
@@ -251,6 +256,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "ema_gamma": (0, 1e6),
     "previous_frames": (1, 3),
     "condition_dropout": (0, 0.5),
+    "half_size_share": (0, 1),
     "change_noise": (0, 1000),
     "white_condition_noise": (0, 1000),
     "coarse_condition_noise": (0, 1000),
@@ -294,6 +300,8 @@ FAST = Recipe(
     burn_in_frames=4,
     correction_timesteps=0,
     projection_weight=1.0,
+    projection_tolerance=2.5,
+    surprise=1.3,
     border=7,
     crop=0.5,
     warmup=0.02,
@@ -301,6 +309,7 @@ FAST = Recipe(
     ema_gamma=16.0,
     square_crops=False,
     every_triple=True,
+    half_size_share=0.9,
     offset_milestones=(0.4, 0.6),
     image_steps=5_000,
     predictor_steps=10_000,

@@ -22,7 +22,13 @@ from ..patches.videos import plain_levels
 from .border import Border
 
 SIDE = 7  # rows and columns of a patch, as in VGPNN
+VOTING = 3  # rows and columns in the middle of a patch that count: more blur what is small until it is gone
 COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least this long
+# One scale more, where a patch holds a whole object, serves clips whose patches recur there: the error of moving patches
+# of one part of the clip, drawn to the others, is at most this share of their contrast. Else what is small would be lost.
+RECURRING = 0.45
+RECURRING_QUERIES = 4  # moments of that part
+TINY = 1e-6  # in place of a change or of an error of 0
 FIRST_ROUNDS, ROUNDS = 20, 4  # of the search: from a random field; from that of the frame before
 SEED = 0  # of the search: its random numbers matter little
 VALUES = (-1.0, 1.0)  # their range
@@ -50,15 +56,24 @@ class PatchProjection:
         border: int = 0,  # width in pixels of the border where things enter as in the clip; 0: they do not
         sigma_data: float = 1.0,  # RMS change between frames of the rollout
     ):
-        self.weight, self.tolerance = weight, tolerance
+        self.weight = weight
         self.depth = min(depth, -(-len(clip) // abs(frame_offset)))
+        pyramid = [clip]
+        while min(pyramid[-1].shape[1:3]) >= 2 * COARSEST_SIDE:
+            pyramid.append(_half_video(pyramid[-1]))
+        coarser = _half_video(pyramid[-1])
+        if recurs(coarser, self.depth):
+            pyramid.append(coarser)
         order = _order(len(clip), frame_offset)
-        follows = _follow(order, frame_offset, self.depth)
-        videos = [clip[order.to(clip.device)].contiguous()]
-        self.border = Border(videos[0], _follow(order, frame_offset, 2), border, sigma_data) if border else None
-        while min(videos[-1].shape[1:3]) >= 2 * COARSEST_SIDE:
-            videos.append(_half(videos[-1].movedim(-1, 1)).movedim(1, -1).contiguous())
-        self.scales = [_Scale(video, self.depth, follows) for video in videos]  # finest first
+        follows, pairs = (_follow(order, frame_offset, depth).to(clip.device) for depth in (self.depth, 2))
+        videos = [video[order.to(clip.device)].contiguous() for video in pyramid]
+        self.border = Border(videos[0], pairs, border, sigma_data) if border else None
+        # What is near is nearer at coarser scales, where less changes from frame to frame.
+        changes = [_change(video, pairs) for video in videos]
+        self.scales = [
+            _Scale(video, self.depth, follows, tolerance * change / changes[0])
+            for video, change in zip(videos, changes, strict=True)
+        ]  # finest first
 
     def first(self, images: Tensor, seeds: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """(B, 3 depth, H, W), the last frame first: images (B, 3, H, W) in [-1, 1] and frames that may have led there.
@@ -111,19 +126,14 @@ class PatchProjection:
             small = _half(frames)
             change = self._project(small, level + 1) - small[:, :3]
             image = image + F.interpolate(change, image.shape[2:], mode="bilinear", align_corners=False)
-        found = self.scales[level](torch.cat((image, frames[:, 3:]), 1))
-        if self.tolerance == 0:
-            return found
-        error = (found - image).square().mean(1, keepdim=True)
-        error = F.avg_pool2d(error, SIDE, 1, SIDE // 2, count_include_pad=False)
-        return image + error / (error + self.tolerance**2) * (found - image)
+        return self.scales[level](torch.cat((image, frames[:, 3:]), 1))
 
 
 class _Scale:
     """The clip at one size, and where the patches of a rollout's last frames were found in it."""
 
-    def __init__(self, clip: Tensor, depth: int, follows: Tensor):
-        self.clip = clip  # (T, H, W, 3)
+    def __init__(self, clip: Tensor, depth: int, follows: Tensor, tolerance: float | Tensor = 0.0):
+        self.clip, self.tolerance = clip, tolerance  # (T, H, W, 3)
         self.patch = depth, min(SIDE, clip.shape[1]), min(SIDE, clip.shape[2])
         self.fields: Tensor  # (B, 1, H', W', 3) int16
         self.weight = None  # of the clip's patches: infinite where their frames do not follow each other
@@ -136,13 +146,29 @@ class _Scale:
         self.fields = torch.stack([self._search(query, None) for query in _videos(frames)])
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """(B, 3, H, W): what the nearest patches of frames (B, 3 depth, H, W) have in place of the last one."""
-        found = []
+        """(B, 3, H, W): the last one of frames (B, 3 depth, H, W), the last one first, drawn to its nearest patches."""
         for query, field in zip(_videos(frames), self.fields, strict=True):
             field.copy_(self._search(query, field))
-            # Only the last frames of the patches are wanted.
-            found.append(ops.vote(self.clip[self.patch[0] - 1 :], field, (1, *self.patch[1:]), mean=True)[0])
-        return torch.stack(found).movedim(-1, 1)
+        image, found = frames[:, :3], self.found()
+        error = _around((found - image).square().mean(1, keepdim=True)) + TINY**2
+        return image + error / (error + self.tolerance**2) * (found - image)
+
+    def found(self) -> Tensor:
+        """(B, 3, H, W): what the nearest patches that were found have in place of the last frame."""
+        return torch.stack([self._vote(field) for field in self.fields]).movedim(-1, 1)
+
+    def _vote(self, field: Tensor) -> Tensor:
+        """(H, W, 3): the mean of what the middles of patches have in the last of their frames; at a border, of all."""
+        last, (_, rows, columns) = self.clip[self.patch[0] - 1 :], self.patch
+        image: Tensor = ops.vote(last, field, (1, rows, columns), mean=True)[0]
+        middle = min(VOTING, rows), min(VOTING, columns)
+        of_clip, of_image = (
+            tuple(_inside(size, *sides) for size, *sides in zip(shape, (rows, columns), middle, strict=True))
+            for shape in (last.shape[1:3], image.shape[:2])
+        )
+        middles = last[:, of_clip[0], of_clip[1]].contiguous()
+        image[of_image] = ops.vote(middles, field, (1, *middle), mean=True)[0]
+        return image
 
     def _search(self, query: Tensor, start: Tensor | None) -> Tensor:
         """(1, H', W', 3) int16, of a query (depth, H, W, 3)."""
@@ -165,6 +191,48 @@ def _with_known(level_at: Callable[[int], Level], mask: Tensor, video: Tensor) -
 def _videos(frames: Tensor) -> Tensor:
     """(B, n, H, W, 3), the last frame last, from (B, 3 n, H, W), the last frame first."""
     return frames.unflatten(1, (-1, 3)).flip(1).movedim(2, -1).contiguous()
+
+
+def recurs(clip: Tensor, depth: int) -> bool:
+    """Whether what moves in a part of the clip (T, H, W, 3) resembles what the rest holds, in patches of this size."""
+    part = len(clip) // 3
+    queries = torch.linspace(depth - 1, part - 1, RECURRING_QUERIES).long().unique().tolist()
+    rest = clip[part + depth - 1 :]  # nothing of which was next to it
+    if part < depth or len(rest) < depth or min(clip.shape[1:3]) < SIDE:
+        return False
+    scale = _Scale(rest.contiguous(), depth, torch.ones(len(rest) - depth + 1, dtype=torch.bool, device=clip.device))
+    errors, contrasts = [], []
+    for last in queries:
+        frames = clip[last - depth + 1 : last + 1].flip(0).movedim(-1, 1).flatten(0, 1)[None]
+        scale.begin(frames)
+        image = frames[:, :3]
+        moving = _around((image - frames[:, 3:6]).square().mean(1, keepdim=True)) if depth > 1 else 1.0
+        errors.append((moving * _around((scale.found() - image).square().mean(1, keepdim=True))).mean())
+        contrast = _around(image.square()) - _around(image).square()
+        contrasts.append((moving * contrast.mean(1, keepdim=True)).mean())
+    return bool(torch.stack(errors).mean() <= RECURRING**2 * torch.stack(contrasts).mean())
+
+
+def _change(clip: Tensor, pairs: Tensor) -> Tensor:
+    """() RMS change between frames of a clip (T, H, W, 3) that follow each other: pairs (T - 1,) bool."""
+    changes = (clip[1:] - clip[:-1])[pairs]
+    return changes.square().mean().sqrt().clamp(min=TINY) if len(changes) else torch.ones((), device=clip.device)
+
+
+def _around(values: Tensor) -> Tensor:
+    """(B, C, H, W): the mean of the values around each pixel, in a square of a patch's side."""
+    return F.avg_pool2d(values, SIDE, 1, SIDE // 2, count_include_pad=False)
+
+
+def _inside(size: int, side: int, middle: int) -> slice:
+    """The part of `size` pixels in a row that middles of patches of this side cover."""
+    before = (side - middle) // 2
+    return slice(before, size - (side - middle - before))
+
+
+def _half_video(video: Tensor) -> Tensor:
+    """A video (T, H, W, 3) at half the size, rounded up."""
+    return _half(video.movedim(-1, 1)).movedim(1, -1).contiguous()
 
 
 def _half(images: Tensor) -> Tensor:

@@ -14,18 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
 from ..diffusion.denoiser import Denoiser
 from ..recipe import Recipe
-from ..roles import Role
+from ..roles import INTERPOLATOR, PREDICTOR, Role
 from ..run import Run
 
 # Streams of the generator: one for each purpose, so that no two draws share numbers.
 STREAM_CROP, STREAM_SIGMA, STREAM_NOISE, STREAM_SIGMA_MAX = range(1, 5)
 STREAM_WHITE_CONDITION_NOISE, STREAM_COARSE_CONDITION_NOISE, STREAM_CONDITION_NOISE_SHARE = range(5, 8)
-STREAM_CONDITION_DROPOUT = 8
+STREAM_CONDITION_DROPOUT, STREAM_HALF_SIZE = 8, 9
 
 COARSE_PIXELS = 8  # pixels from one sample of the coarse noise to the next
 # The models of a run draw different numbers from one seed. Their order is part of what a seed means.
@@ -59,11 +60,18 @@ class BatchSampler:
     def __init__(self, run: Run, role: Role, denoiser: Denoiser, samples: range):  # samples: of the whole batch
         self.role, self.recipe, self.denoiser = role, run.recipe, denoiser
         self.dtype = run.dtype or torch.float32  # of the inputs
-        self.frames = torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device)  # (T, H, W, 3) uint8
+        frames = torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device)
+        self.clip = frames.shape[0], frames.shape[1], frames.shape[2]  # T, H, W
+        # (T or 2 T, H, W, 3) uint8: of the Interpolator the frames at half the size, too.
+        self.half_size_share = run.recipe.half_size_share if role is INTERPOLATOR else 0.0
+        self.frames = torch.cat((frames, at_half_size(frames))) if self.half_size_share else frames
         self.crop = run.recipe.crop_size(role, *run.size)  # height, width
         self.seeds = sample_seeds(run.seed * 16 + SEED_ORDER.index(role.name), samples).to(run.device)  # (B,) int64
-        strength = (run.recipe.white_condition_noise, run.recipe.coarse_condition_noise)
-        self.conditions = run.recipe.conditions(role)
+        # Of a rollout's own errors; an Interpolator sees frames as they are.
+        recipe, rolled = run.recipe, role is PREDICTOR
+        strength = (recipe.white_condition_noise, recipe.coarse_condition_noise) if rolled else (0.0, 0.0)
+        self.coarse_noise = rolled and recipe.coarse_condition_noise > 0
+        self.conditions = recipe.conditions(role)
         self.condition_noise = torch.tensor(strength, device=run.device)  # (2,) fp32, in units of sigma_data
 
     def draw(self, step: Tensor, largest_offset: Tensor) -> Draws:
@@ -76,9 +84,11 @@ class BatchSampler:
             seeds = seeds.repeat(len(step))
             step, largest_offset = step.repeat_interleave(count), largest_offset.repeat_interleave(count)
         role, recipe, denoiser = self.role, self.recipe, self.denoiser
-        clip = self.frames.shape[0], self.frames.shape[1], self.frames.shape[2]
-        places, frame_offset = draw_places(clip, role, self.crop, seeds, step, largest_offset, recipe.every_triple)
-        around = condition_frames(recipe, role, clip[0], places[:, 0], frame_offset, seeds, step)
+        places, frame_offset = draw_places(self.clip, role, self.crop, seeds, step, largest_offset, recipe.every_triple)
+        if self.half_size_share:
+            bits = ops.uniform_bits(seeds, STREAM_HALF_SIZE, step, 1, seeds.device)[:, 0]
+            places[:, 0] += self.clip[0] * (bits < int(self.half_size_share * 2**32))
+        around = condition_frames(recipe, role, self.clip[0], places[:, 0], frame_offset, seeds, step)
         sigma_data = denoiser.sigma_data_of(frame_offset if role.frame_offset else None, len(seeds), seeds.device)
         sigma = draw_sigmas(recipe, role, denoiser, sigma_data, seeds, step)
         share = ops.uniform_bits(seeds, STREAM_CONDITION_NOISE_SHARE, step, 2, seeds.device).float() / 2**32
@@ -108,7 +118,7 @@ class BatchSampler:
 
     def _coarse_noise(self, step: Tensor) -> Tensor | None:
         """(B, C, h, w) fp32: noise on the conditions like a rollout's own errors, beside the white one."""
-        if not self.conditions or self.recipe.coarse_condition_noise <= 0:
+        if not self.coarse_noise:
             return None
         shape = (3 * self.conditions, self.crop[0] // COARSE_PIXELS + 2, self.crop[1] // COARSE_PIXELS + 2)
         return ops.normal(self.seeds, STREAM_COARSE_CONDITION_NOISE, step, shape, self.seeds.device)
@@ -124,6 +134,19 @@ class BatchSampler:
             return one, strength, one
         known = around[:, i - 1 : i] != around[:, i : i + 1]  # a missing frame's change is exactly 0
         return 1 / sigma_data, known * self.recipe.change_noise / sigma_data * strength, 0 * one
+
+
+def at_half_size(frames: Tensor) -> Tensor:
+    """(T, H, W, 3) uint8: the frames at half the size, four times beside each other and mirrored at the seams.
+
+    What moves by two pixels from one training frame to the next but one moves by one here, as it does between the
+    frames that an Interpolator is to fill (across scales, as in Zuckerman et al. 2020).
+    """
+    images = frames.movedim(-1, 1).float()
+    half = F.interpolate(images, [-(-side // 2) for side in images.shape[2:]], mode="area").round()
+    half = torch.cat((half, half.flip(3)), 3)
+    whole = torch.cat((half, half.flip(2)), 2)[:, :, : images.shape[2], : images.shape[3]]
+    return whole.to(torch.uint8).movedim(1, -1).contiguous()
 
 
 class StepTable:

@@ -321,7 +321,7 @@ def test_many_steps_drawn_at_once_are_each_as_drawn_alone(new_run, role, recipe)
 def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe, previous_frames):
     """Put together from its parts: cuts, levels, noise, the parameterization."""
     run = new_run("run", role, recipe, batch_size=6, white_condition_noise=0.0, coarse_condition_noise=0.0,
-                  previous_frames=previous_frames)  # fmt: skip
+                  previous_frames=previous_frames, half_size_share=0.0)  # fmt: skip
     trainer, step = Trainer(run, role, TOTAL), torch.tensor(7)
     batch = trainer.batch(step)
     crop, seeds = trainer.batch_sampler.crop, trainer.batch_sampler.seeds
