@@ -24,8 +24,8 @@ from .border import Border
 SIDE = 7  # rows and columns of a patch, as in VGPNN
 VOTING = 3  # rows and columns in the middle of a patch that count: more blur what is small until it is gone
 COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least this long
-# One scale more, where a patch holds a whole object, serves clips whose patches recur there: the error of moving patches
-# of one part of the clip, drawn to the others, is at most this share of their contrast. Else what is small would be lost.
+# One scale more, where a patch holds a whole object, serves clips whose patches recur there: what moves in one part of
+# the clip is found in the rest but for this share of its contrast. In other clips what is small would be lost.
 RECURRING = 0.45
 RECURRING_QUERIES = 4  # moments of that part
 TINY = 1e-6  # in place of a change or of an error of 0

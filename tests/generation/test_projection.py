@@ -8,7 +8,8 @@ import torch
 
 from sinfusion import extrapolate, generate, ops, retarget
 from sinfusion.errors import SinfusionError
-from sinfusion.generation.projection import PatchProjection
+from sinfusion.generation.projection import PatchProjection, recurs
+from sinfusion.generation.video import next_frame
 from sinfusion.metrics.nearest_neighbors import nnf, nnfdist
 from sinfusion.pixels import to_unit
 from sinfusion.scene import render
@@ -175,3 +176,69 @@ def test_an_image_run_has_no_projection(image_run):
         generate(image_run, projection=0.5)
     with pytest.raises(SinfusionError, match="projection is for video runs"):
         retarget(image_run, (16, 24), projection=0.5)
+
+
+def dots(count, frames, seed, size=(18, 32), side=2):
+    """(T, H, W, 3): bright squares on dark ground, each of which goes its own way, around at the border."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.rand(count, 2, generator=generator) * torch.tensor(size)
+    ways = torch.rand(count, 2, generator=generator) * 2 - 1
+    clip = torch.full((frames, *size, 3), -0.5)
+    for number, frame in enumerate(clip):
+        for place in (places + number * ways).long():
+            for row in range(side):
+                for column in range(side):
+                    frame[(place[0] + row) % size[0], (place[1] + column) % size[1]] = 0.5
+    return clip
+
+
+@pytest.mark.parametrize("size", [(24, 40), (6, 5)])
+def test_the_middles_of_patches_vote_and_at_the_border_all_of_them(size):
+    clip = CLIP[:, : size[0], : size[1]].contiguous()
+    frames = clip.movedim(-1, 1)
+    rollout = Rollout(frames=noisy(frames[:3]), clip=clip)
+    found, scale = rollout.project.scales[0].found()[0], rollout.project.scales[0]
+    _, rows, columns = scale.patch
+    top, left = (rows - 3) // 2, (columns - 3) // 2
+    sums, votes = torch.zeros(2, 3, *size), torch.zeros(2, 1, *size)
+    for y in range(size[0] - rows + 1):
+        for x in range(size[1] - columns + 1):
+            t, dy, dx = scale.fields[0, 0, y, x].tolist()
+            patch = frames[t + 2, :, y + dy : y + dy + rows, x + dx : x + dx + columns]
+            sums[0, :, y : y + rows, x : x + columns] += patch
+            votes[0, :, y : y + rows, x : x + columns] += 1
+            row, column = y + top, x + left
+            sums[1, :, row : row + 3, column : column + 3] += patch[:, top : top + 3, left : left + 3]
+            votes[1, :, row : row + 3, column : column + 3] += 1
+    of_all, of_middles = sums / votes.clamp(min=1)
+    torch.testing.assert_close(found, torch.where(votes[1] > 0, of_middles, of_all), rtol=1e-5, atol=1e-5)
+
+
+def test_a_coarser_scale_serves_what_recurs_there_alone():
+    assert recurs(dots(1, 48, 0, side=5), 3)
+    assert not recurs(dots(20, 48, 0), 3)
+    assert not recurs(dots(1, 8, 0, side=5), 3)  # too short to tell
+    alone, crowd = (torch.nn.functional.interpolate(dots(*how).movedim(-1, 1), scale_factor=2).movedim(1, -1)
+                    for how in ((1, 48, 0, (18, 32), 5), (20, 48, 0)))  # fmt: skip
+    assert len(PatchProjection(alone.contiguous(), 1.0).scales) == 2
+    assert len(PatchProjection(crowd.contiguous(), 1.0).scales) == 1
+
+
+def test_coarser_scales_tolerate_less_as_less_changes_there():
+    clip = to_unit(torch.from_numpy(np.asarray(render(12, (72, 128))))).movedim(1, -1).contiguous()
+    finest, coarser = PatchProjection(clip, 1.0, tolerance=0.1).scales[:2]
+    assert finest.tolerance == pytest.approx(0.1)
+    assert 0 < coarser.tolerance < 0.9 * finest.tolerance
+
+
+def test_a_rollout_with_projection_has_the_surprise_of_its_recipe(video_run):
+    usual = dataclasses.replace(video_run, recipe=video_run.recipe.replace(surprise=1.0))
+    more = dataclasses.replace(video_run, recipe=video_run.recipe.replace(surprise=1.5))
+    assert not np.array_equal(rollout_of(usual), rollout_of(more))
+    assert np.array_equal(rollout_of(usual, projection=0.0), rollout_of(more, projection=0.0))
+    plain = next_frame(usual).predict.noise
+    assert torch.equal(next_frame(more).predict.noise, 1.5 * plain)
+    torch.testing.assert_close(next_frame(more, projection=0.5).predict.noise, 1.25 * plain)
+    assert torch.equal(
+        next_frame(more, sigma_start=1.0).predict.noise, next_frame(usual, sigma_start=1.0).predict.noise
+    )

@@ -9,7 +9,7 @@ from sinfusion import ops
 from sinfusion.pixels import to_uint8, to_unit
 from sinfusion.recipe import TINY
 from sinfusion.roles import INTERPOLATOR, PREDICTOR, PROJECTOR
-from sinfusion.training.batch import condition_frames, draw_places, sample_seeds
+from sinfusion.training.batch import at_half_size, condition_frames, draw_places, sample_seeds
 
 COUNT, HEIGHT, WIDTH = 6, 12, 16
 ONE = TINY.replace(previous_frames=1)
@@ -155,3 +155,11 @@ def test_bytes_survive_the_unit_range_and_values_outside_it_are_clamped():
     assert torch.equal(to_uint8(to_unit(every[None]))[0], every)
     assert to_unit(every).min() == -1 and to_unit(every).max() == 1
     assert to_uint8(torch.tensor([-3.0, 0.0, 3.0])[:, None, None]).flatten().tolist() == [0, 128, 255]
+
+
+def test_frames_at_half_the_size_are_mirrored_until_they_fill_a_frame():
+    frames = torch.arange(2 * 5 * 7 * 3).reshape(2, 5, 7, 3).to(torch.uint8)
+    half = at_half_size(frames)
+    assert half.shape == frames.shape and half.dtype == torch.uint8
+    assert torch.equal(half[:, 0, 0], frames[:, :2, :2].float().mean((1, 2)).round().to(torch.uint8))
+    assert torch.equal(half[:, :, 4:], half[:, :, 1:4].flip(2)) and torch.equal(half[:, 3:], half[:, 1:3].flip(1))

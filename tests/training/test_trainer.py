@@ -19,7 +19,15 @@ from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from sinfusion.run import Run, load
 from sinfusion.training import logger as logger_module
 from sinfusion.training import trainer as trainer_module
-from sinfusion.training.batch import STREAM_NOISE, StepTable, condition_frames, draw_places, draw_sigmas, sample_seeds
+from sinfusion.training.batch import (
+    STREAM_NOISE,
+    StepTable,
+    at_half_size,
+    condition_frames,
+    draw_places,
+    draw_sigmas,
+    sample_seeds,
+)
 from sinfusion.training.logger import TrainingLogger
 from sinfusion.training.preview import preview
 from sinfusion.training.trainer import Stopped, Trainer
@@ -348,6 +356,21 @@ def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe, pr
         of_clean, of_noise, of_prior_mean = form.target(sigma, sigma_data)
         wanted = of_clean * clean + of_noise * noise[b] + of_prior_mean * prior_mean
         torch.testing.assert_close(batch.target[b], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_an_interpolator_sees_its_share_of_samples_at_half_the_size_and_no_noise_on_its_condition(new_run):
+    run = new_run("run", INTERPOLATOR, "tiny", batch_size=400, half_size_share=0.75)
+    trainer, step, count = Trainer(run, INTERPOLATOR, TOTAL), torch.tensor(7), len(run.frames)
+    batch = trainer.batch(step)
+    frames = torch.cat((torch.from_numpy(run.frames), at_half_size(torch.from_numpy(run.frames))))
+    target = batch.draws.places[:, 0]
+    assert 0.65 < (target >= count).float().mean() < 0.85
+    assert torch.equal(batch.draws.around, torch.stack((target - 1, target + 1), 1))
+    assert set((target % count).tolist()) <= set(range(1, count - 1))
+    height, width = trainer.batch_sampler.crop
+    for b, (_, top, left) in enumerate(batch.draws.places[:40].tolist()):
+        cut = to_unit(frames[batch.draws.around[b]][:, top : top + height, left : left + width])
+        torch.testing.assert_close(batch.inputs[b, :6], cut.flatten(0, 1), rtol=0, atol=1e-6)
 
 
 def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spares_the_target(new_run):
