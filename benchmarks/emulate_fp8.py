@@ -4,8 +4,8 @@ python benchmarks/emulate_fp8.py runs/ants runs/lava --seeds 0 1 2 --out OUT.jso
 
 The inputs of these convolutions and their weights are rounded to e4m3, scaled by powers of two: one for each output's
 weights, one for each layer's input, from the largest number in a few evaluations (larger ones are clamped). Sums stay
-fp32, all else bf16, as are the first block's expansion, residual convolutions and the last one. For each run: PSNR of one
-step on its clip (in expectation), and figures of videos as of compare_published.py, beside bf16 and other seeds.
+fp32, all else bf16, as are the first block's expansion, residual convolutions and the last one. For each run: PSNR of
+one step on its clip (in expectation), and figures of videos as of compare_published.py, beside bf16 and other seeds.
 """
 
 from __future__ import annotations
