@@ -120,11 +120,11 @@ def main(settings: Settings) -> None:
     library = next(Path(sinfusion.__file__).parent.glob("_cuda.*.so"), None)
     if library is None:
         raise SystemExit(f"There is no CUDA library: {ops.status()['cuda']}.")
-    of_cuda, of_triton = cuda_kernels(library), triton_kernels()
+    of_cuda, of_triton, compilers = cuda_kernels(library), triton_kernels(), versions()
     print(table("CUDA: registers, stack, shared memory", of_cuda), end="\n\n")
-    print(table("Triton: registers, spilled, shared memory", of_triton))
+    print(table(f"Triton {compilers['triton']}: registers, spilled, shared memory", of_triton))
     if settings.out:
-        result = {"command": "python benchmarks/compiled_kernels.py", "compilers": versions()}
+        result = {"command": "python benchmarks/compiled_kernels.py", "compilers": compilers}
         settings.out.write_text(json.dumps(result | {"cuda": of_cuda, "triton": of_triton}, indent=1) + "\n")
 
 

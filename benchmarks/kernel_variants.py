@@ -9,7 +9,7 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
-from ahead_of_time import Variant
+from ahead_of_time import Type, Variant
 
 Arguments = list[tuple[Any, ...]]
 
@@ -167,6 +167,15 @@ def embedding(filters: int, blocks: int) -> dict[str, Variant]:
     }
 
 
+def loss() -> dict[str, Variant]:
+    """The mean squared error, with its gradient."""
+    from sinfusion.kernels import loss as module
+
+    types: dict[str, Type] = dict.fromkeys(("output", "target", "gradient", "partial"), "*fp32")
+    types |= {"count": "i32", "share": "fp32"}
+    return {"square": Variant(module.square, types, {"NUMBERS": module.NUMBERS}, module.OPTIONS)}
+
+
 def reduce(sums: int) -> dict[str, Variant]:
     """So many sums in one launch, of multiples of 16 numbers."""
     from sinfusion.kernels import reduce as module
@@ -188,6 +197,7 @@ LAUNCHED: dict[Callable[..., dict[str, Variant]], Arguments] = {
         (192, 64, 3, FP32, "residual"),
     ],
     reduce: [(3,)],
+    loss: [()],
     embedding: [(64, 16)],
     pointwise: [
         *((channels, 64, BF16, False) for channels in (3, 6, 9)),

@@ -201,6 +201,9 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Count, print, write."""
+    import triton
+
+    print(f"As Triton {triton.__version__} launches them.")
     table = {}
     for recipe in RECIPES:
         table[f"training step, {recipe}"] = summary(training_step(recipe, choice=settings.choice))
@@ -215,6 +218,7 @@ def main(settings: Settings) -> None:
     if settings.out:
         rows = json.loads(settings.out.read_text()) if settings.out.exists() else []
         about = {"command": f"python benchmarks/launches.py --choice {settings.choice}", "commit": commit()}
+        about["triton"] = triton.__version__
         settings.out.write_text(json.dumps([*rows, about | table], indent=1) + "\n")
 
 

@@ -70,6 +70,8 @@ def finish(
     value = tl.load(z + place, mask=mask, other=0.0).to(tl.float32)
     if bias is not None:
         channel = ((start % C).to(tl.int32) + tl.arange(0, NUMBERS)) % C
+        if C % 8 == 0:  # Triton 3.6 does not see it, and loads number by number
+            channel = tl.max_contiguous(tl.multiple_of(channel, 8), 8)
         value += tl.load(bias + channel)
     if GELU:
         value = activate(value, out.dtype.element_ty)

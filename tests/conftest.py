@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 import signal
@@ -48,7 +50,9 @@ def _place(item):
 
 
 def pytest_report_header(config):
-    return None if config.option.full else "slow tests are left out: pytest --full runs them, too"
+    triton = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "not installed"
+    slow = [] if config.option.full else ["slow tests are left out: pytest --full runs them, too"]
+    return [f"Triton: {triton}", *slow]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """benchmarks/launches.py: how many kernels a GPU launches, counted without one; and that they stay few."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -47,6 +48,20 @@ def test_what_pytorch_launches_is_counted_and_views_are_not():
     assert [(launch.kind, launch.name) for launch in recorder.launches] == [
         ("PyTorch", "clone"), ("PyTorch", "add"), ("PyTorch", "sum"),
     ]  # fmt: skip
+
+
+def test_the_table_names_the_triton_that_launched(monkeypatch, tmp_path, capsys):
+    import launches
+    import triton
+
+    monkeypatch.setattr(launches, "training_step", lambda recipe, choice: [launches.Launch("CUDA", "vote")])
+    monkeypatch.setattr(launches, "evaluation", lambda recipe, choice: [])
+    for _ in range(2):
+        launches.main(launches.Settings(tmp_path / "table.json"))
+    tables = json.loads((tmp_path / "table.json").read_text())
+    assert [table["triton"] for table in tables] == [triton.__version__] * 2
+    assert tables[0]["training step, fast"]["names"] == {"CUDA": {"vote": 1}}
+    assert f"Triton {triton.__version__}" in capsys.readouterr().out
 
 
 def test_afterwards_the_cpu_computes_again():

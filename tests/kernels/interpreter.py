@@ -14,6 +14,7 @@ from triton.runtime import interpreter
 
 def prepare():
     repair_bf16()
+    repair_indices()
     patch_the_language_once()
     builder = interpreter.interpreter_builder
     builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
@@ -30,6 +31,17 @@ def patch_the_language_once():
         return types.SimpleNamespace(restore=lambda: None)
 
     interpreter._patch_lang = patch_once
+
+
+def repair_indices():
+    """Triton 3.6 takes the bounds of a loop from arrays of one number, which numpy refuses since 2.4."""
+    patch = interpreter._patch_lang_tensor
+
+    def with_indices(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = with_indices
 
 
 def repair_bf16():

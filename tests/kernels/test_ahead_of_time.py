@@ -147,6 +147,7 @@ def test_the_table_is_printed_and_written(library, monkeypatch, tmp_path, capsys
     monkeypatch.setattr(compiled_kernels, "LAUNCHED", {kernel_variants.depthwise_norm: [(3, "*bf16")]})
     compiled_kernels.main(compiled_kernels.Settings(tmp_path / "table.json"))
     printed, written = capsys.readouterr().out, json.loads((tmp_path / "table.json").read_text())
+    assert f"Triton {triton.__version__}: registers" in printed
     for row in written["cuda"] + written["triton"]:
         (line,) = (line for line in printed.splitlines() if line.startswith(f"{row['kernel']}  "))
         assert f" {row['registers']} " in line

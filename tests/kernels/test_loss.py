@@ -1,4 +1,4 @@
-"""The Triton kernel of the mean squared error: results in Triton's interpreter, and the same on a real GPU.
+"""The Triton kernel of the mean squared error: results in Triton's interpreter, compiled code, results on a real GPU.
 
 Run as a program, this file prints the errors of the interpreted kernel.
 """
@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 import json
 
+import ahead_of_time
+import kernel_variants
 import pytest
 import torch
 
@@ -36,6 +38,13 @@ def errors(shape, device="cpu"):
 @needs_triton
 def test_the_interpreted_kernel_makes_the_mean_and_its_gradient(interpreted):
     assert max(interpreted(__file__)) < 1e-6
+
+
+@pytest.mark.skipif(bool(ahead_of_time.why_not()), reason=ahead_of_time.why_not())
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_the_compiled_kernel_spills_nothing(capability, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    assert ahead_of_time.compile_variant(*kernel_variants.loss()["square"], capability).spill_bytes == 0
 
 
 @pytest.mark.gpu

@@ -443,9 +443,9 @@ def test_on_a_gpu_every_implementation_is_as_close_to_float64_as_the_reference(c
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
-    from interpreter import repair_bf16
+    from interpreter import prepare
 
-    repair_bf16()
+    prepare()
     rows = []
     for case in CASES:
         truth = evaluate(case, torch.float64)
