@@ -79,8 +79,6 @@ class Recipe:
     projection_depth: int = 3
     # Error of these patches, in units of the change between frames, at which only half of the weight is left.
     projection_tolerance: float = 3.0
-    # Multiple of the sampler's noise in rollouts with projection, which mends what more spoils: above 1 more happens.
-    surprise: float = 1.0
     # Width in pixels of the border where things come into view as in the clip, with projection; 0: they do not.
     border: int = 0
 
@@ -248,7 +246,6 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "projection_weight": (0, 1),
     "projection_depth": (1, 8),
     "projection_tolerance": (0, 1000),
-    "surprise": (0, 4),
     "border": (0, 10_000),
     "batch_size": (1, 1_000_000),
     "learning_rate": (0, 1e9),
@@ -300,8 +297,6 @@ FAST = Recipe(
     burn_in_frames=4,
     correction_timesteps=0,
     projection_weight=1.0,
-    projection_tolerance=2.5,
-    surprise=1.3,
     border=7,
     crop=0.5,
     warmup=0.02,

@@ -188,15 +188,10 @@ def next_frame(
     projection: float | None = None,
 ) -> NextFrame:
     """What generates the next frame of a rollout, as the run's recipe has it."""
-    border, surprise = run.recipe.border, run.recipe.surprise
-    if sigma_start is not None:  # a target tells what enters, and what happens
-        border, surprise = 0, 1.0
-    project = _projection(run, frame_offset, projection, border)
-    # Projection mends what more noise spoils.
-    surprise = 1 + (project.weight if project else 0) * (surprise - 1)
-    predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start, surprise=surprise)
+    predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start)
     correct = _correction(run) if run.recipe.correction_timesteps else None
-    return NextFrame(predict, correct, project)
+    border = run.recipe.border if sigma_start is None else 0  # a target tells what enters
+    return NextFrame(predict, correct, _projection(run, frame_offset, projection, border))
 
 
 def _projection(run: Run, frame_offset: int, projection: float | None, border: int) -> PatchProjection | None:

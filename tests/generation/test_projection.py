@@ -9,7 +9,6 @@ import torch
 from sinfusion import extrapolate, generate, ops, retarget
 from sinfusion.errors import SinfusionError
 from sinfusion.generation.projection import PatchProjection, recurs
-from sinfusion.generation.video import next_frame
 from sinfusion.metrics.nearest_neighbors import nnf, nnfdist
 from sinfusion.pixels import to_unit
 from sinfusion.scene import render
@@ -229,16 +228,3 @@ def test_coarser_scales_tolerate_less_as_less_changes_there():
     finest, coarser = PatchProjection(clip, 1.0, tolerance=0.1).scales[:2]
     assert finest.tolerance == pytest.approx(0.1)
     assert 0 < coarser.tolerance < 0.9 * finest.tolerance
-
-
-def test_a_rollout_with_projection_has_the_surprise_of_its_recipe(video_run):
-    usual = dataclasses.replace(video_run, recipe=video_run.recipe.replace(surprise=1.0))
-    more = dataclasses.replace(video_run, recipe=video_run.recipe.replace(surprise=1.5))
-    assert not np.array_equal(rollout_of(usual), rollout_of(more))
-    assert np.array_equal(rollout_of(usual, projection=0.0), rollout_of(more, projection=0.0))
-    plain = next_frame(usual).predict.noise
-    assert torch.equal(next_frame(more).predict.noise, 1.5 * plain)
-    torch.testing.assert_close(next_frame(more, projection=0.5).predict.noise, 1.25 * plain)
-    assert torch.equal(
-        next_frame(more, sigma_start=1.0).predict.noise, next_frame(usual, sigma_start=1.0).predict.noise
-    )
