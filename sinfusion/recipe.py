@@ -67,6 +67,8 @@ class Recipe:
     sampling_steps: int = 50
     # Sampling steps of unconditional models, a network evaluation each (heun: two each, less one).
     unconditional_sampling_steps: int = 50
+    # Sampling steps of the Interpolator: with fewer it is nearer to the mean; 0: as of the other conditional models.
+    interpolator_sampling_steps: int = 0
     # Frames left out at the beginning of a video whose first frame the Projector generates.
     burn_in_frames: int = 0
     # Timesteps, of 50, to which each predicted frame is noised for the Projector to correct; 0 turns that off.
@@ -185,6 +187,12 @@ class Recipe:
         """Number of frames that the network of a role is conditioned on."""
         return self.previous_frames if role.name == "predictor" else role.conditions
 
+    def sampling_steps_of(self, role: Role) -> int:
+        """Sampling steps of a role."""
+        if role.name == "interpolator" and self.interpolator_sampling_steps:
+            return self.interpolator_sampling_steps
+        return self.sampling_steps if role.conditions else self.unconditional_sampling_steps
+
     def steps(self, role: Role) -> int:
         """Training steps of a role when no time budget is given."""
         return int(getattr(self, f"{role.name}_steps"))
@@ -240,6 +248,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "unconditional_sigma_min": (1e-6, 1e6),
     "sampling_steps": (1, 4000),
     "unconditional_sampling_steps": (1, 4000),
+    "interpolator_sampling_steps": (0, 4000),
     "burn_in_frames": (0, 1000),
     "correction_timesteps": (0, 50),
     "correction_steps": (1, 4000),
@@ -287,6 +296,7 @@ FAST = Recipe(
     sampler="ancestral",
     sampling_steps=10,
     unconditional_sampling_steps=25,
+    interpolator_sampling_steps=3,
     batch_size=4,
     learning_rate=1e-3,
     log_sigma_mean=-0.75,

@@ -153,3 +153,9 @@ def test_conditional_models_have_smaller_crops_but_none_below_32_pixels():
 def test_a_recipe_of_before_has_one_crop_for_all_models():
     settings = {name: value for name, value in dataclasses.asdict(TINY).items() if name != "unconditional_crop"}
     assert from_dict(settings | {"crop": 0.7}).unconditional_crop == 0.7
+
+
+def test_an_interpolator_has_sampling_steps_of_its_own_or_those_of_the_other_conditional_models():
+    recipe = TINY.replace(sampling_steps=7, interpolator_sampling_steps=2, unconditional_sampling_steps=5)
+    assert [recipe.sampling_steps_of(ROLES[name]) for name in ("predictor", "interpolator", "projector")] == [7, 2, 5]
+    assert recipe.replace(interpolator_sampling_steps=0).sampling_steps_of(ROLES["interpolator"]) == 7

@@ -252,8 +252,7 @@ def sampling_sigmas(
     strength: float = 1.0,
 ) -> np.ndarray:
     """(n + 1,) float64: the sigmas to visit, from where the process starts down to 0; see `reverse_process`."""
-    if steps is None:
-        steps = recipe.sampling_steps if role.conditions else recipe.unconditional_sampling_steps
+    steps = recipe.sampling_steps_of(role) if steps is None else steps
     if not 0 < strength <= 1:
         raise SinfusionError(f"strength must be above 0 and at most 1, not {strength}.")
     if denoiser.preconditioned:
