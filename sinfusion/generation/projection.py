@@ -28,6 +28,7 @@ COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least th
 # the clip is found in the rest but for this share of its contrast. In other clips what is small would be lost.
 RECURRING = 0.45
 RECURRING_QUERIES = 4  # moments of that part
+SURPRISE = 1.3  # multiple of the sampler's noise for such clips: that scale mends what more noise spoils
 TINY = 1e-6  # in place of a change or of an error of 0
 FIRST_ROUNDS, ROUNDS = 20, 4  # of the search: from a random field; from that of the frame before
 SEED = 0  # of the search: its random numbers matter little
@@ -62,8 +63,10 @@ class PatchProjection:
         while min(pyramid[-1].shape[1:3]) >= 2 * COARSEST_SIDE:
             pyramid.append(_half_video(pyramid[-1]))
         coarser = _half_video(pyramid[-1])
-        if recurs(coarser, self.depth):
+        recurring = recurs(coarser, self.depth)
+        if recurring:
             pyramid.append(coarser)
+        self.surprise = 1 + weight * (SURPRISE - 1) if recurring else 1.0  # of what it projects: multiple of the noise
         order = _order(len(clip), frame_offset)
         follows, pairs = (_follow(order, frame_offset, depth).to(clip.device) for depth in (self.depth, 2))
         videos = [video[order.to(clip.device)].contiguous() for video in pyramid]

@@ -57,6 +57,7 @@ class ReverseProcess:
         graph: bool = True,  # on a CPU, capture small images
         stream: int = STREAM_SAMPLE,  # of the generator
         wraps: tuple[bool, bool] = (False, False),  # whether rows, and columns, go on at the other border: a tile
+        surprise: float = 1.0,  # multiple of the noise
     ):
         network = denoiser.network
         assert isinstance(network, NextNet)
@@ -66,6 +67,8 @@ class ReverseProcess:
         sigma = torch.tensor([step.sigma for step in steps], device=device)
         offset = None if frame_offset is None else torch.full((len(steps),), frame_offset, device=device)
         self.coefficients = torch.tensor(_coefficients(denoiser, steps, frame_offset), device=device)  # (S + 1, 9)
+        self.surprise = surprise
+        self.coefficients[:, NOISE] *= surprise
         self.noise = self.coefficients[:, NOISE].clone()  # (S + 1,)
         self.draws = torch.from_numpy(_draws(len(steps))).to(device)  # (S + 1,) int64
         with torch.no_grad():
@@ -86,7 +89,7 @@ class ReverseProcess:
         if jumps == 0:
             return self
         steps, graph = resampled(self.steps, int(jumps)), self.graphed is not None
-        how = self.conditions, self.frame_offset, graph, self.stream, self.wraps
+        how = self.conditions, self.frame_offset, graph, self.stream, self.wraps, self.surprise
         return ReverseProcess(self.denoiser, steps, *how)
 
     def guided(self, guide: Guide | None) -> ReverseProcess:
@@ -98,7 +101,10 @@ class ReverseProcess:
         return process
 
     def scale_noise(self, surprise: float) -> None:
-        """Add so many times the noise from now on: with less only the likely happens, with more the unlikely, too."""
+        """Add so many times the noise from now on: with less only the likely happens, with more the unlikely, too.
+
+        1 is the noise of the beginning, which is itself a multiple.
+        """
         self.coefficients[:, NOISE] = surprise * self.noise
 
     @torch.no_grad()
@@ -233,13 +239,14 @@ def reverse_process(
     sigma_start: float | None = None,  # None: the highest
     strength: float = 1.0,  # in (0, 1]: start at this fraction of the timesteps
     wraps: tuple[bool, bool] = (False, False),  # whether rows, and columns, go on at the other border: a tile
+    surprise: float = 1.0,  # multiple of the noise
 ) -> ReverseProcess:
     """A role's reverse process, as the run's recipe has it."""
     denoiser = denoiser or run.denoiser(role)
     sigmas = sampling_sigmas(run.recipe, role, denoiser, frame_offset, steps, sigma_start, strength)
     table = SAMPLERS[run.recipe.sampler](sigmas)
     conditions, stream = run.recipe.conditions(role), STREAM_SAMPLE + role.conditions
-    return ReverseProcess(denoiser, table, conditions, frame_offset, run.graph, stream, wraps)
+    return ReverseProcess(denoiser, table, conditions, frame_offset, run.graph, stream, wraps, surprise)
 
 
 def sampling_sigmas(

@@ -188,10 +188,12 @@ def next_frame(
     projection: float | None = None,
 ) -> NextFrame:
     """What generates the next frame of a rollout, as the run's recipe has it."""
-    predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start)
+    free = sigma_start is None  # no target tells what enters, and what happens
+    project = _projection(run, frame_offset, projection, run.recipe.border if free else 0)
+    surprise = project.surprise if project is not None and free else 1.0
+    predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start, surprise=surprise)
     correct = _correction(run) if run.recipe.correction_timesteps else None
-    border = run.recipe.border if sigma_start is None else 0  # a target tells what enters
-    return NextFrame(predict, correct, _projection(run, frame_offset, projection, border))
+    return NextFrame(predict, correct, project)
 
 
 def _projection(run: Run, frame_offset: int, projection: float | None, border: int) -> PatchProjection | None:

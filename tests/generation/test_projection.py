@@ -8,7 +8,9 @@ import torch
 
 from sinfusion import extrapolate, generate, ops, retarget
 from sinfusion.errors import SinfusionError
-from sinfusion.generation.projection import PatchProjection, recurs
+from sinfusion.generation import projection
+from sinfusion.generation.projection import SURPRISE, PatchProjection, recurs
+from sinfusion.generation.video import next_frame
 from sinfusion.metrics.nearest_neighbors import nnf, nnfdist
 from sinfusion.pixels import to_unit
 from sinfusion.scene import render
@@ -228,3 +230,15 @@ def test_coarser_scales_tolerate_less_as_less_changes_there():
     finest, coarser = PatchProjection(clip, 1.0, tolerance=0.1).scales[:2]
     assert finest.tolerance == pytest.approx(0.1)
     assert 0 < coarser.tolerance < 0.9 * finest.tolerance
+
+
+def test_rollouts_of_clips_that_recur_have_more_noise(video_run, monkeypatch):
+    def noise(recurring, **how):
+        monkeypatch.setattr(projection, "recurs", lambda clip, depth: recurring)
+        return next_frame(video_run, **how).predict.noise
+
+    plain = noise(False)
+    torch.testing.assert_close(noise(True), SURPRISE * plain)
+    torch.testing.assert_close(noise(True, projection=0.5), (1 + SURPRISE) / 2 * plain)
+    assert torch.equal(noise(True, projection=0.0), plain)
+    assert torch.equal(noise(True, sigma_start=0.1), noise(False, sigma_start=0.1))  # a target tells what happens
