@@ -88,8 +88,14 @@ class ReverseProcess:
             raise SettingError(f"{{jumps}} must be from 0 to {MOST_JUMPS}, not {jumps!r:.40}.")
         if jumps == 0:
             return self
-        steps, graph = resampled(self.steps, int(jumps)), self.graphed is not None
-        how = self.conditions, self.frame_offset, graph, self.stream, self.wraps, self.surprise
+        return self._with(resampled(self.steps, int(jumps)), self.surprise)
+
+    def surprising(self, surprise: float) -> ReverseProcess:
+        """The same with so many times the noise; a guide comes after this."""
+        return self if surprise == self.surprise else self._with(self.steps, surprise)
+
+    def _with(self, steps: Sequence[Step], surprise: float) -> ReverseProcess:
+        how = self.conditions, self.frame_offset, self.graphed is not None, self.stream, self.wraps, surprise
         return ReverseProcess(self.denoiser, steps, *how)
 
     def guided(self, guide: Guide | None) -> ReverseProcess:
@@ -239,14 +245,13 @@ def reverse_process(
     sigma_start: float | None = None,  # None: the highest
     strength: float = 1.0,  # in (0, 1]: start at this fraction of the timesteps
     wraps: tuple[bool, bool] = (False, False),  # whether rows, and columns, go on at the other border: a tile
-    surprise: float = 1.0,  # multiple of the noise
 ) -> ReverseProcess:
     """A role's reverse process, as the run's recipe has it."""
     denoiser = denoiser or run.denoiser(role)
     sigmas = sampling_sigmas(run.recipe, role, denoiser, frame_offset, steps, sigma_start, strength)
     table = SAMPLERS[run.recipe.sampler](sigmas)
     conditions, stream = run.recipe.conditions(role), STREAM_SAMPLE + role.conditions
-    return ReverseProcess(denoiser, table, conditions, frame_offset, run.graph, stream, wraps, surprise)
+    return ReverseProcess(denoiser, table, conditions, frame_offset, run.graph, stream, wraps)
 
 
 def sampling_sigmas(

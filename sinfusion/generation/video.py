@@ -190,8 +190,9 @@ def next_frame(
     """What generates the next frame of a rollout, as the run's recipe has it."""
     free = sigma_start is None  # no target tells what enters, and what happens
     project = _projection(run, frame_offset, projection, run.recipe.border if free else 0)
-    surprise = project.surprise if project is not None and free else 1.0
-    predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start, surprise=surprise)
+    predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start)
+    if project is not None and free:
+        predict = predict.surprising(project.surprise)
     correct = _correction(run) if run.recipe.correction_timesteps else None
     return NextFrame(predict, correct, project)
 
