@@ -300,11 +300,12 @@ FIGURES = (
     measured("predictor-rollouts", 3, None, f"python benchmarks/compare_predictors.py --clips {EVERY_CLIP} --later 0 "
              "--length 30 --out "),
     measured("published", 70, published, f"python benchmarks/compare_published.py {PUBLISHED} --size 128x72 "
-             "--seeds 0 1 2 --long 1000 --train-minutes 10 --out ", same_since="84c28c1"),  # media came after
+             "--seeds 0 1 2 --long 1000 --train-minutes 10 --out ", same_since="60eeafb"),  # a method moved since
     measured("table1", 20, table1, f"python benchmarks/compare_published.py {GIFS} --size 128x72 --frames 8 "
-             "--seeds 0 1 2 --window 8 --train-minutes 5 --out ", same_since="1df4111"),  # it has no `ours` yet
+             "--seeds 0 1 2 --window 8 --train-minutes 5 --out ", same_since="14994be"),  # its clips are short
     measured("interpolation", 10, interpolation, f"python benchmarks/compare_interpolation.py --clips {BETWEEN} "
-             "--published {data}/published/interpolation/star_fan_combined.mp4 --steps 1200 --out "),
+             "--published {data}/published/interpolation/star_fan_combined.mp4 --steps 1200 --out ",
+             same_since="14994be"),  # rollouts changed since
     measured("loops", 10, loops, f"python benchmarks/compare_loops.py --clips scene {EVERY_CLIP} --out ",
              same_since="7fcdf8f"),  # tiles of image runs came after
     Figure("gpu-first-run", "benchmarks/results/gpu-first-run.json", (), 0),  # by hand, in five leases of a GPU
