@@ -105,8 +105,12 @@ class PatchProjection:
         """Start after these frames, (B, 3 m, H, W) in [-1, 1], the last one first; at least one."""
         missing = max(0, self.depth - previous.shape[1] // 3)
         frames = torch.cat([previous, *[previous[:, -3:]] * missing], 1)[:, : 3 * self.depth]
+        self.levels = 0  # scales at which these frames hold a patch
         for scale in self.scales:
+            if not scale.fits(frames):
+                break
             scale.begin(frames)
+            self.levels += 1
             frames = _half(frames)
         if self.border is not None:
             self.border.begin(previous[:, :3])
@@ -116,8 +120,9 @@ class PatchProjection:
 
         previous: (B, 3 m, H, W) in [-1, 1], the last frame first; m is at least `depth - 1`.
         """
-        projected = self._project(torch.cat((image, previous[:, : 3 * self.depth - 3]), 1), 0)
-        image = image + self.weight * (projected - image)
+        if self.levels:
+            projected = self._project(torch.cat((image, previous[:, : 3 * self.depth - 3]), 1), 0)
+            image = image + self.weight * (projected - image)
         if self.border is not None:
             image = self.border(image, previous[:, :3])
         return image.contiguous(memory_format=torch.channels_last)
@@ -125,7 +130,7 @@ class PatchProjection:
     def _project(self, frames: Tensor, level: int) -> Tensor:
         """(B, 3, H, W): the first of the frames (B, 3 depth, H, W), the last in time, projected from this scale up."""
         image = frames[:, :3]
-        if level + 1 < len(self.scales):
+        if level + 1 < self.levels:
             small = _half(frames)
             change = self._project(small, level + 1) - small[:, :3]
             image = image + F.interpolate(change, image.shape[2:], mode="bilinear", align_corners=False)
@@ -143,6 +148,10 @@ class _Scale:
         if not follows.all():
             weight = torch.where(follows.to(clip.device), 1.0, torch.inf)[:, None, None]
             self.weight = weight.expand(ops.places(clip, self.patch)).contiguous()
+
+    def fits(self, frames: Tensor) -> bool:
+        """Whether frames (B, C, H, W) are as large as a patch."""
+        return frames.shape[2] >= self.patch[1] and frames.shape[3] >= self.patch[2]
 
     def begin(self, frames: Tensor) -> None:
         """Find the patches of frames (B, 3 depth, H, W), the last one first."""
@@ -213,13 +222,16 @@ def recurs(clip: Tensor, depth: int) -> bool:
         errors.append((moving * _around((scale.found() - image).square().mean(1, keepdim=True))).mean())
         contrast = _around(image.square()) - _around(image).square()
         contrasts.append((moving * contrast.mean(1, keepdim=True)).mean())
-    return bool(torch.stack(errors).mean() <= RECURRING**2 * torch.stack(contrasts).mean())
+    return bool(torch.stack(errors).mean() < RECURRING**2 * torch.stack(contrasts).mean())
 
 
 def _change(clip: Tensor, pairs: Tensor) -> Tensor:
     """() RMS change between frames of a clip (T, H, W, 3) that follow each other: pairs (T - 1,) bool."""
-    changes = (clip[1:] - clip[:-1])[pairs]
-    return changes.square().mean().sqrt().clamp(min=TINY) if len(changes) else torch.ones((), device=clip.device)
+    changes = clip[1:] - clip[:-1]
+    if not pairs.all():
+        changes = changes[pairs]
+    squares = changes.square_()  # in place: a clip may be large
+    return squares.mean().sqrt().clamp(min=TINY) if len(squares) else torch.ones((), device=clip.device)
 
 
 def _around(values: Tensor) -> Tensor:

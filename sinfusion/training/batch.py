@@ -142,11 +142,14 @@ def at_half_size(frames: Tensor) -> Tensor:
     What moves by two pixels from one training frame to the next but one moves by one here, as it does between the
     frames that an Interpolator is to fill (across scales, as in Zuckerman et al. 2020).
     """
-    images = frames.movedim(-1, 1).float()
-    half = F.interpolate(images, [-(-side // 2) for side in images.shape[2:]], mode="area").round()
-    half = torch.cat((half, half.flip(3)), 3)
-    whole = torch.cat((half, half.flip(2)), 2)[:, :, : images.shape[2], : images.shape[3]]
-    return whole.to(torch.uint8).movedim(1, -1).contiguous()
+    found = torch.empty_like(frames)
+    for some, into in zip(frames.split(16), found.split(16), strict=True):  # bounds the memory
+        images = some.movedim(-1, 1).float()
+        half = F.interpolate(images, [-(-side // 2) for side in images.shape[2:]], mode="area").round()
+        half = torch.cat((half, half.flip(3)), 3)
+        whole = torch.cat((half, half.flip(2)), 2)[:, :, : images.shape[2], : images.shape[3]]
+        into.copy_(whole.movedim(1, -1))
+    return found
 
 
 class StepTable:

@@ -114,6 +114,16 @@ def test_frames_of_another_size_find_patches_too():
     assert Rollout(frames=wide[:2])(wide[2:3]).shape == (1, 3, 24, 80)
 
 
+def test_frames_too_small_for_a_patch_of_a_scale_do_without_it():
+    clip = to_unit(torch.from_numpy(np.asarray(render(6, (64, 64))))).movedim(1, -1).contiguous()
+    small = torch.nn.functional.interpolate(clip.movedim(-1, 1), (12, 12), mode="area")
+    rollout = Rollout(frames=small[:3], clip=clip)
+    assert len(rollout.project.scales) > rollout.project.levels == 1
+    assert rollout(noisy(small[3:4])).shape == (1, 3, 12, 12)
+    tiny = Rollout(frames=small[:3, :, :5, :5], clip=clip)
+    assert torch.equal(tiny(small[3:4, :, :5, :5]), small[3:4, :, :5, :5])
+
+
 def test_native_kernels_and_reference_agree():
     results = []
     for backend in ("native", "reference"):
@@ -219,6 +229,7 @@ def test_a_coarser_scale_serves_what_recurs_there_alone():
     assert recurs(dots(1, 48, 0, side=5), 3)
     assert not recurs(dots(20, 48, 0), 3)
     assert not recurs(dots(1, 8, 0, side=5), 3)  # too short to tell
+    assert not recurs(dots(1, 1, 0, side=5).expand(48, -1, -1, -1), 3)  # nothing moves
     alone, crowd = (torch.nn.functional.interpolate(dots(*how).movedim(-1, 1), scale_factor=2).movedim(1, -1)
                     for how in ((1, 48, 0, (18, 32), 5), (20, 48, 0)))  # fmt: skip
     assert len(PatchProjection(alone.contiguous(), 1.0).scales) == 2
