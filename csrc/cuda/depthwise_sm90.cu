@@ -1,10 +1,14 @@
-// 7x7 depthwise convolutions of bf16 activations + bias + shift + LayerNorm, and their gradients, channels last.
+// 7x7 depthwise convolutions of bf16 activations + bias + shift + LayerNorm, and the gradient of their input, channels
+// last, by tensor cores.
 //
-// A warp makes 8 columns and some rows of an image for 64 channels, two a thread. So its threads are at the same pixel,
-// and shared memory is read 128 bytes in a row at addresses that are known when this is compiled. There the copy engine
-// puts the pixels that the block's taps see, 0 outside the image. A number is read once and serves up to 49 sums in
-// registers: of the instructions, more than four in five are the multiplications. Sums are fp32.
+// Of one channel, 16 patches of 4x2 outputs are a product of matrices: (patches, the 10x8 pixels that each sees) times
+// (pixels, the patch's 8 outputs), with the taps in the second, 49 of the 80 in a column and zeros. That is 1.6 times the
+// multiplications, at many times their rate. A block makes 16x8 outputs of 64 channels, a warp 16 of those. The copy
+// engine puts the pixels that the taps see into shared memory, 0 outside the image. A thread reads 8 channels of a pixel
+// at once and pairs them with those of another, since tensor cores want two numbers of the same channel in a word. For
+// 128 channels two blocks make the norm together. Taps are rounded to bf16, sums are fp32.
 #include "depthwise_sm90.h"
+#include "hopper/bf16.h"
 #include "hopper/tma.h"
 
 namespace sinfusion {
@@ -12,460 +16,398 @@ namespace {
 
 using namespace hopper;
 
-constexpr int WIDTH = 8;               // pixels of a warp's row
-constexpr int SEEN = WIDTH + 6;        // with the neighbours that its taps see
-constexpr int TILE_WIDTH = 2 * WIDTH;  // of a block: two warps beside each other
-constexpr int TILE_SEEN = TILE_WIDTH + 6;
-constexpr int WARPS = 4;   // of the weights' gradient
-constexpr int PIXEL = 32;  // words of 64 channels
-
-__device__ __forceinline__ float2 unpack(uint32_t pair) {
-  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
-}
-__device__ __forceinline__ uint32_t pack(float2 value) {
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(value.y), "f"(value.x));
-  return pair;
-}
+constexpr int WIDTH = 16, HEIGHT = 8, COUNT = WIDTH * HEIGHT;  // of a block's tile, in pixels
+constexpr int PITCH = WIDTH + 6, ROWS = HEIGHT + 6;            // of what its taps see
+constexpr int PIXEL = 128;                                     // bytes: 64 channels
+constexpr int WARPS = 4, THREADS = WARPS * 32, OCTETS = 2;     // of channels, a warp's
+constexpr int STAGING = COUNT * PIXEL;                         // bytes of a tile of outputs
+constexpr int SEEN = (PITCH * ROWS * PIXEL + 1023) / 1024 * 1024;
+// Taps in shared memory, 8 channels of each: in rows of 12, from 1 above the first row and 3 left of the first column, so
+// that an output that a pixel does not reach finds 0. What would lie right of a row is the next one's left end.
+constexpr int TAP = 16, TAP_PITCH = 12, TAPS = (9 * TAP_PITCH + 1) * TAP;
+constexpr int SHARED = 1024 + SEEN + 8 * TAPS;
+static_assert(2 * STAGING <= SEEN && THREADS == COUNT && 2 * COUNT * int(sizeof(float2)) <= OCTETS * TAPS);
 
 // Activations whose last channels may lie in a second tensor: `own` channels in the first.
-struct Maps {
-  CUtensorMap x, skip;
+struct Activation {
+  CUtensorMap first, second;
   int own;
 
-  __device__ __forceinline__ void load(void* to, uint64_t* barrier, int channel, int column, int row, int image) const {
-    const bool first = channel < own;
-    load_box(to, first ? x : skip, barrier, first ? channel : channel - own, column, row, image);
-  }
+  __device__ __forceinline__ const CUtensorMap& of(int channel) const { return channel < own ? first : second; }
+  __device__ __forceinline__ int place(int channel) const { return channel < own ? channel : channel - own; }
 };
 
-// A block of HALVES times 64 channels.
-template <int HALVES_>
-struct Layout {
-  static constexpr int HALVES = HALVES_, ROWS = 2, DOWN = 2;  // rows of a warp, warps below each other
-  static constexpr int THREADS = 2 * DOWN * HALVES * 32;
-  static constexpr int BLOCKS = HALVES == 1 ? 5 : 2;             // on a multiprocessor
-  static constexpr int HEIGHT = DOWN * ROWS;                     // of the block's tile
-  static constexpr int TILE = (HEIGHT + 6) * TILE_SEEN * PIXEL;  // words that it sees of 64 channels
+struct Maps {
+  Activation x;
+  CUtensorMap out, u;
 };
 
-// Where this thread is. left and top: of the block's tile; x, y: of the warp's in it.
-template <class L>
+struct GradientMaps {
+  CUtensorMap grad, passed;
+  Activation add, out;
+};
+
+// Where this thread is: its four pixels are (x, y + 4 i + j), its channels `channel` and the 15 after it.
 struct Place {
-  static constexpr int HALVES = L::HALVES, ROWS = L::ROWS, HEIGHT = L::HEIGHT;
-  int lane, half, left, top, image;
-  int x, y;
+  int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  int first;  // channel of the block
+  int left, top, image;
+  int patch_x, patch_y, x, y;
 
-  __device__ __forceinline__ Place() {
-    const int warp = int(threadIdx.x) / 32;
-    lane = int(threadIdx.x) % 32, half = warp % HALVES;
-    x = warp / HALVES % 2 * WIDTH, y = warp / HALVES / 2 * ROWS;
-    left = int(blockIdx.x) * TILE_WIDTH, top = int(blockIdx.y) * HEIGHT, image = int(blockIdx.z);
+  __device__ __forceinline__ explicit Place(int halves) {
+    first = int(blockIdx.x) % halves * 64;
+    left = int(blockIdx.x) / halves * WIDTH, top = int(blockIdx.y) * HEIGHT, image = int(blockIdx.z);
+    const int patch = lane / 4;  // neighbours of a row are 4 pixels apart: no two of 8 threads read the same banks
+    patch_x = patch % 4 * 4, patch_y = patch / 4 * 2;
+    x = patch_x + lane % 4, y = patch_y;
+  }
+  __device__ __forceinline__ int channel() const { return first + warp * OCTETS * 8; }
+  __device__ __forceinline__ static int row(int k) { return k / 2 * 4 + k % 2; }  // of pixel k, from y
+  // Where shared memory has eight channels of this thread's pixel k, in a tile of outputs.
+  __device__ __forceinline__ int staged(int k, int octet) const {
+    const int pixel = (y + row(k)) * WIDTH + x;
+    return pixel * PIXEL + (((warp * OCTETS + octet) ^ (pixel % 8)) << 4);
   }
 };
 
-// Pixels of the block into shared memory, and the sums of the warp's tile. `taps` (49, all channels) come from L1.
-template <class L>
-__device__ __forceinline__ void convolve(float2 (&sums)[L::ROWS][WIDTH], const Place<L>& place, const Maps& maps,
-                                         const float* taps, bool reverse) {
-  extern __shared__ __align__(128) uint32_t tiles[];  // (half, row, column, pair of channels)
+// What a channel needs beside its taps.
+struct Vectors {
+  float added[64], gain[64], offset[64];
+};
+
+struct Shared {
+  uint8_t *pixels, *taps;
+  Vectors* vectors;
+  uint64_t* full;  // complete when the pixels are there
+};
+
+__device__ __forceinline__ Shared shared_memory() {
+  extern __shared__ uint8_t bytes[];
+  __shared__ Vectors vectors;
   __shared__ uint64_t full;
-  if (threadIdx.x == 0) {
-    init_barrier(&full, 1);
+  uint8_t* const pixels = bytes + (1024 - shared_address(bytes) % 1024) % 1024;
+  return {pixels, pixels + SEEN, &vectors, &full};
+}
+
+// Sixteen numbers of a warp's channels.
+__device__ __forceinline__ void load(float (&to)[16], const float* from) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float4 value = *reinterpret_cast<const float4*>(from + 4 * i);
+    to[4 * i] = value.x, to[4 * i + 1] = value.y, to[4 * i + 2] = value.z, to[4 * i + 3] = value.w;
+  }
+}
+
+// Sums of the warp's tile: [eight channels][channel][pixel of Place]. `taps` is (49, channels). What global memory has
+// beside the pixels is fetched at the same time: `vector(channel of the block)` tells a thread's part of `Vectors`.
+template <class Vector>
+__device__ __forceinline__ void convolve(float (&sums)[OCTETS][8][4], const Place& place, const Shared& shared,
+                                         const CUtensorMap& x, int channel_of_x, const float* taps, int channels,
+                                         bool reverse, Vector vector) {
+  const int thread = int(threadIdx.x), lane = place.lane;
+  if (thread == 0) {
+    init_barrier(shared.full, 1);
     fence_barrier_init();
   }
+  for (int i = thread; i < 8 * TAPS / TAP; i += THREADS)
+    *reinterpret_cast<uint4*>(shared.taps + i * TAP) = make_uint4(0, 0, 0, 0);
   let_next_begin();
   wait_for_kernels_before();
-  if (threadIdx.x == 0) {
-    arrive_expecting(&full, L::HALVES * L::TILE * 4);
-    for (int half = 0; half < L::HALVES; ++half)
-      maps.load(tiles + half * L::TILE, &full, half * 64, place.left - 3, place.top - 3, place.image);
+  if (thread == 0) {
+    arrive_expecting(shared.full, PITCH * ROWS * PIXEL);
+    load_box(shared.pixels, x, shared.full, channel_of_x, place.left - 3, place.top - 3, place.image);
   }
+  float2 values[2][7];  // two rows of taps, of two channels
+#pragma unroll
+  for (int r = 0; r < 2; ++r)
+#pragma unroll
+    for (int dx = 0; dx < 7; ++dx) {
+      const int row = place.warp + r * WARPS, tap = row * 7 + dx;
+      if (row < 7)
+        values[r][dx] = *reinterpret_cast<const float2*>(taps + (reverse ? 48 - tap : tap) * channels + place.first + 2 * lane);
+    }
+  vector(thread % 64, thread / 64);
+  __syncthreads();  // zeros are there
+#pragma unroll
+  for (int r = 0; r < 2; ++r)
+#pragma unroll
+    for (int dx = 0; dx < 7; ++dx) {
+      const int row = place.warp + r * WARPS;
+      if (row < 7)
+        *reinterpret_cast<uint32_t*>(shared.taps + lane / 4 * TAPS + ((row + 1) * TAP_PITCH + dx + 3) * TAP + lane % 4 * 4) =
+            pack(values[r][dx]);
+    }
   __syncthreads();
-  wait(&full, 0);
+  wait(shared.full, 0);
 
-  const uint32_t* pixels = tiles + place.half * L::TILE + (place.y * TILE_SEEN + place.x) * PIXEL + place.lane;
-  const float2* own_taps = reinterpret_cast<const float2*>(taps + place.half * 64) + place.lane;
+  float added[16];
+  load(added, shared.vectors->added + place.warp * 16);
 #pragma unroll
-  for (int r = 0; r < L::ROWS; ++r)
+  for (int i = 0; i < 64; ++i) sums[i / 32][i / 4 % 8][i % 4] = added[i / 4];
+
+  // The depth of the product in groups of four pixels, one for each thread of four: (column, row) of the first. 16 of
+  // them are the first eight columns of a row by halves, four are two columns of two rows each.
+  const int q = lane % 4, output_x = lane / 8, output_y = lane / 4 % 2;
+  const int start = place.patch_y * PITCH + place.patch_x;
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) sums[r][i] = {0.f, 0.f};
+  for (int octet = 0; octet < OCTETS; ++octet) {
+    const int eighth = place.warp * OCTETS + octet;
+    const uint8_t* const taps_at = shared.taps + eighth * TAPS + ((1 - output_y) * TAP_PITCH + 3 - output_x) * TAP;
+    // The copy engine puts part i of pixel p at i ^ p % 8; of a place and a multiple of 2 that is one of four.
+    const auto pixel_at = [&](int first, int further) {
+      const int pixel = first + further;
+      return shared.pixels + first * PIXEL + ((eighth ^ (pixel & 7)) << 4);
+    };
+    const int of_rows = start + q, of_ends = start + 8 + q % 2 + q / 2 * PITCH;
+    const uint8_t* const rows[4] = {pixel_at(of_rows, 0), pixel_at(of_rows, 2), pixel_at(of_rows, 4),
+                                    pixel_at(of_rows, 6)};
+    const uint8_t* const ends[2] = {pixel_at(of_ends, 0), pixel_at(of_ends, 4)};
+    const uint8_t* const row_taps = taps_at + q * TAP;
+    const uint8_t* const end_taps = taps_at + (8 + q % 2 + q / 2 * TAP_PITCH) * TAP;
 #pragma unroll
-  for (int seen = 0; seen < L::ROWS + 6; ++seen) {
-    float2 x[SEEN];
+    for (int step = 0; step < 10; ++step) {
+      __syncwarp();  // else loads of many steps are under way at once, for which there are no registers
+      uint4 pixels[2][2], factors[2];  // of two groups, pixels of two patches
 #pragma unroll
-    for (int i = 0; i < SEEN; ++i) x[i] = unpack(pixels[(seen * TILE_SEEN + i) * PIXEL]);
+      for (int j = 0; j < 2; ++j) {
+        const int row = step < 8 ? step : 4 * step - 32 + 2 * j, column = step < 8 ? 4 * j : 0;
 #pragma unroll
-    for (int r = 0; r < L::ROWS; ++r) {
-      const int dy = seen - r;
-      if (dy < 0 || dy >= 7) continue;
-#pragma unroll
-      for (int dx = 0; dx < 7; ++dx) {
-        const int tap = dy * 7 + dx;
-        const float2 factor = __ldg(own_taps + (reverse ? 48 - tap : tap) * L::HALVES * PIXEL);
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-          sums[r][i].x = fmaf(factor.x, x[i + dx].x, sums[r][i].x);
-          sums[r][i].y = fmaf(factor.y, x[i + dx].y, sums[r][i].y);
+        for (int i = 0; i < 2; ++i) {
+          const int further = (4 * i + row) * PITCH + column;
+          const uint8_t* const from = step < 8 ? rows[further % 8 / 2] : ends[further % 8 / 4];
+          pixels[j][i] = *reinterpret_cast<const uint4*>(from + further * PIXEL);
         }
+        factors[j] = *reinterpret_cast<const uint4*>((step < 8 ? row_taps : end_taps) + (row * TAP_PITCH + column) * TAP);
       }
+      const auto add = [&](int pair, auto word) {
+        const uint32_t first[2] = {first_of(word(pixels[0][0]), word(pixels[1][0])),
+                                   first_of(word(pixels[0][1]), word(pixels[1][1]))};
+        const uint32_t second[2] = {second_of(word(pixels[0][0]), word(pixels[1][0])),
+                                    second_of(word(pixels[0][1]), word(pixels[1][1]))};
+        multiply_add(sums[octet][2 * pair], first, first_of(word(factors[0]), word(factors[1])));
+        multiply_add(sums[octet][2 * pair + 1], second, second_of(word(factors[0]), word(factors[1])));
+      };
+      add(0, [](const uint4& of) { return of.x; });
+      add(1, [](const uint4& of) { return of.y; });
+      add(2, [](const uint4& of) { return of.z; });
+      add(3, [](const uint4& of) { return of.w; });
     }
   }
 }
 
-// Of 2 HALF values a thread keeps the sums, over both threads, of the half that is its own.
-template <int HALF, int COUNT>
-__device__ __forceinline__ void fold(float (&value)[COUNT]) {
-  const bool upper = threadIdx.x & HALF;
+__device__ __forceinline__ void stage(uint8_t* to, const Place& place, const float (&sums)[OCTETS][8][4]) {
 #pragma unroll
-  for (int i = 0; i < HALF; ++i) {
-    const float low = value[i], high = value[i + HALF];
-    value[i] = (upper ? high : low) + __shfl_xor_sync(~0u, upper ? low : high, HALF);
+  for (int octet = 0; octet < OCTETS; ++octet)
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const auto pair = [&](int c) { return pack({sums[octet][c][k], sums[octet][c + 1][k]}); };
+      *reinterpret_cast<uint4*>(to + place.staged(k, octet)) = make_uint4(pair(0), pair(2), pair(4), pair(6));
+    }
+}
+
+// Mean, and the sum of squares around it, of some channels of a pixel.
+using Moments = float2;
+
+// Those of `count` channels twice.
+__device__ __forceinline__ Moments together(Moments a, Moments b, float count) {
+  const float apart = a.x - b.x;
+  return {0.5f * (a.x + b.x), a.y + b.y + 0.5f * count * apart * apart};
+}
+
+// Of all channels of this thread's pixels. It takes the memory of the taps, and all threads of the block, or of both,
+// are past the sums afterwards.
+template <int HALVES>
+__device__ __forceinline__ void moments_of(Moments (&moments)[4], const float (&sums)[OCTETS][8][4], const Place& place,
+                                           const Shared& shared) {
+  const auto of_warp = [&](int warp) { return reinterpret_cast<Moments*>(shared.taps + warp * OCTETS * TAPS); };
+  __syncwarp();  // the warp's own taps are read no more
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    float mean = 0.f, squares = 0.f;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) mean += sums[i / 8][i % 8][k];
+    mean *= 1.f / 16;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const float apart = sums[i / 8][i % 8][k] - mean;
+      squares = fmaf(apart, apart, squares);
+    }
+    of_warp(place.warp)[(place.y + Place::row(k)) * WIDTH + place.x] = {mean, squares};
   }
-  if constexpr (HALF > 1) fold<HALF / 2>(value);
-}
-
-// Sums each of 16 values over the warp's threads: thread i ends with that of value i % 16.
-__device__ __forceinline__ float sum_over_threads(float (&value)[16]) {
+  __syncthreads();
+  const int pixel = int(threadIdx.x);
+  Moments* const of_block = of_warp(0) + COUNT;
+  of_block[pixel] = together(together(of_warp(0)[pixel], of_warp(1)[pixel], 16),
+                             together(of_warp(2)[pixel], of_warp(3)[pixel], 16), 32);
+  if (HALVES == 2) {
+    synchronize_cluster();
+  } else {
+    __syncthreads();
+  }
 #pragma unroll
-  for (int i = 0; i < 16; ++i) value[i] += __shfl_xor_sync(~0u, value[i], 16);
-  fold<8>(value);
-  return value[0];
-}
-
-// A sum over 64 channels becomes one over all: the warp with the others of the same pixels adds its own.
-template <class L>
-__device__ __forceinline__ float add_other_half(float (&exchange)[L::THREADS / 32][32], float sum) {
-  if (L::HALVES == 1) return sum;
-  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-  __syncthreads();
-  exchange[warp][lane] = sum;
-  __syncthreads();
-  return exchange[warp & ~1][lane] + exchange[warp | 1][lane];
+  for (int k = 0; k < 4; ++k) {
+    const Moments* const found = of_block + (place.y + Place::row(k)) * WIDTH + place.x;
+    moments[k] = *found;
+    if (HALVES == 2) moments[k] = together(moments[k], load_from(found, cluster_rank() ^ 1), 64);
+  }
 }
 
 template <int HALVES>
-__global__ void __launch_bounds__(Layout<HALVES>::THREADS, Layout<HALVES>::BLOCKS)
+__global__ void __cluster_dims__(HALVES, 1, 1) __launch_bounds__(THREADS, 4)
     depthwise_kernel(const __grid_constant__ Maps maps, Depthwise a) {
-  using L = Layout<HALVES>;
-  constexpr int ROWS = L::ROWS, COUNT = ROWS * WIDTH, PAIRS = HALVES * 32;
-  __shared__ float exchange[L::THREADS / 32][32];
-  const Place<L> place;
-  float2 sums[ROWS][WIDTH];
-  convolve<L>(sums, place, maps, a.weight, false);
-
-  const int row = place.top + place.y, column = place.left + place.x, channel = place.half * 64 + 2 * place.lane;
-  float2 constant{0.f, 0.f};
-  if (a.bias) constant = {a.bias[channel], a.bias[channel + 1]};
-  if (a.shift) {
-    const float* shift = a.shift + place.image * a.shift_stride + channel;
-    constant.x += shift[0], constant.y += shift[1];
-  }
-#pragma unroll
-  for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-    for (int i = 0; i < WIDTH; ++i) sums[r][i].x += constant.x, sums[r][i].y += constant.y;
-
-  const int64_t start = int64_t(place.image) * a.height * a.width;
-  const auto store = [&](void* to) {
-    uint32_t* out = static_cast<uint32_t*>(to) + (start + int64_t(row) * a.width + column) * PAIRS + channel / 2;
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r, out += int64_t(a.width) * PAIRS)
-#pragma unroll
-      for (int i = 0; i < WIDTH; ++i)
-        if (row + r < a.height && column + i < a.width) out[i * PAIRS] = pack(sums[r][i]);
+  const Place place(HALVES);
+  const Shared shared = shared_memory();
+  float sums[OCTETS][8][4];
+  const auto vector = [&](int channel, int which) {
+    const int at = place.first + channel;
+    if (which == 0) {
+      float added = a.bias ? a.bias[at] : 0.f;
+      if (a.shift) added += a.shift[place.image * a.shift_stride + at];
+      shared.vectors->added[channel] = added;
+    } else if (a.gain) {
+      shared.vectors->gain[channel] = a.gain[at], shared.vectors->offset[channel] = a.offset[at];
+    }
   };
-  if (a.u) store(a.u);
+  convolve(sums, place, shared, maps.x.of(place.first), maps.x.place(place.first), a.weight, a.channels, false, vector);
+
+  const int channel = place.channel();
   if (a.gain) {
-    float value[COUNT];
+    Moments moments[4];
+    moments_of<HALVES>(moments, sums, place, shared);
+    if (HALVES == 2) arrive_at_cluster();  // this block has read the other's moments
+    if (a.u) stage(shared.pixels + STAGING, place, sums);
+    float gain[16], offset[16];
+    load(gain, shared.vectors->gain + place.warp * 16), load(offset, shared.vectors->offset + place.warp * 16);
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) value[i] = sums[i / WIDTH][i % WIDTH].x + sums[i / WIDTH][i % WIDTH].y;
-    constexpr float SCALE = 1.f / (HALVES * 64);
-    const float mean = add_other_half<L>(exchange, sum_over_threads(value)) * SCALE;
+    for (int k = 0; k < 4; ++k) {
+      const float mean = moments[k].x, rstd = rsqrtf(fmaf(moments[k].y, 1.f / (HALVES * 64), a.eps));
+      const int row = place.top + place.y + Place::row(k), column = place.left + place.x;
+      if (a.mean && channel == 0 && row < a.height && column < a.width) {
+        const int64_t at = (int64_t(place.image) * a.height + row) * a.width + column;
+        a.mean[at] = mean, a.rstd[at] = rstd;
+      }
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-      const float average = __shfl_sync(~0u, mean, i);
-      float2& sum = sums[i / WIDTH][i % WIDTH];
-      sum.x -= average, sum.y -= average;
-      value[i] = fmaf(sum.x, sum.x, sum.y * sum.y);
+      for (int i = 0; i < 16; ++i) {
+        float& sum = sums[i / 8][i % 8][k];
+        sum = fmaf(fmaf(sum, rstd, -mean * rstd), gain[i], offset[i]);
+      }
     }
-    const float variance = add_other_half<L>(exchange, sum_over_threads(value)) * SCALE;
-    const float rstd = rsqrtf(variance + a.eps);
-    const float2 gain{a.gain[channel], a.gain[channel + 1]}, offset{a.offset[channel], a.offset[channel + 1]};
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-      const float factor = __shfl_sync(~0u, rstd, i);
-      float2& sum = sums[i / WIDTH][i % WIDTH];
-      sum.x = fmaf(sum.x * factor, gain.x, offset.x), sum.y = fmaf(sum.y * factor, gain.y, offset.y);
-    }
-    const int r = row + place.lane / WIDTH, c = column + place.lane % WIDTH;
-    if (a.mean && place.half == 0 && place.lane < COUNT && r < a.height && c < a.width) {
-      a.mean[start + int64_t(r) * a.width + c] = mean;
-      a.rstd[start + int64_t(r) * a.width + c] = rstd;
-    }
+  } else {
+    __syncthreads();  // the pixels are read no more; their memory takes the outputs
+    if (a.u) stage(shared.pixels + STAGING, place, sums);
   }
-  store(a.out);
-}
-
-// A warp takes four groups of pixels at a time, a group of 128 channels together, four a thread.
-constexpr int NORM_WARPS = 8, NORM_GROUPS = 4;
-
-template <int CHANNELS>
-__global__ void __launch_bounds__(NORM_WARPS * 32) norm_gradient_kernel(NormGradient a) {
-  constexpr int LANES = CHANNELS / 4, EACH = 32 / LANES;  // threads of a pixel, pixels of a group
-  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, channel = lane % LANES * 4;
-  const int image = int(blockIdx.y);
-  float sums[4][4] = {};  // for shift, gain and offset, and of other
-  let_next_begin();
-  wait_for_kernels_before();
-  const float4 gain = *reinterpret_cast<const float4*>(a.gain + channel);
-  constexpr int STEP = NORM_WARPS * NORM_GROUPS * EACH;
-  for (int first = int(blockIdx.x) * STEP; first < a.pixels; first += a.parts * STEP) {
-    uint2 grads[NORM_GROUPS], inputs[NORM_GROUPS], others[NORM_GROUPS] = {};
-    float mean[NORM_GROUPS], rstd[NORM_GROUPS];
-#pragma unroll
-    for (int i = 0; i < NORM_GROUPS; ++i) {
-      const int pixel = first + (i * NORM_WARPS + warp) * EACH + lane / LANES;
-      const bool inside = pixel < a.pixels;
-      const int64_t at = int64_t(image) * a.pixels + (inside ? pixel : 0), place = (at * CHANNELS + channel) / 4;
-      grads[i] = inside ? __ldg(static_cast<const uint2*>(a.grad) + place) : make_uint2(0, 0);
-      inputs[i] = __ldg(static_cast<const uint2*>(a.u) + place);
-      mean[i] = __ldg(a.mean + at), rstd[i] = __ldg(a.rstd + at);
-      if (a.other && inside) others[i] = __ldg(static_cast<const uint2*>(a.other) + place);
-    }
-#pragma unroll
-    for (int i = 0; i < NORM_GROUPS; ++i) {
-      const float2 g0 = unpack(grads[i].x), g1 = unpack(grads[i].y), u0 = unpack(inputs[i].x), u1 = unpack(inputs[i].y);
-      float g[4] = {g0.x, g0.y, g1.x, g1.y}, normed[4] = {u0.x, u0.y, u1.x, u1.y};
-      const float gains[4] = {gain.x, gain.y, gain.z, gain.w};
-      const float2 o0 = unpack(others[i].x), o1 = unpack(others[i].y);
-      sums[3][0] += o0.x, sums[3][1] += o0.y, sums[3][2] += o1.x, sums[3][3] += o1.y;
-      float along_one = 0.f, along_normed = 0.f;
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        normed[c] = (normed[c] - mean[i]) * rstd[i];
-        sums[1][c] = fmaf(g[c], normed[c], sums[1][c]), sums[2][c] += g[c];
-        g[c] *= gains[c];
-        along_one += g[c], along_normed = fmaf(g[c], normed[c], along_normed);
-      }
-#pragma unroll
-      for (int by = LANES / 2; by > 0; by /= 2) {
-        along_one += __shfl_xor_sync(~0u, along_one, by);
-        along_normed += __shfl_xor_sync(~0u, along_normed, by);
-      }
-      along_one *= 1.f / CHANNELS, along_normed *= 1.f / CHANNELS;
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        g[c] = (g[c] - along_one - normed[c] * along_normed) * rstd[i];
-        sums[0][c] += g[c];
-      }
-      const int pixel = first + (i * NORM_WARPS + warp) * EACH + lane / LANES;
-      if (pixel < a.pixels)
-        static_cast<uint2*>(a.du)[((int64_t(image) * a.pixels + pixel) * CHANNELS + channel) / 4] =
-            make_uint2(pack({g[0], g[1]}), pack({g[2], g[3]}));
-    }
-  }
-  __shared__ float parts[4][NORM_WARPS * EACH][CHANNELS];
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-    *reinterpret_cast<float4*>(&parts[i][warp * EACH + lane / LANES][channel]) =
-        make_float4(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
+  stage(shared.pixels, place, sums);
+  fence_async();
   __syncthreads();
-  for (int i = int(threadIdx.x); i < (a.other ? 4 : 3) * CHANNELS; i += NORM_WARPS * 32) {
-    float sum = 0.f;
-    for (int row = 0; row < NORM_WARPS * EACH; ++row) sum += parts[i / CHANNELS][row][i % CHANNELS];
-    a.partial[((int64_t(i / CHANNELS) * a.batch + image) * a.parts + blockIdx.x) * CHANNELS + i % CHANNELS] = sum;
-  }
-}
-
-template <int HALVES>
-__global__ void __launch_bounds__(Layout<HALVES>::THREADS, Layout<HALVES>::BLOCKS)
-    gradient_kernel(const __grid_constant__ Maps maps, DepthwiseGradient a) {
-  using L = Layout<HALVES>;
-  constexpr int ROWS = L::ROWS;
-  const Place<L> place;
-  float2 sums[ROWS][WIDTH];
-  convolve<L>(sums, place, maps, a.weight, true);
-
-  const int row = place.top + place.y, column = place.left + place.x, own = a.channels - a.skip_channels;
-  const bool first = place.half * 64 < own;
-  const int pairs = (first ? own : a.skip_channels) / 2;
-  const int64_t start = (int64_t(place.image) * a.height * a.width + int64_t(row) * a.width + column) * pairs +
-                        (place.half * 64 - (first ? 0 : own)) / 2 + place.lane;
-  uint32_t* const out = static_cast<uint32_t*>(first ? a.x : a.skip) + start;
-  const auto at_start = [&](const void* data) { return data ? static_cast<const uint32_t*>(data) + start : nullptr; };
-  const uint32_t* const addends[2] = {at_start(first ? a.add : a.add_skip), at_start(first ? a.passed : nullptr)};
-  const auto inside = [&](int r, int i) { return row + r < a.height && column + i < a.width; };
-  // All are read before any is written: else each would wait for the one before it.
-#pragma unroll
-  for (const uint32_t* add : addends)
-    if (add) {
-#pragma unroll
-      for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-          const float2 more = unpack(inside(r, i) ? __ldg(add + int64_t(r * a.width + i) * pairs) : 0u);
-          sums[r][i].x += more.x, sums[r][i].y += more.y;
-        }
-    }
-#pragma unroll
-  for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-    for (int i = 0; i < WIDTH; ++i)
-      if (inside(r, i)) out[int64_t(r * a.width + i) * pairs] = pack(sums[r][i]);
-}
-
-// The gradient of the weights: a block takes every so many tiles of 64 channels, a warp a quarter of each.
-constexpr int GRADIENT_ROWS = 2;  // of a warp
-constexpr int GRADIENT_HEIGHT = 2 * GRADIENT_ROWS;
-constexpr int X_TILE = (GRADIENT_HEIGHT + 6) * TILE_SEEN * PIXEL, GRADIENT_TILE = GRADIENT_HEIGHT * TILE_WIDTH * PIXEL;
-
-struct Tiles {
-  int across, down, count;
-};
-
-__global__ void __launch_bounds__(WARPS * 32, 3)
-    weight_gradient_kernel(const __grid_constant__ Maps maps, const __grid_constant__ CUtensorMap grads, Tiles tiles,
-                           float* partial, int channels) {
-  extern __shared__ __align__(128) uint32_t buffers[];  // two of X_TILE + GRADIENT_TILE
-  __shared__ float parts[WARPS][64];
-  __shared__ uint64_t full[2];
-  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, first = int(blockIdx.y) * 64;
-  const int x = warp % 2 * WIDTH, y = warp / 2 * GRADIENT_ROWS;
-  const auto load = [&](int tile, int buffer) {
-    const int column = tile % tiles.across * TILE_WIDTH, row = tile / tiles.across % tiles.down * GRADIENT_HEIGHT;
-    const int image = tile / tiles.across / tiles.down;
-    uint32_t* const to = buffers + buffer * (X_TILE + GRADIENT_TILE);
-    arrive_expecting(&full[buffer], (X_TILE + GRADIENT_TILE) * 4);
-    maps.load(to, &full[buffer], first, column - 3, row - 3, image);
-    load_box(to + X_TILE, grads, &full[buffer], first, column, row, image);
-  };
-  let_next_begin();
-  wait_for_kernels_before();
   if (threadIdx.x == 0) {
-    init_barrier(&full[0], 1);
-    init_barrier(&full[1], 1);
-    fence_barrier_init();
-    for (int i = 0; i < 2; ++i)
-      if (int(blockIdx.x) + i * int(gridDim.x) < tiles.count) load(int(blockIdx.x) + i * int(gridDim.x), i);
+    store_box(maps.out, shared.pixels, place.first, place.left, place.top, place.image);
+    if (a.u) store_box(maps.u, shared.pixels + STAGING, place.first, place.left, place.top, place.image);
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
   }
-  float2 sums[49];
+  if (HALVES == 2 && a.gain) {
+    __syncwarp();
+    wait_for_cluster();  // no block leaves while the other reads its moments
+  }
+}
+
+__global__ void __launch_bounds__(THREADS, 4)
+    gradient_kernel(const __grid_constant__ GradientMaps maps, DepthwiseGradient a) {
+  const Place place(a.channels / 64);
+  const Shared shared = shared_memory();
+  float sums[OCTETS][8][4];
+  const auto nothing = [&](int channel, int which) {
+    if (which == 0) shared.vectors->added[channel] = 0.f;
+  };
+  convolve(sums, place, shared, maps.grad, place.first, a.weight, a.channels, true, nothing);
+
+  const bool own = place.first < maps.out.own, adds = own ? a.add : a.add_skip, passes = own && a.passed;
+  __syncthreads();  // the pixels are read no more; their memory takes what is added, then the gradient
+  if (adds || passes) {
+    if (threadIdx.x == 0) {
+      arrive_expecting(shared.full, (int(adds) + int(passes)) * STAGING);
+      const int channel = maps.out.place(place.first);
+      if (adds)
+        load_box(shared.pixels, maps.add.of(place.first), shared.full, channel, place.left, place.top, place.image);
+      if (passes)
+        load_box(shared.pixels + STAGING, maps.passed, shared.full, channel, place.left, place.top, place.image);
+    }
+    wait(shared.full, 1);
+    const auto add = [&](const uint8_t* from) {
 #pragma unroll
-  for (int i = 0; i < 49; ++i) sums[i] = {0.f, 0.f};
-  __syncthreads();
-  int buffer = 0;
-  uint32_t parity = 0;
-  for (int tile = int(blockIdx.x); tile < tiles.count; tile += int(gridDim.x)) {
-    wait(&full[buffer], parity);
-    const uint32_t* const pixels = buffers + buffer * (X_TILE + GRADIENT_TILE) + (y * TILE_SEEN + x) * PIXEL + lane;
-    const uint32_t* const given =
-        buffers + buffer * (X_TILE + GRADIENT_TILE) + X_TILE + (y * TILE_WIDTH + x) * PIXEL + lane;
-    float2 grad[GRADIENT_ROWS][WIDTH];
+      for (int octet = 0; octet < OCTETS; ++octet)
 #pragma unroll
-    for (int r = 0; r < GRADIENT_ROWS; ++r)
+        for (int k = 0; k < 4; ++k) {
+          const uint4 more = *reinterpret_cast<const uint4*>(from + place.staged(k, octet));
+          const uint32_t words[4] = {more.x, more.y, more.z, more.w};
 #pragma unroll
-      for (int i = 0; i < WIDTH; ++i) grad[r][i] = unpack(given[(r * TILE_WIDTH + i) * PIXEL]);
-#pragma unroll
-    for (int seen = 0; seen < GRADIENT_ROWS + 6; ++seen) {
-      float2 value[SEEN];
-#pragma unroll
-      for (int i = 0; i < SEEN; ++i) value[i] = unpack(pixels[(seen * TILE_SEEN + i) * PIXEL]);
-#pragma unroll
-      for (int r = 0; r < GRADIENT_ROWS; ++r) {
-        const int dy = seen - r;
-        if (dy < 0 || dy >= 7) continue;
-#pragma unroll
-        for (int dx = 0; dx < 7; ++dx) {
-          float2& sum = sums[dy * 7 + dx];
-#pragma unroll
-          for (int i = 0; i < WIDTH; ++i) {
-            sum.x = fmaf(grad[r][i].x, value[i + dx].x, sum.x);
-            sum.y = fmaf(grad[r][i].y, value[i + dx].y, sum.y);
+          for (int i = 0; i < 4; ++i) {
+            const float2 pair = unpack(words[i]);
+            sums[octet][2 * i][k] += pair.x, sums[octet][2 * i + 1][k] += pair.y;
           }
         }
-      }
-    }
-    __syncthreads();  // all have read the buffer
-    if (threadIdx.x == 0 && tile + 2 * int(gridDim.x) < tiles.count) load(tile + 2 * int(gridDim.x), buffer);
-    buffer ^= 1;
-    parity ^= buffer == 0;
+    };
+    if (adds) add(shared.pixels);
+    if (passes) add(shared.pixels + STAGING);
   }
-  float* const out = partial + int64_t(blockIdx.x) * 49 * channels + first;
-#pragma unroll
-  for (int tap = 0; tap < 49; ++tap) {
-    *reinterpret_cast<float2*>(&parts[warp][2 * lane]) = sums[tap];
-    __syncthreads();
-    if (threadIdx.x < 64)
-      out[tap * channels + threadIdx.x] =
-          (parts[0][threadIdx.x] + parts[1][threadIdx.x]) + (parts[2][threadIdx.x] + parts[3][threadIdx.x]);
-    __syncthreads();
+  stage(shared.pixels, place, sums);  // each thread where it has read
+  fence_async();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    store_box(maps.out.of(place.first), shared.pixels, maps.out.place(place.first), place.left, place.top, place.image);
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
   }
 }
 
-// Of activations with some channels in a second tensor; boxes of `rows` rows of TILE_SEEN pixels.
-int make_maps(Maps* maps, const void* x, const void* skip, int channels, int skip_channels, int width, int height,
-              int batch, int rows) {
-  maps->own = channels - skip_channels;
-  const uint32_t box[4] = {64, TILE_SEEN, uint32_t(rows), 1};
-  uint64_t sizes[4] = {uint64_t(maps->own), uint64_t(width), uint64_t(height), uint64_t(batch)};
-  int error = make_map(&maps->x, x, 4, sizes, box, false);
-  sizes[0] = uint64_t(skip_channels);
-  if (!error && skip_channels) error = make_map(&maps->skip, skip, 4, sizes, box, false);
+struct Size {
+  int width, height, batch;
+};
+
+int map_of(CUtensorMap* map, const void* data, int channels, Size size, int width, int height) {
+  const uint64_t sizes[4] = {uint64_t(channels), uint64_t(size.width), uint64_t(size.height), uint64_t(size.batch)};
+  const uint32_t box[4] = {64, uint32_t(width), uint32_t(height), 1};
+  return make_map(map, data, 4, sizes, box);
+}
+
+int map_of(Activation* map, const void* first, const void* second, int own, int others, Size size, int width,
+           int height) {
+  map->own = own;
+  int error = first ? map_of(&map->first, first, own, size, width, height) : 0;
+  if (!error && second && others) error = map_of(&map->second, second, others, size, width, height);
   return error;
 }
 
-int divided_up(int value, int by) { return (value + by - 1) / by; }
-
-template <class L, class Arguments>
-int launch(void (*kernel)(Maps, Arguments), const Arguments& a, const void* x, const void* skip, int skip_channels,
-           void* cuda_stream) {
-  Maps maps;
-  if (const int error = make_maps(&maps, x, skip, a.channels, skip_channels, a.width, a.height, a.batch, L::HEIGHT + 6))
-    return error;
-  constexpr int SHARED = L::HALVES * L::TILE * 4;
+template <class M, class Arguments>
+int launch(void (*kernel)(M, Arguments), const M& maps, const Arguments& a, void* cuda_stream) {
   if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED))
     return int(error);
-  const dim3 grid(unsigned(divided_up(a.width, TILE_WIDTH)), unsigned(divided_up(a.height, L::HEIGHT)),
-                  unsigned(a.batch));
-  return launch_overlapping(kernel, grid, L::THREADS, SHARED, cuda_stream, maps, a);
+  const dim3 grid(unsigned((a.width + WIDTH - 1) / WIDTH * (a.channels / 64)),
+                  unsigned((a.height + HEIGHT - 1) / HEIGHT), unsigned(a.batch));
+  return launch_overlapping(kernel, grid, THREADS, SHARED, cuda_stream, maps, a);
 }
 
 }  // namespace
 
 // Each returns the error of its launch, 0 for none.
 int depthwise_sm90(const Depthwise& a, void* cuda_stream) {
-  return a.channels == 64 ? launch<Layout<1>>(depthwise_kernel<1>, a, a.x, a.skip, a.skip_channels, cuda_stream)
-                          : launch<Layout<2>>(depthwise_kernel<2>, a, a.x, a.skip, a.skip_channels, cuda_stream);
-}
-
-int norm_gradient_sm90(const NormGradient& a, void* cuda_stream) {
-  const auto kernel = a.channels == 64 ? norm_gradient_kernel<64> : norm_gradient_kernel<128>;
-  const dim3 grid(unsigned(a.parts), unsigned(a.batch));
-  return launch_overlapping(kernel, grid, NORM_WARPS * 32, 0, cuda_stream, a);
+  const Size size{a.width, a.height, a.batch};
+  Maps maps;
+  int error = map_of(&maps.x, a.x, a.skip, a.channels - a.skip_channels, a.skip_channels, size, PITCH, ROWS);
+  if (!error) error = map_of(&maps.out, a.out, a.channels, size, WIDTH, HEIGHT);
+  if (!error && a.u) error = map_of(&maps.u, a.u, a.channels, size, WIDTH, HEIGHT);
+  if (error) return error;
+  return a.channels == 64 ? launch(depthwise_kernel<1>, maps, a, cuda_stream)
+                          : launch(depthwise_kernel<2>, maps, a, cuda_stream);
 }
 
 int depthwise_gradient_sm90(const DepthwiseGradient& a, void* cuda_stream) {
-  return a.channels == 64 ? launch<Layout<1>>(gradient_kernel<1>, a, a.grad, nullptr, 0, cuda_stream)
-                          : launch<Layout<2>>(gradient_kernel<2>, a, a.grad, nullptr, 0, cuda_stream);
-}
-
-int depthwise_weight_gradient_sm90(const DepthwiseWeightGradient& a, void* cuda_stream) {
-  Maps maps;
-  CUtensorMap grads;
-  int error =
-      make_maps(&maps, a.x, a.skip, a.channels, a.skip_channels, a.width, a.height, a.batch, GRADIENT_HEIGHT + 6);
-  const uint64_t sizes[4] = {uint64_t(a.channels), uint64_t(a.width), uint64_t(a.height), uint64_t(a.batch)};
-  const uint32_t box[4] = {64, TILE_WIDTH, GRADIENT_HEIGHT, 1};
-  if (!error) error = make_map(&grads, a.grad, 4, sizes, box, false);
-  if (error) return error;
-  Tiles tiles{divided_up(a.width, TILE_WIDTH), divided_up(a.height, GRADIENT_HEIGHT), 0};
-  tiles.count = tiles.across * tiles.down * a.batch;
-  constexpr int SHARED = 2 * (X_TILE + GRADIENT_TILE) * 4;
-  if (const cudaError_t found =
-          cudaFuncSetAttribute(weight_gradient_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED))
-    return int(found);
-  return launch_overlapping(weight_gradient_kernel, dim3(unsigned(a.parts), unsigned(a.channels / 64)), WARPS * 32,
-                            SHARED, cuda_stream, maps, grads, tiles, a.partial, a.channels);
+  const Size size{a.width, a.height, a.batch};
+  const int own = a.channels - a.skip_channels;
+  GradientMaps maps;
+  int error = map_of(&maps.grad, a.grad, a.channels, size, PITCH, ROWS);
+  if (!error) error = map_of(&maps.out, a.x, a.skip, own, a.skip_channels, size, WIDTH, HEIGHT);
+  if (!error) error = map_of(&maps.add, a.add, a.add_skip, own, a.skip_channels, size, WIDTH, HEIGHT);
+  if (!error && a.passed) error = map_of(&maps.passed, a.passed, own, size, WIDTH, HEIGHT);
+  return error ? error : launch(gradient_kernel, maps, a, cuda_stream);
 }
 
 }  // namespace sinfusion

@@ -60,8 +60,15 @@ __device__ __forceinline__ uint32_t cluster_rank() {
   return rank;
 }
 
+__device__ __forceinline__ void arrive_at_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_cluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void synchronize_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  arrive_at_cluster();
+  wait_for_cluster();
 }
 
 // Copies a box of a tensor of four dimensions into shared memory; coordinates are those of the box's first number,
@@ -113,7 +120,7 @@ __device__ __forceinline__ void wait_for_stores() { asm volatile("cp.async.bulk.
 // Shared memory that this thread wrote is seen by copies and tensor cores.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// A number at the same place in a block of the cluster.
+// Numbers at the same place in a block of the cluster.
 __device__ __forceinline__ float4 load_from(const float4* place, uint32_t block) {
   float4 found;
   asm volatile(
@@ -121,6 +128,18 @@ __device__ __forceinline__ float4 load_from(const float4* place, uint32_t block)
       "mapa.shared::cluster.u32 remote, %4, %5;\n"
       "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote]; }"
       : "=f"(found.x), "=f"(found.y), "=f"(found.z), "=f"(found.w)
+      : "r"(shared_address(place)), "r"(block)
+      : "memory");
+  return found;
+}
+
+__device__ __forceinline__ float2 load_from(const float2* place, uint32_t block) {
+  float2 found;
+  asm volatile(
+      "{ .reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %2, %3;\n"
+      "ld.shared::cluster.v2.f32 {%0, %1}, [remote]; }"
+      : "=f"(found.x), "=f"(found.y)
       : "r"(shared_address(place)), "r"(block)
       : "memory");
   return found;
