@@ -5,8 +5,9 @@
 namespace sinfusion {
 namespace {
 
-constexpr int WARPS = 8, NUMBERS = 128;  // of a block; of a warp
-constexpr int FEW = 16;                  // rows that a warp adds alone; of more each warp of a block adds every eighth
+constexpr int WARPS = 8;
+// Of few rows a warp adds 128 numbers alone; of more a block adds 32 numbers, every eighth thread of a warp the same ones.
+constexpr int FEW = 16, EACH = 32;
 
 struct Sum {
   const float* rows_of;
@@ -20,14 +21,15 @@ struct Sums {
 };
 
 __global__ void __launch_bounds__(WARPS * 32) add_rows_kernel(const __grid_constant__ Sums sums) {
-  __shared__ float4 parts[WARPS][32];
+  __shared__ float4 parts[WARPS][EACH / 4];
   int which = 0;
   while (which + 1 < sums.count && int(blockIdx.x) >= sums.sum[which + 1].first) ++which;
   const Sum& s = sums.sum[which];
   const bool few = s.rows <= FEW;
   const int block = int(blockIdx.x) - s.first, warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   const int64_t group = block / s.blocks_of_group;
-  const int number = (block % s.blocks_of_group * (few ? WARPS : 1) + (few ? warp : 0)) * NUMBERS + lane * 4;
+  const int of_block = few ? WARPS * 128 : EACH, column = few ? warp * 32 + lane : lane % (EACH / 4);
+  const int number = block % s.blocks_of_group * of_block + column * 4;
   const float* const from = s.rows_of + group * s.rows * s.numbers + number;
   const bool inside = number < s.numbers;
   hopper::let_next_begin();
@@ -43,10 +45,16 @@ __global__ void __launch_bounds__(WARPS * 32) add_rows_kernel(const __grid_const
   if (few) {
     if (inside) add(0, 1);
   } else {
-    if (inside) add(warp, WARPS);
-    parts[warp][lane] = total;
+    constexpr int SHARES = 32 / (EACH / 4);  // of the rows, in a warp
+    if (inside) add(warp * SHARES + lane / (EACH / 4), WARPS * SHARES);
+#pragma unroll
+    for (int by = EACH / 4; by < 32; by *= 2) {
+      total.x += __shfl_xor_sync(~0u, total.x, by), total.y += __shfl_xor_sync(~0u, total.y, by);
+      total.z += __shfl_xor_sync(~0u, total.z, by), total.w += __shfl_xor_sync(~0u, total.w, by);
+    }
+    if (lane < EACH / 4) parts[warp][lane] = total;
     __syncthreads();
-    if (warp > 0) return;
+    if (warp > 0 || lane >= EACH / 4) return;
 #pragma unroll
     for (int i = 1; i < WARPS; ++i) {
       const float4 more = parts[i][lane];
@@ -66,7 +74,7 @@ int add_rows_sm90(const AddRows& a, void* cuda_stream) {
   int64_t blocks = 0;
   for (int i = 0; i < sums.count; ++i) {
     const int64_t* const given = a.sums + 5 * i;
-    const int of_block = NUMBERS * (given[3] <= FEW ? WARPS : 1);
+    const int of_block = given[3] <= FEW ? WARPS * 128 : EACH;
     const int of_group = int((given[4] + of_block - 1) / of_block);
     sums.sum[i] = {reinterpret_cast<const float*>(given[0]),
                    reinterpret_cast<float*>(given[1]),

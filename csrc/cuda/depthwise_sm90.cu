@@ -26,6 +26,9 @@ constexpr int SEEN = (PITCH * ROWS * PIXEL + 1023) / 1024 * 1024;
 // that an output that a pixel does not reach finds 0. What would lie right of a row is the next one's left end.
 constexpr int TAP = 16, TAP_PITCH = 12, TAPS = (9 * TAP_PITCH + 1) * TAP;
 constexpr int SHARED = 1024 + SEEN + 8 * TAPS;
+// Blocks of a multiprocessor: for 64 channels 3 hold all tiles of 256x144 pixels at once, and have the registers to load
+// ahead; for 128 there are more than 3 can.
+constexpr int blocks_at_once(int halves) { return halves == 1 ? 3 : 4; }
 static_assert(2 * STAGING <= SEEN && THREADS == COUNT && 2 * COUNT * int(sizeof(float2)) <= OCTETS * TAPS);
 
 // Activations whose last channels may lie in a second tensor: `own` channels in the first.
@@ -100,7 +103,7 @@ __device__ __forceinline__ void load(float (&to)[16], const float* from) {
 
 // Sums of the warp's tile: [eight channels][channel][pixel of Place]. `taps` is (49, channels). What global memory has
 // beside the pixels is fetched at the same time: `vector(channel of the block)` tells a thread's part of `Vectors`.
-template <class Vector>
+template <int HALVES, class Vector>
 __device__ __forceinline__ void convolve(float (&sums)[OCTETS][8][4], const Place& place, const Shared& shared,
                                          const CUtensorMap& x, int channel_of_x, const float* taps, int channels,
                                          bool reverse, Vector vector) {
@@ -166,7 +169,7 @@ __device__ __forceinline__ void convolve(float (&sums)[OCTETS][8][4], const Plac
     const uint8_t* const end_taps = taps_at + (8 + q % 2 + q / 2 * TAP_PITCH) * TAP;
 #pragma unroll
     for (int step = 0; step < 10; ++step) {
-      __syncwarp();  // else loads of many steps are under way at once, for which there are no registers
+      if (HALVES == 2) __syncwarp();  // else more loads are under way at once than there are registers for
       uint4 pixels[2][2], factors[2];  // of two groups, pixels of two patches
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
@@ -253,7 +256,7 @@ __device__ __forceinline__ void moments_of(Moments (&moments)[4], const float (&
 }
 
 template <int HALVES>
-__global__ void __cluster_dims__(HALVES, 1, 1) __launch_bounds__(THREADS, 4)
+__global__ void __cluster_dims__(HALVES, 1, 1) __launch_bounds__(THREADS, blocks_at_once(HALVES))
     depthwise_kernel(const __grid_constant__ Maps maps, Depthwise a) {
   const Place place(HALVES);
   const Shared shared = shared_memory();
@@ -268,7 +271,7 @@ __global__ void __cluster_dims__(HALVES, 1, 1) __launch_bounds__(THREADS, 4)
       shared.vectors->gain[channel] = a.gain[at], shared.vectors->offset[channel] = a.offset[at];
     }
   };
-  convolve(sums, place, shared, maps.x.of(place.first), maps.x.place(place.first), a.weight, a.channels, false, vector);
+  convolve<HALVES>(sums, place, shared, maps.x.of(place.first), maps.x.place(place.first), a.weight, a.channels, false, vector);
 
   const int channel = place.channel();
   if (a.gain) {
@@ -310,15 +313,16 @@ __global__ void __cluster_dims__(HALVES, 1, 1) __launch_bounds__(THREADS, 4)
   }
 }
 
-__global__ void __launch_bounds__(THREADS, 4)
+template <int HALVES>
+__global__ void __launch_bounds__(THREADS, blocks_at_once(HALVES))
     gradient_kernel(const __grid_constant__ GradientMaps maps, DepthwiseGradient a) {
-  const Place place(a.channels / 64);
+  const Place place(HALVES);
   const Shared shared = shared_memory();
   float sums[OCTETS][8][4];
   const auto nothing = [&](int channel, int which) {
     if (which == 0) shared.vectors->added[channel] = 0.f;
   };
-  convolve(sums, place, shared, maps.grad, place.first, a.weight, a.channels, true, nothing);
+  convolve<HALVES>(sums, place, shared, maps.grad, place.first, a.weight, a.channels, true, nothing);
 
   const bool own = place.first < maps.out.own, adds = own ? a.add : a.add_skip, passes = own && a.passed;
   __syncthreads();  // the pixels are read no more; their memory takes what is added, then the gradient
@@ -407,7 +411,9 @@ int depthwise_gradient_sm90(const DepthwiseGradient& a, void* cuda_stream) {
   if (!error) error = map_of(&maps.out, a.x, a.skip, own, a.skip_channels, size, WIDTH, HEIGHT);
   if (!error) error = map_of(&maps.add, a.add, a.add_skip, own, a.skip_channels, size, WIDTH, HEIGHT);
   if (!error && a.passed) error = map_of(&maps.passed, a.passed, own, size, WIDTH, HEIGHT);
-  return error ? error : launch(gradient_kernel, maps, a, cuda_stream);
+  if (error) return error;
+  return a.channels == 64 ? launch(gradient_kernel<1>, maps, a, cuda_stream)
+                          : launch(gradient_kernel<2>, maps, a, cuda_stream);
 }
 
 }  // namespace sinfusion

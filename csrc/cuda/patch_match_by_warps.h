@@ -66,18 +66,40 @@ struct QueryPatch {
     }
   }
 
-  // As patch_distance, the same for all threads.
-  __device__ __forceinline__ float distance(const PatchMatch& a, Position count, Position k) const {
-    const float weight = a.weight ? a.weight[linear_index(k, count)] : 1;
-    if (weight == INFINITE_DISTANCE) return INFINITE_DISTANCE;
-    const int2* const first = four_at(a.key, k);
+  // The sum over the first of this thread's pixels, or over the others.
+  template <int FROM, int TO>
+  __device__ __forceinline__ int32_t sum(const int2* first) const {
     int32_t total = 0;
 #pragma unroll
-    for (int i = 0; i < SHARE; ++i) {
+    for (int i = FROM; i < TO; ++i) {
       const int2 other = __ldg(first + key_offset[i]);
       if (there >> i & 1) total += squares(value[i].x, other.x) + squares(value[i].y, other.y);
     }
-    return float(sum_over_warp(total)) * weight;
+    return total;
+  }
+};
+
+// A patch of the key that may be the nearest, for all threads: what the first pixels say of it. Few need the others.
+template <int SHARE>
+struct Candidate {
+  static constexpr int FIRST = SHARE > 2 ? 2 : 1;
+  Position place;
+  const int2* pixels;
+  float weight;
+  int32_t sum;
+
+  __device__ __forceinline__ Candidate(const PatchMatch& a, const QueryPatch<SHARE>& patch, Position count,
+                                       Position place)
+      : place(place), pixels(four_at(a.key, place)), weight(a.weight ? a.weight[linear_index(place, count)] : 1) {
+    sum = patch.template sum<0, FIRST>(pixels);
+  }
+
+  // As patch_distance where that is below the limit; else some number that is not.
+  __device__ __forceinline__ float distance(const QueryPatch<SHARE>& patch, float limit) const {
+    if (weight == INFINITE_DISTANCE) return INFINITE_DISTANCE;
+    int32_t total = sum_over_warp(sum);
+    if (float(total) * weight < limit) total += sum_over_warp(patch.template sum<FIRST, SHARE>(pixels));
+    return float(total) * weight;
   }
 };
 
@@ -90,7 +112,8 @@ __global__ void __launch_bounds__(WARPS * 32)
   if (index >= count) return;
   const Position q = position_at(index, space.query);
   const Position k = a.has_initial_field ? match_position(q, a.field[index], space.key) : random_position(space, index);
-  const float distance = QueryPatch<SHARE>(a, offsets, q, pixels).distance(a, space.key, k);
+  const QueryPatch<SHARE> patch(a, offsets, q, pixels);
+  const float distance = Candidate<SHARE>(a, patch, space.key, k).distance(patch, INFINITE_DISTANCE);
   if (threadIdx.x % 32 == 0) a.field[index] = offset_between(q, k), a.distances[index] = distance;
 }
 
@@ -110,11 +133,15 @@ __global__ void __launch_bounds__(WARPS * 32)
   if (best_distance > 0) {
     const QueryPatch<SHARE> patch(a, offsets, q, pixels);
     const auto improve = [&](Position mine, int candidates) {
-      for (int i = 0; i < candidates; ++i) {
-        const Position key = broadcast(mine, i);
-        if (equal(key, best)) continue;
-        const float found = patch.distance(a, space.key, key);
-        if (found < best_distance) best_distance = found, best = key;
+      for (int i = 0; i < candidates; i += 2) {  // two at once: neither waits for the other's pixels
+        const Candidate<SHARE> both[2] = {{a, patch, space.key, broadcast(mine, i)},
+                                          {a, patch, space.key, broadcast(mine, i + 1)}};
+#pragma unroll
+        for (const Candidate<SHARE>& one : both) {
+          if (equal(one.place, best)) continue;
+          const float found = one.distance(patch, best_distance);
+          if (found < best_distance) best_distance = found, best = one.place;
+        }
       }
     };
     const int axis = lane / 2, move = lane % 2 ? stride : -stride;

@@ -5,7 +5,7 @@
 namespace sinfusion::hopper {
 
 int make_map(CUtensorMap* map, const void* data, int dimensions, const uint64_t* sizes, const uint32_t* box,
-             bool swizzled) {
+             int bytes) {
   static const auto encode = [] {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult result;
@@ -22,7 +22,7 @@ int make_map(CUtensorMap* map, const void* data, int dimensions, const uint64_t*
   const CUresult error =
       encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, dimensions, const_cast<void*>(data),
              reinterpret_cast<const cuuint64_t*>(sizes), strides, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             bytes == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return error == CUDA_SUCCESS ? 0 : int(cudaErrorInvalidValue);
 }

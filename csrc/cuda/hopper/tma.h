@@ -163,8 +163,9 @@ int launch_overlapping(void (*kernel)(Parameters...), dim3 grid, int threads, in
   return int(cudaLaunchKernelEx(&config, kernel, given...));
 }
 
-// Host: a map of a bf16 tensor; sizes and box innermost first, strides follow from sizes. Returns an error, 0 for none.
+// Host: a map of a bf16 tensor; sizes and box innermost first, strides follow from sizes. A box's innermost numbers are
+// `bytes` (64 or 128), whose 16-byte parts the copy engine swizzles. Returns an error, 0 for none.
 int make_map(CUtensorMap* map, const void* data, int dimensions, const uint64_t* sizes, const uint32_t* box,
-             bool swizzled = true);
+             int bytes = 128);
 
 }  // namespace sinfusion::hopper
