@@ -6,7 +6,8 @@ namespace sinfusion {
 namespace {
 
 constexpr int WARPS = 8;
-// Of few rows a warp adds 128 numbers alone; of more a block adds 32 numbers, every eighth thread of a warp the same ones.
+// Of few rows a warp adds 128 numbers alone; of more a block adds 32 numbers, every eighth thread of a warp the same
+// ones.
 constexpr int FEW = 16, EACH = 32;
 
 struct Sum {

@@ -76,8 +76,8 @@ struct Ring {
   }
 };
 
-// GELU to 1.9e-4 for every z, half of what bf16 rounds away at 0.1: the normal distribution as an odd polynomial, fitted so
-// that z times its error is least where it saturates at 0 and 1, which it leaves no more.
+// GELU to 1.9e-4 for every z, half of what bf16 rounds away at 0.1: the normal distribution as an odd polynomial,
+// fitted so that z times its error is least where it saturates at 0 and 1, which it leaves no more.
 __device__ __forceinline__ float gelu_of(float z) {
   const float u = z * z;
   float p = 2.6271104403008394e-08f;

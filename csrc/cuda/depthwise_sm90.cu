@@ -2,11 +2,11 @@
 // last, by tensor cores.
 //
 // Of one channel, 16 patches of 4x2 outputs are a product of matrices: (patches, the 10x8 pixels that each sees) times
-// (pixels, the patch's 8 outputs), with the taps in the second, 49 of the 80 in a column and zeros. That is 1.6 times the
-// multiplications, at many times their rate. A block makes 16x8 outputs of 64 channels, a warp 16 of those. The copy
-// engine puts the pixels that the taps see into shared memory, 0 outside the image. A thread reads 8 channels of a pixel
-// at once and pairs them with those of another, since tensor cores want two numbers of the same channel in a word. For
-// 128 channels two blocks make the norm together. Taps are rounded to bf16, sums are fp32.
+// (pixels, the patch's 8 outputs), with the taps in the second, 49 of the 80 in a column and zeros. That is 1.6 times
+// the multiplications, at many times their rate. A block makes 16x8 outputs of 64 channels, a warp 16 of those. The
+// copy engine puts the pixels that the taps see into shared memory, 0 outside the image. A thread reads 8 channels of a
+// pixel at once and pairs them with those of another, since tensor cores want two numbers of the same channel in a
+// word. For 128 channels two blocks make the norm together. Taps are rounded to bf16, sums are fp32.
 #include "depthwise_sm90.h"
 #include "hopper/bf16.h"
 #include "hopper/tma.h"
@@ -22,12 +22,12 @@ constexpr int PIXEL = 128;                                     // bytes: 64 chan
 constexpr int WARPS = 4, THREADS = WARPS * 32, OCTETS = 2;     // of channels, a warp's
 constexpr int STAGING = COUNT * PIXEL;                         // bytes of a tile of outputs
 constexpr int SEEN = (PITCH * ROWS * PIXEL + 1023) / 1024 * 1024;
-// Taps in shared memory, 8 channels of each: in rows of 12, from 1 above the first row and 3 left of the first column, so
-// that an output that a pixel does not reach finds 0. What would lie right of a row is the next one's left end.
+// Taps in shared memory, 8 channels of each: in rows of 12, from 1 above the first row and 3 left of the first column,
+// so that an output that a pixel does not reach finds 0. What would lie right of a row is the next one's left end.
 constexpr int TAP = 16, TAP_PITCH = 12, TAPS = (9 * TAP_PITCH + 1) * TAP;
 constexpr int SHARED = 1024 + SEEN + 8 * TAPS;
-// Blocks of a multiprocessor: for 64 channels 3 hold all tiles of 256x144 pixels at once, and have the registers to load
-// ahead; for 128 there are more than 3 can.
+// Blocks of a multiprocessor: for 64 channels 3 hold all tiles of 256x144 pixels at once, and have the registers to
+// load ahead; for 128 there are more than 3 can.
 constexpr int blocks_at_once(int halves) { return halves == 1 ? 3 : 4; }
 static_assert(2 * STAGING <= SEEN && THREADS == COUNT && 2 * COUNT * int(sizeof(float2)) <= OCTETS * TAPS);
 
@@ -127,7 +127,8 @@ __device__ __forceinline__ void convolve(float (&sums)[OCTETS][8][4], const Plac
     for (int dx = 0; dx < 7; ++dx) {
       const int row = place.warp + r * WARPS, tap = row * 7 + dx;
       if (row < 7)
-        values[r][dx] = *reinterpret_cast<const float2*>(taps + (reverse ? 48 - tap : tap) * channels + place.first + 2 * lane);
+        values[r][dx] =
+            *reinterpret_cast<const float2*>(taps + (reverse ? 48 - tap : tap) * channels + place.first + 2 * lane);
     }
   vector(thread % 64, thread / 64);
   __syncthreads();  // zeros are there
@@ -137,8 +138,8 @@ __device__ __forceinline__ void convolve(float (&sums)[OCTETS][8][4], const Plac
     for (int dx = 0; dx < 7; ++dx) {
       const int row = place.warp + r * WARPS;
       if (row < 7)
-        *reinterpret_cast<uint32_t*>(shared.taps + lane / 4 * TAPS + ((row + 1) * TAP_PITCH + dx + 3) * TAP + lane % 4 * 4) =
-            pack(values[r][dx]);
+        *reinterpret_cast<uint32_t*>(shared.taps + lane / 4 * TAPS + ((row + 1) * TAP_PITCH + dx + 3) * TAP +
+                                     lane % 4 * 4) = pack(values[r][dx]);
     }
   __syncthreads();
   wait(shared.full, 0);
@@ -169,7 +170,7 @@ __device__ __forceinline__ void convolve(float (&sums)[OCTETS][8][4], const Plac
     const uint8_t* const end_taps = taps_at + (8 + q % 2 + q / 2 * TAP_PITCH) * TAP;
 #pragma unroll
     for (int step = 0; step < 10; ++step) {
-      if (HALVES == 2) __syncwarp();  // else more loads are under way at once than there are registers for
+      if (HALVES == 2) __syncwarp();   // else more loads are under way at once than there are registers for
       uint4 pixels[2][2], factors[2];  // of two groups, pixels of two patches
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
@@ -180,7 +181,8 @@ __device__ __forceinline__ void convolve(float (&sums)[OCTETS][8][4], const Plac
           const uint8_t* const from = step < 8 ? rows[further % 8 / 2] : ends[further % 8 / 4];
           pixels[j][i] = *reinterpret_cast<const uint4*>(from + further * PIXEL);
         }
-        factors[j] = *reinterpret_cast<const uint4*>((step < 8 ? row_taps : end_taps) + (row * TAP_PITCH + column) * TAP);
+        factors[j] =
+            *reinterpret_cast<const uint4*>((step < 8 ? row_taps : end_taps) + (row * TAP_PITCH + column) * TAP);
       }
       const auto add = [&](int pair, auto word) {
         const uint32_t first[2] = {first_of(word(pixels[0][0]), word(pixels[1][0])),
@@ -271,7 +273,8 @@ __global__ void __cluster_dims__(HALVES, 1, 1) __launch_bounds__(THREADS, blocks
       shared.vectors->gain[channel] = a.gain[at], shared.vectors->offset[channel] = a.offset[at];
     }
   };
-  convolve<HALVES>(sums, place, shared, maps.x.of(place.first), maps.x.place(place.first), a.weight, a.channels, false, vector);
+  convolve<HALVES>(sums, place, shared, maps.x.of(place.first), maps.x.place(place.first), a.weight, a.channels, false,
+                   vector);
 
   const int channel = place.channel();
   if (a.gain) {

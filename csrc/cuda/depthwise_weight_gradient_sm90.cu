@@ -1,10 +1,10 @@
 // The gradient of the weights of 7x7 depthwise convolutions, bf16, channels last, by tensor cores.
 //
-// gradient[dy][dx] = sum over pixels of grad[p] x[p + (dy, dx)] for each channel by itself. For a dx it comes from a product
-// of matrices, (14 rows of x, 16 columns) times (16 columns, 8 rows of grad): what its entries (row, row - dy) add up to.
-// A block keeps the sums of 32 channels and goes through every so many tiles of 16x8 pixels, which the copy engine
-// brings, 0 outside the image. A warp has 8 channels, which a thread reads at once, and the two dx that are 4 apart, so
-// that a number read serves both.
+// gradient[dy][dx] = sum over pixels of grad[p] x[p + (dy, dx)] for each channel by itself. For a dx it comes from a
+// product of matrices, (14 rows of x, 16 columns) times (16 columns, 8 rows of grad): what its entries (row, row - dy)
+// add up to. A block keeps the sums of 32 channels and goes through every so many tiles of 16x8 pixels, which the copy
+// engine brings, 0 outside the image. A warp has 8 channels, which a thread reads at once, and the two dx that are 4
+// apart, so that a number read serves both.
 #include "depthwise_sm90.h"
 #include "hopper/bf16.h"
 #include "hopper/tma.h"
@@ -14,10 +14,10 @@ namespace {
 
 using namespace hopper;
 
-constexpr int WIDTH = 16, HEIGHT = 8;                   // of a tile of grad
-constexpr int X_PITCH = WIDTH + 6, X_ROWS = HEIGHT + 6; // of what x has for it
-constexpr int GRAD_PITCH = WIDTH + 4;                   // copied with four pixels that are not read, to spread the banks
-constexpr int CHANNELS = 32, PIXEL = 2 * CHANNELS;      // of a block; bytes
+constexpr int WIDTH = 16, HEIGHT = 8;                    // of a tile of grad
+constexpr int X_PITCH = WIDTH + 6, X_ROWS = HEIGHT + 6;  // of what x has for it
+constexpr int GRAD_PITCH = WIDTH + 4;               // copied with four pixels that are not read, to spread the banks
+constexpr int CHANNELS = 32, PIXEL = 2 * CHANNELS;  // of a block; bytes
 constexpr int OCTETS = CHANNELS / 8, THREADS = OCTETS * 4 * 32;
 constexpr int X_BYTES = X_PITCH * X_ROWS * PIXEL, GRAD_BYTES = GRAD_PITCH * HEIGHT * PIXEL;
 constexpr int X_STAGE = (X_BYTES + 1023) / 1024 * 1024, STAGE = X_STAGE + GRAD_BYTES, STAGES = 4;

@@ -1,4 +1,5 @@
-// The gradient through a LayerNorm over channels, bf16, channels last, with the sums over pixels that a block's vectors need.
+// The gradient through a LayerNorm over channels, bf16, channels last, with the sums over pixels that a block's vectors
+// need.
 #include "depthwise_sm90.h"
 #include "hopper/bf16.h"
 #include "hopper/tma.h"

@@ -41,9 +41,10 @@ __device__ __forceinline__ const int2* four_at(const Volume& video, Position p) 
   return reinterpret_cast<const int2*>(pixel_at(video, CHANNELS, p.t, p.y, p.x));
 }
 
-// The sum of squared differences of two pairs; no number is negative, so differences are 16 bits, too.
+// The sum of squared differences of two pairs. No number is negative, so differences are 16 bits, too: that of the
+// pairs as one number is high * 2^16 + low.
 __device__ __forceinline__ int32_t squares(int32_t a, int32_t b) {
-  const int32_t pair = int32_t(__vsub2(uint32_t(a), uint32_t(b))), low = int16_t(pair), high = pair >> 16;
+  const int32_t pair = a - b, low = int16_t(pair), high = (pair - low) >> 16;
   return low * low + high * high;
 }
 
