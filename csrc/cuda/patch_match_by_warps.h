@@ -135,13 +135,14 @@ __global__ void __launch_bounds__(WARPS * 32)
     const QueryPatch<SHARE> patch(a, offsets, q, pixels);
     const auto improve = [&](Position mine, int candidates) {
       for (int i = 0; i < candidates; i += 2) {  // two at once: neither waits for the other's pixels
-        const Candidate<SHARE> both[2] = {{a, patch, space.key, broadcast(mine, i)},
-                                          {a, patch, space.key, broadcast(mine, i + 1)}};
+        const Position one = broadcast(mine, i), other = broadcast(mine, i + 1);
+        if (equal(one, best) && equal(other, best)) continue;
+        const Candidate<SHARE> both[2] = {{a, patch, space.key, one}, {a, patch, space.key, other}};
 #pragma unroll
-        for (const Candidate<SHARE>& one : both) {
-          if (equal(one.place, best)) continue;
-          const float found = one.distance(patch, best_distance);
-          if (found < best_distance) best_distance = found, best = one.place;
+        for (const Candidate<SHARE>& candidate : both) {
+          if (equal(candidate.place, best)) continue;
+          const float found = candidate.distance(patch, best_distance);
+          if (found < best_distance) best_distance = found, best = candidate.place;
         }
       }
     };
