@@ -65,9 +65,9 @@ int patch_match(const PatchMatch& a, void* cuda_stream) {
   const SearchSpace space = search_space(a, 0);
   const int64_t count = int64_t(space.query.t) * space.query.y * space.query.x;  // below 2^31
   const int64_t pixels = int64_t(a.patch.t) * a.patch.y * a.patch.x;
-  const auto fits = [&](const Volume& video) {  // offsets within a patch are 32 bits
+  const auto fits = [&](const Volume& video) {  // places of pixels are 32 bits
     return reinterpret_cast<uintptr_t>(video.data) % sizeof(int2) == 0 &&
-           a.patch.t * video.height * video.width < INT32_MAX;
+           video.frames * video.height * video.width < INT32_MAX;
   };
   Offset* field = nullptr;
   if (a.channels != CHANNELS || pixels > MOST_PIXELS || !fits(a.query) || !fits(a.key))

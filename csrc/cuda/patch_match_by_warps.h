@@ -67,41 +67,40 @@ struct QueryPatch {
     }
   }
 
-  // The sum over the first of this thread's pixels, or over the others.
+  // The sum over the first of this thread's pixels, or over the others, of the patch whose first pixel is here.
   template <int FROM, int TO>
-  __device__ __forceinline__ int32_t sum(const int2* first) const {
+  __device__ __forceinline__ int32_t sum(const int2* key, int32_t first) const {
     int32_t total = 0;
 #pragma unroll
     for (int i = FROM; i < TO; ++i) {
-      const int2 other = __ldg(first + key_offset[i]);
+      const int2 other = __ldg(key + (first + key_offset[i]));
       if (there >> i & 1) total += squares(value[i].x, other.x) + squares(value[i].y, other.y);
     }
     return total;
   }
-};
 
-// A patch of the key that may be the nearest, for all threads: what the first pixels say of it. Few need the others.
-template <int SHARE>
-struct Candidate {
+  // As patch_distance where that is below the limit; else some number that is not. `sum` is that over the first pixels,
+  // which tell most candidates from the nearest patch.
   static constexpr int FIRST = SHARE > 2 ? 2 : 1;
-  Position place;
-  const int2* pixels;
-  float weight;
-  int32_t sum;
-
-  __device__ __forceinline__ Candidate(const PatchMatch& a, const QueryPatch<SHARE>& patch, Position count,
-                                       Position place)
-      : place(place), pixels(four_at(a.key, place)), weight(a.weight ? a.weight[linear_index(place, count)] : 1) {
-    sum = patch.template sum<0, FIRST>(pixels);
-  }
-
-  // As patch_distance where that is below the limit; else some number that is not.
-  __device__ __forceinline__ float distance(const QueryPatch<SHARE>& patch, float limit) const {
+  __device__ __forceinline__ float distance(const int2* key, int32_t first, float weight, int32_t sum_of_first,
+                                            float limit) const {
     if (weight == INFINITE_DISTANCE) return INFINITE_DISTANCE;
-    int32_t total = sum_over_warp(sum);
-    if (float(total) * weight < limit) total += sum_over_warp(patch.template sum<FIRST, SHARE>(pixels));
+    int32_t total = sum_over_warp(sum_of_first);
+    if (float(total) * weight < limit) total += sum_over_warp(sum<FIRST, SHARE>(key, first));
     return float(total) * weight;
   }
+};
+
+// Where a patch of the key begins, in pixels, and its weight. The key's pixels are fewer than 2^31.
+struct Place {
+  int32_t first;
+  float weight;
+
+  __device__ __forceinline__ Place(const PatchMatch& a, Position count, Position k)
+      : first((k.t * int32_t(a.key.height) + k.y) * int32_t(a.key.width) + k.x),
+        weight(a.weight ? a.weight[(k.t * count.y + k.y) * count.x + k.x] : 1) {}
+  __device__ __forceinline__ Place(const Place& of, int lane)
+      : first(__shfl_sync(~0u, of.first, lane)), weight(__shfl_sync(~0u, of.weight, lane)) {}
 };
 
 template <int SHARE>
@@ -114,7 +113,10 @@ __global__ void __launch_bounds__(WARPS * 32)
   const Position q = position_at(index, space.query);
   const Position k = a.has_initial_field ? match_position(q, a.field[index], space.key) : random_position(space, index);
   const QueryPatch<SHARE> patch(a, offsets, q, pixels);
-  const float distance = Candidate<SHARE>(a, patch, space.key, k).distance(patch, INFINITE_DISTANCE);
+  const int2* const key = reinterpret_cast<const int2*>(a.key.data);
+  const Place place(a, space.key, k);
+  const int32_t of_first = patch.template sum<0, patch.FIRST>(key, place.first);
+  const float distance = patch.distance(key, place.first, place.weight, of_first, INFINITE_DISTANCE);
   if (threadIdx.x % 32 == 0) a.field[index] = offset_between(q, k), a.distances[index] = distance;
 }
 
@@ -133,18 +135,25 @@ __global__ void __launch_bounds__(WARPS * 32)
   float best_distance = a.distances[index];
   if (best_distance > 0) {
     const QueryPatch<SHARE> patch(a, offsets, q, pixels);
+    const int2* const key = reinterpret_cast<const int2*>(a.key.data);
+    int32_t best_first = Place(a, space.key, own).first;
     const auto improve = [&](Position mine, int candidates) {
+      const Place of_mine(a, space.key, mine);
+      int nearest = -1;
       for (int i = 0; i < candidates; i += 2) {  // two at once: neither waits for the other's pixels
-        const Position one = broadcast(mine, i), other = broadcast(mine, i + 1);
-        if (equal(one, best) && equal(other, best)) continue;
-        const Candidate<SHARE> both[2] = {{a, patch, space.key, one}, {a, patch, space.key, other}};
-#pragma unroll
-        for (const Candidate<SHARE>& candidate : both) {
-          if (equal(candidate.place, best)) continue;
-          const float found = candidate.distance(patch, best_distance);
-          if (found < best_distance) best_distance = found, best = candidate.place;
-        }
+        const Place one(of_mine, i), other(of_mine, i + 1);
+        if (one.first == best_first && other.first == best_first) continue;
+        const int32_t of_one = patch.template sum<0, patch.FIRST>(key, one.first);
+        const int32_t of_other = patch.template sum<0, patch.FIRST>(key, other.first);
+        const auto compare = [&](const Place& place, int32_t of_first, int lane) {
+          if (place.first == best_first) return;
+          const float found = patch.distance(key, place.first, place.weight, of_first, best_distance);
+          if (found < best_distance) best_distance = found, best_first = place.first, nearest = lane;
+        };
+        compare(one, of_one, i);
+        compare(other, of_other, i + 1);
       }
+      if (nearest >= 0) best = broadcast(mine, nearest);
     };
     const int axis = lane / 2, move = lane % 2 ? stride : -stride;
     const Position from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};

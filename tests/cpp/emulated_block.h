@@ -3,6 +3,7 @@
 #include <ucontext.h>
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -107,7 +108,11 @@ inline void __syncthreads() { emulated::meet(emulated::block); }
 
 template <class T>
 T __shfl_sync(unsigned, T value, int from) {
-  const T found = T(emulated::all_of_warp(int64_t(value))[from]);
+  static_assert(sizeof(T) <= sizeof(int64_t));
+  int64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  T found;
+  std::memcpy(&found, emulated::all_of_warp(bits) + from, sizeof(T));
   emulated::meet(emulated::warps[emulated::current / emulated::WARP]);  // all have read it
   return found;
 }
