@@ -14,7 +14,7 @@ from typing import NamedTuple
 class Work(NamedTuple):
     bytes: int
     dense: int = 0  # floating-point operations of matrix products
-    depthwise: int = 0  # of depthwise convolutions, which tensor cores do not make
+    depthwise: int = 0  # of depthwise convolutions, held against fp32: tensor cores make more, and many times as fast
     elementwise: int = (
         0  # of everything else, where there are no products; whole numbers of a generator are not counted
     )
