@@ -24,7 +24,7 @@ from .reverse_process import reverse_process
 
 # RMS by which a clip is moved, at most: so many times the strength, in RMS changes between its frames. Videos of a run
 # err by about as much, and on what hardly moves more shows as grain.
-FARTHEST = 12.0
+FARTHEST = 11.0
 LEAST_CHANGE = 0.02  # RMS in place of the change of a clip that moves less
 
 
