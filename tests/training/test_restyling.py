@@ -8,7 +8,7 @@ import sinfusion
 from sinfusion.checkpoint import last_checkpoint
 from sinfusion.errors import SettingError, SinfusionError
 from sinfusion.generation.guidance import Guidance
-from sinfusion.generation.restyling import restyled
+from sinfusion.generation.restyling import FARTHEST, LEAST_CHANGE, restyled
 from sinfusion.metrics.fidelity import change
 
 
@@ -68,6 +68,24 @@ def test_frames_are_restyled_together_so_that_nothing_flickers(video_run):
     video_of_one = video_run.to()
     video_of_one.frames = video_run.frames[:1].repeat(4, 0)
     assert change(restyled(video_of_one, Guidance("red")).frames) < 0.05
+
+
+def test_what_the_projector_cannot_make_stays_and_only_what_guidance_moves_is_new(video_run):
+    assert np.array_equal(restyled(video_run, Guidance("red", strength=0.0)).frames, video_run.frames)
+    part = np.zeros(video_run.size, bool)
+    part[:, : part.shape[1] // 2] = True
+    moved = restyled(video_run, Guidance("red", where=part)).frames.astype(float) - video_run.frames
+    assert np.abs(moved[:, part]).mean() > 2 * np.abs(moved[:, ~part]).mean()
+
+
+def test_a_clip_is_moved_no_farther_than_its_motion_and_the_strength_say(video_run):
+    slow = video_run.to()
+    slow.frames = np.rint(0.9 * video_run.frames[:1] + 0.1 * video_run.frames).astype(np.uint8)
+    change = np.sqrt(np.square(np.diff(slow.frames.astype(float), axis=0)).mean())
+    for strength in (0.05, 0.1):
+        moved = restyled(slow, Guidance("red", strength=strength)).frames.astype(float) - slow.frames
+        farthest = FARTHEST * strength * max(change, LEAST_CHANGE * 127.5)
+        assert 0.8 * farthest < np.sqrt(np.square(moved).mean()) < 1.1 * farthest  # rounded to whole numbers
 
 
 @pytest.mark.parametrize(
