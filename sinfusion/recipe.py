@@ -307,6 +307,7 @@ FAST = Recipe(
     burn_in_frames=4,
     correction_timesteps=0,
     projection_weight=1.0,
+    projection_tolerance=2.5,
     border=7,
     crop=0.5,
     warmup=0.02,

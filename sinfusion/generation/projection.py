@@ -8,6 +8,7 @@ it, so that what is chosen moves as the rollout does. Coarse scales come first, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -28,7 +29,9 @@ COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least th
 # the clip is found in the rest but for this share of its contrast. In other clips what is small would be lost.
 RECURRING = 0.45
 RECURRING_QUERIES = 4  # moments of that part
-SURPRISE = 1.3  # multiple of the sampler's noise for such clips: that scale mends what more noise spoils
+# Multiple of the sampler's noise, for motion and diversity; and what is added to it for each unit by which that share
+# is smaller: the coarser scale mends what more noise spoils.
+SURPRISE, RECURRING_SURPRISE = 1.15, 1.5
 TINY = 1e-6  # in place of a change or of an error of 0
 FIRST_ROUNDS, ROUNDS = 20, 4  # of the search: from a random field; from that of the frame before
 SEED = 0  # of the search: its random numbers matter little
@@ -63,10 +66,11 @@ class PatchProjection:
         while min(pyramid[-1].shape[1:3]) >= 2 * COARSEST_SIDE:
             pyramid.append(_half_video(pyramid[-1]))
         coarser = _half_video(pyramid[-1])
-        recurring = recurs(coarser, self.depth)
-        if recurring:
+        spare = RECURRING - not_recurring(coarser, self.depth)
+        if spare > 0:
             pyramid.append(coarser)
-        self.surprise = 1 + weight * (SURPRISE - 1) if recurring else 1.0  # of what it projects: multiple of the noise
+        surprise = SURPRISE + RECURRING_SURPRISE * max(0.0, spare)
+        self.surprise = 1 + weight * (surprise - 1)  # of what it projects: multiple of the noise
         order = _order(len(clip), frame_offset)
         follows, pairs = (_follow(order, frame_offset, depth).to(clip.device) for depth in (self.depth, 2))
         videos = [video[order.to(clip.device)].contiguous() for video in pyramid]
@@ -205,13 +209,16 @@ def _videos(frames: Tensor) -> Tensor:
     return frames.unflatten(1, (-1, 3)).flip(1).movedim(2, -1).contiguous()
 
 
-def recurs(clip: Tensor, depth: int) -> bool:
-    """Whether what moves in a part of the clip (T, H, W, 3) resembles what the rest holds, in patches of this size."""
+def not_recurring(clip: Tensor, depth: int) -> float:
+    """How far what moves in a part of the clip (T, H, W, 3) is from what the rest holds, in patches of this size.
+
+    It is the RMS error as a share of the contrast; infinite where the clip does not tell.
+    """
     part = len(clip) // 3
     queries = torch.linspace(depth - 1, part - 1, RECURRING_QUERIES).long().unique().tolist()
     rest = clip[part + depth - 1 :]  # nothing of which was next to it
     if part < depth or len(rest) < depth or min(clip.shape[1:3]) < SIDE:
-        return False
+        return math.inf
     scale = _Scale(rest.contiguous(), depth, torch.ones(len(rest) - depth + 1, dtype=torch.bool, device=clip.device))
     errors, contrasts = [], []
     for last in queries:
@@ -222,7 +229,8 @@ def recurs(clip: Tensor, depth: int) -> bool:
         errors.append((moving * _around((scale.found() - image).square().mean(1, keepdim=True))).mean())
         contrast = _around(image.square()) - _around(image).square()
         contrasts.append((moving * contrast.mean(1, keepdim=True)).mean())
-    return bool(torch.stack(errors).mean() < RECURRING**2 * torch.stack(contrasts).mean())
+    missed, whole = (float(torch.stack(squares).mean()) for squares in (errors, contrasts))
+    return math.sqrt(missed / whole) if whole > 0 else math.inf
 
 
 def _change(clip: Tensor, pairs: Tensor) -> Tensor:

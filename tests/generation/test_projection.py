@@ -1,6 +1,7 @@
 """Patch projection of rollouts."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from sinfusion import extrapolate, generate, ops, retarget
 from sinfusion.errors import SinfusionError
 from sinfusion.generation import projection
-from sinfusion.generation.projection import SURPRISE, PatchProjection, recurs
+from sinfusion.generation.projection import RECURRING, RECURRING_SURPRISE, SURPRISE, PatchProjection, not_recurring
 from sinfusion.generation.video import next_frame
 from sinfusion.metrics.nearest_neighbors import nnf, nnfdist
 from sinfusion.pixels import to_unit
@@ -226,10 +227,9 @@ def test_the_middles_of_patches_vote_and_at_the_border_all_of_them(size):
 
 
 def test_a_coarser_scale_serves_what_recurs_there_alone():
-    assert recurs(dots(1, 48, 0, side=5), 3)
-    assert not recurs(dots(20, 48, 0), 3)
-    assert not recurs(dots(1, 8, 0, side=5), 3)  # too short to tell
-    assert not recurs(dots(1, 1, 0, side=5).expand(48, -1, -1, -1), 3)  # nothing moves
+    assert not_recurring(dots(1, 48, 0, side=5), 3) < RECURRING < not_recurring(dots(20, 48, 0), 3) < math.inf
+    assert not_recurring(dots(1, 8, 0, side=5), 3) == math.inf  # too short to tell
+    assert not_recurring(dots(1, 1, 0, side=5).expand(48, -1, -1, -1), 3) == math.inf  # nothing moves
     alone, crowd = (torch.nn.functional.interpolate(dots(*how).movedim(-1, 1), scale_factor=2).movedim(1, -1)
                     for how in ((1, 48, 0, (18, 32), 5), (20, 48, 0)))  # fmt: skip
     assert len(PatchProjection(alone.contiguous(), 1.0).scales) == 2
@@ -243,13 +243,15 @@ def test_coarser_scales_tolerate_less_as_less_changes_there():
     assert 0 < coarser.tolerance < 0.9 * finest.tolerance
 
 
-def test_rollouts_of_clips_that_recur_have_more_noise(video_run, monkeypatch):
-    def noise(recurring, **how):
-        monkeypatch.setattr(projection, "recurs", lambda clip, depth: recurring)
+def test_projected_rollouts_have_more_noise_the_more_so_the_better_the_clip_recurs(video_run, monkeypatch):
+    def noise(share, **how):
+        monkeypatch.setattr(projection, "not_recurring", lambda clip, depth: share)
         return next_frame(video_run, **how).predict.noise
 
-    plain = noise(False)
-    torch.testing.assert_close(noise(True), SURPRISE * plain)
-    torch.testing.assert_close(noise(True, projection=0.5), (1 + SURPRISE) / 2 * plain)
-    assert torch.equal(noise(True, projection=0.0), plain)
-    assert torch.equal(noise(True, sigma_start=0.1), noise(False, sigma_start=0.1))  # a target tells what happens
+    usual, most = noise(math.inf, projection=0.0), SURPRISE + RECURRING_SURPRISE * (RECURRING - 0.2)
+    torch.testing.assert_close(noise(math.inf), SURPRISE * usual)
+    torch.testing.assert_close(noise(0.2), most * usual)
+    torch.testing.assert_close(noise(math.inf, projection=0.5), (1 + SURPRISE) / 2 * usual)
+    torch.testing.assert_close(noise(0.2, projection=0.5), (1 + most) / 2 * usual)
+    assert torch.equal(noise(0.2, projection=0.0), usual)
+    assert torch.equal(noise(0.2, sigma_start=0.1), noise(math.inf, sigma_start=0.1))  # a target tells what happens
