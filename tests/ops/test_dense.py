@@ -398,6 +398,24 @@ def test_wherever_cudnn_is_slow_triton_is_a_candidate():
     assert not operator.triton_configs(torch.Size((64, 128, 1, 1)), BF16)
 
 
+def test_where_there_is_a_kernel_for_the_gpu_at_hand_tritons_are_not_compiled(monkeypatch):
+    tuning = pytest.importorskip("sinfusion.kernels.tuning")
+    tried = []
+
+    def choose(operator, key, candidates, device, default):
+        tried.append((list(candidates), default))
+        return default
+
+    monkeypatch.setattr(tuning, "choose", choose)
+    x, weight = torch.zeros(1, 64, 2, 2, dtype=BF16), torch.zeros(192, 64, 3, 3, dtype=BF16)
+    given = "dense", x, weight, (), lambda: "cudnn", lambda config: "triton"
+    assert operator._fastest(*given, {"hopper": lambda: "hopper"})() == "hopper"
+    assert operator._fastest(*given, {})() == "cudnn"
+    with_one, without = tried
+    assert with_one == (["cudnn", "hopper"], "hopper")
+    assert without[1] == "cudnn" and without[0][1].startswith("triton")
+
+
 @needs_triton
 def test_what_the_gpu_cannot_take_is_named(monkeypatch):
     monkeypatch.setattr(kernels, "why_not", lambda: "")
