@@ -179,9 +179,7 @@ __global__ void __launch_bounds__(Shape<OUTPUTS, GROUPS, BACKWARD>::THREADS, 1) 
   // What is loaded beside the products: the residual, or what GELU was taken of where the gradient passes through it.
   constexpr bool THROUGH_GELU = BACKWARD && GELU;
   using S = Shape<OUTPUTS, GROUPS, BACKWARD>;
-  extern __shared__ uint8_t shared[];
-  uint8_t* aligned = shared + (1024 - shared_address(shared) % 1024) % 1024;
-  uint8_t* const x_stages = aligned;
+  uint8_t* const x_stages = dynamic_shared_memory();
   uint8_t* const w_stages = x_stages + X_STAGES * S::X_STAGE;
   uint8_t* const stagings = w_stages + S::W_STAGES * S::W_STAGE;
   Barriers<S>& barriers = *reinterpret_cast<Barriers<S>*>(stagings + S::WARPGROUPS * S::STAGING);
@@ -333,7 +331,7 @@ __global__ void __launch_bounds__(Shape<OUTPUTS, GROUPS, BACKWARD>::THREADS, 1) 
         }
       }
     }
-    if (leader) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    if (leader) wait_until_stored();
   }
   synchronize_cluster();  // no block leaves while another copies into it
 }

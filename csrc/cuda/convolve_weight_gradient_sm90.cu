@@ -36,8 +36,7 @@ struct Tiles {
 
 __global__ void __launch_bounds__(WARPGROUPS * 128 + 32, 1) __cluster_dims__(CLUSTER, 1, 1)
     weight_gradient_kernel(const __grid_constant__ Maps maps, Tiles tiles, float* partial, int inputs, int outputs) {
-  extern __shared__ uint8_t shared[];
-  uint8_t* const stages = shared + (1024 - shared_address(shared) % 1024) % 1024;
+  uint8_t* const stages = dynamic_shared_memory();
   __shared__ uint64_t full[STAGES], empty[STAGES];
   const int thread = int(threadIdx.x), warpgroup = thread / 128, lane = thread % 32;
   const int output = int(blockIdx.y) % (outputs / 64) * 64, input = int(blockIdx.y) / (outputs / 64) * 64;

@@ -85,10 +85,9 @@ struct Shared {
 };
 
 __device__ __forceinline__ Shared shared_memory() {
-  extern __shared__ uint8_t bytes[];
   __shared__ Vectors vectors;
   __shared__ uint64_t full;
-  uint8_t* const pixels = bytes + (1024 - shared_address(bytes) % 1024) % 1024;
+  uint8_t* const pixels = dynamic_shared_memory();
   return {pixels, pixels + SEEN, &vectors, &full};
 }
 
@@ -308,7 +307,7 @@ __global__ void __cluster_dims__(HALVES, 1, 1) __launch_bounds__(THREADS, blocks
   if (threadIdx.x == 0) {
     store_box(maps.out, shared.pixels, place.first, place.left, place.top, place.image);
     if (a.u) store_box(maps.u, shared.pixels + STAGING, place.first, place.left, place.top, place.image);
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    wait_until_stored();
   }
   if (HALVES == 2 && a.gain) {
     __syncwarp();
@@ -361,7 +360,7 @@ __global__ void __launch_bounds__(THREADS, blocks_at_once(HALVES))
   __syncthreads();
   if (threadIdx.x == 0) {
     store_box(maps.out.of(place.first), shared.pixels, maps.out.place(place.first), place.left, place.top, place.image);
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    wait_until_stored();
   }
 }
 

@@ -36,9 +36,8 @@ struct Tiles {
 
 __global__ void __launch_bounds__(THREADS, 1)
     weight_gradient_kernel(const __grid_constant__ Maps maps, Tiles tiles, float* partial, int channels) {
-  extern __shared__ uint8_t shared[];
+  uint8_t* const stages = dynamic_shared_memory();
   __shared__ uint64_t full[STAGES];
-  uint8_t* const stages = shared + (1024 - shared_address(shared) % 1024) % 1024;
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, first = int(blockIdx.y) * CHANNELS;
   const auto load = [&](int tile, int stage) {
     const int column = tile % tiles.across * WIDTH, row = tile / tiles.across % tiles.down * HEIGHT;

@@ -22,7 +22,7 @@ struct Index {
 #define __shared__ static
 #define __CUDA_ARCH__ 800
 
-inline Index threadIdx, blockIdx;
+inline Index threadIdx, blockIdx, gridDim;
 
 namespace emulated {
 

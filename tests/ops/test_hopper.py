@@ -162,6 +162,67 @@ def test_the_depthwise_convolution_and_its_gradients(size, own, skipped):
     assert error(partial.sum((0, 1)), of_taps.view(channels, 49).t()) < 2e-5
 
 
+def on_the_host(*shape, seed):
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+    return values.to(memory_format=torch.channels_last)
+
+
+HOST_SIZES = [(1, 9, 19), (2, 8, 16)]
+
+
+@pytest.mark.parametrize("size", HOST_SIZES)
+def test_on_the_host_the_code_of_the_gpu_convolves_channel_by_channel(device_code, size):
+    """What it makes of tensor cores' products, copies of boxes and sums over channels; not its timing."""
+    batch, height, width = size
+    x = on_the_host(batch, 64, height, width, seed=0)
+    taps, shift, bias, gain, offset = (
+        torch.randn(*shape, generator=torch.Generator().manual_seed(i))
+        for i, shape in enumerate([(49, 64), (batch, 64), (64,), (64,), (64,)])
+    )
+    out, u = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
+    mean, rstd = (torch.full((batch, height, width), torch.nan) for _ in range(2))
+    vectors = {"weight": taps, "bias": bias, "shift": shift, "gain": gain, "offset": offset}
+    sizes = {"batch": batch, "height": height, "width": width}
+    given = vectors | sizes | {"x": x, "mean": mean, "rstd": rstd, "eps": 1e-5}
+    device_code("depthwise_sm90").call("depthwise", **given, out=out, u=u)
+    w = taps.bfloat16().double().t().reshape(64, 1, 7, 7)
+    truth = F.conv2d(x.double(), w, bias.double(), padding=3, groups=64) + shift.double()[:, :, None, None]
+    of_mean, of_rstd = truth.mean(1), (truth.var(1, unbiased=False) + 1e-5).rsqrt()
+    normed = (truth - of_mean[:, None]) * of_rstd[:, None]
+    normed = normed * gain.double()[:, None, None] + offset.double()[:, None, None]
+    found, expected = (out, u, mean, rstd), (normed, truth, of_mean, of_rstd)
+    assert all(error(a, b) < ROUNDED for a, b in zip(found, expected, strict=True))
+    given["gain"] = given["offset"] = None
+    device_code("depthwise_sm90").call("depthwise", **given, out=out, u=None)
+    assert error(out, truth) < ROUNDED
+
+
+@pytest.mark.parametrize("size", HOST_SIZES)
+@pytest.mark.parametrize(("own", "skipped"), [(64, 0), (64, 64), (128, 0)])
+def test_on_the_host_the_code_of_the_gpu_makes_depthwise_gradients(device_code, size, own, skipped):
+    (batch, height, width), channels = size, own + skipped
+    taps = torch.randn(49, channels, generator=torch.Generator().manual_seed(0))
+    grad, both = (on_the_host(batch, channels, height, width, seed=i) for i in (1, 2))
+    x, passed, add = both[:, :own], *(on_the_host(batch, own, height, width, seed=i) for i in (3, 4))
+    x, skip = (part.contiguous(memory_format=torch.channels_last) for part in (x, both[:, own:]))
+    of_skip = torch.full_like(skip, torch.nan)
+    out = torch.full_like(x, torch.nan)
+    sizes = {"batch": batch, "height": height, "width": width, "channels": channels, "skip_channels": skipped}
+    code = device_code("depthwise_sm90")
+    beside = {"add": add, "add_skip": skip if skipped else None, "passed": passed}
+    code.call("gradient", grad=grad, weight=taps, x=out, skip=of_skip if skipped else None, **beside, **sizes)
+    w = taps.bfloat16().double().t().reshape(channels, 1, 7, 7)
+    truth = F.conv_transpose2d(grad.double(), w, padding=3, groups=channels)
+    assert error(out, truth[:, :own] + add.double() + passed.double()) < ROUNDED
+    assert not skipped or error(of_skip, truth[:, own:] + skip.double()) < ROUNDED
+
+    partial = torch.full((3, 49, channels), torch.nan)
+    given = {"x": x, "skip": skip if skipped else None, "grad": grad, "partial": partial, "parts": 3}
+    device_code("depthwise_weight_gradient_sm90").call("weight_gradient", **given, **sizes)
+    of_taps = torch.nn.grad.conv2d_weight(both.double(), w.shape, grad.double(), padding=3, groups=channels)
+    assert error(partial.sum(0), of_taps.view(channels, 49).t()) < 2e-5
+
+
 @gpu
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("channels", [64, 128])

@@ -1,5 +1,7 @@
 // Pairs of bf16 numbers in a word, and the product of small matrices of them by a warp.
-#pragma once
+// Tests put a host's in their place (tests/cpp/emulated_hopper.h).
+#ifndef SINFUSION_HOPPER_BF16_H
+#define SINFUSION_HOPPER_BF16_H
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -32,3 +34,5 @@ __device__ __forceinline__ uint32_t second_of(uint32_t at_one, uint32_t at_other
 }
 
 }  // namespace sinfusion::hopper
+
+#endif

@@ -1,5 +1,7 @@
 // Barriers and bulk tensor copies of Hopper (PTX ISA 8.0, sm_90): the few instructions that the kernels here use.
-#pragma once
+// Tests put a host's in their place (tests/cpp/emulated_hopper.h).
+#ifndef SINFUSION_HOPPER_TMA_H
+#define SINFUSION_HOPPER_TMA_H
 #include <cuda.h>
 #include <cuda_runtime.h>
 
@@ -9,6 +11,12 @@ namespace sinfusion::hopper {
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return uint32_t(__cvta_generic_to_shared(pointer));
+}
+
+// The block's dynamic shared memory, from a multiple of 1024 on.
+__device__ __forceinline__ uint8_t* dynamic_shared_memory() {
+  extern __shared__ uint8_t bytes[];
+  return bytes + (1024 - shared_address(bytes) % 1024) % 1024;
 }
 
 __device__ __forceinline__ void init_barrier(uint64_t* barrier, uint32_t arrivals) {
@@ -117,6 +125,9 @@ __device__ __forceinline__ void let_next_begin() { asm volatile("griddepcontrol.
 // Waits until this thread's stores have read shared memory.
 __device__ __forceinline__ void wait_for_stores() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 
+// Waits until all that this thread stored is in the tensors.
+__device__ __forceinline__ void wait_until_stored() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
 // Shared memory that this thread wrote is seen by copies and tensor cores.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -169,3 +180,5 @@ int make_map(CUtensorMap* map, const void* data, int dimensions, const uint64_t*
              int bytes = 128);
 
 }  // namespace sinfusion::hopper
+
+#endif
