@@ -291,7 +291,7 @@ FIGURES = (
     measured("promise", 11, promise, "python benchmarks/promise.py {data}/tornado --out "),
     measured("precision", 3, precision, "python benchmarks/compare_precision.py {data}/tornado --out "),
     measured("recipes", 8, recipes, f"python benchmarks/compare_recipes.py --clips {CLIPS} --variants {VARIANTS} "
-             "--cpu-seconds 10 --out ", same_since="aa0b8f0"),  # media, documents came after
+             "--cpu-seconds 10 --out "),
     measured("steps-needed", 30, None,
              f"{STEPS_NEEDED} {{data}}/published/birds/input.mp4 --roles predictor projector --sizes 64 --out ",
              f"{STEPS_NEEDED} --sizes 64 --steps 4000 --out ",
@@ -302,7 +302,7 @@ FIGURES = (
     measured("published", 70, published, f"python benchmarks/compare_published.py {PUBLISHED} --size 128x72 "
              "--seeds 0 1 2 --long 1000 --train-minutes 10 --out ", same_since="231ca12"),  # GPU kernels after
     measured("table1", 20, table1, f"python benchmarks/compare_published.py {GIFS} --size 128x72 --frames 8 "
-             "--seeds 0 1 2 --window 8 --train-minutes 5 --out ", same_since="14994be"),  # its clips are short
+             "--seeds 0 1 2 --window 8 --train-minutes 5 --out ", same_since="56604e8"),  # GPU kernels after
     measured("interpolation", 10, interpolation, f"python benchmarks/compare_interpolation.py --clips {BETWEEN} "
              "--published {data}/published/interpolation/star_fan_combined.mp4 --steps 1200 --out ",
              same_since="14994be"),  # rollouts changed since
