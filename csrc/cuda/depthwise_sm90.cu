@@ -74,7 +74,7 @@ struct Place {
 };
 
 // What a channel needs beside its taps.
-struct Vectors {
+struct alignas(16) Vectors {
   float added[64], gain[64], offset[64];
 };
 

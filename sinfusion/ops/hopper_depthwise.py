@@ -1,6 +1,7 @@
 """7x7 depthwise convolutions and their norm on Hopper GPUs (csrc/cuda/depthwise_sm90.cu).
 
-The functions are those of kernels/depthwise_norm.py, and take and give the same.
+The functions are those of kernels/depthwise_norm.py, and take and give the same. Tensor cores multiply, so taps are
+rounded to bf16; their gradient is fp32.
 """
 
 from __future__ import annotations
