@@ -309,7 +309,7 @@ FIGURES = (
     measured("loops", 10, loops, f"python benchmarks/compare_loops.py --clips scene {EVERY_CLIP} --out ",
              same_since="7fcdf8f"),  # tiles of image runs came after
     Figure("gpu-first-run", "benchmarks/results/gpu-first-run.json", (), 0),  # by hand, in five leases of a GPU
-    Figure("gpu-hopper", "benchmarks/results/gpu-hopper.json", (), 0),  # the same, in nine calls
+    Figure("gpu-hopper", "benchmarks/results/gpu-hopper.json", (), 0),  # the same, in two more
     Figure("fp8", "benchmarks/results/fp8.json", (), 0),  # an emulation
     Figure("launches", "benchmarks/results/launches.json", (), 0),  # counted by launches.py, not measured
     Figure("headlines", "benchmarks/results/speed.json", (), 0, headlines, document="README.md"),

@@ -9,6 +9,7 @@ constexpr int WARPS = 8;
 // Of few rows a warp adds 128 numbers alone; of more a block adds 32 numbers, every eighth thread of a warp the same
 // ones.
 constexpr int FEW = 16, EACH = 32;
+__host__ __device__ constexpr int numbers_of_block(int64_t rows) { return rows <= FEW ? WARPS * 128 : EACH; }
 
 struct Sum {
   const float* rows_of;
@@ -29,8 +30,8 @@ __global__ void __launch_bounds__(WARPS * 32) add_rows_kernel(const __grid_const
   const bool few = s.rows <= FEW;
   const int block = int(blockIdx.x) - s.first, warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   const int64_t group = block / s.blocks_of_group;
-  const int of_block = few ? WARPS * 128 : EACH, column = few ? warp * 32 + lane : lane % (EACH / 4);
-  const int number = block % s.blocks_of_group * of_block + column * 4;
+  const int column = few ? warp * 32 + lane : lane % (EACH / 4);
+  const int number = block % s.blocks_of_group * numbers_of_block(s.rows) + column * 4;
   const float* const from = s.rows_of + group * s.rows * s.numbers + number;
   const bool inside = number < s.numbers;
   hopper::let_next_begin();
@@ -75,7 +76,7 @@ int add_rows_sm90(const AddRows& a, void* cuda_stream) {
   int64_t blocks = 0;
   for (int i = 0; i < sums.count; ++i) {
     const int64_t* const given = a.sums + 5 * i;
-    const int of_block = given[3] <= FEW ? WARPS * 128 : EACH;
+    const int of_block = numbers_of_block(given[3]);
     const int of_group = int((given[4] + of_block - 1) / of_block);
     sums.sum[i] = {reinterpret_cast<const float*>(given[0]),
                    reinterpret_cast<float*>(given[1]),

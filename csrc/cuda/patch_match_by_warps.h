@@ -79,8 +79,8 @@ struct QueryPatch {
     return total;
   }
 
-  // As patch_distance where that is below the limit; else some number that is not. `sum` is that over the first pixels,
-  // which tell most candidates from the nearest patch.
+  // As patch_distance where that is below the limit; else some number that is not. The sum over the first pixels is
+  // known; they tell most candidates from the nearest patch.
   static constexpr int FIRST = SHARE > 2 ? 2 : 1;
   __device__ __forceinline__ float distance(const int2* key, int32_t first, float weight, int32_t sum_of_first,
                                             float limit) const {
@@ -137,6 +137,7 @@ __global__ void __launch_bounds__(WARPS * 32)
     const QueryPatch<SHARE> patch(a, offsets, q, pixels);
     const int2* const key = reinterpret_cast<const int2*>(a.key.data);
     int32_t best_first = Place(a, space.key, own).first;
+    static_assert(NEIGHBOURS % 2 == 0 && RANDOM_CANDIDATES % 2 == 0);
     const auto improve = [&](Position mine, int candidates) {
       const Place of_mine(a, space.key, mine);
       int nearest = -1;

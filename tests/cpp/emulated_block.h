@@ -129,7 +129,3 @@ template <class T>
 T __ldg(const T* from) {
   return *from;
 }
-
-inline uint32_t __vsub2(uint32_t a, uint32_t b) {
-  return ((a & 0xffff) - (b & 0xffff)) & 0xffff | ((a >> 16) - (b >> 16)) << 16;
-}

@@ -26,7 +26,7 @@ struct dim3 {
 };
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline float rsqrtf(float value) { return 1 / std::sqrt(value); }
-using std::fmaf;
+inline float __saturatef(float value) { return value > 0 ? fminf(value, 1.f) : 0.f; }
 
 enum cudaError_t { cudaSuccess };
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize };
