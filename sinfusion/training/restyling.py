@@ -61,6 +61,8 @@ def restyle(
     guidance = Guidance(text, text_model, style, where, text_strength, text_fill)
     if not guidance.wanted:
         raise SettingError("restyle needs {text}, or {style}.")
+    if not 0 < amount <= 1:
+        raise SettingError(f"{{amount}} must be above 0 and at most 1, not {amount}.")
     if not minutes >= 0:
         raise SettingError(f"{{minutes}} must be at least 0, not {minutes}.")
     folder, seed = as_path(out, "out"), check_seed(seed)

@@ -93,7 +93,7 @@ def test_a_clip_is_moved_no_farther_than_its_motion_and_the_strength_say(video_r
     [
         ({}, "restyle needs text, or style"),
         ({"text": "red", "minutes": -1}, "minutes must be at least 0"),
-        ({"text": "red", "amount": 0}, "strength must be above 0"),
+        ({"text": "red", "amount": 0}, "amount must be above 0 and at most 1, not 0"),
         ({"text": "red", "seed": -1}, "seed must be from 0"),
         ({"text": "red", "out": "itself"}, "the run itself"),
         ({"text": "red", "out": "taken"}, "is not a run folder, so it is not overwritten"),
