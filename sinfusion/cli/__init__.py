@@ -7,6 +7,7 @@ is; `options` and `outputs` have what commands share. Torch is imported only whe
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for anything wrong with the request, 130, 143 or 129 after Ctrl-C,
     SIGTERM or SIGHUP."""
     open_streams()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # fonts that it does without would stand in the progress
     try:
         return _main(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt as stop:

@@ -23,6 +23,7 @@ from ..progress import OnProgress
 from ..roles import PROJECTOR
 from ..run import Run
 from .reverse_process import ReverseProcess, reverse_process
+from .seam import Seam
 from .streaming import copy_to_host_async
 from .video import Frames, NextFrame, as_tensor, followed_by, next_frame, on_device, report, seeds_of
 
@@ -57,8 +58,8 @@ def extend(
         raise SettingError("{size} is that of the clip, so there is nothing around it; give a larger one.")
     seeds = seeds_of(run, seed, 1)
     forward, backward = (next_frame(run, offset, steps, projection=projection) for offset in (1, -1))
-    begin = reverse_process(run, PROJECTOR).resampling(jumps)
     canvas = _Canvas(run, kept, size, inside)
+    begin = reverse_process(run, PROJECTOR).resampling(jumps).guided(canvas.seam)
     outputs: list[np.ndarray] = []
     rolled = _rolled(canvas, begin, (forward, backward), seeds, run.graph)
     for images in copy_to_host_async(map(to_uint8, rolled)):
@@ -86,6 +87,7 @@ class _Canvas:
         self.run, self.kept, self.inside = run, kept, inside
         self.known = torch.zeros(size, dtype=torch.bool, device=run.device)  # (H, W): where the canvas has them
         self.known[inside] = True
+        self.seam = Seam(self.known)
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -126,7 +128,7 @@ def _continued(
     known = canvas.known[None, None]
 
     def one(previous: Tensor, frame_index: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-        image = advance(previous, seeds, frame_index, None, (known, kept))
+        image = canvas.seam.bridged(advance(previous, seeds, frame_index, None, (known, kept)))
         return followed_by(previous, image), image
 
     step, previous = cuda_graphed(one, known.device, graph), advance.begin(torch.cat(before, 1))

@@ -16,6 +16,7 @@ from ..roles import IMAGE
 from ..run import Run
 from .guidance import Guidance
 from .reverse_process import reverse_process
+from .seam import Seam
 from .video import seeds_of
 
 JUMPS = 3  # where something is kept
@@ -61,14 +62,17 @@ def edit(
     change = mask if mask is not None else np.full((height, width), canvas is None)
     if canvas is not None:
         image, change = _on_canvas(image, change, canvas)
-    jumps = _jumps(jumps, keeps=not change.all(), guides=guidance.wanted and text_strength != 0)
+    keeps, guides = not change.all(), guidance.wanted and text_strength != 0
+    jumps = _jumps(jumps, keeps, guides)
     known_image = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(run.device))[None]
     known_mask = ~torch.from_numpy(change).to(run.device)[None, None]
     process = reverse_process(run, IMAGE, steps=steps, strength=strength).resampling(jumps)
     if guidance.wanted:
-        guidance = guidance if change.all() or where is not None else dataclasses.replace(guidance, where=change)
+        guidance = guidance if not keeps or where is not None else dataclasses.replace(guidance, where=change)
         guide = guidance.guide(process.steps, seeds.tolist(), change.shape, run.device, from_noise=strength == 1)
         process = process.guided(guide)
+    if keeps and not guides:
+        process = process.guided(Seam(known_mask[0, 0]))
     images = process(seeds, 0, None, known_image.expand(count, -1, -1, -1), None, known_mask, known_image)
     outputs = to_uint8(images).cpu().numpy()
     return np.where(change[..., None], outputs, image)

@@ -8,6 +8,7 @@ from sinfusion.diffusion.samplers import resampled
 from sinfusion.errors import SinfusionError
 from sinfusion.generation.image import JUMPS, edit
 from sinfusion.generation.reverse_process import reverse_process
+from sinfusion.generation.seam import Seam
 from sinfusion.generation.video import generate
 from sinfusion.pixels import to_uint8, to_unit
 from sinfusion.roles import IMAGE
@@ -69,7 +70,8 @@ def test_without_jumps_a_hole_is_filled_as_without_resampling(image_run, image, 
     assert process.resampling(0) is process
     assert process.resampling(2).steps == resampled(process.steps, 2)
     known, given = torch.from_numpy(~mask)[None, None], to_unit(torch.from_numpy(image))[None]
-    plain = to_uint8(process(torch.tensor([4]), 0, None, given, None, known, given))[0].numpy()
+    bridged = process.guided(Seam(known[0, 0]))
+    plain = to_uint8(bridged(torch.tensor([4]), 0, None, given, None, known, given))[0].numpy()
     output = edit(image_run, image, mask, strength=1.0, seed=4, steps=3, jumps=0)[0]
     assert np.array_equal(output[mask], plain[mask])
 

@@ -1,0 +1,72 @@
+"""Where what is made meets what is kept: the brightness of one goes over into that of the other.
+
+A denoiser that is given known pixels makes what lies around them of the right kind, but often a little darker or
+lighter, so that a frame shows. Near the seam it is moved by how far it is from what is kept there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIDE = 3  # rows and columns in which what is made and what is kept are compared
+ALONG = 2.0  # pixels along the seam in which the weight of a difference falls to 1/e
+INTO = 12  # pixels from the seam in which the correction falls to 0
+OBJECT = 0.2  # RMS difference at which 1/e of the correction is left: larger ones are objects that the seam cuts off
+LEAST_SIGMA = 0.05  # below it the denoiser has the last word
+TINY = 1e-6  # in place of an area of 0
+
+
+class Seam:
+    """The border of what is known of an image; a guide of the reverse process, see `reverse_process.Guide`."""
+
+    def __init__(self, known: Tensor):  # (H, W) bool
+        self.kept = known.float()[None, None]
+        self.made = 1 - self.kept
+        self.areas = tuple(_around(of).clamp(min=TINY) for of in (self.kept, self.made))
+        near_kept, near_made = (F.max_pool2d(of, SIDE, 1, SIDE // 2) for of in (self.kept, self.made))
+        self.seam = near_kept * near_made  # (1, 1, H, W): 1 where both are near, else 0
+        self.weight = _smooth(self.seam).clamp(min=TINY)
+        self.share = self.made * _falling(self.kept)  # (1, 1, H, W): of the correction
+
+    def __call__(self, clean: Tensor, sigma: float, step: int) -> Tensor:
+        return self.bridged(clean) if sigma >= LEAST_SIGMA else clean
+
+    def bridged(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], like the image, whose known pixels are there and stay as they are."""
+        kept, made = (_around(image * of) / area for of, area in zip((self.kept, self.made), self.areas, strict=True))
+        difference = (kept - made) * self.seam
+        difference = difference * torch.exp(-difference.square().mean(1, keepdim=True) / OBJECT**2)
+        moved = (image + _smooth(difference) / self.weight * self.share).clamp(-1, 1)
+        return torch.where(self.kept > 0, image, moved)
+
+
+def _around(values: Tensor) -> Tensor:
+    """(B, C, H, W): the mean of the values around each pixel, of those in the image."""
+    return F.avg_pool2d(values, SIDE, 1, SIDE // 2, count_include_pad=False)
+
+
+def _smooth(values: Tensor) -> Tensor:
+    """(B, C, H, W): the sum of the values up to INTO pixels away in each direction, the less of one the farther it is.
+
+    It is added up place by place, so that a sample is the same alone and in a batch.
+    """
+    for axis in (2, 3):
+        padded = F.pad(values, (0, 0, INTO, INTO) if axis == 2 else (INTO, INTO))
+        values = torch.zeros_like(values)
+        for place in range(2 * INTO + 1):
+            weight = math.exp(-abs(place - INTO) / ALONG)
+            values = values + weight * padded.narrow(axis, place, values.shape[axis])
+    return values
+
+
+def _falling(kept: Tensor) -> Tensor:
+    """(1, 1, H, W): 1 beside what is kept, and less with every pixel away from it."""
+    share, reached = torch.zeros_like(kept), kept
+    for _ in range(INTO):
+        reached = F.max_pool2d(reached, 3, 1, 1)
+        share = share + reached / INTO
+    return share
