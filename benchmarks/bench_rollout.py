@@ -85,6 +85,7 @@ def test_frame(measure, benchmark, device, released, scale, untrained, name):
     else:
         recipe, size = FAST, scale.frame if scale.quick else SMALL
         network = scale.network if scale.quick else floors.Network(6, 32, 8)
+    recipe = recipe.replace(projection_weight=0.0)  # the evaluations alone
     frame = one_frame(untrained(recipe, [PREDICTOR], size=size, network=network), 1)
     functions = {
         "ddpm_step": ops.cpu_graphed(one_ddpm_step(Shapes(device, 1, size, network), prior_mean=True)),
@@ -107,12 +108,20 @@ def test_frame(measure, benchmark, device, released, scale, untrained, name):
 @pytest.mark.usefixtures("cpu_only")
 def test_video_of_tiny(measure, benchmark, scale, untrained):
     size, network = scale.tiny
-    run, frames = untrained(TINY, [PREDICTOR], size=size, network=network), 2 if scale.quick else 20
+    frames = 2 if scale.quick else 20
+    projected, plain = (
+        untrained(recipe, [PREDICTOR], size=size, network=network)
+        for recipe in (TINY, TINY.replace(projection_weight=0.0))
+    )
 
-    def video():
-        seconds_of_a_video(run, 1, frames)
+    def video_of(run):
+        return lambda: seconds_of_a_video(run, 1, frames)
 
-    functions = {"ours": clock.shipped(video), "reference": clock.by_reference(video)}
+    functions = {
+        "ours": clock.shipped(video_of(projected)),
+        "without projection": clock.shipped(video_of(plain)),
+        "reference, without": clock.by_reference(video_of(plain)),
+    }
     works = frame_works(TINY, network, size[0] * size[1])
     seconds = measure(functions, works, rounds=3, recipe="tiny", batch=1, size=size, frames=frames)
     benchmark.extra_info["frames_a_second"] = {name: frames / value for name, value in seconds.items()}
