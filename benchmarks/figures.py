@@ -75,7 +75,7 @@ def _of_network(info: report.Info) -> str:
 
 
 def _of_tiny(step: report.Info, video: report.Info) -> str:
-    rate = f"{video['frames_a_second']['ours']:.3g} frames a second of {size_of(video['size'])}"
+    rate = f"{video['frames_a_second']['ours']:.3g} frames a second of {size_of(video['size'])} with projection"
     return f"`tiny`, a training step: {faster([step])}; {rate}"
 
 

@@ -126,7 +126,8 @@ def test_the_headlines_are_those_of_what_was_measured(file, made_up):
     video = {"recipe": "tiny", "size": [36, 64], "frames": 20, "frames_a_second": {"ours": 41.3}}
     step = made_up.step({"ours": 0.05, "reference": 0.1}, {})
     assert headlines(file(step, ("bench_rollout.py::test_video_of_tiny", video))).splitlines() == [
-        "- `tiny`, a training step: 50 ms; 2.0 times as fast as the reference (100 ms); 41.3 frames a second of 64x36.",
+        "- `tiny`, a training step: 50 ms; 2.0 times as fast as the reference (100 ms); 41.3 frames a second of 64x36 "
+        "with projection.",
         "- Some CPU, 2 threads, avx2 kernels, commit 0123456; all figures: [docs/benchmarks.md](docs/benchmarks.md).",
     ]
     assert headlines(file()).count("\n") == 1
