@@ -30,7 +30,7 @@ class Seam:
         near_kept, near_made = (F.max_pool2d(of, SIDE, 1, SIDE // 2) for of in (self.kept, self.made))
         self.seam = near_kept * near_made  # (1, 1, H, W): 1 where both are near, else 0
         self.weight = _smooth(self.seam).clamp(min=TINY)
-        self.share = self.made * _falling(self.kept)  # (1, 1, H, W): of the correction
+        self.share = self.made * _falling(self.kept)  # (1, 1, H, W): of the correction; 0 where something is kept
 
     def __call__(self, clean: Tensor, sigma: float, step: int) -> Tensor:
         return self.bridged(clean) if sigma >= LEAST_SIGMA else clean
@@ -40,8 +40,7 @@ class Seam:
         kept, made = (_around(image * of) / area for of, area in zip((self.kept, self.made), self.areas, strict=True))
         difference = (kept - made) * self.seam
         difference = difference * torch.exp(-difference.square().mean(1, keepdim=True) / OBJECT**2)
-        moved = (image + _smooth(difference) / self.weight * self.share).clamp(-1, 1)
-        return torch.where(self.kept > 0, image, moved)
+        return (image + _smooth(difference) / self.weight * self.share).clamp(-1, 1)
 
 
 def _around(values: Tensor) -> Tensor:

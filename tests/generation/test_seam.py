@@ -34,7 +34,9 @@ def test_a_step_in_brightness_is_bridged(known):
 
 def test_where_both_agree_and_where_an_object_is_cut_off_nothing_changes():
     texture = 0.3 * torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0))
-    assert float((Seam(KNOWN).bridged(texture) - texture).abs().mean()) < 0.01
+    met = Seam(KNOWN)
+    beside = (met.seam * met.made)[0, 0] > 0
+    assert float((met.bridged(texture) - texture)[..., beside].abs().mean()) < 0.3 * float(texture.std())
     image = step(KNOWN, 5 * OBJECT)
     assert torch.allclose(Seam(KNOWN).bridged(image), image, atol=1e-6)
 
