@@ -29,9 +29,10 @@ COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least th
 # the clip is found in the rest but for this share of its contrast. In other clips what is small would be lost.
 RECURRING = 0.45
 RECURRING_QUERIES = 4  # moments of that part
-# Multiple of the sampler's noise, for motion and diversity; and what is added to it for each unit by which that share
-# is smaller: the coarser scale mends what more noise spoils.
-SURPRISE, RECURRING_SURPRISE = 1.15, 1.5
+# Multiple of each clean estimate's change from the last frame: a rollout's errors and its projection take motion, and
+# what is small fades. What is added to it, and to the sampler's noise, for each unit by which that share is smaller,
+# for motion and diversity: the coarser scale mends what both spoil.
+GAIN, RECURRING_GAIN, RECURRING_SURPRISE = 1.1, 0.5, 2.2
 TINY = 1e-6  # in place of a change or of an error of 0
 FIRST_ROUNDS, ROUNDS = 20, 4  # of the search: from a random field; from that of the frame before
 SEED = 0  # of the search: its random numbers matter little
@@ -66,11 +67,12 @@ class PatchProjection:
         while min(pyramid[-1].shape[1:3]) >= 2 * COARSEST_SIDE:
             pyramid.append(_half_video(pyramid[-1]))
         coarser = _half_video(pyramid[-1])
-        spare = RECURRING - not_recurring(coarser, self.depth)
+        spare = max(0.0, RECURRING - not_recurring(coarser, self.depth))
         if spare > 0:
             pyramid.append(coarser)
-        surprise = SURPRISE + RECURRING_SURPRISE * max(0.0, spare)
-        self.surprise = 1 + weight * (surprise - 1)  # of what it projects: multiple of the noise
+        # Of the process whose frames it projects: multiples of the noise, and of changes.
+        self.surprise = 1 + weight * RECURRING_SURPRISE * spare
+        self.gain = 1 + weight * (GAIN - 1 + RECURRING_GAIN * spare)
         order = _order(len(clip), frame_offset)
         follows, pairs = (_follow(order, frame_offset, depth).to(clip.device) for depth in (self.depth, 2))
         videos = [video[order.to(clip.device)].contiguous() for video in pyramid]

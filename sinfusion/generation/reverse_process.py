@@ -32,6 +32,7 @@ STREAM_SAMPLE = 16  # plus `Role.conditions`, so that Predictor and Projector dr
 DRAWS_A_FRAME = 4096  # counters of a frame in one row: the last is that of x's first noise, the others of evaluations
 EVALUATIONS_A_ROW = DRAWS_A_FRAME - 1
 NOISE = 6  # column of the coefficients: of the noise that is added
+GAIN_SIGMA = 0.5  # in units of sigma_data: below it, where texture is made, changes are not amplified
 ROW = 2**51  # further evaluations go on in rows of their own, each beyond the counters of 2^39 frames
 
 MOST_JUMPS = 100
@@ -58,6 +59,7 @@ class ReverseProcess:
         stream: int = STREAM_SAMPLE,  # of the generator
         wraps: tuple[bool, bool] = (False, False),  # whether rows, and columns, go on at the other border: a tile
         surprise: float = 1.0,  # multiple of the noise
+        gain: float = 1.0,  # multiple of clean estimates' change from the prior mean
     ):
         network = denoiser.network
         assert isinstance(network, NextNet)
@@ -66,8 +68,9 @@ class ReverseProcess:
         self.device = device = next(network.parameters()).device
         sigma = torch.tensor([step.sigma for step in steps], device=device)
         offset = None if frame_offset is None else torch.full((len(steps),), frame_offset, device=device)
-        self.coefficients = torch.tensor(_coefficients(denoiser, steps, frame_offset), device=device)  # (S + 1, 9)
-        self.surprise = surprise
+        self.surprise, self.gain = surprise, gain
+        rows = _coefficients(denoiser, steps, frame_offset, gain)
+        self.coefficients = torch.tensor(rows, device=device)  # (S + 1, 9)
         self.coefficients[:, NOISE] *= surprise
         self.noise = self.coefficients[:, NOISE].clone()  # (S + 1,)
         self.draws = torch.from_numpy(_draws(len(steps))).to(device)  # (S + 1,) int64
@@ -88,14 +91,14 @@ class ReverseProcess:
             raise SettingError(f"{{jumps}} must be from 0 to {MOST_JUMPS}, not {jumps!r:.40}.")
         if jumps == 0:
             return self
-        return self._with(resampled(self.steps, int(jumps)), self.surprise)
+        return self._with(resampled(self.steps, int(jumps)), self.surprise, self.gain)
 
-    def surprising(self, surprise: float) -> ReverseProcess:
-        """The same with so many times the noise; a guide comes after this."""
-        return self if surprise == self.surprise else self._with(self.steps, surprise)
+    def livelier(self, surprise: float, gain: float) -> ReverseProcess:
+        """The same with so many times the noise, and the change from the prior mean; a guide comes after this."""
+        return self if (surprise, gain) == (self.surprise, self.gain) else self._with(self.steps, surprise, gain)
 
-    def _with(self, steps: Sequence[Step], surprise: float) -> ReverseProcess:
-        how = self.conditions, self.frame_offset, self.graphed is not None, self.stream, self.wraps, surprise
+    def _with(self, steps: Sequence[Step], surprise: float, gain: float) -> ReverseProcess:
+        how = self.conditions, self.frame_offset, self.graphed is not None, self.stream, self.wraps, surprise, gain
         return ReverseProcess(self.denoiser, steps, *how)
 
     def guided(self, guide: Guide | None) -> ReverseProcess:
@@ -220,13 +223,19 @@ def _channels_last(value: Tensor) -> Tensor:
     return value.contiguous(memory_format=torch.channels_last)
 
 
-def _coefficients(denoiser: Denoiser, steps: Sequence[Step], frame_offset: int | None) -> list[tuple[float, ...]]:
+def _coefficients(
+    denoiser: Denoiser, steps: Sequence[Step], frame_offset: int | None, gain: float
+) -> list[tuple[float, ...]]:
     """(S + 1, 9), as `ops.ddpm_step` takes them: the first noise, then the step after each evaluation."""
     sigma_data, form = denoiser.sigma_data_at(frame_offset), denoiser.parameterization
     inputs = [form.input(step.sigma, sigma_data) for step in steps] + [(0.0, 0.0)]
     rows: list[tuple[float, ...]] = [(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, steps[0].sigma, *inputs[0])]
     for step, following in zip(steps, inputs[1:], strict=True):
-        rows.append((*form.estimate(step.sigma, sigma_data), *step[1:], *following))
+        estimate = form.estimate(step.sigma, sigma_data)
+        if gain != 1 and step.sigma >= GAIN_SIGMA * sigma_data:
+            of_output, of_x, of_prior_mean = (gain * value for value in estimate)
+            estimate = of_output, of_x, of_prior_mean + 1 - gain  # gain of clean - prior_mean
+        rows.append((*estimate, *step[1:], *following))
     return rows
 
 

@@ -10,7 +10,14 @@ import torch
 from sinfusion import extrapolate, generate, ops, retarget
 from sinfusion.errors import SinfusionError
 from sinfusion.generation import projection
-from sinfusion.generation.projection import RECURRING, RECURRING_SURPRISE, SURPRISE, PatchProjection, not_recurring
+from sinfusion.generation.projection import (
+    GAIN,
+    RECURRING,
+    RECURRING_GAIN,
+    RECURRING_SURPRISE,
+    PatchProjection,
+    not_recurring,
+)
 from sinfusion.generation.video import next_frame
 from sinfusion.metrics.nearest_neighbors import nnf, nnfdist
 from sinfusion.pixels import to_unit
@@ -243,15 +250,18 @@ def test_coarser_scales_tolerate_less_as_less_changes_there():
     assert 0 < coarser.tolerance < 0.9 * finest.tolerance
 
 
-def test_projected_rollouts_have_more_noise_the_more_so_the_better_the_clip_recurs(video_run, monkeypatch):
-    def noise(share, **how):
+def test_projected_rollouts_move_more_the_more_so_the_better_the_clip_recurs(video_run, monkeypatch):
+    def multiples(share, run=video_run, **how):
         monkeypatch.setattr(projection, "not_recurring", lambda clip, depth: share)
-        return next_frame(video_run, **how).predict.noise
+        predict = next_frame(run, **how).predict
+        return predict.surprise, predict.gain
 
-    usual, most = noise(math.inf, projection=0.0), SURPRISE + RECURRING_SURPRISE * (RECURRING - 0.2)
-    torch.testing.assert_close(noise(math.inf), SURPRISE * usual)
-    torch.testing.assert_close(noise(0.2), most * usual)
-    torch.testing.assert_close(noise(math.inf, projection=0.5), (1 + SURPRISE) / 2 * usual)
-    torch.testing.assert_close(noise(0.2, projection=0.5), (1 + most) / 2 * usual)
-    assert torch.equal(noise(0.2, projection=0.0), usual)
-    assert torch.equal(noise(0.2, sigma_start=0.1), noise(math.inf, sigma_start=0.1))  # a target tells what happens
+    spare = RECURRING - 0.2
+    most = 1 + RECURRING_SURPRISE * spare, GAIN + RECURRING_GAIN * spare
+    assert multiples(math.inf) == pytest.approx((1, GAIN))
+    assert multiples(0.2) == pytest.approx(most)
+    assert multiples(math.inf, projection=0.5) == pytest.approx((1, (1 + GAIN) / 2))
+    assert multiples(0.2, projection=0.5) == pytest.approx([(1 + value) / 2 for value in most])
+    assert multiples(0.2, projection=0.0) == multiples(0.2, sigma_start=0.1) == (1, 1)  # a target tells what happens
+    models = {**video_run.models, "predictor": {**video_run.models["predictor"], "parameterization": "x0"}}
+    assert multiples(0.2, dataclasses.replace(video_run, models=models)) == pytest.approx((most[0], 1))

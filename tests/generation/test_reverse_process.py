@@ -13,6 +13,7 @@ from sinfusion.diffusion.schedule import cosine_schedule, karras_sigmas
 from sinfusion.errors import SinfusionError
 from sinfusion.generation.reverse_process import (
     DRAWS_A_FRAME,
+    GAIN_SIGMA,
     STREAM_SAMPLE,
     ReverseProcess,
     reverse_process,
@@ -35,9 +36,9 @@ def sampling_sigmas(run, role, frame_offset=1, **settings):
     return sigmas_of(run.recipe, role, run.denoiser(role), frame_offset, **settings)
 
 
-def process_of(run, role, sigmas, frame_offset=None, sampler="ancestral"):
+def process_of(run, role, sigmas, frame_offset=None, sampler="ancestral", gain=1.0):
     steps, conditions, stream = SAMPLERS[sampler](sigmas), run.recipe.conditions(role), STREAM_SAMPLE + role.conditions
-    return ReverseProcess(run.denoiser(role), steps, conditions, frame_offset, run.graph, stream)
+    return ReverseProcess(run.denoiser(role), steps, conditions, frame_offset, run.graph, stream, gain=gain)
 
 
 def sigma_data(run, role, frame_offset=1):
@@ -175,6 +176,15 @@ def test_the_noise_is_scaled_and_comes_back_to_the_bit(video_run, graph):
     assert torch.equal(samples(1.0)[0], usual[0])
 
 
+def test_a_gain_makes_more_of_what_changes(video_run):
+    run, seeds = video_run.to("cpu", "fp32"), torch.tensor([0])
+    condition = to_unit(torch.from_numpy(run.frames[:2])).reshape(1, -1, *run.size)
+    usual = reverse_process(run, PREDICTOR, frame_offset=1)
+    changes = [process(seeds, 0, condition) - condition[:, :3] for process in (usual, usual.livelier(1.0, 1.3))]
+    small, large = (change.square().mean().sqrt() for change in changes)
+    assert usual.livelier(1.0, 1.0) is usual and 1.05 < large / small < 3
+
+
 def test_what_is_known_is_kept(video_run):
     known = torch.zeros(1, 1, 11, 13, dtype=torch.bool)
     known[..., :6] = True
@@ -190,10 +200,11 @@ def test_samples_are_images(image_run):
     assert outputs.abs().max() <= 1
 
 
+@pytest.mark.parametrize("gain", [1.0, 1.2])
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "heun"])
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("role", [PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
-def test_the_fused_process_is_the_plain_loop_with_the_denoiser(video_run, role, parameterization, sampler):
+def test_the_fused_process_is_the_plain_loop_with_the_denoiser(video_run, role, parameterization, sampler, gain):
     """To fp32's rounding: the loop embeds the time of one evaluation at once, and adds in another order."""
     run = video_run.to("cpu", "fp32")
     run.models = {**run.models, role.name: {**run.models[role.name], "parameterization": parameterization}}
@@ -206,8 +217,9 @@ def test_the_fused_process_is_the_plain_loop_with_the_denoiser(video_run, role, 
     known = torch.zeros(1, 1, *run.size, dtype=torch.bool)
     known[..., :5] = True
     image = to_unit(torch.from_numpy(run.frames[5:6]))
-    sigmas = np.array([2.0, 0.7, 0.2, 0.0])
-    process = process_of(run, role, sigmas, offset, sampler)
+    least = GAIN_SIGMA * denoiser.sigma_data_at(offset)  # the last evaluation is below it
+    sigmas = np.array([4.0, 1.4, 1.01, 0.5, 0.0]) * least
+    process = process_of(run, role, sigmas, offset, sampler, gain)
     outputs = process(seeds, frame_index, condition, init_image, None, known, image)
 
     def noise(step):
@@ -216,10 +228,13 @@ def test_the_fused_process_is_the_plain_loop_with_the_denoiser(video_run, role, 
     offsets = None if offset is None else torch.tensor([offset, offset])
 
     def denoise(x, sigma):
-        return torch.where(known, image, denoiser(x, sigma, condition, offsets).clamp(-1, 1))
+        clean, prior_mean = denoiser(x, sigma, condition, offsets), denoiser.prior_mean(x, condition)
+        if (sigma >= least).all():
+            clean = prior_mean + gain * (clean - prior_mean)
+        return torch.where(known, image, clean.clamp(-1, 1))
 
     mean = denoiser.prior_mean(outputs, condition) if init_image is None else init_image
     with torch.no_grad():
-        plain = sample(denoise, mean + 2.0 * noise(DRAWS_A_FRAME - 1), SAMPLERS[sampler](sigmas), noise)
+        plain = sample(denoise, mean + sigmas[0] * noise(DRAWS_A_FRAME - 1), SAMPLERS[sampler](sigmas), noise)
     torch.testing.assert_close(outputs, plain, rtol=1e-4, atol=1e-4)
     assert torch.equal(outputs[..., :5].round(decimals=5), image.expand_as(outputs)[..., :5].round(decimals=5))
