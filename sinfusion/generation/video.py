@@ -192,8 +192,7 @@ def next_frame(
     project = _projection(run, frame_offset, projection, run.recipe.border if free else 0)
     predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start)
     if project is not None and free:
-        # Others have no prior mean from which a gain was measured.
-        predict = predict.livelier(project.surprise, project.gain if predict.denoiser.preconditioned else 1.0)
+        predict = predict.livelier(project.surprise, project.gain)
     correct = _correction(run) if run.recipe.correction_timesteps else None
     return NextFrame(predict, correct, project)
 

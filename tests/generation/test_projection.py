@@ -251,9 +251,9 @@ def test_coarser_scales_tolerate_less_as_less_changes_there():
 
 
 def test_projected_rollouts_move_more_the_more_so_the_better_the_clip_recurs(video_run, monkeypatch):
-    def multiples(share, run=video_run, **how):
+    def multiples(share, **how):
         monkeypatch.setattr(projection, "not_recurring", lambda clip, depth: share)
-        predict = next_frame(run, **how).predict
+        predict = next_frame(video_run, **how).predict
         return predict.surprise, predict.gain
 
     spare = RECURRING - 0.2
@@ -263,5 +263,3 @@ def test_projected_rollouts_move_more_the_more_so_the_better_the_clip_recurs(vid
     assert multiples(math.inf, projection=0.5) == pytest.approx((1, (1 + GAIN) / 2))
     assert multiples(0.2, projection=0.5) == pytest.approx([(1 + value) / 2 for value in most])
     assert multiples(0.2, projection=0.0) == multiples(0.2, sigma_start=0.1) == (1, 1)  # a target tells what happens
-    models = {**video_run.models, "predictor": {**video_run.models["predictor"], "parameterization": "x0"}}
-    assert multiples(0.2, dataclasses.replace(video_run, models=models)) == pytest.approx((most[0], 1))
