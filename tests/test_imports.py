@@ -36,7 +36,7 @@ ROOMS = {
     ],
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
     "generation": [
-        {"border", "seam", "reverse_process", "streaming", "guidance"},
+        {"border", "seam", "texture", "reverse_process", "streaming", "guidance"},
         {"projection", "restyling"},
         {"video"},
         {"image", "loops", "extension"},

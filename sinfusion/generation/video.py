@@ -27,6 +27,7 @@ from .guidance import UNGUIDED, Guidance
 from .projection import PatchProjection
 from .reverse_process import ReverseProcess, reverse_process
 from .streaming import copy_to_host_async
+from .texture import SHARE, Texture
 
 Frames = np.ndarray  # (..., H, W, 3) uint8
 
@@ -138,6 +139,7 @@ class NextFrame:
     predict: ReverseProcess
     correct: ReverseProcess | None = None
     project: PatchProjection | None = None
+    texture: Texture | None = None
 
     def __call__(
         self,
@@ -156,6 +158,8 @@ class NextFrame:
             image = self.correct(seeds, frame_index, None, image, None, mask, kept)
         if self.project is not None:
             image = self.project(image, previous)
+        if self.texture is not None:
+            image = self.texture(image, frame_index)
         return image if mask is None or kept is None else torch.where(mask, kept, image)
 
     @property
@@ -190,11 +194,12 @@ def next_frame(
     """What generates the next frame of a rollout, as the run's recipe has it."""
     free = sigma_start is None  # no target tells what enters, and what happens
     project = _projection(run, frame_offset, projection, run.recipe.border if free else 0)
-    predict = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start)
+    predict, texture = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start), None
     if project is not None and free:
         predict = predict.livelier(project.surprise, project.gain)
+        texture = Texture(project.scales[0].clip, project.weight * SHARE)
     correct = _correction(run) if run.recipe.correction_timesteps else None
-    return NextFrame(predict, correct, project)
+    return NextFrame(predict, correct, project, texture)
 
 
 def _projection(run: Run, frame_offset: int, projection: float | None, border: int) -> PatchProjection | None:
