@@ -2,8 +2,8 @@
 
 What is fine and stands still fades, a little with every frame: each denoising and each mean of patches takes a part of
 it. So the responses of random linear filters to a frame are compared with those to the clip's frames, as distributions:
-the sorted responses that are out of the clip's range move towards it, and with them the pixels. That is a step down the
-sliced Wasserstein distance of patches (Elnekave & Weiss 2022), from a range in place of one image, since frames differ.
+sorted responses that are weaker than in any of these become stronger, and pixels with them. That is a step down the
+sliced Wasserstein distance of patches (Elnekave & Weiss 2022), to a range in place of one image, since frames differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import ops
 
-SIDE = 7  # rows and columns of a filter
+SIDE = 7  # rows and columns of a filter, fewer than any frame has
 STRIDE = 2  # pixels from one place of a filter to the next
 FILTERS, GROUPS = 16, 4  # filters of a frame; sets of them, which take turns
 FRAMES = 12  # of the clip, whose responses are the range
@@ -27,8 +27,7 @@ class Texture:
     """The clip's range of texture; called with each frame of a rollout."""
 
     def __init__(self, clip: Tensor, share: float = SHARE):  # clip: (T, H, W, 3) in [-1, 1]
-        self.share, self.side = share, min(SIDE, *clip.shape[1:3])
-        shape = GROUPS, FILTERS, 3, self.side, self.side
+        self.share, shape = share, (GROUPS, FILTERS, 3, SIDE, SIDE)
         filters = ops.normal([0], STREAM_FILTERS, 0, shape, clip.device)[0]
         filters = filters - filters.mean((3, 4), keepdim=True)  # brightness and colour may change
         self.filters = filters / filters.square().sum((2, 3, 4), keepdim=True).sqrt()
@@ -46,12 +45,10 @@ class Texture:
         return torch.stack(quantiles).amin(0), torch.stack(quantiles).amax(0)
 
     def __call__(self, images: Tensor, frame_index: int | Tensor) -> Tensor:
-        """(B, 3, H, W), channels last: images of this shape, in [-1, 1], moved a share of the way into the range.
+        """(B, 3, H, W), channels last: images of this shape, in [-1, 1], a share of the way to as strong a texture.
 
         frame_index: chooses the filters; a tensor is () int64 on the device.
         """
-        if min(images.shape[2:]) < self.side:
-            return images
         group = torch.as_tensor(frame_index, device=images.device).reshape(1) % GROUPS
         filters, *bounds = (value.index_select(0, group)[0] for value in (self.filters, self.least, self.most))
         moves = [self._move(image[None], filters, *bounds) for image in images]  # one by one: the same in any batch
@@ -67,9 +64,9 @@ class Texture:
         missing = torch.where(in_order > 0, above.clamp(min=0), below.clamp(max=0))
         missing = torch.empty_like(missing).scatter_(1, order, missing).view_as(responses)
         # Pixels beyond the last place of a filter.
-        beyond = [(side - self.side) % STRIDE for side in image.shape[2:]]
+        beyond = [(side - SIDE) % STRIDE for side in image.shape[2:]]
         sums = F.conv_transpose2d(missing, filters, stride=STRIDE, output_padding=beyond)
-        one = torch.ones(1, 1, self.side, self.side, device=image.device)
+        one = torch.ones(1, 1, SIDE, SIDE, device=image.device)
         patches = F.conv_transpose2d(torch.ones_like(missing[:, :1]), one, stride=STRIDE, output_padding=beyond)
         # Of directions drawn evenly, `filters[0].numel() / FILTERS` times the sum of projections is the vector.
         return self.share * filters[0].numel() / FILTERS * sums / patches.clamp(min=1)
