@@ -21,6 +21,7 @@ from ..patches.engine import Effort, Level, coarse_to_fine
 from ..patches.pyramid import level_scales, resample
 from ..patches.videos import plain_levels
 from .border import Border
+from .reverse_process import Multiples
 
 SIDE = 7  # rows and columns of a patch, as in VGPNN
 VOTING = 3  # rows and columns in the middle of a patch that count: more blur what is small until it is gone
@@ -70,9 +71,10 @@ class PatchProjection:
         spare = max(0.0, RECURRING - not_recurring(coarser, self.depth))
         if spare > 0:
             pyramid.append(coarser)
-        # Of the process whose frames it projects: multiples of the noise, and of changes.
-        self.surprise = 1 + weight * RECURRING_SURPRISE * spare
-        self.gain = 1 + weight * (GAIN - 1 + RECURRING_GAIN * spare)
+        # Of the process whose frames it projects.
+        self.multiples = Multiples(
+            noise=1 + weight * RECURRING_SURPRISE * spare, change=1 + weight * (GAIN - 1 + RECURRING_GAIN * spare)
+        )
         order = _order(len(clip), frame_offset)
         follows, pairs = (_follow(order, frame_offset, depth).to(clip.device) for depth in (self.depth, 2))
         videos = [video[order.to(clip.device)].contiguous() for video in pyramid]

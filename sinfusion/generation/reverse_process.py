@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,16 @@ GRAPHED_PIXELS = 2**14
 Guide = Callable[[Tensor, float, int], Tensor]
 
 
+class Multiples(NamedTuple):
+    """What a reverse process has more of, or less."""
+
+    noise: float = 1.0
+    change: float = 1.0  # of clean estimates from the prior mean
+
+
+AS_TRAINED = Multiples()
+
+
 class ReverseProcess:
     """A denoiser, the steps of a sampler and a frame offset, with their numbers on the device."""
 
@@ -58,8 +68,7 @@ class ReverseProcess:
         graph: bool = True,  # on a CPU, capture small images
         stream: int = STREAM_SAMPLE,  # of the generator
         wraps: tuple[bool, bool] = (False, False),  # whether rows, and columns, go on at the other border: a tile
-        surprise: float = 1.0,  # multiple of the noise
-        gain: float = 1.0,  # multiple of clean estimates' change from the prior mean
+        multiples: Multiples = AS_TRAINED,
     ):
         network = denoiser.network
         assert isinstance(network, NextNet)
@@ -68,10 +77,10 @@ class ReverseProcess:
         self.device = device = next(network.parameters()).device
         sigma = torch.tensor([step.sigma for step in steps], device=device)
         offset = None if frame_offset is None else torch.full((len(steps),), frame_offset, device=device)
-        self.surprise, self.gain = surprise, gain
-        rows = _coefficients(denoiser, steps, frame_offset, gain)
+        self.multiples = multiples
+        rows = _coefficients(denoiser, steps, frame_offset, multiples.change)
         self.coefficients = torch.tensor(rows, device=device)  # (S + 1, 9)
-        self.coefficients[:, NOISE] *= surprise
+        self.coefficients[:, NOISE] *= multiples.noise
         self.noise = self.coefficients[:, NOISE].clone()  # (S + 1,)
         self.draws = torch.from_numpy(_draws(len(steps))).to(device)  # (S + 1,) int64
         with torch.no_grad():
@@ -91,14 +100,14 @@ class ReverseProcess:
             raise SettingError(f"{{jumps}} must be from 0 to {MOST_JUMPS}, not {jumps!r:.40}.")
         if jumps == 0:
             return self
-        return self._with(resampled(self.steps, int(jumps)), self.surprise, self.gain)
+        return self._with(resampled(self.steps, int(jumps)), self.multiples)
 
-    def livelier(self, surprise: float, gain: float) -> ReverseProcess:
-        """The same with so many times the noise, and the change from the prior mean; a guide comes after this."""
-        return self if (surprise, gain) == (self.surprise, self.gain) else self._with(self.steps, surprise, gain)
+    def livelier(self, multiples: Multiples) -> ReverseProcess:
+        """The same with so much noise and change; a guide comes after this."""
+        return self if multiples == self.multiples else self._with(self.steps, multiples)
 
-    def _with(self, steps: Sequence[Step], surprise: float, gain: float) -> ReverseProcess:
-        how = self.conditions, self.frame_offset, self.graphed is not None, self.stream, self.wraps, surprise, gain
+    def _with(self, steps: Sequence[Step], multiples: Multiples) -> ReverseProcess:
+        how = self.conditions, self.frame_offset, self.graphed is not None, self.stream, self.wraps, multiples
         return ReverseProcess(self.denoiser, steps, *how)
 
     def guided(self, guide: Guide | None) -> ReverseProcess:

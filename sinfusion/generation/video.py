@@ -196,7 +196,7 @@ def next_frame(
     project = _projection(run, frame_offset, projection, run.recipe.border if free else 0)
     predict, texture = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start), None
     if project is not None and free:
-        predict = predict.livelier(project.surprise, project.gain)
+        predict = predict.livelier(project.multiples)
         texture = Texture(project.scales[0].clip, project.weight * SHARE)
     correct = _correction(run) if run.recipe.correction_timesteps else None
     return NextFrame(predict, correct, project, texture)

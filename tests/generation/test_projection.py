@@ -253,8 +253,7 @@ def test_coarser_scales_tolerate_less_as_less_changes_there():
 def test_projected_rollouts_move_more_the_more_so_the_better_the_clip_recurs(video_run, monkeypatch):
     def multiples(share, **how):
         monkeypatch.setattr(projection, "not_recurring", lambda clip, depth: share)
-        predict = next_frame(video_run, **how).predict
-        return predict.surprise, predict.gain
+        return next_frame(video_run, **how).predict.multiples
 
     spare = RECURRING - 0.2
     most = 1 + RECURRING_SURPRISE * spare, GAIN + RECURRING_GAIN * spare

@@ -15,6 +15,7 @@ from sinfusion.generation.reverse_process import (
     DRAWS_A_FRAME,
     GAIN_SIGMA,
     STREAM_SAMPLE,
+    Multiples,
     ReverseProcess,
     reverse_process,
 )
@@ -38,7 +39,9 @@ def sampling_sigmas(run, role, frame_offset=1, **settings):
 
 def process_of(run, role, sigmas, frame_offset=None, sampler="ancestral", gain=1.0):
     steps, conditions, stream = SAMPLERS[sampler](sigmas), run.recipe.conditions(role), STREAM_SAMPLE + role.conditions
-    return ReverseProcess(run.denoiser(role), steps, conditions, frame_offset, run.graph, stream, gain=gain)
+    return ReverseProcess(
+        run.denoiser(role), steps, conditions, frame_offset, run.graph, stream, multiples=Multiples(change=gain)
+    )
 
 
 def sigma_data(run, role, frame_offset=1):
@@ -180,9 +183,11 @@ def test_a_gain_makes_more_of_what_changes(video_run):
     run, seeds = video_run.to("cpu", "fp32"), torch.tensor([0])
     condition = to_unit(torch.from_numpy(run.frames[:2])).reshape(1, -1, *run.size)
     usual = reverse_process(run, PREDICTOR, frame_offset=1)
-    changes = [process(seeds, 0, condition) - condition[:, :3] for process in (usual, usual.livelier(1.0, 1.3))]
+    changes = [
+        process(seeds, 0, condition) - condition[:, :3] for process in (usual, usual.livelier(Multiples(1.0, 1.3)))
+    ]
     small, large = (change.square().mean().sqrt() for change in changes)
-    assert usual.livelier(1.0, 1.0) is usual and 1.05 < large / small < 3
+    assert usual.livelier(Multiples()) is usual and 1.05 < large / small < 3
 
 
 def test_what_is_known_is_kept(video_run):
