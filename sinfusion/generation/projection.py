@@ -33,7 +33,7 @@ RECURRING_QUERIES = 4  # moments of that part
 # Multiple of each clean estimate's change from the last frame: a rollout's errors and its projection take motion, and
 # what is small fades. What is added to it, and to the sampler's noise, for each unit by which that share is smaller,
 # for motion and diversity: the coarser scale mends what both spoil.
-GAIN, RECURRING_GAIN, RECURRING_SURPRISE = 1.08, 0.5, 2.2
+GAIN, RECURRING_GAIN, RECURRING_SURPRISE = 1.08, 0.25, 2.2
 TINY = 1e-6  # in place of a change or of an error of 0
 FIRST_ROUNDS, ROUNDS = 20, 4  # of the search: from a random field; from that of the frame before
 SEED = 0  # of the search: its random numbers matter little
