@@ -26,8 +26,8 @@ STREAM_FILTERS = 0x54657874  # of the random number generator
 class Texture:
     """The clip's range of texture; called with each frame of a rollout."""
 
-    def __init__(self, clip: Tensor, share: float = SHARE):  # clip: (T, H, W, 3) in [-1, 1]
-        self.share, shape = share, (GROUPS, FILTERS, 3, SIDE, SIDE)
+    def __init__(self, clip: Tensor, weight: float = 1.0):  # clip: (T, H, W, 3) in [-1, 1]; weight: of SHARE
+        self.share, shape = weight * SHARE, (GROUPS, FILTERS, 3, SIDE, SIDE)
         filters = ops.normal([0], STREAM_FILTERS, 0, shape, clip.device)[0]
         filters = filters - filters.mean((3, 4), keepdim=True)  # brightness and colour may change
         self.filters = filters / filters.square().sum((2, 3, 4), keepdim=True).sqrt()
@@ -39,7 +39,7 @@ class Texture:
     def _range(self, frames: list[Tensor], filters: Tensor) -> tuple[Tensor, Tensor]:
         """(FILTERS, QUANTILES): the least and the most of each quantile of the responses to frames (1, 3, H, W)."""
         quantiles = [
-            resampled(F.conv2d(frame, filters, stride=STRIDE)[0].flatten(1).sort(1).values, QUANTILES)
+            at_ranks(F.conv2d(frame, filters, stride=STRIDE)[0].flatten(1).sort(1).values, QUANTILES)
             for frame in frames
         ]
         return torch.stack(quantiles).amin(0), torch.stack(quantiles).amax(0)
@@ -60,7 +60,7 @@ class Texture:
         in_order, order = responses.flatten(2)[0].sort(1)
         count = in_order.shape[1]
         # Nothing is weakened: a rollout may have more things than any frame of the clip.
-        above, below = resampled(least, count) - in_order, resampled(most, count) - in_order
+        above, below = at_ranks(least, count) - in_order, at_ranks(most, count) - in_order
         missing = torch.where(in_order > 0, above.clamp(min=0), below.clamp(max=0))
         missing = torch.empty_like(missing).scatter_(1, order, missing).view_as(responses)
         # Pixels beyond the last place of a filter.
@@ -72,6 +72,6 @@ class Texture:
         return self.share * filters[0].numel() / FILTERS * sums / patches.clamp(min=1)
 
 
-def resampled(values: Tensor, count: int) -> Tensor:
+def at_ranks(values: Tensor, count: int) -> Tensor:
     """(N, count): sorted values (N, M), evenly picked, with those between by interpolation."""
     return F.interpolate(values[None], size=count, mode="linear", align_corners=True)[0]

@@ -27,7 +27,7 @@ from .guidance import UNGUIDED, Guidance
 from .projection import PatchProjection
 from .reverse_process import ReverseProcess, reverse_process
 from .streaming import copy_to_host_async
-from .texture import SHARE, Texture
+from .texture import Texture
 
 Frames = np.ndarray  # (..., H, W, 3) uint8
 
@@ -197,7 +197,7 @@ def next_frame(
     predict, texture = reverse_process(run, PREDICTOR, None, frame_offset, steps, sigma_start), None
     if project is not None and free:
         predict = predict.livelier(project.multiples)
-        texture = Texture(project.scales[0].clip, project.weight * SHARE)
+        texture = Texture(project.scales[0].clip, project.weight)
     correct = _correction(run) if run.recipe.correction_timesteps else None
     return NextFrame(predict, correct, project, texture)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sinfusion.generation.texture import FILTERS, GROUPS, QUANTILES, STRIDE, Texture, resampled
+from sinfusion.generation.texture import FILTERS, GROUPS, QUANTILES, STRIDE, Texture, at_ranks
 from sinfusion.generation.video import next_frame
 from sinfusion.pixels import to_unit
 from sinfusion.scene import render
@@ -41,7 +41,7 @@ def test_detail_that_faded_comes_back_where_it_was():
 
 
 def test_nothing_is_weakened():
-    """Twice the contrast, as of a rollout with more things than any frame has, stays as it is."""
+    """Four times the contrast, as of a rollout with more things than any frame has, stays as it is."""
     rich = (0.5 * (FRAMES - FRAMES.mean((2, 3), keepdim=True))).clamp(-1, 1)
     texture = Texture((0.25 * rich).movedim(1, -1).contiguous())
     torch.testing.assert_close(texture(rich[:1], 0), rich[:1], atol=1e-3, rtol=0)
@@ -70,7 +70,7 @@ def test_a_range_holds_the_quantiles_of_each_frame():
     assert texture.least.shape == texture.most.shape == (GROUPS, FILTERS, QUANTILES)
     for frame in FRAMES:
         responses = F.conv2d(frame[None], texture.filters[2], stride=STRIDE)[0].flatten(1).sort(1).values
-        quantiles = resampled(responses, QUANTILES)
+        quantiles = at_ranks(responses, QUANTILES)
         assert (quantiles >= texture.least[2]).all() and (quantiles <= texture.most[2]).all()
 
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from sinfusion.tuning.network import JointGroupNorm, SparseCausalAttention
 
 FIXTURE = Path(__file__).parent / "tune_a_video.safetensors"
-# Outputs were kept on another CPU, on which sines of timesteps, fp32 inside diffusers, may round differently. In one
-# process `compare_tune_a_video.py` compares more strictly.
-OF_ANOTHER_CPU = 1e-6
+# Outputs were kept on another CPU. There fp32 sines of some timesteps, which diffusers takes from MKL, round
+# differently; in one process `compare_tune_a_video.py` compares these, too, to the last digits.
+LEAST = comparison.LEAST | {"inversion": 1e-6, "sampling": 1e-6}
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,9 @@ def values():
     return comparison.condensed(comparison.outputs(comparison.ours()))
 
 
-@pytest.mark.parametrize("kind", comparison.LEAST)
+@pytest.mark.parametrize("kind", LEAST)
 def test_it_is_the_published_method_to_the_last_digits(kind, values, wanted):
-    assert comparison.errors(values, wanted)[kind] <= OF_ANOTHER_CPU
+    assert comparison.errors(values, wanted)[kind] <= LEAST[kind]
 
 
 def test_the_published_tensors_are_tuned(values):
