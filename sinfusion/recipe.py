@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from .errors import SettingError
-from .roles import Role
+from .pixels import fit_longer_side
+from .roles import PROJECTOR, Role
 
 LEAST_CROP, LARGE_CROP = 32, 0.95  # pixels a side of a crop, or this share of a frame that is hardly larger
 
@@ -108,6 +109,8 @@ class Recipe:
     crop: float = 0.95
     # Crop size of unconditional models as a fraction of the frame: they learn the layout; at least 32 pixels.
     unconditional_crop: float = 0.95
+    # Longer side of the Projector's frames at most, in receptive fields; it learns from squares of them. 0: as it is.
+    projector_span: float = 0.0
     # Square crops of the shorter side for all models but the Predictor, as published.
     square_crops: bool = True
     # Train the Interpolator on every three neighbouring frames, not only those with an odd one in the middle.
@@ -207,9 +210,18 @@ class Recipe:
         largest = int(self.largest_offset(np.ones(1))[0])
         return tuple(k for k in range(-largest, largest + 1) if k)
 
+    def frame_size(self, role: Role, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the frames that a role learns from, of a clip of this height and width."""
+        if role is not PROJECTOR or self.projector_span == 0:
+            return height, width
+        longest = self.projector_span * self.receptive, LEAST_CROP * max(height, width) / min(height, width)
+        return fit_longer_side((height, width), math.ceil(max(longest)))
+
     def crop_size(self, role: Role, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the training crops of a role."""
-        if self.square_crops and role.square_crop:
+        """Height and width of the training crops of a role, of a clip of this height and width."""
+        height, width = self.frame_size(role, height, width)
+        square = role.square_crop and self.square_crops or role is PROJECTOR and self.projector_span > 0
+        if square:
             height = width = min(height, width)
         share = self.crop if role.conditions else self.unconditional_crop
         height, width = (max(int(share * side), min(LEAST_CROP, int(LARGE_CROP * side))) for side in (height, width))
@@ -266,6 +278,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "change_noise": (0, 1000),
     "white_condition_noise": (0, 1000),
     "coarse_condition_noise": (0, 1000),
+    "projector_span": (0, 1000),
     "crop": (0, 1),
     "unconditional_crop": (0, 1),
     "max_frame_offset": (1, 1000),
@@ -310,6 +323,7 @@ FAST = Recipe(
     projection_tolerance=2.5,
     border=7,
     crop=0.5,
+    projector_span=1.25,
     warmup=0.02,
     decay="cosine",
     ema_gamma=16.0,

@@ -37,8 +37,8 @@ ROOMS = {
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
     "generation": [
         {"border", "seam", "texture", "reverse_process", "streaming", "guidance"},
-        {"projection", "restyling"},
-        {"video"},
+        {"projection", "projector"},
+        {"video", "restyling"},
         {"image", "loops", "extension"},
     ],
     "text": [{"views", "labels", "open_clip_layout"}, {"clip", "guide"}],

@@ -20,9 +20,8 @@ from ..names import pasteable
 from ..ops.cuda_graph import cuda_graphed
 from ..pixels import check_size, middle, to_uint8
 from ..progress import OnProgress
-from ..roles import PROJECTOR
 from ..run import Run
-from .reverse_process import ReverseProcess, reverse_process
+from .projector import Projector, projector
 from .seam import Seam
 from .streaming import copy_to_host_async
 from .video import Frames, NextFrame, as_tensor, followed_by, next_frame, on_device, report, seeds_of
@@ -58,8 +57,8 @@ def extend(
         raise SettingError("{size} is that of the clip, so there is nothing around it; give a larger one.")
     seeds = seeds_of(run, seed, 1)
     forward, backward = (next_frame(run, offset, steps, projection=projection) for offset in (1, -1))
-    canvas = _Canvas(run, kept, size, inside)
-    begin = reverse_process(run, PROJECTOR).resampling(jumps).guided(canvas.seam)
+    canvas, begin = _Canvas(run, kept, size, inside), projector(run).resampling(jumps)
+    begin = begin.guided(Seam(begin.known(canvas.known[None, None])[0, 0]))
     outputs: list[np.ndarray] = []
     rolled = _rolled(canvas, begin, (forward, backward), seeds, run.graph)
     for images in copy_to_host_async(map(to_uint8, rolled)):
@@ -100,7 +99,7 @@ class _Canvas:
 
 
 def _rolled(
-    canvas: _Canvas, begin: ReverseProcess, advances: tuple[NextFrame, NextFrame], seeds: Tensor, graph: bool
+    canvas: _Canvas, begin: Projector, advances: tuple[NextFrame, NextFrame], seeds: Tensor, graph: bool
 ) -> Iterator[Tensor]:
     """(1, 3, H, W) in [-1, 1] for each frame of the canvas, overwritten by the next.
 
@@ -139,7 +138,7 @@ def _continued(
         yield image
 
 
-def _first_frames(canvas: _Canvas, begin: ReverseProcess, advance: NextFrame, seeds: Tensor) -> list[Tensor]:
+def _first_frames(canvas: _Canvas, begin: Projector, advance: NextFrame, seeds: Tensor) -> list[Tensor]:
     """The frames that a rollout begins with, each (1, 3, H, W) in [-1, 1], in the order of time.
 
     The Projector generates what lies around the last of them. Patches of the clip repair it, and move as those before
@@ -148,7 +147,7 @@ def _first_frames(canvas: _Canvas, begin: ReverseProcess, advance: NextFrame, se
     count = 1 if advance.project is None else advance.project.depth
     kept = [canvas[min(number, len(canvas) - 1)] for number in range(count)]
     known = canvas.known[None, None]
-    image = begin(seeds, 0, None, None, (canvas.known.shape[0], canvas.known.shape[1]), known, kept[-1])
+    image = begin(seeds, 0, None, (canvas.known.shape[0], canvas.known.shape[1]), known, kept[-1])
     if advance.project is None:
         return [image]
     video = torch.cat(kept).movedim(1, -1)

@@ -31,9 +31,11 @@ COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least th
 RECURRING = 0.45
 RECURRING_QUERIES = 4  # moments of that part
 # Multiple of each clean estimate's change from the last frame: a rollout's errors and its projection take motion, and
-# what is small fades. What is added to it, and to the sampler's noise, for each unit by which that share is smaller,
-# for motion and diversity: the coarser scale mends what both spoil.
-GAIN, RECURRING_GAIN, RECURRING_SURPRISE = 1.08, 0.25, 2.2
+# what is small fades.
+GAIN = 1.08
+# What is added to the sampler's noise for each unit by which that share is smaller, for motion and diversity: the
+# coarser scale mends what it spoils.
+RECURRING_SURPRISE = 1.1
 TINY = 1e-6  # in place of a change or of an error of 0
 FIRST_ROUNDS, ROUNDS = 20, 4  # of the search: from a random field; from that of the frame before
 SEED = 0  # of the search: its random numbers matter little
@@ -72,9 +74,7 @@ class PatchProjection:
         if spare > 0:
             pyramid.append(coarser)
         # Of the process whose frames it projects.
-        self.multiples = Multiples(
-            noise=1 + weight * RECURRING_SURPRISE * spare, change=1 + weight * (GAIN - 1 + RECURRING_GAIN * spare)
-        )
+        self.multiples = Multiples(noise=1 + weight * RECURRING_SURPRISE * spare, change=1 + weight * (GAIN - 1))
         order = _order(len(clip), frame_offset)
         follows, pairs = (_follow(order, frame_offset, depth).to(clip.device) for depth in (self.depth, 2))
         videos = [video[order.to(clip.device)].contiguous() for video in pyramid]

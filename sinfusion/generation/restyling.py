@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from ..pixels import to_uint8, to_unit
-from ..roles import PROJECTOR
 from ..run import Run
 from ..text.guide import TextGuide
 from .guidance import Guidance
-from .reverse_process import reverse_process
+from .projector import Projector, projector
 
 # RMS by which a clip is moved, at most: so many times the strength, in RMS changes between its frames. Videos of a run
 # err by about as much, and on what hardly moves more shows as grain.
@@ -34,13 +33,13 @@ def restyled(run: Run, guidance: Guidance, amount: float = 0.25, seed: int = 0) 
     amount: in (0, 1], the share of the noise that guidance begins with, as the strength of `retarget`.
     """
     clip = to_unit(torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device))
-    process = reverse_process(run, PROJECTOR, strength=amount)
+    process = projector(run, strength=amount)
     seeds = [seed] * len(clip)
     guide = guidance.guide(process.steps, seeds, run.size, run.device, from_noise=False)
     assert guide is not None
     guide.video = True
-    both = process.guided(_Beside(guide, clip))(
-        torch.tensor(2 * seeds, device=run.device), 0, init_image=clip.repeat(2, 1, 1, 1)
+    both = process.guided(_Beside(guide, clip, process))(
+        torch.tensor(2 * seeds, device=run.device), 0, clip.repeat(2, 1, 1, 1)
     )
     guided, plain = both.chunk(2)
     moved = _no_farther(guided - plain, FARTHEST * guide.strength * _change(clip))
@@ -51,15 +50,14 @@ class _Beside:
     """A guide of a batch whose first half is guided and whose second is not: it shows a guide the clip, moved as the
     halves differ."""
 
-    def __init__(self, guide: TextGuide, clip: Tensor):
-        self.guide, self.clip = guide, clip  # (T, 3, H, W) in [-1, 1]
+    def __init__(self, guide: TextGuide, clip: Tensor, process: Projector):
+        self.guide, self.clip, self.process = guide, clip, process  # clip: (T, 3, H, W) in [-1, 1]
 
     def __call__(self, clean: Tensor, sigma: float, step: int) -> Tensor:
         guided, plain = clean.chunk(2)
-        lost = self.clip - plain  # by the Projector
-        seen = (guided + lost).clamp(-1, 1)
+        seen = (self.clip + self.process.enlarged(guided - plain, self.clip)).clamp(-1, 1)
         climbed = self.guide(seen, sigma, step)
-        return clean if climbed is seen else torch.cat((climbed - lost, plain))
+        return clean if climbed is seen else torch.cat((plain + self.process.reduced(climbed - self.clip), plain))
 
 
 def _no_farther(moved: Tensor, limit: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from ..run import Run
 from ..seeds import check_seed
 from .guidance import UNGUIDED, Guidance
 from .projection import PatchProjection
+from .projector import Projector, projector
 from .reverse_process import ReverseProcess, reverse_process
 from .streaming import copy_to_host_async
 from .texture import Texture
@@ -117,19 +118,27 @@ def stream(
     if frames < 1:
         raise SinfusionError(f"a video has at least 1 frame, not {frames}.")
     size = check_size(size or run.size)
-    seeds = seeds_of(run, seed, count)
+    seeds, burn_in = seeds_of(run, seed, count), 0
     advance = next_frame(run, frame_offset, steps, projection=projection)
-    burn_in = 0
     if start is None:
         run.denoiser(PROJECTOR, otherwise="--start 0")
-        first = reverse_process(run, PROJECTOR)(seeds, 0, size=size)
-        if advance.project is None:
-            burn_in = run.recipe.burn_in_frames
-        else:
-            first = advance.project.first(first, seeds)
+        first = first_frames(run, advance, seeds, size)
+        burn_in = run.recipe.burn_in_frames if advance.project is None else 0
     else:
         first = _known_frames(run, start, frame_offset, size).expand(count, -1, -1, -1)
     return copy_to_host_async(rollout(advance, first, seeds, frames, burn_in, graph=run.graph))
+
+
+def first_frames(run: Run, advance: NextFrame, seeds: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, 3 n, H, W) in [-1, 1], the last one first: what the Projector generates from noise, and what led there.
+
+    Without projection it is one frame, unless the Projector's are reduced: then patches make what is finer.
+    """
+    process = projector(run)
+    image, repair = process(seeds, 0, size=size), advance.project
+    if repair is None and process.reduction < 1:
+        repair = _projection(run, 1, 1.0, 0)
+    return image if repair is None else repair.first(image, seeds)
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,7 @@ class NextFrame:
     """The next frame: the Predictor's sample, corrected by the Projector or by patches of the clip, if at all."""
 
     predict: ReverseProcess
-    correct: ReverseProcess | None = None
+    correct: Projector | None = None
     project: PatchProjection | None = None
     texture: Texture | None = None
 
@@ -155,7 +164,7 @@ class NextFrame:
         image = self.predict(seeds, frame_index, seen, init_image, None, mask, kept)
         if self.correct is not None:
             # A little noise, which the Projector removes with the Predictor's artefacts (SinFusion, section 5).
-            image = self.correct(seeds, frame_index, None, image, None, mask, kept)
+            image = self.correct(seeds, frame_index, image, None, mask, kept)
         if self.project is not None:
             image = self.project(image, previous)
         if self.texture is not None:
@@ -220,14 +229,14 @@ def _projection_weight(run: Run, projection: float | None) -> float:
     return weight
 
 
-def _correction(run: Run) -> ReverseProcess:
+def _correction(run: Run) -> Projector:
     """The end of the Projector's reverse process, from the recipe's `correction_timesteps` on."""
     recipe, denoiser = run.recipe, run.denoiser(PROJECTOR)
     if denoiser.preconditioned:
         start = float(cosine_schedule(50).sigma_at(np.array(float(recipe.correction_timesteps))))
-        return reverse_process(run, PROJECTOR, steps=recipe.correction_steps, sigma_start=start)
+        return projector(run, recipe.correction_steps, start)
     start = float(denoiser.schedule.sigma[min(recipe.correction_timesteps, recipe.timesteps)])
-    return reverse_process(run, PROJECTOR, steps=recipe.timesteps, sigma_start=start)
+    return projector(run, recipe.timesteps, start)
 
 
 def rollout(
@@ -368,12 +377,12 @@ def retarget(
         source = as_image(source)[None]
     seeds = seeds_of(run, seed, 1)
     stretched = as_tensor(run, np.stack([resize(frame, size) for frame in source]))
-    role = IMAGE if run.kind == "image" else PROJECTOR
-    image = reverse_process(run, role, steps=steps, strength=strength)(seeds, 0, init_image=stretched[:1])
     if run.kind == "image":
+        image = reverse_process(run, IMAGE, steps=steps, strength=strength)(seeds, 0, init_image=stretched)
         result = to_uint8(image)[0].cpu().numpy()
         report(on_progress, 1, 1, result)
         return result
+    image = projector(run, steps, strength=strength)(seeds, 0, stretched[:1])
     outputs: list[np.ndarray] = []
     for images in copy_to_host_async(_follow(run, image, stretched, seeds, steps, strength, projection)):
         outputs.append(images[0])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import SinfusionError
 from ..generation.reverse_process import reverse_process
-from ..generation.video import NextFrame, next_frame
+from ..generation.video import NextFrame, first_frames, next_frame
 from ..pixels import check_size, resize, to_uint8, to_unit
 from ..roles import IMAGE, PROJECTOR
 from ..run import Run
@@ -116,9 +116,7 @@ class Player:
         self._make(settings)
         assert self._advance is not None
         seeds = self._seeds(settings)
-        images = reverse_process(self.run, PROJECTOR)(seeds, 0, size=size)
-        if self._advance.project is not None:  # which also says what was before
-            images = self._advance.project.first(images, seeds)
+        images = first_frames(self.run, self._advance, seeds, size)  # with what was before
         for image in reversed(images[0].split(3)):
             shown = self._add(to_uint8(image).cpu().numpy(), self._last, settings.frame_offset)
         if self._advance.project is None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import ops
 from ..diffusion.denoiser import Denoiser
+from ..pixels import resize
 from ..recipe import Recipe
 from ..roles import INTERPOLATOR, PREDICTOR, Role
 from ..run import Run
@@ -60,7 +61,9 @@ class BatchSampler:
     def __init__(self, run: Run, role: Role, denoiser: Denoiser, samples: range):  # samples: of the whole batch
         self.role, self.recipe, self.denoiser = role, run.recipe, denoiser
         self.dtype = run.dtype or torch.float32  # of the inputs
-        frames = torch.from_numpy(np.ascontiguousarray(run.frames)).to(run.device)
+        size = run.recipe.frame_size(role, *run.size)
+        clip = run.frames if size == run.size else np.stack([resize(frame, size) for frame in run.frames])
+        frames = torch.from_numpy(np.ascontiguousarray(clip)).to(run.device)
         self.clip = frames.shape[0], frames.shape[1], frames.shape[2]  # T, H, W
         # (T or 2 T, H, W, 3) uint8: of the Interpolator the frames at half the size, too.
         self.half_size_share = run.recipe.half_size_share if role is INTERPOLATOR else 0.0

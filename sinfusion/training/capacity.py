@@ -48,9 +48,10 @@ def watchable_steps(recipe: Recipe, role: str, size: tuple[int, int]) -> int:
     if recipe.name != "tiny":
         return 0
     at_64, at_128 = WATCHABLE[role]
-    of_large_crops = at_64 + (at_128 - at_64) * max(0.0, max(size) / 64 - 1)
-    large = recipe.replace(crop=LARGE_CROP, unconditional_crop=LARGE_CROP)
-    return round(of_large_crops * crop_pixels(large, role, size) / crop_pixels(recipe, role, size))
+    frame = recipe.frame_size(ROLES[role], *size)
+    of_large_crops = at_64 + (at_128 - at_64) * max(0.0, max(frame) / 64 - 1)
+    large = recipe.replace(crop=LARGE_CROP, unconditional_crop=LARGE_CROP, projector_span=0.0)
+    return round(of_large_crops * crop_pixels(large, role, frame) / crop_pixels(recipe, role, size))
 
 
 def crop_pixels(recipe: Recipe, role: str, size: tuple[int, int]) -> int:

@@ -38,4 +38,5 @@ def preview_images(run: Run, role: Role, denoiser: Denoiser) -> np.ndarray:
             pair = to_unit(torch.from_numpy(run.frames[i : i + 2]).to(run.device)).flatten(0, 1)[None]
             shown += [to_uint8(process(seeds[:1], i, pair))[0].cpu().numpy(), run.frames[i + 1]]
         return np.stack(shown)
-    return to_uint8(process(seeds[: 4 if role is IMAGE else 2], 0, size=run.size)).cpu().numpy()
+    size = run.recipe.frame_size(role, *run.size)
+    return to_uint8(process(seeds[: 4 if role is IMAGE else 2], 0, size=size)).cpu().numpy()
