@@ -220,8 +220,8 @@ class Recipe:
     def crop_size(self, role: Role, height: int, width: int) -> tuple[int, int]:
         """Height and width of the training crops of a role, of a clip of this height and width."""
         height, width = self.frame_size(role, height, width)
-        square = role.square_crop and self.square_crops or role is PROJECTOR and self.projector_span > 0
-        if square:
+        reduced = role is PROJECTOR and self.projector_span > 0
+        if reduced or (role.square_crop and self.square_crops):
             height = width = min(height, width)
         share = self.crop if role.conditions else self.unconditional_crop
         height, width = (max(int(share * side), min(LEAST_CROP, int(LARGE_CROP * side))) for side in (height, width))
