@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from .errors import SettingError
-from .pixels import fit_longer_side
 from .roles import PROJECTOR, Role
 
 LEAST_CROP, LARGE_CROP = 32, 0.95  # pixels a side of a crop, or this share of a frame that is hardly larger
@@ -214,8 +213,11 @@ class Recipe:
         """Height and width of the frames that a role learns from, of a clip of this height and width."""
         if role is not PROJECTOR or self.projector_span == 0:
             return height, width
-        longest = self.projector_span * self.receptive, LEAST_CROP * max(height, width) / min(height, width)
-        return fit_longer_side((height, width), math.ceil(max(longest)))
+        longer = max(height, width)
+        longest = math.ceil(max(self.projector_span * self.receptive, LEAST_CROP * longer / min(height, width)))
+        if longest >= longer:
+            return height, width
+        return round(height * longest / longer), round(width * longest / longer)
 
     def crop_size(self, role: Role, height: int, width: int) -> tuple[int, int]:
         """Height and width of the training crops of a role, of a clip of this height and width."""
