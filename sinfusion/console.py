@@ -48,6 +48,7 @@ def print_result(*lines: object) -> None:
         log(text)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise  # they were to be kept in a file
+        settle_streams()  # or what is left in a buffer would fail again
 
 
 def _encodable(text: str, stream: TextIO) -> str:

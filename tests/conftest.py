@@ -13,6 +13,8 @@ from pathlib import Path
 # Beside another busy process, threads that wait for each other by spinning take most of the time of a test.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Streams of commands have buffers, as users' have.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 import hypothesis
 import numpy as np

@@ -7,6 +7,7 @@ belong. What is finer than such frames show is left to others.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +28,9 @@ class Projector:
         self.process, self.reduction = process, reduction
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> Sequence[Step]:
         """Those of the sampler."""
-        return list(self.process.steps)
+        return self.process.steps
 
     def resampling(self, jumps: int) -> Projector:
         """The same with jumps back to more noise, see `ReverseProcess.resampling`; a guide comes after this."""
@@ -75,9 +76,8 @@ class Projector:
             return self.process(seeds, frame_index, None, init_image, size, known_mask, known_image)
         kept: tuple[Tensor | None, Tensor | None] = None, None
         if known_mask is not None and known_image is not None:
-            # Beyond what is known there may be anything.
-            share = self.reduced(known_mask.float())
-            kept = self.known(known_mask), self.reduced(known_image * known_mask) / share.clamp(min=WHOLLY)
+            share = self.reduced(known_mask.float())  # beyond what is known there may be anything
+            kept = share > WHOLLY, self.reduced(known_image * known_mask) / share.clamp(min=WHOLLY)
         if init_image is None:
             assert size is not None
             image = _resized(self.process(seeds, frame_index, None, None, self._size(size), *kept), size)

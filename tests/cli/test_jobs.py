@@ -14,7 +14,8 @@ from sinfusion.cli.jobs import Here, Job, Outcome, run_jobs
 from sinfusion.signals import Interrupted
 
 ROOT = Path(__file__).parents[2]
-SAYS = "import sys; say = lambda *words: print(*words, file=sys.stderr, flush=True); "
+# Written at once: a handler that prints while the code below it prints fails.
+SAYS = "import os, sys; say = lambda *words: os.write(2, (' '.join(map(str, words)) + '\\n').encode()); "
 
 
 @pytest.fixture
