@@ -29,7 +29,11 @@ COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least th
 # One scale more, where a patch holds a whole object, serves clips whose patches recur there: what moves in one part of
 # the clip is found in the rest but for this share of its contrast. In other clips what is small would be lost.
 RECURRING = 0.45
-RECURRING_QUERIES = 4  # moments of that part
+PART_QUERIES = 4  # moments of that part
+# What flows, as lava does, has no shape that could fall apart, and projection takes its motion and diversity: from this
+# `fluidity` on the tolerance grows, by so many times for each unit, and up to so many times (lava's, at which it was
+# tried). FLUID_SIDE: rows at which fluidity is as it is measured.
+FLUID, FLUID_TOLERANCE, FLUID_MOST, FLUID_SIDE = 0.75, 3.0, 2.4, 36
 # Multiple of each clean estimate's change from the last frame: a rollout's errors and its projection take motion, and
 # what is small fades.
 GAIN = 1.08
@@ -69,6 +73,9 @@ class PatchProjection:
         pyramid = [clip]
         while min(pyramid[-1].shape[1:3]) >= 2 * COARSEST_SIDE:
             pyramid.append(_half_video(pyramid[-1]))
+        if tolerance > 0:
+            more = 1 + FLUID_TOLERANCE * max(0.0, fluidity(pyramid[-1], self.depth) - FLUID)
+            tolerance *= min(more, FLUID_MOST)
         coarser = _half_video(pyramid[-1])
         spare = max(0.0, RECURRING - not_recurring(coarser, self.depth))
         if spare > 0:
@@ -218,23 +225,44 @@ def not_recurring(clip: Tensor, depth: int) -> float:
 
     It is the RMS error as a share of the contrast; infinite where the clip does not tell.
     """
+    if (known := _part_in_rest(clip, depth)) is None:
+        return math.inf
+    image, previous, found = known
+    moving = _around((image - previous).square().mean(1, keepdim=True)) if depth > 1 else 1.0
+    missed = (moving * _around((found - image).square().mean(1, keepdim=True))).mean()
+    contrast = _around(image.square()) - _around(image).square()
+    whole = (moving * contrast.mean(1, keepdim=True)).mean()
+    return math.sqrt(float(missed) / float(whole)) if whole > 0 else math.inf
+
+
+def fluidity(clip: Tensor, depth: int) -> float:
+    """How far a part of the clip (T, H, W, 3) is from the rest, in patches, times how much of the frame moves at once.
+
+    The distance is in units of the RMS change between frames; of the share that moves, mean(c)^2 / mean(c^2) of the
+    squared change c around each pixel, it is the root. 0 where the clip does not tell.
+    """
+    if (known := _part_in_rest(clip, depth)) is None:
+        return 0.0
+    image, _, found = known
+    changes = (clip[1:] - clip[:-1]).square().mean(-1)
+    around = _around(changes[:, None]).flatten(1)
+    share = (around.mean(1).square() / around.square().mean(1).clamp(min=TINY**4)).median()
+    distance = (found - image).square().mean() / changes.mean().clamp(min=TINY**2)
+    return math.sqrt(float(distance * share)) * min(clip.shape[1:3]) / FLUID_SIDE
+
+
+def _part_in_rest(clip: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Some frames of the clip's first third, those before them, and what their nearest patches in the rest have there:
+    each (n, 3, H, W); None where the clip is too short or too small to tell."""
     part = len(clip) // 3
-    queries = torch.linspace(depth - 1, part - 1, RECURRING_QUERIES).long().unique().tolist()
     rest = clip[part + depth - 1 :]  # nothing of which was next to it
     if part < depth or len(rest) < depth or min(clip.shape[1:3]) < SIDE:
-        return math.inf
+        return None
     scale = _Scale(rest.contiguous(), depth, torch.ones(len(rest) - depth + 1, dtype=torch.bool, device=clip.device))
-    errors, contrasts = [], []
-    for last in queries:
-        frames = clip[last - depth + 1 : last + 1].flip(0).movedim(-1, 1).flatten(0, 1)[None]
-        scale.begin(frames)
-        image = frames[:, :3]
-        moving = _around((image - frames[:, 3:6]).square().mean(1, keepdim=True)) if depth > 1 else 1.0
-        errors.append((moving * _around((scale.found() - image).square().mean(1, keepdim=True))).mean())
-        contrast = _around(image.square()) - _around(image).square()
-        contrasts.append((moving * contrast.mean(1, keepdim=True)).mean())
-    missed, whole = (float(torch.stack(squares).mean()) for squares in (errors, contrasts))
-    return math.sqrt(missed / whole) if whole > 0 else math.inf
+    queries = torch.linspace(depth - 1, part - 1, PART_QUERIES).long().unique().tolist()
+    frames = torch.stack([clip[n - depth + 1 : n + 1].flip(0).movedim(-1, 1).flatten(0, 1) for n in queries])
+    scale.begin(frames)
+    return frames[:, :3], frames[:, 3:6], scale.found()
 
 
 def _change(clip: Tensor, pairs: Tensor) -> Tensor:

@@ -11,10 +11,14 @@ from sinfusion import extrapolate, generate, ops, retarget
 from sinfusion.errors import SinfusionError
 from sinfusion.generation import projection
 from sinfusion.generation.projection import (
+    FLUID,
+    FLUID_MOST,
+    FLUID_TOLERANCE,
     GAIN,
     RECURRING,
     RECURRING_SURPRISE,
     PatchProjection,
+    fluidity,
     not_recurring,
 )
 from sinfusion.generation.video import next_frame
@@ -240,6 +244,36 @@ def test_a_coarser_scale_serves_what_recurs_there_alone():
                     for how in ((1, 48, 0, (18, 32), 5), (20, 48, 0)))  # fmt: skip
     assert len(PatchProjection(alone.contiguous(), 1.0).scales) == 2
     assert len(PatchProjection(crowd.contiguous(), 1.0).scales) == 1
+
+
+def waves(count, size=(36, 64), seed=0):
+    """(count, *size, 3): sums of waves, each of which goes its own way, so that nothing comes back."""
+    rng = np.random.default_rng(seed)
+    t, y, x = np.meshgrid(*map(np.arange, (count, *size)), indexing="ij")
+    video = np.zeros((count, *size))
+    for _ in range(12):
+        ky, kx, speed, phase = rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5), rng.uniform(-0.1, 0.1), rng.uniform(0, 6)
+        video += np.sin(ky * y + kx * x + speed * t + phase) / 12
+    return torch.from_numpy(video).float()[..., None].expand(-1, -1, -1, 3).contiguous()
+
+
+def test_what_flows_is_tolerated_and_things_that_move_are_not():
+    things, flow = dots(1, 48, 0, (36, 64), 5), waves(48)
+    assert 0 <= fluidity(things, 3) < FLUID < fluidity(flow, 3) < math.inf
+    assert fluidity(waves(8), 3) == fluidity(waves(1).expand(48, -1, -1, -1), 3) == 0  # too short; nothing moves
+    assert PatchProjection(things, 1.0, tolerance=0.1).scales[0].tolerance == pytest.approx(0.1)
+    assert PatchProjection(flow, 1.0, tolerance=0.1).scales[0].tolerance == pytest.approx(0.1 * FLUID_MOST)
+    assert PatchProjection(flow, 1.0).scales[0].tolerance == 0  # a restyled clip's
+
+
+def test_the_tolerance_grows_with_fluidity(monkeypatch):
+    def tolerance(value, depth=3):
+        monkeypatch.setattr(projection, "fluidity", lambda clip, depth: value)
+        return float(PatchProjection(CLIP, 1.0, depth, tolerance=0.1).scales[0].tolerance)
+
+    assert tolerance(0.0) == tolerance(FLUID) == pytest.approx(0.1)
+    assert tolerance(FLUID + 0.2) == pytest.approx(0.1 * (1 + 0.2 * FLUID_TOLERANCE))
+    assert tolerance(FLUID + 9, depth=1) == pytest.approx(0.1 * FLUID_MOST)
 
 
 def test_coarser_scales_tolerate_less_as_less_changes_there():
