@@ -39,6 +39,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": {},
     "sigma around sigma_data alone": {"log_sigma_mean": 0.0, "sigma_max_share": 0.0},
     "without sigma_max": {"sigma_max_share": 0.0},
+    "sigma_max_share 0.25": {"sigma_max_share": 0.25},
+    "sigma_max_share 0.6": {"sigma_max_share": 0.6},
     "log_sigma_mean 0": {"log_sigma_mean": 0.0},
     "clean condition": {"white_condition_noise": 0.0, "coarse_condition_noise": 0.0},
     "without coarse condition noise": {"coarse_condition_noise": 0.0},
