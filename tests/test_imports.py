@@ -37,6 +37,7 @@ ROOMS = {
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
     "generation": [
         {"border", "seam", "texture", "reverse_process", "streaming", "guidance"},
+        {"framing"},
         {"projection", "projector"},
         {"video", "restyling"},
         {"image", "loops", "extension"},

@@ -34,7 +34,7 @@ class Border:
         self.frames = clip.movedim(-1, 1)  # (T, 3, H, W)
         self.sigma_data = sigma_data
         self.moments = (1 + follows.nonzero()[:, 0]).to(clip.device)  # (N,) int64: frames that follow the one before
-        self.share = _ring(clip, width)  # (H, W): of what enters
+        self.share = ring(clip, width)  # (H, W): of what enters
         self.at: Tensor  # (B,) int64: of the last frame, in `moments`
         # After the end: on from the moment of the first half that looks most like the last one.
         half = self.frames[self.moments[: max(1, len(self.moments) // 2)] - 1]
@@ -65,7 +65,7 @@ class Border:
         return torch.stack([(borders - frame[:, inside]).square().mean((1, 2)).argmin() for frame in frames])
 
 
-def _ring(clip: Tensor, width: int) -> Tensor:
+def ring(clip: Tensor, width: int) -> Tensor:
     """(H, W) in [0, 1]: 1 at the border of frames (T, H, W, 3), 0 from `width` pixels on."""
     height, columns = clip.shape[1:3]
     width = min(width, min(height, columns) // SHARE)

@@ -21,6 +21,7 @@ from ..patches.engine import Effort, Level, coarse_to_fine
 from ..patches.pyramid import level_scales, resample
 from ..patches.videos import plain_levels
 from .border import Border
+from .framing import Framing
 from .reverse_process import Multiples
 
 SIDE = 7  # rows and columns of a patch, as in VGPNN
@@ -31,9 +32,9 @@ COARSEST_SIDE = 32  # scales are halved while the shorter side stays at least th
 RECURRING = 0.45
 PART_QUERIES = 4  # moments of that part
 # What flows, as lava does, has no shape that could fall apart, and projection takes its motion and diversity: from this
-# `fluidity` on the tolerance grows, by so many times for each unit, and up to so many times (lava's, at which it was
+# `fluidity` on the tolerance grows, by so many sigma_data for each unit, and up to so many (lava's, at which it was
 # tried). FLUID_SIDE: rows at which fluidity is as it is measured.
-FLUID, FLUID_TOLERANCE, FLUID_MOST, FLUID_SIDE = 0.75, 3.0, 2.4, 36
+FLUID, FLUID_TOLERANCE, FLUID_MOST, FLUID_SIDE = 0.75, 9.0, 4.3, 36
 # Multiple of each clean estimate's change from the last frame: a rollout's errors and its projection take motion, and
 # what is small fades.
 GAIN = 1.08
@@ -65,7 +66,7 @@ class PatchProjection:
         depth: int = 3,  # frames of a patch
         tolerance: float = 0.0,  # RMS error of a pixel's surroundings at which half the weight is left
         frame_offset: int = 1,  # of the rollout: patches have frames so far apart
-        border: int = 0,  # width in pixels of the border where things enter as in the clip; 0: they do not
+        border: int = 0,  # width in pixels of the border where things enter and leave as in the clip; 0: as they may
         sigma_data: float = 1.0,  # RMS change between frames of the rollout
     ):
         self.weight = weight
@@ -74,8 +75,8 @@ class PatchProjection:
         while min(pyramid[-1].shape[1:3]) >= 2 * COARSEST_SIDE:
             pyramid.append(_half_video(pyramid[-1]))
         if tolerance > 0:
-            more = 1 + FLUID_TOLERANCE * max(0.0, fluidity(pyramid[-1], self.depth) - FLUID)
-            tolerance *= min(more, FLUID_MOST)
+            more = FLUID_TOLERANCE * max(0.0, fluidity(pyramid[-1], self.depth) - FLUID)
+            tolerance += min(more, FLUID_MOST) * sigma_data
         coarser = _half_video(pyramid[-1])
         spare = max(0.0, RECURRING - not_recurring(coarser, self.depth))
         if spare > 0:
@@ -86,6 +87,7 @@ class PatchProjection:
         follows, pairs = (_follow(order, frame_offset, depth).to(clip.device) for depth in (self.depth, 2))
         videos = [video[order.to(clip.device)].contiguous() for video in pyramid]
         self.border = Border(videos[0], pairs, border, sigma_data) if border else None
+        self.framing = Framing(videos[0], pairs, border, sigma_data) if border else None
         # What is near is nearer at coarser scales, where less changes from frame to frame.
         changes = [_change(video, pairs) for video in videos]
         self.scales = [
@@ -127,19 +129,24 @@ class PatchProjection:
             scale.begin(frames)
             self.levels += 1
             frames = _half(frames)
-        if self.border is not None:
+        if self.border is not None and self.framing is not None:
             self.border.begin(previous[:, :3])
+            self.framing.begin(previous[:, :3])
 
     def __call__(self, image: Tensor, previous: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], like the image: the next frame after `previous`, projected.
 
         previous: (B, 3 m, H, W) in [-1, 1], the last frame first; m is at least `depth - 1`.
         """
+        last = previous[:, :3]
+        if self.framing is not None:
+            image = self.framing(image, last)
         if self.levels:
             projected = self._project(torch.cat((image, previous[:, : 3 * self.depth - 3]), 1), 0)
             image = image + self.weight * (projected - image)
-        if self.border is not None:
-            image = self.border(image, previous[:, :3])
+        if self.border is not None and self.framing is not None:
+            image = self.border(image, last)
+            self.framing.follow(image, last)
         return image.contiguous(memory_format=torch.channels_last)
 
     def _project(self, frames: Tensor, level: int) -> Tensor:

@@ -262,18 +262,18 @@ def test_what_flows_is_tolerated_and_things_that_move_are_not():
     assert 0 <= fluidity(things, 3) < FLUID < fluidity(flow, 3) < math.inf
     assert fluidity(waves(8), 3) == fluidity(waves(1).expand(48, -1, -1, -1), 3) == 0  # too short; nothing moves
     assert PatchProjection(things, 1.0, tolerance=0.1).scales[0].tolerance == pytest.approx(0.1)
-    assert PatchProjection(flow, 1.0, tolerance=0.1).scales[0].tolerance == pytest.approx(0.1 * FLUID_MOST)
+    assert PatchProjection(flow, 1.0, tolerance=0.1).scales[0].tolerance == pytest.approx(0.1 + FLUID_MOST)
     assert PatchProjection(flow, 1.0).scales[0].tolerance == 0  # a restyled clip's
 
 
 def test_the_tolerance_grows_with_fluidity(monkeypatch):
     def tolerance(value, depth=3):
         monkeypatch.setattr(projection, "fluidity", lambda clip, depth: value)
-        return float(PatchProjection(CLIP, 1.0, depth, tolerance=0.1).scales[0].tolerance)
+        return float(PatchProjection(CLIP, 1.0, depth, tolerance=0.1, sigma_data=0.5).scales[0].tolerance)
 
     assert tolerance(0.0) == tolerance(FLUID) == pytest.approx(0.1)
-    assert tolerance(FLUID + 0.2) == pytest.approx(0.1 * (1 + 0.2 * FLUID_TOLERANCE))
-    assert tolerance(FLUID + 9, depth=1) == pytest.approx(0.1 * FLUID_MOST)
+    assert tolerance(FLUID + 0.2) == pytest.approx(0.1 + 0.2 * FLUID_TOLERANCE * 0.5)
+    assert tolerance(FLUID + 9, depth=1) == pytest.approx(0.1 + FLUID_MOST * 0.5)
 
 
 def test_coarser_scales_tolerate_less_as_less_changes_there():
