@@ -14,7 +14,7 @@ from .border import ring
 
 # Share of the RMS change between frames that the clip has at its border, from which on things enter, and may leave.
 ENTERS = 0.3
-MOST = 0.3  # pixels by which a frame is moved back
+MOST = 1 / 240  # of the shorter side by which a frame is moved back: 0.3 pixels of 72
 SURROUNDINGS = 7  # rows and columns around each pixel whose change tells whether it moves
 MOVES = 0.3  # their RMS change, in units of sigma_data, at which half of the way is gone: what stands still stays
 RIDGE, TINY = 1e-3, 1e-6  # added to squared gradients, as a share of theirs and as such, where one direction has none
@@ -53,7 +53,8 @@ class Framing:
         if not self.active:
             return image
         ahead = self.drifted + drift(previous, image)
-        back = (ahead - ahead.clamp(-self.reach, self.reach)).clamp(-MOST, MOST)
+        most = MOST * min(image.shape[2:])
+        back = (ahead - ahead.clamp(-self.reach, self.reach)).clamp(-most, most)
         change = _around((image - previous).square().mean(1, keepdim=True))
         step = (torch.stack(_gradients(image), 1) * back[:, :, None, None, None]).sum(1)
         return (image + change / (change + self.still**2) * step).clamp(-1, 1)
