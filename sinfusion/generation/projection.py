@@ -133,13 +133,14 @@ class PatchProjection:
             self.border.begin(previous[:, :3])
             self.framing.begin(previous[:, :3])
 
-    def __call__(self, image: Tensor, previous: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, previous: Tensor, framed: bool = True) -> Tensor:
         """(B, 3, H, W) in [-1, 1], like the image: the next frame after `previous`, projected.
 
-        previous: (B, 3 m, H, W) in [-1, 1], the last frame first; m is at least `depth - 1`.
+        previous: (B, 3 m, H, W) in [-1, 1], the last frame first; m is at least `depth - 1`. framed: what moves is kept
+        in view, see `Framing`.
         """
         last = previous[:, :3]
-        if self.framing is not None:
+        if self.framing is not None and framed:
             image = self.framing(image, last)
         if self.levels:
             projected = self._project(torch.cat((image, previous[:, : 3 * self.depth - 3]), 1), 0)

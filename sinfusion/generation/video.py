@@ -166,7 +166,7 @@ class NextFrame:
             # A little noise, which the Projector removes with the Predictor's artefacts (SinFusion, section 5).
             image = self.correct(seeds, frame_index, image, None, mask, kept)
         if self.project is not None:
-            image = self.project(image, previous)
+            image = self.project(image, previous, framed=mask is None)  # what is known says where things are
         if self.texture is not None:
             image = self.texture(image, frame_index)
         return image if mask is None or kept is None else torch.where(mask, kept, image)

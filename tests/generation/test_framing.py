@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sinfusion import extend, generate, retarget
 from sinfusion.generation.framing import MOST, Framing, drift
 
 HEIGHT, WIDTH, WIDE = 48, 64, 4
@@ -121,3 +122,14 @@ def test_a_sample_is_the_same_alone_and_in_a_batch():
         assert torch.equal(image[0], together[i])
         alone.follow(image, before[i : i + 1])
         assert torch.equal(alone.drifted[0], framing.drifted[i])
+
+
+def test_where_something_is_kept_or_drawn_to_nothing_is_moved_back(video_run, monkeypatch):
+    frames = []
+    monkeypatch.setattr(Framing, "__call__", lambda self, image, previous: frames.append(image) or image)
+    height, width = video_run.size
+    extend(video_run, (height + 8, width + 8))
+    retarget(video_run, (height, width + 8))
+    assert not frames
+    generate(video_run, frames=4, start=0)
+    assert len(frames) == 3
