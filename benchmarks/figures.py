@@ -300,7 +300,7 @@ FIGURES = (
     measured("predictor-rollouts", 3, None, f"python benchmarks/compare_predictors.py --clips {EVERY_CLIP} --later 0 "
              "--length 30 --out "),
     measured("published", 70, published, f"python benchmarks/compare_published.py {PUBLISHED} --size 128x72 "
-             "--seeds 0 1 2 --long 1000 --train-minutes 10 --out ", same_since="603f758"),  # same results since
+             "--seeds 0 1 2 --long 1000 --train-minutes 10 --out ", same_since="e6c504d"),  # `extend` changed since
     measured("table1", 20, table1, f"python benchmarks/compare_published.py {GIFS} --size 128x72 --frames 8 "
              "--seeds 0 1 2 --window 8 --train-minutes 5 --out "),
     measured("interpolation", 10, interpolation, f"python benchmarks/compare_interpolation.py --clips {BETWEEN} "
