@@ -304,8 +304,7 @@ FIGURES = (
     measured("table1", 20, table1, f"python benchmarks/compare_published.py {GIFS} --size 128x72 --frames 8 "
              "--seeds 0 1 2 --window 8 --train-minutes 5 --out "),
     measured("interpolation", 10, interpolation, f"python benchmarks/compare_interpolation.py --clips {BETWEEN} "
-             "--published {data}/published/interpolation/star_fan_combined.mp4 --steps 1200 --out ",
-             same_since="14994be"),  # rollouts changed since
+             "--published {data}/published/interpolation/star_fan_combined.mp4 --steps 1200 --out "),
     measured("loops", 10, loops, f"python benchmarks/compare_loops.py --clips scene {EVERY_CLIP} --out ",
              same_since="7fcdf8f"),  # tiles of image runs came after
     Figure("gpu-first-run", "benchmarks/results/gpu-first-run.json", (), 0),  # by hand, in five leases of a GPU

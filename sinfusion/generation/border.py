@@ -52,8 +52,8 @@ class Border:
             return image
         moment = self.moments[self.at]
         before, entering = self.frames[moment - 1], self.frames[moment]
-        likeness = 1 / (1 + (_difference(previous, before) / (LIKE * self.sigma_data) ** 2).square())
-        difference = _difference(entering, image)
+        likeness = 1 / (1 + (change_around(previous, before) / (LIKE * self.sigma_data) ** 2).square())
+        difference = change_around(entering, image)
         news = difference / (difference + (NEWS * self.sigma_data) ** 2)
         self.at.copy_(torch.where(self.at + 1 < len(self.moments), self.at + 1, self.again))
         return image + self.share * likeness * news * (entering - image)
@@ -74,7 +74,7 @@ def ring(clip: Tensor, width: int) -> Tensor:
     return ((width - distance) / FADE).clamp(0, 1).to(clip)
 
 
-def _difference(images: Tensor, others: Tensor) -> Tensor:
+def change_around(images: Tensor, others: Tensor) -> Tensor:
     """(B, 1, H, W): mean square difference around each pixel."""
     square = (images - others).square().mean(1, keepdim=True)
     return F.avg_pool2d(square, SURROUNDINGS, 1, SURROUNDINGS // 2, count_include_pad=False)

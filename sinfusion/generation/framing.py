@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .border import ring
+from .border import change_around, ring
 
 # Share of the RMS change between frames that the clip has at its border, from which on things enter, and may leave.
 ENTERS = 0.3
 MOST = 1 / 240  # of the shorter side by which a frame is moved back: 0.3 pixels of 72
-SURROUNDINGS = 7  # rows and columns around each pixel whose change tells whether it moves
-MOVES = 0.3  # their RMS change, in units of sigma_data, at which half of the way is gone: what stands still stays
+# RMS change around a pixel, in units of sigma_data, at which half of the way is gone: what stands still stays.
+MOVES = 0.3
 RIDGE, TINY = 1e-3, 1e-6  # added to squared gradients, as a share of theirs and as such, where one direction has none
 
 
@@ -55,7 +55,7 @@ class Framing:
         ahead = self.drifted + drift(previous, image)
         most = MOST * min(image.shape[2:])
         back = (ahead - ahead.clamp(-self.reach, self.reach)).clamp(-most, most)
-        change = _around((image - previous).square().mean(1, keepdim=True))
+        change = change_around(image, previous)
         step = (torch.stack(_gradients(image), 1) * back[:, :, None, None, None]).sum(1)
         return (image + change / (change + self.still**2) * step).clamp(-1, 1)
 
@@ -85,7 +85,3 @@ def _gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     across = F.pad(images[..., 1:-1, 2:] - images[..., 1:-1, :-2], (1, 1, 1, 1)) / 2
     down = F.pad(images[..., 2:, 1:-1] - images[..., :-2, 1:-1], (1, 1, 1, 1)) / 2
     return across, down
-
-
-def _around(values: Tensor) -> Tensor:
-    return F.avg_pool2d(values, SURROUNDINGS, 1, SURROUNDINGS // 2, count_include_pad=False)

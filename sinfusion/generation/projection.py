@@ -147,7 +147,8 @@ class PatchProjection:
             image = image + self.weight * (projected - image)
         if self.border is not None and self.framing is not None:
             image = self.border(image, last)
-            self.framing.follow(image, last)
+            if framed:
+                self.framing.follow(image, last)
         return image.contiguous(memory_format=torch.channels_last)
 
     def _project(self, frames: Tensor, level: int) -> Tensor:
