@@ -128,7 +128,7 @@ def train(
             run, budget_of(run, started), request.patient, Callbacks(on_progress, should_stop), quiet, processes
         )
         session.train_models()
-    if short := shortfall(run):
+    if not quiet and (short := shortfall(run)):  # the first process is alone in knowing that all is written
         log(short)
     return run
 

@@ -7,7 +7,7 @@ import sinfusion
 from sinfusion.media import Source
 from sinfusion.recipe import FAST, TINY
 from sinfusion.run import Run
-from sinfusion.training import capacity
+from sinfusion.training import capacity, session
 from sinfusion.training.capacity import (
     GOOD,
     SIDES,
@@ -142,3 +142,12 @@ def test_a_measurement_leaves_random_numbers_and_folders_alone(tmp_path, monkeyp
     torch.manual_seed(1)
     measure_speed(TINY.replace(**SMALL), torch.device("cpu"), torch.float32, False)
     assert torch.equal(torch.rand(4), expected) and not list(tmp_path.iterdir())
+
+
+def test_who_says_nothing_does_not_look(clip, tmp_path, monkeypatch):
+    """Of several processes the first writes, and the others are done before it is."""
+    looked = []
+    monkeypatch.setattr(session, "shortfall", looked.append)
+    for quiet in (True, False):
+        sinfusion.train(clip, tmp_path / f"{quiet}", "tiny", steps=3, settings=SMALL, quiet=quiet)
+    assert len(looked) == 1
