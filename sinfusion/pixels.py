@@ -1,4 +1,4 @@
-"""Pixels: uint8 to [-1, 1] and back, resizing, which pixels are light, and the smallest image that can be used."""
+"""Pixels: uint8 to [-1, 1] and back, resizing, means around pixels, which are light, and the smallest image of use."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -49,6 +50,11 @@ def to_uint8(images: Tensor) -> Tensor:
 def to_pixel_values(images: Tensor) -> Tensor:
     """(..., 3, H, W) in [-1, 1] -> (..., H, W, 3) of the same dtype in [0, 255], not rounded."""
     return ((images.clamp(-1, 1) + 1) * 127.5).movedim(-3, -1)
+
+
+def mean_around(values: Tensor, side: int) -> Tensor:
+    """(B, C, H, W): the mean of the values around each pixel, in a square of an odd side, as far as it is inside."""
+    return F.avg_pool2d(values, side, 1, side // 2, count_include_pad=False)
 
 
 def fractions_to_uint8(values: np.ndarray) -> np.ndarray:

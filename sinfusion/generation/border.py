@@ -7,8 +7,9 @@ none come, and a long video empties. The clip itself is a sample of what enters:
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ..pixels import mean_around
 
 SURROUNDINGS = 7  # rows and columns that are compared around each pixel
 SHARE = 8  # the border is at most this part of the shorter side wide
@@ -76,5 +77,4 @@ def ring(clip: Tensor, width: int) -> Tensor:
 
 def change_around(images: Tensor, others: Tensor) -> Tensor:
     """(B, 1, H, W): mean square difference around each pixel."""
-    square = (images - others).square().mean(1, keepdim=True)
-    return F.avg_pool2d(square, SURROUNDINGS, 1, SURROUNDINGS // 2, count_include_pad=False)
+    return mean_around((images - others).square().mean(1, keepdim=True), SURROUNDINGS)

@@ -20,7 +20,8 @@ from .. import ops
 from ..patches.engine import Effort, Level, coarse_to_fine
 from ..patches.pyramid import level_scales, resample
 from ..patches.videos import plain_levels
-from .border import Border
+from ..pixels import mean_around
+from .border import Border, change_around
 from .framing import Framing
 from .reverse_process import Multiples
 
@@ -186,7 +187,7 @@ class _Scale:
         for query, field in zip(_videos(frames), self.fields, strict=True):
             field.copy_(self._search(query, field))
         image, found = frames[:, :3], self.found()
-        error = _around((found - image).square().mean(1, keepdim=True)) + TINY**2
+        error = change_around(found, image) + TINY**2
         return image + error / (error + self.tolerance**2) * (found - image)
 
     def found(self) -> Tensor:
@@ -237,9 +238,9 @@ def not_recurring(clip: Tensor, depth: int) -> float:
     if (known := _part_in_rest(clip, depth)) is None:
         return math.inf
     image, previous, found = known
-    moving = _around((image - previous).square().mean(1, keepdim=True)) if depth > 1 else 1.0
-    missed = (moving * _around((found - image).square().mean(1, keepdim=True))).mean()
-    contrast = _around(image.square()) - _around(image).square()
+    moving = change_around(image, previous) if depth > 1 else 1.0
+    missed = (moving * change_around(found, image)).mean()
+    contrast = mean_around(image.square(), SIDE) - mean_around(image, SIDE).square()
     whole = (moving * contrast.mean(1, keepdim=True)).mean()
     return math.sqrt(float(missed) / float(whole)) if whole > 0 else math.inf
 
@@ -254,7 +255,7 @@ def fluidity(clip: Tensor, depth: int) -> float:
         return 0.0
     image, _, found = known
     changes = (clip[1:] - clip[:-1]).square().mean(-1)
-    around = _around(changes[:, None]).flatten(1)
+    around = mean_around(changes[:, None], SIDE).flatten(1)
     share = (around.mean(1).square() / around.square().mean(1).clamp(min=TINY**4)).median()
     distance = (found - image).square().mean() / changes.mean().clamp(min=TINY**2)
     return math.sqrt(float(distance * share)) * min(clip.shape[1:3]) / FLUID_SIDE
@@ -281,11 +282,6 @@ def _change(clip: Tensor, pairs: Tensor) -> Tensor:
         changes = changes[pairs]
     squares = changes.square_()  # in place: a clip may be large
     return squares.mean().sqrt().clamp(min=TINY) if len(squares) else torch.ones((), device=clip.device)
-
-
-def _around(values: Tensor) -> Tensor:
-    """(B, C, H, W): the mean of the values around each pixel, in a square of a patch's side."""
-    return F.avg_pool2d(values, SIDE, 1, SIDE // 2, count_include_pad=False)
 
 
 def _inside(size: int, side: int, middle: int) -> slice:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..pixels import mean_around
+
 SIDE = 3  # rows and columns in which what is made and what is kept are compared
 ALONG = 2.0  # pixels along the seam in which the weight of a difference falls to 1/e
 INTO = 12  # pixels from the seam in which the correction falls to 0
@@ -26,7 +28,7 @@ class Seam:
     def __init__(self, known: Tensor):  # (H, W) bool
         self.kept = known.float()[None, None]
         self.made = 1 - self.kept
-        self.areas = tuple(_around(of).clamp(min=TINY) for of in (self.kept, self.made))
+        self.areas = tuple(mean_around(of, SIDE).clamp(min=TINY) for of in (self.kept, self.made))
         near_kept, near_made = (F.max_pool2d(of, SIDE, 1, SIDE // 2) for of in (self.kept, self.made))
         self.seam = near_kept * near_made  # (1, 1, H, W): 1 where both are near, else 0
         self.weight = _smooth(self.seam).clamp(min=TINY)
@@ -37,15 +39,12 @@ class Seam:
 
     def bridged(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], like the image, whose known pixels are there and stay as they are."""
-        kept, made = (_around(image * of) / area for of, area in zip((self.kept, self.made), self.areas, strict=True))
+        kept, made = (
+            mean_around(image * of, SIDE) / area for of, area in zip((self.kept, self.made), self.areas, strict=True)
+        )
         difference = (kept - made) * self.seam
         difference = difference * torch.exp(-difference.square().mean(1, keepdim=True) / OBJECT**2)
         return (image + _smooth(difference) / self.weight * self.share).clamp(-1, 1)
-
-
-def _around(values: Tensor) -> Tensor:
-    """(B, C, H, W): the mean of the values around each pixel, of those in the image."""
-    return F.avg_pool2d(values, SIDE, 1, SIDE // 2, count_include_pad=False)
 
 
 def _smooth(values: Tensor) -> Tensor:

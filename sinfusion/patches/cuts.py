@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..pixels import mean_around
+
 LEAST_LENGTH = 4  # frames of a loop
 # Shares of the clip's length, between which a loop's is unless the clip repeats itself. In a longer one there are few
 # moments to choose from, and all places jump at once.
@@ -60,7 +62,7 @@ def _at_cuts(differences: Tensor) -> Tensor:
 
 def _box(costs: Tensor) -> Tensor:
     """(S, H, W): means of the places around."""
-    return F.avg_pool2d(costs[:, None], 2 * RADIUS + 1, 1, RADIUS, count_include_pad=False)[:, 0]
+    return mean_around(costs[:, None], 2 * RADIUS + 1)[:, 0]
 
 
 def _choose_cuts(differences: Tensor) -> Tensor:
