@@ -35,6 +35,7 @@ from sinfusion.run import Run, load
 from sinfusion.training.session import train
 
 SIDE = 3  # rows and columns of a patch
+TINY = 1e-6  # in place of a distance of 0
 
 Row = dict[str, Any]
 
@@ -66,7 +67,7 @@ def figures(made: np.ndarray, known: np.ndarray, original: np.ndarray) -> Row:
     share = known_share(known)
     inside = nnfdist(distance[:, share == 0])
     across = nnfdist(distance[:, (share > 0) & (share < SIDE * SIDE)])
-    return {"across": across, "inside": inside, "ratio": across / inside}
+    return {"across": across, "inside": inside, "ratio": across / max(inside, TINY)}
 
 
 def made_of(run: Run, settings: Settings) -> Iterator[tuple[str, list[np.ndarray], np.ndarray]]:

@@ -256,6 +256,18 @@ def loops(path: Path) -> str:
     return f"{of_machine(result, command)}\n\n{markdown(head, rows)}"
 
 
+def seams(path: Path) -> str:
+    result = json.loads(path.read_text())
+    rows = [
+        (row["clip"], row["task"], str(row["frames"]), str(row["seeds"]),
+         f"{row['across']:.3f}", f"{row['inside']:.3f}", f"{row['ratio']:.2f}")
+        for row in result["rows"]
+    ]  # fmt: skip
+    command = f"python benchmarks/compare_seams.py --inputs CLIPS PICTURES --train-minutes {result['minutes']:g}"
+    head = ("clip", "made by", "frames", "seeds", "NNFDIST across the seam", "inside", "ratio")
+    return f"{of_machine(result, command)}\n\n{markdown(head, rows)}"
+
+
 AVX2 = "SINFUSION_ISA=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2"
 CLIPS = " ".join(
     f"{{data}}/{clip}"
@@ -307,6 +319,8 @@ FIGURES = (
              "--published {data}/published/interpolation/star_fan_combined.mp4 --steps 1200 --out "),
     measured("loops", 10, loops, f"python benchmarks/compare_loops.py --clips scene {EVERY_CLIP} --out ",
              same_since="7fcdf8f"),  # tiles of image runs came after
+    measured("seams", 90, seams, f"python benchmarks/compare_seams.py --inputs {EVERY_CLIP} {{data}}/balloons.png "
+             "{data}/mountains3.png --train-minutes 10 --out "),
     Figure("gpu-first-run", "benchmarks/results/gpu-first-run.json", (), 0),  # by hand, in five leases of a GPU
     Figure("gpu-hopper", "benchmarks/results/gpu-hopper.json", (), 0),  # the same, in two more
     Figure("fp8", "benchmarks/results/fp8.json", (), 0),  # an emulation
