@@ -182,11 +182,13 @@ inline void read_fields(Fields& fields, SampleCrops& a) {
 
 inline void read_fields(Fields& fields, Vote& a) {
   READ(value);
+  READ(frames);
   READ(height);
   READ(width);
   READ(bf16);
   READ(channels);
   READ(patch);
+  READ(middle);
   READ(count);
   READ(field);
   READ(mean);

@@ -15,12 +15,13 @@ namespace sinfusion {
 // Arguments are checked in Python (sinfusion/ops/vote.py).
 struct Vote {
   const void* value;  // (T, H, W, C), in which the matches are
-  int32_t height, width;
+  int32_t frames, height, width;
   bool bf16;  // value and out, else fp32
   int64_t channels;
-  Position patch;       // frames, rows and columns of a patch
-  Position count;       // patches of the field, along each axis
-  const Offset* field;  // (count); every match is inside of `value`
+  Position patch;   // frames, rows and columns of a patch
+  Position middle;  // of the mean: the part of a patch that votes for what middles cover; other pixels get all votes
+  Position count;   // patches of the field, along each axis
+  const Offset* field;  // (count); every match is inside of `value`: on a device, it ends at the border otherwise
   bool mean;            // else median
   const float* weight;  // (count), of the mean; null: all 1
   void* out;            // (count + patch - 1, C)
@@ -28,6 +29,19 @@ struct Vote {
 
 SINFUSION_HD static inline Position output_size(const Vote& a) {
   return {a.count.t + a.patch.t - 1, a.count.y + a.patch.y - 1, a.count.x + a.patch.x - 1};
+}
+
+// A part of a patch, on one axis.
+struct Part {
+  int32_t first, end;
+};
+SINFUSION_HD static inline Part middle_of(int32_t side, int32_t middle) {
+  const int32_t first = (side - middle) / 2;
+  return {first, first + middle};
+}
+// Whether the middles of patches cover this place, on one axis.
+SINFUSION_HD static inline bool covers(Part part, int32_t count, int32_t at) {
+  return at >= part.first && at < count + part.end - 1;
 }
 
 // Integers in the order of the floats, and back.
@@ -45,19 +59,38 @@ SINFUSION_HD static inline float from_ordered_int(int32_t value) {
 
 // The device's part: a thread for each pixel and channel.
 
-// Calls visit(index of the patch, address of its vote) for all patches over an output pixel.
+// Of the offsets that lead from a patch to a pixel over it, on one axis, those in a part of the patch.
+SINFUSION_HD static inline Part within(Part part, int32_t count, int32_t at) {
+  const int32_t first = at < count ? 0 : at - count + 1, end = at + 1;
+  return {first > part.first ? first : part.first, end < part.end ? end : part.end};
+}
+
+SINFUSION_HD static inline int32_t inside(int32_t at, int32_t places) {
+  return at < 0 ? 0 : at < places ? at : places - 1;
+}
+
+// Calls visit(index of the patch, address of its vote) for all patches that vote for an output pixel.
 template <class T, class Visit>
 SINFUSION_HD static inline void for_each_vote(const Vote& a, Position at, int64_t channel, const Visit& visit) {
-  const Position first = {at.t < a.count.t ? 0 : at.t - a.count.t + 1, at.y < a.count.y ? 0 : at.y - a.count.y + 1,
-                          at.x < a.count.x ? 0 : at.x - a.count.x + 1};
-  const Position end = {at.t < a.patch.t ? at.t + 1 : a.patch.t, at.y < a.patch.y ? at.y + 1 : a.patch.y,
-                        at.x < a.patch.x ? at.x + 1 : a.patch.x};
-  for (int32_t dt = first.t; dt < end.t; ++dt)
-    for (int32_t dy = first.y; dy < end.y; ++dy)
-      for (int32_t dx = first.x; dx < end.x; ++dx) {
-        const int64_t index = linear_index({at.t - dt, at.y - dy, at.x - dx}, a.count);
+  Part t = middle_of(a.patch.t, a.middle.t), y = middle_of(a.patch.y, a.middle.y), x = middle_of(a.patch.x, a.middle.x);
+  if (!covers(t, a.count.t, at.t) || !covers(y, a.count.y, at.y) || !covers(x, a.count.x, at.x)) {
+    t = {0, a.patch.t};
+    y = {0, a.patch.y};
+    x = {0, a.patch.x};
+  }
+  t = within(t, a.count.t, at.t);
+  y = within(y, a.count.y, at.y);
+  x = within(x, a.count.x, at.x);
+  const Position places = {a.frames - a.patch.t + 1, a.height - a.patch.y + 1, a.width - a.patch.x + 1};
+  for (int32_t dt = t.first; dt < t.end; ++dt)
+    for (int32_t dy = y.first; dy < y.end; ++dy)
+      for (int32_t dx = x.first; dx < x.end; ++dx) {
+        const Position own = {at.t - dt, at.y - dy, at.x - dx};
+        const int64_t index = linear_index(own, a.count);
         const Offset o = a.field[index];
-        const int64_t pixel = (int64_t(at.t + o.t) * a.height + at.y + o.y) * a.width + at.x + o.x;
+        const Position from = {inside(own.t + o.t, places.t) + dt, inside(own.y + o.y, places.y) + dy,
+                               inside(own.x + o.x, places.x) + dx};
+        const int64_t pixel = (int64_t(from.t) * a.height + from.y) * a.width + from.x;
         visit(index, static_cast<const T*>(a.value) + pixel * a.channels + channel);
       }
 }

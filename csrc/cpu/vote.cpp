@@ -43,8 +43,10 @@ vec_f32 median(int32_t* votes, int64_t count, vec_i32 present) {
 }
 
 // The rows of patches over row (t, y) of the output. Returns how many; where each begins in the field, and by how many
-// pixels each of its matches is displaced.
-int64_t covering_rows(const Vote& a, int32_t t, int32_t y, int64_t* patch_row_starts, int32_t* pixel_shifts) {
+// pixels each of its matches is displaced; whether the row lies in the middle of the patch.
+int64_t covering_rows(const Vote& a, int32_t t, int32_t y, int64_t* patch_row_starts, int32_t* pixel_shifts,
+                      int32_t* in_middle) {
+  const Part of_t = middle_of(a.patch.t, a.middle.t), of_y = middle_of(a.patch.y, a.middle.y);
   int64_t rows = 0;
   for (int32_t dt = 0; dt < a.patch.t; ++dt)
     for (int32_t dy = 0; dy < a.patch.y; ++dy) {
@@ -54,6 +56,7 @@ int64_t covering_rows(const Vote& a, int32_t t, int32_t y, int64_t* patch_row_st
       const Offset* field = a.field + patch_row_starts[rows];
       int32_t* shift = pixel_shifts + rows * a.count.x;
       for (int32_t x = 0; x < a.count.x; ++x) shift[x] = (field[x].t * a.height + field[x].y) * a.width + field[x].x;
+      in_middle[rows] = dt >= of_t.first && dt < of_t.end && dy >= of_y.first && dy < of_y.end;
       ++rows;
     }
   return rows;
@@ -70,11 +73,15 @@ class RowVoter {  // Channels: -1 where not known at compile time
         row_start_((row / size.y * a.height + row % size.y) * a.width),
         out_(static_cast<T*>(a.out) + row * size.x * C_) {
     const int64_t most = int64_t(a.patch.t) * a.patch.y;
-    float* memory = thread_scratch(2 * most + most * a.count.x + votes_per_pixel_ * C_ * LANES);
+    float* memory = thread_scratch(3 * most + most * a.count.x + votes_per_pixel_ * C_ * LANES);
     patch_row_starts_ = reinterpret_cast<int64_t*>(memory);
-    pixel_shifts_ = reinterpret_cast<int32_t*>(memory + 2 * most);
+    in_middle_ = reinterpret_cast<int32_t*>(memory + 2 * most);
+    pixel_shifts_ = in_middle_ + most;
     votes_ = pixel_shifts_ + most * a.count.x;
-    rows_ = covering_rows(a, int32_t(row / size.y), int32_t(row % size.y), patch_row_starts_, pixel_shifts_);
+    const int32_t t = int32_t(row / size.y), y = int32_t(row % size.y);
+    rows_ = covering_rows(a, t, y, patch_row_starts_, pixel_shifts_, in_middle_);
+    row_covered_ = covers(middle_of(a.patch.t, a.middle.t), a.count.t, t) &&
+                   covers(middle_of(a.patch.y, a.middle.y), a.count.y, y);
   }
 
   void medians() {
@@ -92,11 +99,15 @@ class RowVoter {  // Channels: -1 where not known at compile time
 
   void means() {
     float* totals = reinterpret_cast<float*>(votes_);
+    const Part middle = middle_of(a_.patch.x, a_.middle.x), whole = {0, a_.patch.x};
     for (int32_t x = 0; x < width_; ++x) {
+      const bool covered = row_covered_ && covers(middle, a_.count.x, x);
+      const Part part = covered ? middle : whole;
       float weights = 0;
       for (int64_t c = 0; c < C_; ++c) totals[c] = 0;
-      for (int64_t r = 0; r < rows_; ++r)
-        for (int32_t dx = 0; dx < a_.patch.x; ++dx) {
+      for (int64_t r = 0; r < rows_; ++r) {
+        if (covered && !in_middle_[r]) continue;
+        for (int32_t dx = part.first; dx < part.end; ++dx) {
           const int32_t px = x - dx;
           if (px < 0 || px >= a_.count.x) continue;
           const float weight = a_.weight ? a_.weight[patch_row_starts_[r] + px] : 1;
@@ -104,6 +115,7 @@ class RowVoter {  // Channels: -1 where not known at compile time
           for (int64_t c = 0; c < C_; ++c) totals[c] += weight * to_float(pixel[c]);
           weights += weight;
         }
+      }
       for (int64_t c = 0; c < C_; ++c) {
         T rounded[LANES];
         store(rounded, vec_f32{} + totals[c] / weights);
@@ -145,8 +157,9 @@ class RowVoter {  // Channels: -1 where not known at compile time
   int64_t votes_per_pixel_, row_start_;
   T* out_;
   int64_t* patch_row_starts_;
-  int32_t *pixel_shifts_, *votes_;
+  int32_t *in_middle_, *pixel_shifts_, *votes_;
   int64_t rows_;
+  bool row_covered_;  // by middles of patches, along columns and frames
 };
 
 template <class T, int Channels>

@@ -168,6 +168,7 @@ class _Scale:
     def __init__(self, clip: Tensor, depth: int, follows: Tensor, tolerance: float | Tensor = 0.0):
         self.clip, self.tolerance = clip, tolerance  # (T, H, W, 3)
         self.patch = depth, min(SIDE, clip.shape[1]), min(SIDE, clip.shape[2])
+        self.key = ops.key_in_steps(clip, self.patch, VALUES)
         self.fields: Tensor  # (B, 1, H', W', 3) int16
         self.weight = None  # of the clip's patches: infinite where their frames do not follow each other
         if not follows.all():
@@ -197,20 +198,14 @@ class _Scale:
     def _vote(self, field: Tensor) -> Tensor:
         """(H, W, 3): the mean of what the middles of patches have in the last of their frames; at a border, of all."""
         last, (_, rows, columns) = self.clip[self.patch[0] - 1 :], self.patch
-        image: Tensor = ops.vote(last, field, (1, rows, columns), mean=True)[0]
-        middle = min(VOTING, rows), min(VOTING, columns)
-        of_clip, of_image = (
-            tuple(_inside(size, *sides) for size, *sides in zip(shape, (rows, columns), middle, strict=True))
-            for shape in (last.shape[1:3], image.shape[:2])
-        )
-        middles = last[:, of_clip[0], of_clip[1]].contiguous()
-        image[of_image] = ops.vote(middles, field, (1, *middle), mean=True)[0]
+        middle = 1, min(VOTING, rows), min(VOTING, columns)
+        image: Tensor = ops.vote(last, field, (1, rows, columns), mean=True, middle=middle)[0]
         return image
 
     def _search(self, query: Tensor, start: Tensor | None) -> Tensor:
         """(1, H', W', 3) int16, of a query (depth, H, W, 3)."""
         rounds = FIRST_ROUNDS if start is None else ROUNDS
-        return ops.patch_match(query, self.clip, self.patch, rounds, SEED, start, self.weight, value_range=VALUES)[0]
+        return ops.patch_match(query, self.key, self.patch, rounds, SEED, start, self.weight, value_range=VALUES)[0]
 
 
 def _with_known(level_at: Callable[[int], Level], mask: Tensor, video: Tensor) -> Callable[[int], Level]:
@@ -282,12 +277,6 @@ def _change(clip: Tensor, pairs: Tensor) -> Tensor:
         changes = changes[pairs]
     squares = changes.square_()  # in place: a clip may be large
     return squares.mean().sqrt().clamp(min=TINY) if len(squares) else torch.ones((), device=clip.device)
-
-
-def _inside(size: int, side: int, middle: int) -> slice:
-    """The part of `size` pixels in a row that middles of patches of this side cover."""
-    before = (side - middle) // 2
-    return slice(before, size - (side - middle - before))
 
 
 def _half_video(video: Tensor) -> Tensor:

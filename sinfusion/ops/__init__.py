@@ -25,7 +25,7 @@ from .philox import normal, uniform_bits
 from .posterior import posterior
 from .sample_crops import sample_crops
 from .threads import torch_alone
-from .videos import places
+from .videos import key_in_steps, places
 from .vote import vote
 
 
@@ -58,6 +58,7 @@ __all__ = [
     "dense",
     "depthwise_norm",
     "keep_memory",
+    "key_in_steps",
     "mean_square",
     "nearest_patches",
     "normal",

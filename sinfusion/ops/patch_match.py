@@ -19,7 +19,7 @@ from .dispatch import native_or_reference
 from .native import run, why_no_library
 from .philox import uniform_bits
 from .registration import define, implement, takes
-from .videos import check_videos, places, quantize
+from .videos import BEHIND, check_videos, places, quantize
 
 STRIDES = (8, 4, 2, 1)  # of the steps of a round, as in VGPNN
 STREAM = 0x50617463  # of random numbers
@@ -28,7 +28,9 @@ NEAR_LEVEL = 3  # of random places: within an eighth of the key's size
 
 class PatchMatch(NamedTuple):
     query: Tensor  # (T, H, W, C) floating, finite
-    key: Tensor  # (T', H', W', C)
+    key: (
+        Tensor  # (T', H', W', C) floating; or int16, of which `key_in_steps` has made it for this patch and value_range
+    )
     patch: Sequence[int] = (3, 7, 7)  # frames, rows, columns
     rounds: int = 5  # of steps with these strides
     seed: int = 0
@@ -55,7 +57,9 @@ def patch_match(a: PatchMatch) -> tuple[Tensor, Tensor]:
 def _check(a: PatchMatch) -> None:
     query, key = a.query, a.key
     require(all(stride > 0 for stride in a.strides), lambda: f"strides are above 0, not {tuple(a.strides)}")
-    check_videos(query, key, a.patch)
+    in_steps = key.dtype == torch.int16
+    check_videos(query, key, a.patch, in_steps)
+    require(not in_steps or bool(a.value_range), lambda: "a key in steps needs the value_range that it was made with")
     require_tensor("start", a.start, query.device, [(*places(query, a.patch), 3)], torch.int16)
     require_tensor("weight", a.weight, query.device, [places(key, a.patch)], torch.float32)
     require(
@@ -68,7 +72,12 @@ def _quantize(a: PatchMatch) -> tuple[Tensor, Tensor, float]:
     """As `quantize`; weights have to be above 0."""
     if a.weight is not None and a.weight.device.type == "cpu":  # reading it would wait for a GPU
         require(bool((a.weight > 0).all()), lambda: "weight is above 0 everywhere")
-    return quantize(a.query, a.key, a.patch, a.value_range)
+    query, key, unit = quantize(a.query, a.key, a.patch, a.value_range)
+    behind = key.untyped_storage().nbytes() // key.element_size() - key.storage_offset() - key.numel()
+    if not key.is_contiguous() or behind < BEHIND:  # not as `key_in_steps` has made it
+        memory = key.new_zeros(key.numel() + BEHIND)
+        key = memory[: key.numel()].view(key.shape).copy_(key)
+    return query, key, unit
 
 
 def _reference(a: PatchMatch) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,14 @@ from .registration import define, implement, takes
 
 
 class Vote(NamedTuple):
-    value: Tensor  # (T', H', W', C) floating, finite; native in fp32 and bf16: where the matches lie
+    value: Tensor  # (T', H', W', C) floating, for the median finite; native in fp32 and bf16: where the matches lie
     offsets: Tensor  # (T - pt + 1, H - ph + 1, W - pw + 1, 3) int16, as of patch_match: leading inside of value
     patch: Sequence[int] = (3, 7, 7)  # frames, rows, columns
     mean: bool = False  # else the median, the lower one of an even number
     weight: Tensor | None = None  # fp32 above 0, one for each patch: of the mean
+    # The part of each patch, like it frames, rows, columns, that votes for pixels that such middles cover: of the mean.
+    # Pixels nearer to the border get all votes. Empty: all of a patch votes everywhere.
+    middle: Sequence[int] = ()
 
 
 @takes(Vote)
@@ -48,13 +51,18 @@ def _check(a: Vote) -> None:
         ),
     )
     require(a.weight is None or a.mean, lambda: "a weight is for the mean")
+    if a.middle:
+        require_patch(a.middle)
+        fits = all(part <= side for part, side in zip(a.middle, a.patch, strict=True))
+        require(a.mean and fits, lambda: f"a middle, {tuple(a.middle)}, is for the mean, and no larger than the patch")
     require_tensor("weight", a.weight, device, [offsets.shape[:3]], torch.float32)
 
 
 def _check_values(a: Vote) -> None:
     if a.value.device.type != "cpu":  # reading them would wait for a GPU
         return
-    require(bool(a.value.isfinite().all()), lambda: "value is finite")
+    if not a.mean:  # which the order of a median's votes needs
+        require(bool(a.value.isfinite().all()), lambda: "value is finite")
     # The kernels compute addresses from the offsets, so those of another video must not pass.
     for axis in range(3):
         shape = [1, 1, 1]
@@ -72,7 +80,9 @@ def _output_size(a: Vote) -> list[int]:
 def _reference(a: Vote) -> Tensor:
     _check(a)
     _check_values(a)
-    value, offsets, patch, mean, weight = a
+    if a.middle and tuple(a.middle) != tuple(a.patch):
+        return _with_middle(a)
+    value, offsets, patch, mean, weight, _ = a
     count, size = offsets.shape[:3], _output_size(a)
     axes = torch.meshgrid(*(torch.arange(n, device=value.device) for n in count), indexing="ij")
     match = torch.stack(axes, -1) + offsets
@@ -102,29 +112,30 @@ def _reference(a: Vote) -> Tensor:
     return torch.stack(frames).to(value.dtype)
 
 
+def _with_middle(a: Vote) -> Tensor:
+    """The votes of all, in place of which come those of the middles, which are patches that begin a little later."""
+    out = _reference(a._replace(middle=()))
+    before = [(side - part) // 2 for side, part in zip(a.patch, a.middle, strict=True)]
+    value = a.value[before[0] :, before[1] :, before[2] :]
+    found = _reference(a._replace(value=value, patch=a.middle, middle=()))
+    covered = [slice(first, first + size) for first, size in zip(before, found.shape, strict=False)]
+    out[covered[0], covered[1], covered[2]] = found
+    return out
+
+
 def unsupported(a: Vote) -> list[str]:
     """Why the native kernels cannot run."""
     return why_no_library(a.value.device) + wrong_dtype("value", a.value.dtype, torch.float32, torch.bfloat16)
 
 
-def _inside(a: Vote) -> Tensor:
-    """The offsets; on a GPU, where nobody has looked at them, those that lead outside end at the border."""
-    if a.value.device.type == "cpu":
-        return a.offsets.contiguous()
-    axes = (torch.arange(count, device=a.value.device) for count in a.offsets.shape[:3])
-    own = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    most = [size - side for size, side in zip(a.value.shape[:3], a.patch, strict=True)]
-    match = [place.clamp(0, end) for place, end in zip((own + a.offsets).unbind(-1), most, strict=True)]
-    return (torch.stack(match, -1) - own).to(torch.int16)
-
-
 def _native(a: Vote) -> Tensor:
     _check_values(a)
-    _, height, width, channels = a.value.shape
+    frames, height, width, channels = a.value.shape
     out = a.value.new_empty(*_output_size(a), channels)
     run(
-        "vote", a.value, value=a.value.contiguous(), height=height, width=width, bf16=a.value.dtype == torch.bfloat16,
-        channels=channels, patch=a.patch, count=a.offsets.shape[:3], field=_inside(a), mean=a.mean,
+        "vote", a.value, value=a.value.contiguous(), frames=frames, height=height, width=width,
+        bf16=a.value.dtype == torch.bfloat16, channels=channels, patch=a.patch, middle=a.middle or a.patch,
+        count=a.offsets.shape[:3], field=a.offsets.contiguous(), mean=a.mean,
         weight=None if a.weight is None else a.weight.contiguous(), out=out,
     )  # fmt: skip
     return out

@@ -3,16 +3,18 @@
 
 using namespace sinfusion;
 
-extern "C" void vote(const void* value, int32_t height, int32_t width, bool bf16, int64_t channels,
-                     int32_t patch_frames, int32_t patch_height, int32_t patch_width, int32_t count_frames,
-                     int32_t count_height, int32_t count_width, const Offset* field, bool mean, const float* weight,
-                     void* out) {
+extern "C" void vote(const void* value, int32_t frames, int32_t height, int32_t width, bool bf16, int64_t channels,
+                     int32_t patch_frames, int32_t patch_height, int32_t patch_width, int32_t middle_frames,
+                     int32_t middle_height, int32_t middle_width, int32_t count_frames, int32_t count_height,
+                     int32_t count_width, const Offset* field, bool mean, const float* weight, void* out) {
   const Vote a{value,
+               frames,
                height,
                width,
                bf16,
                channels,
                {patch_frames, patch_height, patch_width},
+               {middle_frames, middle_height, middle_width},
                {count_frames, count_height, count_width},
                field,
                mean,

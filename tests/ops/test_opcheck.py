@@ -58,7 +58,7 @@ def patch_match(device):
 
 def vote(device):
     value = last(3, 9, 10, 3, device=device, channels_last=False)
-    return value, ops.patch_match(value, value, (3, 3, 3))[0], [3, 3, 3], False, None
+    return value, ops.patch_match(value, value, (3, 3, 3))[0], [3, 3, 3], True, None, [1, 3, 1]
 
 
 def nearest_patches(device):

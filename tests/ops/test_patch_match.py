@@ -378,3 +378,21 @@ def test_memory_grows_with_the_video_and_not_with_its_patches():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(result.stdout) < 30  # MB; a third of it is float copies of the two videos
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("row", [ROWS[1], ROWS[3], ROWS[7]], ids=str)
+def test_a_key_in_steps_gives_the_field_of_the_key_itself(row, backend):
+    query, key = pair(row)
+    steps = ops.key_in_steps(key, row[2], (-2.0, 2.0))
+    assert steps.dtype == torch.int16 and steps.shape == key.shape
+    elsewhere = torch.empty(*steps.shape[::-1], dtype=torch.int16).permute(3, 2, 1, 0).copy_(steps)
+    with ops.backend(backend):
+        wanted = ops.patch_match(query, key, row[2], 2, 5, value_range=(-2.0, 2.0))
+        for given in (steps, steps.clone(), elsewhere):  # as it was made; with nothing behind its end; in another order
+            found = ops.patch_match(query, given, row[2], 2, 5, value_range=(-2.0, 2.0))
+            assert all(map(torch.equal, found, wanted))
+        with pytest.raises(RuntimeError, match="a key in steps needs the value_range that it was made with"):
+            ops.patch_match(query, steps, row[2], 2, 5)
+        with pytest.raises(RuntimeError, match="query is floating, not"):
+            ops.patch_match(steps, steps, row[2], 2, 5, value_range=(-2.0, 2.0))

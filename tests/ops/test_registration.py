@@ -18,7 +18,7 @@ SIGNATURES = {
     "patch_match": "query key patch rounds seed start weight strides value_range",
     "nearest_patches": "query key patch k",
     "posterior": "rows distance values of_distance observed of_observed",
-    "vote": "value offsets patch mean weight",
+    "vote": "value offsets patch mean weight middle",
 }
 
 

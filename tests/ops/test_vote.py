@@ -33,10 +33,16 @@ def inputs(row, dtype=torch.float32, ties=False, seed=0):
     return value, (match - own).short(), torch.rand(counts, generator=generator) + 0.1
 
 
-def evaluate(backend, row, dtype=torch.float32, mean=False, weighted=False, device="cpu", **of_inputs):
+def evaluate(backend, row, dtype=torch.float32, mean=False, weighted=False, middle=False, device="cpu", **of_inputs):
     value, offsets, weight = (tensor.to(device) for tensor in inputs(row, dtype, **of_inputs))
     with ops.backend(backend):
-        return ops.vote(value, offsets, row[2], mean, weight if weighted else None).cpu()
+        part = middle_of(row) if middle else ()
+        return ops.vote(value, offsets, row[2], mean, weight if weighted else None, part).cpu()
+
+
+def middle_of(row):
+    """Half of a patch's sides, rounded up; so there are odd and even numbers of pixels beside it."""
+    return [-(-side // 2) for side in row[2]]
 
 
 def digest():
@@ -47,16 +53,24 @@ def digest():
     return total.hexdigest()
 
 
-WAYS = [{}, {"ties": True}, {"mean": True}, {"mean": True, "weighted": True}]
+WAYS = [
+    {}, {"ties": True}, {"mean": True}, {"mean": True, "weighted": True},
+    {"mean": True, "weighted": True, "middle": True},
+]  # fmt: skip
 
 
-def suggestions(row, dtype, **of_inputs):
-    """For each pixel of the output all (value (C) float64, weight) that patches over it suggest."""
+def suggestions(row, dtype, part=None, **of_inputs):
+    """For each pixel of the output all (value (C) float64, weight) that patches over it suggest.
+
+    part: of a patch, slices; None: all of it.
+    """
     value, offsets, weight = inputs(row, dtype, **of_inputs)
     size = [count + side - 1 for count, side in zip(row[1], row[2], strict=True)]
     found = {pixel: [] for pixel in product(*map(range, size))}
     for place in product(*map(range, row[1])):
-        for within in product(*map(range, row[2])):
+        for within in product(
+            *(range(side)[inside] for side, inside in zip(row[2], part or [slice(None)] * 3, strict=True))
+        ):
             pixel = tuple(p + w for p, w in zip(place, within, strict=True))
             source = tuple(p + int(o) for p, o in zip(pixel, offsets[place], strict=True))
             found[pixel].append((value[source].double(), float(weight[place])))
@@ -82,6 +96,52 @@ def test_every_pixel_is_the_mean_of_what_is_suggested(weighted, backend):
         weights = torch.tensor([weight if weighted else 1.0 for _, weight in suggested], dtype=torch.float64)[:, None]
         exact = (torch.stack([value for value, _ in suggested]) * weights).sum(0) / weights.sum()
         torch.testing.assert_close(out[pixel].double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "plain"])
+@pytest.mark.parametrize(
+    ("row", "middle"),
+    [
+        (((2, 12, 13, 3), (1, 6, 7), (1, 7, 7)), (1, 3, 3)),
+        (((2, 12, 13, 3), (1, 6, 7), (1, 7, 7)), (1, 7, 2)),
+        (((4, 8, 9, 3), (2, 3, 40), (3, 7, 7)), (2, 4, 1)),
+        (((4, 8, 9, 3), (1, 1, 1), (3, 7, 7)), (1, 3, 3)),
+    ],
+    ids=str,
+)
+def test_middles_of_patches_vote_for_what_they_cover_and_all_of_a_patch_elsewhere(row, middle, weighted, backend):
+    value, offsets, weight = inputs(row)
+    with ops.backend(backend):
+        out = ops.vote(value, offsets, row[2], True, weight if weighted else None, middle)
+    first = [(side - part) // 2 for side, part in zip(row[2], middle, strict=True)]
+    part = [slice(begin, begin + size) for begin, size in zip(first, middle, strict=True)]
+    whole, middles = suggestions(row, torch.float32), suggestions(row, torch.float32, part)
+    assert any(middles.values()) and not all(middles.values())
+    for pixel, suggested in whole.items():
+        suggested = middles[pixel] or suggested
+        weights = torch.tensor([weight if weighted else 1.0 for _, weight in suggested], dtype=torch.float64)[:, None]
+        exact = (torch.stack([value for value, _ in suggested]) * weights).sum(0) / weights.sum()
+        torch.testing.assert_close(out[pixel].double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_on_a_device_offsets_that_lead_outside_end_at_the_border(device_code):
+    value, offsets, _ = inputs(ROWS[4])
+    far = offsets + torch.tensor([0, 100, -100], dtype=torch.int16)
+    places = torch.stack(torch.meshgrid(*(torch.arange(n) for n in ROWS[4][1]), indexing="ij"), -1)
+    most = torch.tensor([size - side for size, side in zip(value.shape[:3], ROWS[4][2], strict=True)])
+    inside = ((places + far).clamp(torch.zeros(3, dtype=torch.int64), most) - places).short()
+    _, height, width, channels = value.shape
+    found = []
+    for field in (far, inside):
+        out = torch.empty(1, 12, 10, channels)
+        device_code("vote").call(
+            "vote",
+            value=value, frames=1, height=height, width=width, bf16=False, channels=channels, patch=ROWS[4][2],
+            middle=ROWS[4][2], count=ROWS[4][1], field=field.contiguous(), mean=True, weight=None, out=out,
+        )  # fmt: skip
+        found.append(out)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -188,8 +248,8 @@ def test_opcheck(backend):
     row = ROWS[4]
     value, offsets, weight = inputs(row)
     with ops.backend(backend):
-        for mean, of_patches in ((False, None), (True, None), (True, weight)):
-            args = (value, offsets, list(row[2]), mean, of_patches)
+        for mean, of_patches, middle in ((False, None, []), (True, None, []), (True, weight, [1, 2, 3])):
+            args = (value, offsets, list(row[2]), mean, of_patches, middle)
             torch.library.opcheck(torch.ops.sinfusion.vote.default, args)
 
 
@@ -221,6 +281,9 @@ WRONG = {
     "outside of value \\(1, 8, 2, 3\\)": {"value": torch.ones(1, 8, 2, 3)},
     "patch is three sizes above 0": {"patch": (1, 3)},
     "a weight is for the mean": {"weight": torch.ones(1, 6, 6)},
+    "a middle, \\(1, 1, 1\\), is for the mean": {"middle": (1, 1, 1)},
+    "a middle, .* no larger than the patch": {"mean": True, "middle": (1, 1, 5)},
+    "patch is three sizes above 0, not \\(1, 0, 1\\)": {"mean": True, "middle": (1, 0, 1)},
     "weight is \\(1, 6, 6\\) torch.float32 .* not \\(1, 8, 8\\)": {"mean": True, "weight": torch.ones(1, 8, 8)},
     "weight is .* torch.float64": {"mean": True, "weight": torch.ones(1, 6, 6, dtype=torch.float64)},
     "weight is .* on cpu, not .* on meta": {"mean": True, "weight": torch.ones(1, 6, 6, device="meta")},
