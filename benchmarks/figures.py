@@ -260,11 +260,11 @@ def seams(path: Path) -> str:
     result = json.loads(path.read_text())
     rows = [
         (row["clip"], row["task"], str(row["frames"]), str(row["seeds"]),
-         f"{row['across']:.3f}", f"{row['inside']:.3f}", f"{row['ratio']:.2f}")
+         f"{row['across']:.3f}", f"{row['inside']:.3f}", f"{row['ratio']:.2f}", f"{row['least']:.3f}")
         for row in result["rows"]
     ]  # fmt: skip
     command = f"python benchmarks/compare_seams.py --inputs CLIPS PICTURES --train-minutes {result['minutes']:g}"
-    head = ("clip", "made by", "frames", "seeds", "NNFDIST across the seam", "inside", "ratio")
+    head = ("clip", "made by", "frames", "seeds", "NNFDIST across the seam", "inside", "ratio", "least across")
     return f"{of_machine(result, command)}\n\n{markdown(head, rows)}"
 
 

@@ -5,7 +5,7 @@ import json
 import figures
 import numpy as np
 import pytest
-from compare_seams import Settings, known_share, larger, main
+from compare_seams import Settings, known_share, larger, least_across, main
 from compare_seams import figures as figures_of
 
 
@@ -29,6 +29,20 @@ def test_a_line_along_the_seam_shows_in_the_ratio(texture):
     fair, bad = figures_of(noisy, known, clip), figures_of(framed, known, clip)
     assert 0 < fair["ratio"] < 1  # half of those pixels are the clip's
     assert bad["ratio"] > 3 * fair["ratio"]
+
+
+def test_the_least_distance_is_that_of_what_is_kept_and_below_that_of_any_result(texture):
+    clip = texture(2, (12, 14), 3)
+    made = np.zeros((2, 20, 22, 3), np.uint8)
+    made[:, 4:16, 4:18] = clip
+    known = np.zeros((20, 22), bool)
+    known[4:16, 4:18] = True
+    least = least_across(made, known, clip)
+    assert 0 < least < figures_of(made, known, clip)["across"]
+    otherwise = np.where(known[..., None], made, 200)
+    assert least_across(otherwise, known, clip) == pytest.approx(least)  # what is made does not matter
+    left = np.broadcast_to(np.arange(14) < 7, (12, 14))
+    assert least_across(clip, left, clip) == pytest.approx(0, abs=1e-5)  # the clip itself goes on beyond it
 
 
 @pytest.mark.parametrize("kind", ["video", "image"])
