@@ -22,7 +22,7 @@ from ..pixels import check_size, middle, to_uint8
 from ..progress import OnProgress
 from ..run import Run
 from .projector import Projector, projector
-from .seam import Seam
+from .seam import Seam, SeamPatches
 from .streaming import copy_to_host_async
 from .video import Frames, NextFrame, as_tensor, followed_by, next_frame, on_device, report, seeds_of
 
@@ -125,9 +125,14 @@ def _continued(
     before: the frames before them, the nearest first.
     """
     known = canvas.known[None, None]
+    patches = None if advance.project is None else SeamPatches(canvas.known, advance.project.scales[0].clip)
+    if patches is not None:
+        patches.begin(before[0])
 
     def one(previous: Tensor, frame_index: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         image = canvas.seam.bridged(advance(previous, seeds, frame_index, None, (known, kept)))
+        if patches is not None:
+            image = patches(image)
         return followed_by(previous, image), image
 
     step, previous = cuda_graphed(one, known.device, graph), advance.begin(torch.cat(before, 1))

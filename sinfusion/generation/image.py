@@ -16,7 +16,7 @@ from ..roles import IMAGE
 from ..run import Run
 from .guidance import Guidance
 from .reverse_process import reverse_process
-from .seam import Seam
+from .seam import Seam, SeamPatches
 from .video import seeds_of
 
 JUMPS = 3  # where something is kept
@@ -74,6 +74,10 @@ def edit(
     if keeps and not guides:
         process = process.guided(Seam(known_mask[0, 0]))
     images = process(seeds, 0, None, known_image.expand(count, -1, -1, -1), None, known_mask, known_image)
+    if keeps and not guides:
+        patches = SeamPatches(known_mask[0, 0], to_unit(torch.from_numpy(run.frames).to(run.device)).movedim(1, -1))
+        patches.begin(images)
+        images = patches(images)
     outputs = to_uint8(images).cpu().numpy()
     return np.where(change[..., None], outputs, image)
 

@@ -1,7 +1,8 @@
 """Where what is made meets what is kept: the brightness of one goes over into that of the other.
 
 A denoiser that is given known pixels makes what lies around them of the right kind, but often a little darker or
-lighter, so that a frame shows. Near the seam it is moved by how far it is from what is kept there.
+lighter, so that a frame shows. Near the seam it is moved by how far it is from what is kept there. Then the pixels next
+to the seam become what patches of the clip have there that fit both sides, so that lines go on across it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import ops
 from ..pixels import mean_around
 
 SIDE = 3  # rows and columns in which what is made and what is kept are compared
@@ -20,6 +22,10 @@ INTO = 12  # pixels from the seam in which the correction falls to 0
 OBJECT = 0.2  # RMS difference at which 1/e of the correction is left: larger ones are objects that the seam cuts off
 LEAST_SIGMA = 0.05  # below it the denoiser has the last word
 TINY = 1e-6  # in place of an area of 0
+SEED, VALUES = 0, (-1.0, 1.0)  # of the search: its random numbers matter little; the range of values
+# Of `SeamPatches`: rows and columns of a patch; pixels from the seam that are drawn to them; how often, in each frame;
+# rounds of the search, from a random field and from the last one.
+PATCH, NEAR, TIMES, FIRST_ROUNDS, ROUNDS = 5, 3, 3, 10, 3
 
 
 class Seam:
@@ -68,3 +74,41 @@ def _falling(kept: Tensor) -> Tensor:
         reached = F.max_pool2d(reached, 3, 1, 1)
         share = share + reached / INTO
     return share
+
+
+class SeamPatches:
+    """Draws what is made next to the seam to patches of a clip that lie across it, several times; `begin` comes first.
+
+    Each time all patches find their nearest ones in the clip, whose means the pixels near the seam become: the
+    distances of all these patches together become smaller each time (as in Wexler et al. 2007).
+    """
+
+    def __init__(self, known: Tensor, clip: Tensor):  # (H, W) bool; (T, H', W', 3) in [-1, 1], on the same device
+        near = known.float()[None, None]
+        for _ in range(NEAR):
+            near = F.max_pool2d(near, 3, 1, 1)
+        self.near = (near[0, 0] > 0) & ~known  # (H, W)
+        sides = (min(PATCH, *sizes) for sizes in zip(known.shape, clip.shape[1:3], strict=True))
+        self.clip, self.patch = clip, (1, *sides)
+        self.key = ops.key_in_steps(clip, self.patch, VALUES)
+        self.fields: Tensor  # (B, 1, H'', W'', 3) int16
+
+    def begin(self, images: Tensor) -> None:
+        """Find the patches of images like those to come, (B, 3, H, W) in [-1, 1]."""
+        videos = images.movedim(1, -1)[:, None].contiguous()
+        self.fields = torch.stack([self._search(video, FIRST_ROUNDS, None) for video in videos])
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], like the images, of which only the pixels near the seam change."""
+        videos = images.movedim(1, -1)[:, None].contiguous()
+        for _ in range(TIMES):
+            drawn = []
+            for video, field in zip(videos, self.fields, strict=True):
+                field.copy_(self._search(video, ROUNDS, field))
+                drawn.append(ops.vote(self.clip, field, self.patch, mean=True))
+            videos = torch.where(self.near[:, :, None], torch.stack(drawn), videos)
+        return videos[:, 0].movedim(-1, 1).contiguous(memory_format=torch.channels_last)
+
+    def _search(self, video: Tensor, rounds: int, start: Tensor | None) -> Tensor:
+        """(1, H'', W'', 3) int16, of a video (1, H, W, 3)."""
+        return ops.patch_match(video, self.key, self.patch, rounds, SEED, start, value_range=VALUES)[0]

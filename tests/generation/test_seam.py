@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from sinfusion import ops
 from sinfusion.generation import seam
 from sinfusion.generation.extension import extend
 from sinfusion.generation.image import edit
-from sinfusion.generation.seam import INTO, LEAST_SIGMA, OBJECT, Seam
+from sinfusion.generation.seam import INTO, LEAST_SIGMA, NEAR, OBJECT, Seam, SeamPatches
 
 KNOWN = torch.zeros(40, 60, dtype=torch.bool)
 KNOWN[8:32, 20:40] = True  # a canvas around it
@@ -53,6 +54,48 @@ def test_thin_and_scattered_masks_are_bridged_too():
     bridged = Seam(scattered).bridged(image)
     assert torch.equal(bridged[..., scattered], image[..., scattered])
     assert bridged.isfinite().all() and float(bridged[..., ~scattered].abs().mean()) < 0.05
+
+
+def stripes(height=40, width=60, frames=3):
+    """(T, H, W, 3) in [-1, 1]: slanted lines that move by a pixel a frame."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    clip = torch.stack([((columns + rows // 2 + t) % 6 < 3).float() - 0.5 for t in range(frames)])
+    return clip[..., None].expand(-1, -1, -1, 3).contiguous()
+
+
+@pytest.mark.parametrize("known", [KNOWN, HOLE])
+def test_lines_go_on_across_a_seam_and_only_there(known):
+    clip = stripes()
+    whole = clip[1].movedim(-1, 0)[None]
+    image = torch.where(known, whole, whole.roll(2, 3))  # what is made is shifted against what is kept
+    drawn = SeamPatches(known, clip)
+    drawn.begin(image)
+    found = drawn(image)
+    assert torch.equal(found[..., ~drawn.near], image[..., ~drawn.near]) and not (drawn.near & known).any()
+    error = [float((of - whole)[..., drawn.near].square().mean()) for of in (image, found)]
+    assert error[1] < 0.7 * error[0]  # nearer to the lines that go on
+    patches = [ops.patch_match(of[0].movedim(0, -1)[None], clip, (1, 5, 5))[1].mean() for of in (image, found)]
+    assert patches[1] < 0.8 * patches[0]  # the rest is where it ends, three pixels away
+
+
+def test_what_is_drawn_reaches_three_pixels_from_what_is_kept():
+    near = SeamPatches(KNOWN, stripes()).near
+    assert (
+        NEAR == 3 and near[20, 17:20].all() and not near[20, 16] and not near[20, 20:40].any() and near[20, 40:43].all()
+    )
+
+
+def test_drawn_samples_are_the_same_alone_and_in_a_batch_and_small_clips_do():
+    images = torch.rand(2, 3, 12, 14, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    known = torch.zeros(12, 14, dtype=torch.bool)
+    known[4:9, 5:9] = True
+    for clip in (stripes(12, 14, 1), stripes(4, 3, 2)):
+        together = SeamPatches(known, clip)
+        together.begin(images)
+        batch = together(images)
+        alone = SeamPatches(known, clip)
+        alone.begin(images[1:])
+        assert torch.equal(alone(images[1:]), batch[1:])
 
 
 def test_a_sample_is_the_same_alone_and_in_a_batch():
