@@ -28,9 +28,7 @@ NEAR_LEVEL = 3  # of random places: within an eighth of the key's size
 
 class PatchMatch(NamedTuple):
     query: Tensor  # (T, H, W, C) floating, finite
-    key: (
-        Tensor  # (T', H', W', C) floating; or int16, of which `key_in_steps` has made it for this patch and value_range
-    )
+    key: Tensor  # (T', H', W', C) floating; or int16, made by `key_in_steps` for this patch and value_range
     patch: Sequence[int] = (3, 7, 7)  # frames, rows, columns
     rounds: int = 5  # of steps with these strides
     seed: int = 0
