@@ -153,6 +153,7 @@ inline void read_fields(Fields& fields, PatchMatch& a) {
   READ(has_initial_field);
   READ(field);
   READ(scratch_field);
+  READ(tried);
   READ(distances);
 }
 

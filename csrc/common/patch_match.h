@@ -46,6 +46,7 @@ struct PatchMatch {
   bool has_initial_field;  // in `field`; else the search begins at random
   Offset* field;           // (query patches), in and out
   Offset* scratch_field;   // as large
+  uint32_t* tried;         // (2, query patches), scratch: see Match
   float* distances;        // (query patches), out
 };
 
@@ -78,7 +79,7 @@ SINFUSION_HD static inline SearchSpace search_space(const PatchMatch& a, uint64_
   return search_space(patch_counts(a.query, a.patch), patch_counts(a.key, a.patch), a.seed, step);
 }
 
-SINFUSION_HD static inline bool equal(Position a, Position b) { return a.t == b.t && a.y == b.y && a.x == b.x; }
+SINFUSION_HD static inline bool equal(Position a, Position b) { return (a.t == b.t) & (a.y == b.y) & (a.x == b.x); }
 
 SINFUSION_HD static inline int32_t clamp_index(int32_t value, int32_t count) {
   return value < 0 ? 0 : value >= count ? count - 1 : value;
@@ -122,47 +123,121 @@ SINFUSION_HD static inline uint64_t random_words_step(uint64_t step, int part) {
   return step * (RANDOM_CANDIDATES / 4) + part;
 }
 
-// One step for the query patch at q. best and best_distance are updated. words: RANDOM_CANDIDATES random words.
-// distance(q, key, limit) may return anything from `limit` on where the distance is not below it.
+// Where a query patch was found, how far that is, and which places need not be tried again: the distance only falls, so
+// what was not nearer once never is. tried, bits 0 to 26: of the 27 places at most 1 away from this one, since it was
+// found. Bits 27 to 31: for how many steps this is the place, at most LONGEST.
+struct Match {
+  Position place;
+  float distance;
+  uint32_t tried;
+};
+constexpr int PLACES_AROUND = 27;
+constexpr uint32_t BITS_AROUND = (1u << PLACES_AROUND) - 1;
+constexpr int32_t LONGEST = 31;
+
+// A step's stride, and how many steps ago the last one of the same stride was; more than LONGEST: none that counts.
+struct Stride {
+  int32_t length, steps_ago;
+};
+
+SINFUSION_HD static inline int32_t steps_since_found(uint32_t tried) { return int32_t(tried >> PLACES_AROUND); }
+
+// The bit of a place in `tried` of a match; 0 where it is farther away.
+SINFUSION_HD static inline uint32_t bit_of(Position p, Position match) {
+  const uint32_t t = uint32_t(p.t - match.t + 1), y = uint32_t(p.y - match.y + 1), x = uint32_t(p.x - match.x + 1);
+  return uint32_t((t < 3) & (y < 3) & (x < 3)) << ((9 * t + 3 * y + x) & 31);
+}
+
+// `tried` after a step, from that before it and the bits of the places that it tried around its match.
+SINFUSION_HD static inline uint32_t tried_after(uint32_t tried, uint32_t bits, bool moved) {
+  const int32_t steps = steps_since_found(tried) + 1;
+  return bits | (moved ? 0u : uint32_t(steps < LONGEST ? steps : LONGEST) << PLACES_AROUND);
+}
+
+// What a step reads of the state before it, and writes; a number for each query patch.
+struct SearchStep {
+  uint64_t number;  // 1, 2, ...
+  Stride stride;
+  const Offset* field_in;
+  const uint32_t* tried_in;
+  Offset* field_out;
+  uint32_t* tried_out;
+};
+
+// Calls run(SearchStep) for each step of a search over `count` query patches, and returns where the field is then.
+template <class Run>
+static inline const Offset* run_steps(const PatchMatch& a, int64_t count, const Run& run) {
+  Offset* fields[2] = {a.field, a.scratch_field};
+  for (int64_t i = 0; i < a.steps; ++i) {
+    int32_t steps_ago = 1;
+    while (steps_ago <= LONGEST && (steps_ago > i || a.strides[i - steps_ago] != a.strides[i])) ++steps_ago;
+    const int64_t from = i % 2, to = 1 - from;
+    run(SearchStep{uint64_t(i + 1),
+                   {a.strides[i], steps_ago},
+                   fields[from],
+                   a.tried + from * count,
+                   fields[to],
+                   a.tried + to * count});
+  }
+  return fields[a.steps % 2];
+}
+
+// A step for the query patch at q, whose match is updated. words: RANDOM_CANDIDATES random words. distance(key, limit),
+// from the query patch to one of the key's, may return anything from `limit` on where the distance is not below it.
 template <class Distance>
-SINFUSION_HD static inline void patch_match_step(const SearchSpace& g, const Offset* field_in, Position q,
-                                                 int32_t stride, const uint32_t* words, const Distance& distance,
-                                                 Position& best, float& best_distance) {
-  if (best_distance <= 0) return;
+SINFUSION_HD static inline void patch_match_step(const SearchSpace& g, const SearchStep& step, Position q,
+                                                 const uint32_t* words, const Distance& distance, Match& match) {
+  if (match.distance <= 0) {
+    match.tried = tried_after(match.tried, 0, false);
+    return;
+  }
   int32_t t[RANDOM_CANDIDATES], y[RANDOM_CANDIDATES], x[RANDOM_CANDIDATES], count = 0;  // candidates
   Position neighbour_matches[NEIGHBOURS];
+  const Position own = match.place;
+  uint32_t tried = match.tried | bit_of(own, own);
+  // Candidates are gathered before they are compared: else threads of a warp diverge at each of them. And without
+  // branches, which could not be predicted: one that is not new is overwritten.
+  const auto gather = [&](Position key, bool is_new) {
+    const uint32_t bit = bit_of(key, match.place);
+    t[count] = key.t, y[count] = key.y, x[count] = key.x;
+    count += is_new & ((tried & bit) == 0);
+    tried |= bit;
+  };
   const auto improve = [&] {
+    const Position centre = match.place;
     for (int32_t i = 0; i < count; ++i) {
       const Position key = {t[i], y[i], x[i]};
-      const float found = distance(q, key, best_distance);
-      if (found < best_distance) best_distance = found, best = key;
+      const float found = distance(key, match.distance);
+      if (found < match.distance) match.distance = found, match.place = key;
     }
+    if (!equal(match.place, centre)) tried = bit_of(own, own);
+    count = 0;
   };
-  const Position own = best;
-  // Candidates are gathered before they are compared: else threads of a warp diverge at each of them.
   for (int32_t side = 0; side < NEIGHBOURS; ++side) {
-    const int32_t axis = side / 2, move = side % 2 ? stride : -stride;
+    const int32_t axis = side / 2, move = side % 2 ? step.stride.length : -step.stride.length;
     const Position from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
-    const bool inside_query =
-        from.t >= 0 && from.t < g.query.t && from.y >= 0 && from.y < g.query.y && from.x >= 0 && from.x < g.query.x;
-    const Position key = inside_query ? match_position(q, field_in[linear_index(from, g.query)], g.key) : own;
+    const bool inside_query = (from.t >= 0) & (from.t < g.query.t) & (from.y >= 0) & (from.y < g.query.y) &
+                              (from.x >= 0) & (from.x < g.query.x);
+    const int64_t index = linear_index(inside_query ? from : q, g.query);
+    const Position key = match_position(q, step.field_in[index], g.key);
+    bool is_new = steps_since_found(step.tried_in[index]) < step.stride.steps_ago;  // else it was tried then
+    for (int32_t i = 0; i < side; ++i) is_new &= !equal(key, neighbour_matches[i]);
     neighbour_matches[side] = key;
-    bool seen = equal(key, own);
-    for (int32_t i = 0; i < count; ++i) seen = seen || equal(key, {t[i], y[i], x[i]});
-    if (seen) continue;
-    t[count] = key.t, y[count] = key.y, x[count] = key.x;
-    ++count;
+    gather(key, is_new);
   }
   improve();
-  for (count = 0; count < RANDOM_CANDIDATES; ++count) {
-    const bool of_neighbour = count < NEIGHBOURS;
-    const Position centre = of_neighbour ? neighbour_matches[count] : best;
-    const Position radius = of_neighbour ? Position{1, 1, 1} : count == NEIGHBOURS ? g.far_radius : g.near_radius;
-    t[count] = random_near(centre.t, radius.t, g.key.t, words[count] >> 24, 8);
-    y[count] = random_near(centre.y, radius.y, g.key.y, words[count] >> 12 & 0xfff, 12);
-    x[count] = random_near(centre.x, radius.x, g.key.x, words[count] & 0xfff, 12);
+  for (int32_t i = 0; i < RANDOM_CANDIDATES; ++i) {
+    const bool of_neighbour = i < NEIGHBOURS;
+    const Position centre = of_neighbour ? neighbour_matches[i] : match.place;
+    const Position radius = of_neighbour ? Position{1, 1, 1} : i == NEIGHBOURS ? g.far_radius : g.near_radius;
+    gather({random_near(centre.t, radius.t, g.key.t, words[i] >> 24, 8),
+            random_near(centre.y, radius.y, g.key.y, words[i] >> 12 & 0xfff, 12),
+            random_near(centre.x, radius.x, g.key.x, words[i] & 0xfff, 12)},
+           true);
   }
   improve();
+  const bool moved = !equal(match.place, own);
+  match.tried = tried_after(match.tried, tried & BITS_AROUND, moved);
 }
 
 // The device's part: a thread for each query patch, `index` of the field.
@@ -198,26 +273,26 @@ SINFUSION_HD static inline void initialize_patch(const PatchMatch& a, const Sear
   const Position q = position_at(index, g.query);
   const Position k = a.has_initial_field ? match_position(q, a.field[index], g.key) : random_position(g, index);
   a.field[index] = offset_between(q, k);
+  a.tried[index] = 0;
   a.distances[index] = patch_distance(a, g.key, q, k, INFINITE_DISTANCE);
 }
 
-// Step 1, 2, ... for one query patch.
-SINFUSION_HD static inline void step_patch(const PatchMatch& a, const SearchSpace& g, const Offset* field_in,
-                                           Offset* field_out, uint64_t step, int32_t stride, int64_t index) {
+// A step for one query patch.
+SINFUSION_HD static inline void step_patch(const PatchMatch& a, const SearchSpace& g, const SearchStep& step,
+                                           int64_t index) {
   uint32_t words[RANDOM_CANDIDATES];
   for (int part = 0; part < RANDOM_CANDIDATES / 4; ++part) {
-    const PhiloxBlock block = philox_block(g.seed, PATCH_MATCH_STREAM, random_words_step(step, part), uint32_t(index));
+    const uint64_t word_step = random_words_step(step.number, part);
+    const PhiloxBlock block = philox_block(g.seed, PATCH_MATCH_STREAM, word_step, uint32_t(index));
     for (int i = 0; i < 4; ++i) words[4 * part + i] = block.v[i];
   }
   const Position q = position_at(index, g.query);
-  Position best = match_position(q, field_in[index], g.key);
-  float best_distance = a.distances[index];
-  const auto distance = [&](Position from, Position to, float limit) {
-    return patch_distance(a, g.key, from, to, limit);
-  };
-  patch_match_step(g, field_in, q, stride, words, distance, best, best_distance);
-  field_out[index] = offset_between(q, best);
-  a.distances[index] = best_distance;
+  Match match = {match_position(q, step.field_in[index], g.key), a.distances[index], step.tried_in[index]};
+  const auto distance = [&](Position to, float limit) { return patch_distance(a, g.key, q, to, limit); };
+  patch_match_step(g, step, q, words, distance, match);
+  step.field_out[index] = offset_between(q, match.place);
+  step.tried_out[index] = match.tried;
+  a.distances[index] = match.distance;
 }
 
 }  // namespace sinfusion

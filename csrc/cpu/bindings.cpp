@@ -71,10 +71,10 @@ void run_dense_backward(const DenseBackward& a) {
 }
 
 void run_patch_match(const PatchMatch& a) {
-#if defined(__x86_64__)
-  if (isa() != Isa::plain) return avx2::patch_match(a);
+#if defined(SINFUSION_BF16)
+  if (isa() >= Isa::avx512_bf16) return vnni::patch_match(a);
 #endif
-  plain::patch_match(a);
+  DISPATCH(patch_match(a));
 }
 
 void run_nearest_patches(const NearestPatches& a) {

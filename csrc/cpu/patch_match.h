@@ -4,13 +4,14 @@
 
 namespace sinfusion {
 
-// A patch's rows are short: vectors wider than AVX2's gain nothing.
 #define SINFUSION_DECLARE(name)          \
   namespace name {                       \
   void patch_match(const PatchMatch& a); \
   }
 SINFUSION_DECLARE(plain)
 SINFUSION_DECLARE(avx2)
+SINFUSION_DECLARE(avx512)
+SINFUSION_DECLARE(vnni)
 #undef SINFUSION_DECLARE
 
 }  // namespace sinfusion

@@ -100,17 +100,34 @@ inline float reduce_add(vec_f32 v) {  // pairwise
 typedef int32_t vec_i32 __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int16_t vec_i16 __attribute__((vector_size(LANES * 4), aligned(2), may_alias));  // 2 LANES of them
 
-inline vec_i32 madd_squares(vec_i16 v) {  // v[0] v[0] + v[1] v[1], v[2] v[2] + v[3] v[3], ...
-#if defined(__AVX512BW__)
-  return (vec_i32)_mm512_madd_epi16((__m512i)v, (__m512i)v);
+inline vec_i32 add_squares(vec_i32 sum, vec_i16 v) {  // v[0] v[0] + v[1] v[1], v[2] v[2] + v[3] v[3], ...
+#if defined(__AVX512VNNI__)
+  return (vec_i32)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)v, (__m512i)v);
+#elif defined(__AVX512BW__)
+  return sum + (vec_i32)_mm512_madd_epi16((__m512i)v, (__m512i)v);
 #elif defined(__AVX2__)
-  return (vec_i32)_mm256_madd_epi16((__m256i)v, (__m256i)v);
+  return sum + (vec_i32)_mm256_madd_epi16((__m256i)v, (__m256i)v);
 #else
-  vec_i32 result;
-  for (int i = 0; i < LANES; ++i) result[i] = int32_t(v[2 * i]) * v[2 * i] + int32_t(v[2 * i + 1]) * v[2 * i + 1];
-  return result;
+  for (int i = 0; i < LANES; ++i) sum[i] += int32_t(v[2 * i]) * v[2 * i] + int32_t(v[2 * i + 1]) * v[2 * i + 1];
+  return sum;
 #endif
 }
+// Some of the lanes.
+#if defined(__AVX512BW__)
+typedef __mmask32 lanes_i16;
+inline lanes_i16 first_lanes(int n) { return (lanes_i16(1) << n) - 1; }
+inline vec_i16 subtract(lanes_i16 lanes, vec_i16 a, vec_i16 b) {  // 0 in all others
+  return (vec_i16)_mm512_maskz_sub_epi16(lanes, (__m512i)a, (__m512i)b);
+}
+#else
+typedef vec_i16 lanes_i16;
+inline lanes_i16 first_lanes(int n) {
+  lanes_i16 lanes;
+  for (int i = 0; i < 2 * LANES; ++i) lanes[i] = i < n ? -1 : 0;
+  return lanes;
+}
+inline vec_i16 subtract(lanes_i16 lanes, vec_i16 a, vec_i16 b) { return (a - b) & lanes; }
+#endif
 inline int32_t reduce_add(vec_i32 v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_epi32((__m512i)v);

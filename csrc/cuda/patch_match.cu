@@ -17,44 +17,27 @@ __global__ void __launch_bounds__(THREADS) start_large_kernel(PatchMatch a, Sear
 }
 
 __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
-    step_large_kernel(PatchMatch a, SearchSpace space, int64_t count, const Offset* field_in, Offset* field_out,
-                      uint64_t step, int32_t stride) {
+    step_large_kernel(PatchMatch a, SearchSpace space, int64_t count, SearchStep step) {
   const int64_t index = int64_t(blockIdx.x) * THREADS + threadIdx.x;
-  if (index < count) step_patch(a, space, field_in, field_out, step, stride, index);
-}
-
-// All steps; `start` and `step` launch a kernel. Returns where the field is then.
-template <class Start, class Step>
-Offset* search(const PatchMatch& a, const Start& start, const Step& step) {
-  start();
-  Offset *field_in = a.field, *field_out = a.scratch_field;
-  for (int64_t i = 0; i < a.steps; ++i) {
-    step(uint64_t(i + 1), a.strides[i], field_in, field_out);
-    Offset* const swapped = field_in;
-    field_in = field_out, field_out = swapped;
-  }
-  return field_in;
+  if (index < count) step_patch(a, space, step, index);
 }
 
 template <int SHARE>  // pixels of a patch for each thread, at most
-Offset* search_by_warps(const PatchMatch& a, const SearchSpace& space, int64_t count, int32_t pixels,
-                        cudaStream_t stream) {
+const Offset* search_by_warps(const PatchMatch& a, const SearchSpace& space, int64_t count, int32_t pixels,
+                              cudaStream_t stream) {
   const unsigned blocks = unsigned((count + WARPS - 1) / WARPS);
-  return search(
-      a, [&] { start_kernel<SHARE><<<blocks, WARPS * 32, 0, stream>>>(a, space, count, pixels); },
-      [&](uint64_t step, int32_t stride, const Offset* from, Offset* to) {
-        step_kernel<SHARE>
-            <<<blocks, WARPS * 32, 0, stream>>>(a, search_space(a, step), count, pixels, from, to, step, stride);
-      });
+  start_kernel<SHARE><<<blocks, WARPS * 32, 0, stream>>>(a, space, count, pixels);
+  return run_steps(a, count, [&](const SearchStep& step) {
+    step_kernel<SHARE><<<blocks, WARPS * 32, 0, stream>>>(a, search_space(a, step.number), count, pixels, step);
+  });
 }
 
-Offset* search_by_threads(const PatchMatch& a, const SearchSpace& space, int64_t count, cudaStream_t stream) {
+const Offset* search_by_threads(const PatchMatch& a, const SearchSpace& space, int64_t count, cudaStream_t stream) {
   const unsigned blocks = unsigned((count + THREADS - 1) / THREADS);
-  return search(
-      a, [&] { start_large_kernel<<<blocks, THREADS, 0, stream>>>(a, space, count); },
-      [&](uint64_t step, int32_t stride, const Offset* from, Offset* to) {
-        step_large_kernel<<<blocks, THREADS, 0, stream>>>(a, search_space(a, step), count, from, to, step, stride);
-      });
+  start_large_kernel<<<blocks, THREADS, 0, stream>>>(a, space, count);
+  return run_steps(a, count, [&](const SearchStep& step) {
+    step_large_kernel<<<blocks, THREADS, 0, stream>>>(a, search_space(a, step.number), count, step);
+  });
 }
 
 }  // namespace
@@ -69,7 +52,7 @@ int patch_match(const PatchMatch& a, void* cuda_stream) {
     return reinterpret_cast<uintptr_t>(video.data) % sizeof(int2) == 0 &&
            video.frames * video.height * video.width < INT32_MAX;
   };
-  Offset* field = nullptr;
+  const Offset* field = nullptr;
   if (a.channels != CHANNELS || pixels > MOST_PIXELS || !fits(a.query) || !fits(a.key))
     field = search_by_threads(a, space, count, stream);
   else if (pixels <= 2 * 32)

@@ -33,6 +33,15 @@ __device__ __forceinline__ int32_t sum_over_warp(int32_t value) {
 #endif
 }
 
+__device__ __forceinline__ uint32_t any_of_warp(uint32_t bits) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_or_sync(~0u, bits);
+#else
+  for (int by = 16; by > 0; by /= 2) bits |= __shfl_xor_sync(~0u, bits, by);
+  return bits;
+#endif
+}
+
 __device__ __forceinline__ Position broadcast(Position p, int from) {
   return {__shfl_sync(~0u, p.t, from), __shfl_sync(~0u, p.y, from), __shfl_sync(~0u, p.x, from)};
 }
@@ -117,28 +126,32 @@ __global__ void __launch_bounds__(WARPS * 32)
   const Place place(a, space.key, k);
   const int32_t of_first = patch.template sum<0, patch.FIRST>(key, place.first);
   const float distance = patch.distance(key, place.first, place.weight, of_first, INFINITE_DISTANCE);
-  if (threadIdx.x % 32 == 0) a.field[index] = offset_between(q, k), a.distances[index] = distance;
+  if (threadIdx.x % 32 == 0) a.field[index] = offset_between(q, k), a.tried[index] = 0, a.distances[index] = distance;
 }
 
 // As step_patch: candidates are tried in the same order. The same candidate twice changes nothing.
 template <int SHARE>
 __global__ void __launch_bounds__(WARPS * 32)
-    step_kernel(PatchMatch a, SearchSpace space, int64_t count, int32_t pixels, const Offset* field_in,
-                Offset* field_out, uint64_t step, int32_t stride) {
+    step_kernel(PatchMatch a, SearchSpace space, int64_t count, int32_t pixels, SearchStep step) {
   __shared__ Offsets offsets;
   fill_offsets(offsets, a, pixels);
   const int64_t index = int64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
   if (index >= count) return;
   const int lane = int(threadIdx.x) % 32;
-  const Position q = position_at(index, space.query), own = match_position(q, field_in[index], space.key);
+  const Position q = position_at(index, space.query), own = match_position(q, step.field_in[index], space.key);
+  const uint32_t tried_before = step.tried_in[index];
   Position best = own;
   float best_distance = a.distances[index];
+  uint32_t tried = 0;
   if (best_distance > 0) {
     const QueryPatch<SHARE> patch(a, offsets, q, pixels);
     const int2* const key = reinterpret_cast<const int2*>(a.key.data);
     int32_t best_first = Place(a, space.key, own).first;
     static_assert(NEIGHBOURS % 2 == 0 && RANDOM_CANDIDATES % 2 == 0);
-    const auto improve = [&](Position mine, int candidates) {
+    tried = tried_before;
+    const auto improve = [&](Position mine, bool is_new, int candidates) {
+      const uint32_t bit = bit_of(mine, best);
+      if (!is_new || tried & bit) mine = best;  // which is not compared
       const Place of_mine(a, space.key, mine);
       int nearest = -1;
       for (int i = 0; i < candidates; i += 2) {  // two at once: neither waits for the other's pixels
@@ -154,18 +167,20 @@ __global__ void __launch_bounds__(WARPS * 32)
         compare(one, of_one, i);
         compare(other, of_other, i + 1);
       }
+      tried = nearest >= 0 ? 0 : tried | any_of_warp(lane < candidates ? bit : 0);
       if (nearest >= 0) best = broadcast(mine, nearest);
     };
-    const int axis = lane / 2, move = lane % 2 ? stride : -stride;
+    const int axis = lane / 2, move = lane % 2 ? step.stride.length : -step.stride.length;
     const Position from = {q.t + (axis == 0 ? move : 0), q.y + (axis == 1 ? move : 0), q.x + (axis == 2 ? move : 0)};
     const bool inside = lane < NEIGHBOURS && from.t >= 0 && from.t < space.query.t && from.y >= 0 &&
                         from.y < space.query.y && from.x >= 0 && from.x < space.query.x;
-    const Position neighbour = inside ? match_position(q, field_in[linear_index(from, space.query)], space.key) : own;
-    improve(neighbour, NEIGHBOURS);
+    const int64_t beside = inside ? linear_index(from, space.query) : index;
+    const Position neighbour = inside ? match_position(q, step.field_in[beside], space.key) : own;
+    improve(neighbour, steps_since_found(step.tried_in[beside]) < step.stride.steps_ago, NEIGHBOURS);
 
     const int candidate = lane % RANDOM_CANDIDATES;
     const PhiloxBlock random =
-        philox_block(space.seed, PATCH_MATCH_STREAM, random_words_step(step, candidate / 4), uint32_t(index));
+        philox_block(space.seed, PATCH_MATCH_STREAM, random_words_step(step.number, candidate / 4), uint32_t(index));
     const uint32_t word = candidate % 4 == 0   ? random.v[0]
                           : candidate % 4 == 1 ? random.v[1]
                           : candidate % 4 == 2 ? random.v[2]
@@ -178,9 +193,12 @@ __global__ void __launch_bounds__(WARPS * 32)
     improve({random_near(centre.t, radius.t, space.key.t, word >> 24, 8),
              random_near(centre.y, radius.y, space.key.y, word >> 12 & 0xfff, 12),
              random_near(centre.x, radius.x, space.key.x, word & 0xfff, 12)},
-            RANDOM_CANDIDATES);
+            true, RANDOM_CANDIDATES);
   }
-  if (lane == 0) field_out[index] = offset_between(q, best), a.distances[index] = best_distance;
+  if (lane == 0) {
+    step.field_out[index] = offset_between(q, best), a.distances[index] = best_distance;
+    step.tried_out[index] = tried_after(tried_before, tried & BITS_AROUND, !equal(best, own));
+  }
 }
 
 }  // namespace

@@ -161,7 +161,8 @@ def _native(a: PatchMatch) -> tuple[Tensor, Tensor]:
         "patch_match", a.query, query=query, query_size=query.shape[:3], key=key, key_size=key.shape[:3],
         channels=query.shape[3], patch=a.patch, weight=None if a.weight is None else a.weight.contiguous(),
         steps=len(strides), strides=strides, seed=a.seed % 2**64, has_initial_field=a.start is not None, field=field,
-        scratch_field=torch.empty_like(field), distances=distances,
+        scratch_field=torch.empty_like(field), tried=field.new_empty((2, *distances.shape), dtype=torch.int32),
+        distances=distances,
     )  # fmt: skip
     return field, distances.mul_(unit**2)
 

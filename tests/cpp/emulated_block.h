@@ -117,6 +117,14 @@ T __shfl_sync(unsigned, T value, int from) {
   return found;
 }
 
+inline uint32_t __reduce_or_sync(unsigned, uint32_t bits) {
+  uint32_t any = 0;
+  const int64_t* const all = emulated::all_of_warp(int64_t(bits));
+  for (int i = 0; i < emulated::WARP; ++i) any |= uint32_t(all[i]);
+  emulated::meet(emulated::warps[emulated::current / emulated::WARP]);
+  return any;
+}
+
 inline int32_t __reduce_add_sync(unsigned, int32_t value) {
   int32_t sum = 0;
   const int64_t* const all = emulated::all_of_warp(value);

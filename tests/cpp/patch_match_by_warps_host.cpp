@@ -1,7 +1,6 @@
 // patch_match by warps on the host, for tests: a block after the other, threads of a block in turns. Signature as in
 // csrc/cpu/bindings.cpp; pixels have four numbers.
 #include <cstring>
-#include <utility>
 
 // What the device has, before what is written for it.
 // clang-format off
@@ -19,16 +18,12 @@ void search(const PatchMatch& a, int64_t count, int32_t pixels) {
   const SearchSpace start = search_space(a, 0);
   for (unsigned block = 0; block < blocks; ++block)
     emulated::run_block(block, WARPS * 32, [&] { start_kernel<SHARE>(a, start, count, pixels); });
-  Offset *field_in = a.field, *field_out = a.scratch_field;
-  for (int64_t step = 0; step < a.steps; ++step) {
-    const SearchSpace space = search_space(a, uint64_t(step + 1));
+  const Offset* const found = run_steps(a, count, [&](const SearchStep& step) {
+    const SearchSpace space = search_space(a, step.number);
     for (unsigned block = 0; block < blocks; ++block)
-      emulated::run_block(block, WARPS * 32, [&] {
-        step_kernel<SHARE>(a, space, count, pixels, field_in, field_out, uint64_t(step + 1), a.strides[step]);
-      });
-    std::swap(field_in, field_out);
-  }
-  if (field_in != a.field) memcpy(a.field, field_in, count * sizeof(Offset));
+      emulated::run_block(block, WARPS * 32, [&] { step_kernel<SHARE>(a, space, count, pixels, step); });
+  });
+  if (found != a.field) memcpy(a.field, found, count * sizeof(Offset));
 }
 
 }  // namespace
@@ -37,7 +32,8 @@ extern "C" void patch_match(const int16_t* query, int64_t query_frames, int64_t 
                             const int16_t* key, int64_t key_frames, int64_t key_height, int64_t key_width,
                             int64_t channels, int32_t patch_frames, int32_t patch_height, int32_t patch_width,
                             const float* weight, int64_t steps, const int32_t* strides, uint64_t seed,
-                            bool has_initial_field, Offset* field, Offset* scratch_field, float* distances) {
+                            bool has_initial_field, Offset* field, Offset* scratch_field, uint32_t* tried,
+                            float* distances) {
   const PatchMatch a{{query, query_frames, query_height, query_width},
                      {key, key_frames, key_height, key_width},
                      channels,
@@ -49,6 +45,7 @@ extern "C" void patch_match(const int16_t* query, int64_t query_frames, int64_t 
                      has_initial_field,
                      field,
                      scratch_field,
+                     tried,
                      distances};
   const Position counts = patch_counts(a.query, a.patch);
   const int64_t count = int64_t(counts.t) * counts.y * counts.x;

@@ -2,7 +2,6 @@
 // since nothing may depend on it. Signature as in csrc/cpu/bindings.cpp.
 #include <cstring>
 #include <numeric>
-#include <utility>
 
 #include "../../csrc/common/patch_match.h"
 
@@ -24,7 +23,8 @@ extern "C" void patch_match(const int16_t* query, int64_t query_frames, int64_t 
                             const int16_t* key, int64_t key_frames, int64_t key_height, int64_t key_width,
                             int64_t channels, int32_t patch_frames, int32_t patch_height, int32_t patch_width,
                             const float* weight, int64_t steps, const int32_t* strides, uint64_t seed,
-                            bool has_initial_field, Offset* field, Offset* scratch_field, float* distances) {
+                            bool has_initial_field, Offset* field, Offset* scratch_field, uint32_t* tried,
+                            float* distances) {
   const PatchMatch a{{query, query_frames, query_height, query_width},
                      {key, key_frames, key_height, key_width},
                      channels,
@@ -36,16 +36,14 @@ extern "C" void patch_match(const int16_t* query, int64_t query_frames, int64_t 
                      has_initial_field,
                      field,
                      scratch_field,
+                     tried,
                      distances};
   const SearchSpace start = search_space(a, 0);
   const int64_t count = int64_t(start.query.t) * start.query.y * start.query.x;
   launch(count, [&](int64_t index) { initialize_patch(a, start, index); });
-  Offset *field_in = field, *field_out = scratch_field;
-  for (int64_t step = 0; step < steps; ++step) {
-    const SearchSpace space = search_space(a, uint64_t(step + 1));
-    launch(count,
-           [&](int64_t index) { step_patch(a, space, field_in, field_out, uint64_t(step + 1), strides[step], index); });
-    std::swap(field_in, field_out);
-  }
-  if (field_in != field) memcpy(field, field_in, count * sizeof(Offset));
+  const Offset* const found = run_steps(a, count, [&](const SearchStep& step) {
+    const SearchSpace space = search_space(a, step.number);
+    launch(count, [&](int64_t index) { step_patch(a, space, step, index); });
+  });
+  if (found != field) memcpy(field, found, count * sizeof(Offset));
 }

@@ -26,6 +26,7 @@ ROWS = [
     ((1, 3, 40, 4), (2, 4, 33, 4), (1, 2, 16)),  # of exactly four
     ((1, 4, 27, 9), (2, 3, 21, 9), (1, 2, 9)),
     ((2, 3, 47, 4), (3, 4, 39, 4), (2, 2, 23)),
+    ((2, 9, 10, 3), (2, 8, 13, 3), (1, 7, 7)),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -143,10 +144,28 @@ def test_the_code_of_the_device_gives_the_same_field_on_the_host(use_device_code
 
 @pytest.mark.parametrize("row", [*(ROWS[i] for i in (5, 6, 8, 10)), ((4, 9, 10, 4), (5, 9, 12, 4), (3, 7, 7))], ids=str)
 def test_a_warp_for_each_patch_finds_the_same_field_on_the_host(use_device_code, row):
-    expected = [evaluate("native", row, **arguments) for arguments in ({}, extras(row))]
+    expected = [evaluate("native", row, rounds=3, **arguments) for arguments in ({}, extras(row))]
     use_device_code("patch_match_by_warps")
-    found = [evaluate("native", row, **arguments) for arguments in ({}, extras(row))]
+    found = [evaluate("native", row, rounds=3, **arguments) for arguments in ({}, extras(row))]
     assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+
+
+SEVERAL_STEPS = {"more than are remembered": (8, 4, 2, 1) * 9, "of strides in no order": (3, 1, 3, 1, 1, 2, 2, 3, 1)}
+
+
+def with_several_steps(strides, patch, texture):
+    query, key = (torch.from_numpy(texture(5, (18, 24), seed=seed)).float() for seed in (1, 2))
+    return ops.patch_match(query, key, patch, rounds=1, seed=3, strides=strides)
+
+
+@pytest.mark.parametrize("strides", SEVERAL_STEPS.values(), ids=SEVERAL_STEPS)
+@pytest.mark.parametrize("patch", [(3, 7, 7), (1, 7, 7), (3, 5, 5)], ids=str)
+def test_what_was_tried_is_not_tried_again_and_the_field_is_the_same(strides, patch, texture, use_device_code):
+    found = with_several_steps(strides, patch, texture)
+    with ops.backend("reference"):  # tries everything
+        assert same(with_several_steps(strides, patch, texture), found)
+    use_device_code("patch_match")
+    assert same(with_several_steps(strides, patch, texture), found)
 
 
 @pytest.mark.gpu
