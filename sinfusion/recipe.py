@@ -81,8 +81,8 @@ class Recipe:
     projection_depth: int = 3
     # Error of these patches, in units of the change between frames, at which only half of the weight is left.
     projection_tolerance: float = 3.0
-    # Width in pixels of the border where things come into view as in the clip, or, where none do, stay in view, with
-    # projection; 0: neither.
+    # Width in pixels of the border where things come into view as in the clip, or, where none do, stay in view and come
+    # back, with projection; 0: neither.
     border: int = 0
 
     # Training samples a step.

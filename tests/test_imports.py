@@ -36,7 +36,7 @@ ROOMS = {
     ],
     "diffusion": [{"schedule", "parameterization"}, {"denoiser", "samplers"}],
     "generation": [
-        {"border", "seam", "texture", "reverse_process", "streaming", "guidance"},
+        {"border", "renewal", "seam", "texture", "reverse_process", "streaming", "guidance"},
         {"framing"},
         {"projection", "projector"},
         {"video", "restyling"},

@@ -47,12 +47,15 @@ class Border:
         if self.active:
             self.at = self._nearest(frame, self.frames[self.moments - 1])
 
+    def coming(self) -> Tensor:
+        """(B, 3, H, W): the clip's next frame, which the next call looks at; of an active border."""
+        return self.frames[self.moments[self.at]]
+
     def __call__(self, image: Tensor, previous: Tensor) -> Tensor:
         """(B, 3, H, W): the next frame after `previous`, both (B, 3, H, W) in [-1, 1], with what enters."""
         if not self.active:
             return image
-        moment = self.moments[self.at]
-        before, entering = self.frames[moment - 1], self.frames[moment]
+        before, entering = self.frames[self.moments[self.at] - 1], self.coming()
         likeness = 1 / (1 + (change_around(previous, before) / (LIKE * self.sigma_data) ** 2).square())
         difference = change_around(entering, image)
         news = difference / (difference + (NEWS * self.sigma_data) ** 2)

@@ -23,6 +23,7 @@ from ..patches.videos import plain_levels
 from ..pixels import mean_around
 from .border import Border, change_around
 from .framing import Framing
+from .renewal import Renewal
 from .reverse_process import Multiples
 
 SIDE = 7  # rows and columns of a patch, as in VGPNN
@@ -89,6 +90,7 @@ class PatchProjection:
         videos = [video[order.to(clip.device)].contiguous() for video in pyramid]
         self.border = Border(videos[0], pairs, border, sigma_data) if border else None
         self.framing = Framing(videos[0], pairs, border, sigma_data) if border else None
+        self.renewal = Renewal(videos[0]) if self.framing is not None and self.framing.active else None
         # What is near is nearer at coarser scales, where less changes from frame to frame.
         changes = [_change(video, pairs) for video in videos]
         self.scales = [
@@ -133,12 +135,14 @@ class PatchProjection:
         if self.border is not None and self.framing is not None:
             self.border.begin(previous[:, :3])
             self.framing.begin(previous[:, :3])
+            if self.renewal is not None and self.border.active:
+                self.renewal.begin(previous[:, :3])
 
     def __call__(self, image: Tensor, previous: Tensor, framed: bool = True) -> Tensor:
         """(B, 3, H, W) in [-1, 1], like the image: the next frame after `previous`, projected.
 
         previous: (B, 3 m, H, W) in [-1, 1], the last frame first; m is at least `depth - 1`. framed: what moves is kept
-        in view, see `Framing`.
+        in view, and what is gone comes back, see `Framing` and `Renewal`.
         """
         last = previous[:, :3]
         if self.framing is not None and framed:
@@ -147,8 +151,11 @@ class PatchProjection:
             projected = self._project(torch.cat((image, previous[:, : 3 * self.depth - 3]), 1), 0)
             image = image + self.weight * (projected - image)
         if self.border is not None and self.framing is not None:
+            coming = self.border.coming() if self.border.active else image
             image = self.border(image, last)
             if framed:
+                if self.renewal is not None and self.border.active:
+                    image = self.renewal(image, coming)
                 self.framing.follow(image, last)
         return image.contiguous(memory_format=torch.channels_last)
 
