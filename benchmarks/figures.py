@@ -312,7 +312,7 @@ FIGURES = (
     measured("predictor-rollouts", 3, None, f"python benchmarks/compare_predictors.py --clips {EVERY_CLIP} --later 0 "
              "--length 30 --out "),
     measured("published", 70, published, f"python benchmarks/compare_published.py {PUBLISHED} --size 128x72 "
-             "--seeds 0 1 2 --long 1000 --train-minutes 10 --out ", same_since="e6c504d"),  # `extend` changed since
+             "--seeds 0 1 2 --long 1000 --train-minutes 10 --out ", same_since="8f83cc0"),
     measured("table1", 20, table1, f"python benchmarks/compare_published.py {GIFS} --size 128x72 --frames 8 "
              "--seeds 0 1 2 --window 8 --train-minutes 5 --out "),
     measured("interpolation", 10, interpolation, f"python benchmarks/compare_interpolation.py --clips {BETWEEN} "
@@ -320,7 +320,7 @@ FIGURES = (
     measured("loops", 10, loops, f"python benchmarks/compare_loops.py --clips scene {EVERY_CLIP} --out ",
              same_since="7fcdf8f"),  # tiles of image runs came after
     measured("seams", 90, seams, f"python benchmarks/compare_seams.py --inputs {EVERY_CLIP} {{data}}/balloons.png "
-             "{data}/mountains3.png --train-minutes 10 --out "),
+             "{data}/mountains3.png --train-minutes 10 --out ", same_since="d1c5581"),  # birds come back elsewhere
     Figure("gpu-first-run", "benchmarks/results/gpu-first-run.json", (), 0),  # by hand, in five leases of a GPU
     Figure("gpu-hopper", "benchmarks/results/gpu-hopper.json", (), 0),  # the same, in two more
     Figure("fp8", "benchmarks/results/fp8.json", (), 0),  # an emulation
