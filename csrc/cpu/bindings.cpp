@@ -71,6 +71,11 @@ void run_dense_backward(const DenseBackward& a) {
 }
 
 void run_patch_match(const PatchMatch& a) {
+#if defined(__x86_64__)
+  // Rows of up to 16 numbers fill a vector of AVX2's; AVX-512's would only be read across more cache lines.
+  const bool is_wide = a.patch.x * a.channels > 16 && a.patch.t > 1;
+  if (isa() > Isa::avx2 && !is_wide) return avx2::patch_match(a);
+#endif
 #if defined(SINFUSION_BF16)
   if (isa() >= Isa::avx512_bf16) return vnni::patch_match(a);
 #endif
