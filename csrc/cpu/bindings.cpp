@@ -72,7 +72,8 @@ void run_dense_backward(const DenseBackward& a) {
 
 void run_patch_match(const PatchMatch& a) {
 #if defined(__x86_64__)
-  // Rows of up to 16 numbers fill a vector of AVX2's; AVX-512's would only be read across more cache lines.
+  // Rows of up to 16 numbers fill a vector of AVX2's, which lies across fewer cache lines than AVX-512's; patches of
+  // one frame gain nothing from wider ones either.
   const bool is_wide = a.patch.x * a.channels > 16 && a.patch.t > 1;
   if (isa() > Isa::avx2 && !is_wide) return avx2::patch_match(a);
 #endif
