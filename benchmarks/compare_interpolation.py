@@ -1,11 +1,11 @@
-"""Frames between frames: an Interpolator beside the mean of both and beside optical flow.
+"""Frames between frames: by motion alone and by an Interpolator, beside the mean of both and beside optical flow.
 
 python benchmarks/compare_interpolation.py --clips ../shared/data/tornado ../shared/data/published/ants --out OUT.json
 python benchmarks/compare_interpolation.py --clips CLIP --runs CLIP=RUN --pictures FOLDER   # runs that are there
 
-An Interpolator of `tiny` is trained on the even frames of each clip; every odd one between two of them is predicted.
-PSNR is the mean over these frames; `mean` is one evaluation at the largest noise level, `sample` what `upsample` makes.
-Optical flow is OpenCV's DIS in both directions: both neighbours are warped half way and blended.
+Every odd frame between two even ones is predicted; PSNR is the mean over these. `motion` is what `sinfusion upsample`
+makes of a clip, `interpolator` what it makes with a run: one of `tiny`, trained on the even frames. Optical flow is
+OpenCV's DIS in both directions: both neighbours are warped half way and blended.
 
 --published takes a video of four rows above each other (input, linear, RIFE, SinFusion) whose input repeats each frame.
 What was between is not known there, so its rows are measured by what needs no answer: high frequencies of the frames
@@ -32,10 +32,11 @@ from runs import new_run
 from sinfusion import ops
 from sinfusion.cli.options import evenly_spaced, parse_size
 from sinfusion.errors import SinfusionError
+from sinfusion.generation.upsampling import upsample
 from sinfusion.media import contact_sheet, read_media, read_video, write_image
 from sinfusion.metrics.fidelity import high_frequency, mean_psnr
 from sinfusion.metrics.nearest_neighbors import nnf, nnfdist
-from sinfusion.metrics.run_evaluation import conditional_mean, sampled
+from sinfusion.metrics.run_evaluation import sampled
 from sinfusion.pixels import resize
 from sinfusion.recipe import TINY
 from sinfusion.roles import INTERPOLATOR
@@ -98,17 +99,19 @@ def _half_way(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return both.clip(0, 255)
 
 
-def of_run(run: Run, seed: int) -> dict[str, Method]:
-    """The mean and a sample of its Interpolator."""
+def compensated(frames: np.ndarray) -> np.ndarray:
+    """Both moved half way to each other, and blended."""
+    return upsample(frames)[1::2].astype(np.float32)
 
-    def between(predict: Callable[[np.ndarray], np.ndarray], frames: np.ndarray) -> np.ndarray:
-        """A function of neighbours two apart, at pairs: each frame stands twice, and every other prediction counts."""
-        return predict(np.repeat(frames, 2, 0)[1:])[::2]
 
-    return {
-        "mean": lambda frames: between(lambda doubled: conditional_mean(run, doubled, INTERPOLATOR), frames),
-        "sample": lambda frames: between(lambda doubled: sampled(run, doubled, INTERPOLATOR, seed), frames),
-    }
+def of_run(run: Run, seed: int) -> Method:
+    """What its Interpolator makes."""
+
+    def between(frames: np.ndarray) -> np.ndarray:
+        """It fills neighbours two apart, at pairs: each frame stands twice, and every other prediction counts."""
+        return sampled(run, np.repeat(frames, 2, 0)[1:], INTERPOLATOR, seed)[::2]
+
+    return between
 
 
 def train(frames: np.ndarray, steps: int, seed: int, folder: Path) -> Run:
@@ -120,6 +123,11 @@ def train(frames: np.ndarray, steps: int, seed: int, folder: Path) -> Run:
     return run
 
 
+def methods(run: Run, seed: int) -> dict[str, Method]:
+    """All of them, by name."""
+    return {"blend": blended, "flow": flowed, "motion": compensated, "interpolator": of_run(run, seed)}
+
+
 # Measuring -----------------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +136,7 @@ def clip_rows(name: str, frames: np.ndarray, run: Run, settings: Settings) -> li
     even = frames[::2]
     known = frames[1::2][: len(even) - 1]
     rows, videos = [], {"original": known.astype(np.float32)}
-    for method, between in ({"blend": blended, "flow": flowed} | of_run(run, settings.seed)).items():
+    for method, between in methods(run, settings.seed).items():
         started = time.process_time()
         predicted = between(even)
         seconds = (time.process_time() - started) / len(predicted)
@@ -152,8 +160,8 @@ def published_rows(path: Path, settings: Settings) -> list[Row]:
     del videos["input"]
     with tempfile.TemporaryDirectory() as folder:
         run = train(frames, settings.steps, settings.seed, Path(folder) / "run")
-        methods = {"flow": flowed, **of_run(run, settings.seed)}
-        videos |= {name: between(frames).round().astype(np.uint8) for name, between in methods.items()}
+        made = {name: between(frames) for name, between in methods(run, settings.seed).items() if name != "blend"}
+        videos |= {name: video.round().astype(np.uint8) for name, video in made.items()}
     rows = []
     for method, video in videos.items():
         _, distance = nnf(video, frames, (1, 7, 7))

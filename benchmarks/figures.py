@@ -213,8 +213,7 @@ def published(path: Path) -> str:
 def interpolation(path: Path) -> str:
     """PSNR of the frames left out, by clip; and the published rows."""
     result = json.loads(path.read_text())
-    titles = {"blend": "mean of both", "flow": "optical flow", "mean": "Interpolator, expected",
-              "sample": "Interpolator, sampled"}  # fmt: skip
+    titles = {"blend": "mean of both", "flow": "optical flow", "motion": "motion alone", "interpolator": "Interpolator"}
     clips = list(dict.fromkeys(row["clip"] for row in result["rows"]))
     rows = []
     for clip in clips:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .generation.extension import extend
     from .generation.image import edit
     from .generation.loops import loop
-    from .generation.video import extrapolate, generate, retarget, stream, upsample
+    from .generation.upsampling import upsample
+    from .generation.video import extrapolate, generate, retarget, stream
     from .media import read_image, read_video, write_video
     from .metrics.evaluation import evaluate
     from .ops import keep_memory
@@ -37,7 +38,7 @@ _HOMES = {
     "load": "run",
     "generate": "generation.video",
     "extrapolate": "generation.video",
-    "upsample": "generation.video",
+    "upsample": "generation.upsampling",
     "retarget": "generation.video",
     "stream": "generation.video",
     "edit": "generation.image",

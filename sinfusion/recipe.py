@@ -115,6 +115,10 @@ class Recipe:
     square_crops: bool = True
     # Train the Interpolator on every three neighbouring frames, not only those with an odd one in the middle.
     every_triple: bool = False
+    # The Interpolator sees both neighbours moved to the moment between them, along what moves.
+    motion_compensation: bool = False
+    # Weight of what the Interpolator makes; the rest is of the mean of what it sees.
+    interpolator_weight: float = 1.0
     # Share of the Interpolator's samples at half the size, where things move as far as between the frames to be filled.
     half_size_share: float = 0.0
     # Largest distance in frames between the Predictor's condition and its target.
@@ -264,6 +268,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "sampling_steps": (1, 4000),
     "unconditional_sampling_steps": (1, 4000),
     "interpolator_sampling_steps": (0, 4000),
+    "interpolator_weight": (0, 1),
     "burn_in_frames": (0, 1000),
     "correction_timesteps": (0, 50),
     "correction_steps": (1, 4000),
@@ -312,7 +317,7 @@ FAST = Recipe(
     sampler="ancestral",
     sampling_steps=10,
     unconditional_sampling_steps=25,
-    interpolator_sampling_steps=3,
+    interpolator_sampling_steps=1,
     batch_size=4,
     learning_rate=1e-3,
     log_sigma_mean=-0.75,
@@ -332,6 +337,8 @@ FAST = Recipe(
     ema_gamma=16.0,
     square_crops=False,
     every_triple=True,
+    motion_compensation=True,
+    interpolator_weight=0.3,
     half_size_share=0.9,
     offset_milestones=(0.4, 0.6),
     image_steps=5_000,

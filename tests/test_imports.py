@@ -13,7 +13,7 @@ ORDER = [
     {"ops", "files", "console", "signals"},
     {"pixels", "precision"},
     {"clip", "network", "diffusion", "linear"},
-    {"media", "roles"},
+    {"media", "roles", "motion"},
     {"recipe", "checkpoint", "text"},
     {"run", "patches"},
     {"generation", "released"},
@@ -40,7 +40,7 @@ ROOMS = {
         {"framing"},
         {"projection", "projector"},
         {"video", "restyling"},
-        {"image", "loops", "extension"},
+        {"image", "loops", "extension", "upsampling"},
     ],
     "text": [{"views", "labels", "open_clip_layout"}, {"clip", "guide"}],
     "training": [

@@ -6,11 +6,13 @@ class Boil(Command): ...                                      # "boil": Boil in 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from ..errors import SinfusionError, option_name
 from ..names import as_path
 
 
@@ -33,6 +35,12 @@ class Command:
                 setattr(self, name, as_path(value))
             elif isinstance(value, tuple) and all(isinstance(path, Path) for path in value):
                 setattr(self, name, tuple(map(as_path, value)))
+
+    def refuse(self, names: tuple[str, ...], why: str) -> None:
+        """SinfusionError for options of these names that were given and would have no effect."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise SinfusionError(f"{option_name(field.name)} {why}.")
 
 
 @dataclass(frozen=True)

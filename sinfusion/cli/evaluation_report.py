@@ -61,9 +61,9 @@ def table(rows: list[Row]) -> str:
 
 
 def _prediction_cells(rows: list[Row]) -> list[list[str]]:
-    cells = [["PSNR in dB", "expected", "sampled", "linear", "baseline", "frames", ""]]
+    cells = [["PSNR in dB", "expected", "sampled", "linear", "motion", "baseline", "frames", ""]]
     for row in rows:
-        keys = ("mean_db", "sample_db", "linear_db", "baseline_db")
+        keys = ("mean_db", "sample_db", "linear_db", "motion_db", "baseline_db")
         decibels = [f"{row[key]:.2f}" if key in row else "-" for key in keys]
         cells.append([row["name"], *decibels, str(row["frames"]), f"baseline: {row['baseline']}"])
     return cells

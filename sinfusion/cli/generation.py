@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from ..console import Bar, log
 from ..errors import SinfusionError
-from ..names import as_path
+from ..names import as_path, name_after
 from ..seeds import check_seed
 from .command import Command
 from .options import (
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ..clip import Sound
     from ..run import Run
 
+RUN_OPTIONS = ("input", "seed", "steps", "precision", "graph")  # of upsample: for a run alone
 STYLE_SIDE = 640  # pixels of the longer side of an image whose looks are wanted: twice what a CLIP sees
 
 
@@ -330,28 +331,62 @@ class Extrapolate(Rollout):
 
 @dataclass(kw_only=True)
 class Upsample(Playing):
-    """New frames between those of a video, which stay as they are. It plays as long as before."""
+    """New frames between those of a video, which stay as they are. It plays as long as before.
 
-    example: ClassVar[str] = "sinfusion upsample runs/fish --factor 4"
-    called: ClassVar[dict[str, str]] = {"size": "FFmpeg's scale filter"}
+    Of a clip by motion alone, without training; of a run by its Interpolator.
+    """
 
+    example: ClassVar[str] = "sinfusion upsample fish.mp4 --factor 4"
+    lower: ClassVar[str] = "--max-side, or train another run with a smaller one"
+    called: ClassVar[dict[str, str]] = {"size": "--max-side"}
+
+    # A video, GIF or folder of frames; or the folder of a run that `sinfusion train` has trained.
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="CLIP|RUN")]
     # Factor by which the frame rate grows: 2, 4 or 8.
     factor: Literal[2, 4, 8] = 2
-    # Another video to upsample, such as a generated one; left out: the training video.
+    # Of a clip: the longer side that a larger one is scaled down to; left out: its own.
+    max_side: Whole = None
+    # With a run: another video to upsample, such as a generated one; left out: the training video.
     input: File = None
 
     def __call__(self) -> None:
-        from ..generation.video import upsample
-        from ..media import beside
+        if (self.run / "run.json").is_file():
+            self.refuse(("max_side",), "is for a clip; with a run, leave it out")
+            self._with_run()
+        else:
+            self.refuse(RUN_OPTIONS, "is for a run; without one, leave it out")
+            self._of_clip()
+
+    def _with_run(self) -> None:
+        from ..generation.upsampling import upsample
 
         run = self.load()
         with self.outputs(run) as outputs:
             frames, fps, sound = _frames(run, self.input, None)
             with Bar() as bar:
                 result = upsample(run, self.factor, frames, self.seed, self.steps, bar)
-            fps = self.fps or fps * self.factor
-            length = len(run.frames if frames is None else frames) * self.factor
-            outputs.write_video(result, fps, beside(sound, length / fps, log))
+            self._finish(outputs, result, fps, sound, len(run.frames if frames is None else frames))
+
+    def _of_clip(self) -> None:
+        from ..clip import check_fps
+        from ..generation.upsampling import upsample
+        from ..media import read_video
+
+        if self.fps is not None:
+            check_fps(self.fps)
+        device = network_device(self.device)
+        with Outputs(self, "video", Path("outputs") / name_after(self.run), {"input": self.run}) as outputs:
+            clip = read_video(self.run, max_side=self.max_side, log=log)
+            with Bar() as bar:
+                result = upsample(clip.frames, self.factor, on_progress=bar, device=device)
+            self._finish(outputs, result, clip.fps, clip.sound, len(clip.frames))
+
+    def _finish(self, outputs: Outputs, result: np.ndarray, fps: float, sound: Sound | None, frames: int) -> None:
+        """Write the result; fps: of the `frames` that it is made from, with their sound."""
+        from ..media import beside
+
+        fps = self.fps or fps * self.factor
+        outputs.write_video(result, fps, beside(sound, frames * self.factor / fps, log))
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -11,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..console import Bar, log
-from ..errors import SinfusionError, option_name
+from ..errors import SinfusionError
 from ..seeds import check_seed
 from .options import Number, Precision, Size, Tile, Whole, check_steps, network_device, parse_size
 from .outputs import Outputs
@@ -56,17 +55,11 @@ class Loop(Patches):
         if self.times < 1:
             raise SinfusionError(f"--times must be at least 1, not {self.times}.")
         if (self.input / "run.json").is_file():
-            self._refuse(CLIP_OPTIONS, "is for the loop of a clip; of a run, leave it out")
+            self.refuse(CLIP_OPTIONS, "is for the loop of a clip; of a run, leave it out")
             self._of_run()
         else:
-            self._refuse(RUN_OPTIONS, "is for a loop from a run; leave it out")
+            self.refuse(RUN_OPTIONS, "is for a loop from a run; leave it out")
             self._of_clip()
-
-    def _refuse(self, options: tuple[str, ...], why: str) -> None:
-        """SinfusionError for options that were given and would have no effect."""
-        for field in dataclasses.fields(self):
-            if field.name in options and getattr(self, field.name) != field.default:
-                raise SinfusionError(f"{option_name(field.name)} {why}.")
 
     def _of_clip(self) -> None:
         clip, size = self.read(), parse_size(self.size)

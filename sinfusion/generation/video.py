@@ -1,4 +1,4 @@
-"""Videos from a trained run: generate, extrapolate, upsample, retarget. `generate` also serves image runs."""
+"""Videos from a trained run: generate, extrapolate, retarget. `generate` also serves image runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..ops.cuda_graph import cuda_graphed
 from ..patches.videos import wraps_of
 from ..pixels import check_size, resize, to_uint8, to_unit
 from ..progress import OnProgress, Progress
-from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
+from ..roles import IMAGE, PREDICTOR, PROJECTOR
 from ..run import Run
 from ..seeds import check_seed
 from .guidance import UNGUIDED, Guidance
@@ -308,48 +308,6 @@ def _continuation(
     first = _known_frames(run, start, frame_offset, run.size)
     advance, seeds = next_frame(run, frame_offset, steps, projection=projection), seeds_of(run, seed, 1)
     return copy_to_host_async(rollout(advance, first, seeds, frames, 1, first_index, run.graph))
-
-
-def upsample(
-    run: Run,
-    factor: int = 2,
-    frames: Frames | None = None,
-    seed: int = 0,
-    steps: int | None = None,
-    on_progress: OnProgress | None = None,
-) -> Frames:
-    """(factor (T - 1) + 1, H, W, 3) uint8: new frames between those of a clip, which stay as they are.
-
-    factor: 2, 4 or 8; the Interpolator is used recursively. frames: (T, H, W, 3) uint8, or what
-    `as_frames` takes; None: the training clip. on_progress: called after each new frame.
-    """
-    require_video(run)
-    if factor not in (2, 4, 8):
-        raise SinfusionError(f"factor must be 2, 4 or 8, not {factor}.")
-    clip = run.frames if frames is None else as_frames(frames)
-    if len(clip) < 2:
-        raise SinfusionError(f"upsampling needs at least 2 frames, not {len(clip)}.")
-    check_size(clip.shape[1:3])
-    seeds, process = seeds_of(run, seed, 1), reverse_process(run, INTERPOLATOR, steps=steps)
-
-    def between(pair: Tensor, frame_index: Tensor) -> Tensor:
-        return to_uint8(process(seeds, frame_index, pair))
-
-    between_two = cuda_graphed(between, run.device, run.graph)
-    done, total = 0, (factor - 1) * (len(clip) - 1)
-    while factor > 1:
-        # A pair at a time bounds the memory.
-        pairs = (as_tensor(run, clip[i : i + 2]).flatten(0, 1)[None] for i in range(len(clip) - 1))
-        new = (between_two(pair, on_device(done + i, run.device)) for i, pair in enumerate(pairs))
-        middles = []
-        for images in copy_to_host_async(new):
-            middles.append(images[0])
-            report(on_progress, done + len(middles), total, images[0])
-        done += len(middles)
-        woven = np.empty((2 * len(clip) - 1, *clip.shape[1:]), np.uint8)
-        woven[::2], woven[1::2] = clip, np.stack(middles)
-        clip, factor = woven, factor // 2
-    return clip
 
 
 def retarget(

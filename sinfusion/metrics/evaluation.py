@@ -83,8 +83,8 @@ def evaluate(
     "nnfdist_drift", "coverage_drift", "change_drift" and "high_frequency_drift": the last quarter's over the first
     quarter's. The kinds "prediction" (the next frame) and "interpolation" (the frame between) have PSNR in dB:
     "mean_db" of the conditional mean, "sample_db" of a sample, "linear_db" of the linear filter (next frame),
-    "baseline_db" of "baseline". Raises SinfusionError for anything wrong
-    with the arguments, before any work starts.
+    "motion_db" of motion compensation (the frame between), "baseline_db" of "baseline". Raises SinfusionError for
+    anything wrong with the arguments, before any work starts.
     """
     shown = None  # what the original shows, if anybody has said so
     if isinstance(original, TunedRun) or (isinstance(original, str | os.PathLike) and is_tuned(original)):

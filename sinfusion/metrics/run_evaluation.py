@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import SinfusionError
 from ..generation.reverse_process import reverse_process
+from ..generation.upsampling import frame_between, moved_half_way
 from ..generation.video import generate_images, next_frame, require_video, stream
 from ..linear import LinearPredictor
 from ..media import Source
@@ -160,6 +161,9 @@ def _prediction_row(
     }
     if role is PREDICTOR:
         row["linear_db"] = mean_psnr(linear_prediction(run.frames, frames), known)
+    else:
+        pairs = (condition for condition, _ in _conditions(run, frames, role, seed))
+        row["motion_db"] = mean_psnr(_pixel_values([moved_half_way(pair) for pair in pairs]), known)
     counter.add(len(known))
     return row
 
@@ -189,10 +193,11 @@ def conditional_mean(
     One evaluation at the highest noise level, where the noisy image says nothing: the network's estimate is the mean of
     all images that it finds likely given the condition. earlier: (T, H, W, 3) uint8, what came just before `frames`.
     """
-    process = reverse_process(run, role, frame_offset=1 if role.frame_offset else None, steps=1)
-    return _pixel_values(
-        [process(seeds, 1, condition) for condition, seeds in _conditions(run, frames, role, 0, earlier)]
-    )
+    batches = _conditions(run, frames, role, 0, earlier)
+    if role is INTERPOLATOR:
+        return _between(run, batches, 1)
+    process = reverse_process(run, role, frame_offset=1, steps=1)
+    return _pixel_values([process(seeds, 1, condition) for condition, seeds in batches])
 
 
 def sampled(
@@ -204,8 +209,13 @@ def sampled(
         advance = next_frame(run, steps=steps)
         images = [advance(advance.begin(condition), seeds, 1) for condition, seeds in batches]
         return _pixel_values(images).round()
-    process = reverse_process(run, role, steps=steps)
-    return _pixel_values([process(seeds, 1, condition) for condition, seeds in batches]).round()
+    return _between(run, batches, steps).round()
+
+
+def _between(run: Run, batches: Iterable[tuple[Tensor, Tensor]], steps: int | None) -> np.ndarray:
+    """(N, H, W, 3) float in [0, 255]: the frame between each two, as `upsample` makes it."""
+    between = frame_between(run, steps)
+    return _pixel_values([between(condition, seeds, 1) for condition, seeds in batches])
 
 
 def _conditions(

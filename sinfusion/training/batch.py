@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .. import ops
 from ..diffusion.denoiser import Denoiser
-from ..pixels import resize
+from ..motion import compensated
+from ..pixels import resize, to_uint8, to_unit
 from ..recipe import Recipe
 from ..roles import INTERPOLATOR, PREDICTOR, Role
 from ..run import Run
@@ -65,9 +66,9 @@ class BatchSampler:
         clip = run.frames if size == run.size else np.stack([resize(frame, size) for frame in run.frames])
         frames = torch.from_numpy(np.ascontiguousarray(clip)).to(run.device)
         self.clip = frames.shape[0], frames.shape[1], frames.shape[2]  # T, H, W
-        # (T or 2 T, H, W, 3) uint8: of the Interpolator the frames at half the size, too.
         self.half_size_share = run.recipe.half_size_share if role is INTERPOLATOR else 0.0
-        self.frames = torch.cat((frames, at_half_size(frames))) if self.half_size_share else frames
+        # (n T, H, W, 3) uint8: the clip; of the Interpolator what stands at its neighbours' places, too.
+        self.frames = interpolator_frames(frames, run.recipe) if role is INTERPOLATOR else frames
         self.crop = run.recipe.crop_size(role, *run.size)  # height, width
         self.seeds = sample_seeds(run.seed * 16 + SEED_ORDER.index(role.name), samples).to(run.device)  # (B,) int64
         # Of a rollout's own errors; an Interpolator sees frames as they are.
@@ -90,7 +91,7 @@ class BatchSampler:
         places, frame_offset = draw_places(self.clip, role, self.crop, seeds, step, largest_offset, recipe.every_triple)
         if self.half_size_share:
             bits = ops.uniform_bits(seeds, STREAM_HALF_SIZE, step, 1, seeds.device)[:, 0]
-            places[:, 0] += self.clip[0] * (bits < int(self.half_size_share * 2**32))
+            places[:, 0] += len(self.frames) // 2 * (bits < int(self.half_size_share * 2**32))
         around = condition_frames(recipe, role, self.clip[0], places[:, 0], frame_offset, seeds, step)
         sigma_data = denoiser.sigma_data_of(frame_offset if role.frame_offset else None, len(seeds), seeds.device)
         sigma = draw_sigmas(recipe, role, denoiser, sigma_data, seeds, step)
@@ -139,20 +140,45 @@ class BatchSampler:
         return 1 / sigma_data, known * self.recipe.change_noise / sigma_data * strength, 0 * one
 
 
+def interpolator_frames(frames: Tensor, recipe: Recipe) -> Tensor:
+    """(n T, H, W, 3) uint8: what an Interpolator's crops are cut from, of a clip (T, H, W, 3) uint8.
+
+    The clip, then, with motion compensation, each frame's neighbours moved to it: all those before, all those after.
+    And all of that at half the size, if the recipe takes a share of it.
+    """
+    parts = [with_neighbours(frames) if recipe.motion_compensation else frames]
+    if recipe.half_size_share:
+        half = at_half_size(frames)
+        parts.append(mirrored(with_neighbours(half) if recipe.motion_compensation else half, frames.shape[1:3]))
+    return torch.cat(parts)
+
+
+def with_neighbours(frames: Tensor) -> Tensor:
+    """(3 T, H, W, 3) uint8: a clip (T, H, W, 3), then the frame before each and the one after, moved to it.
+
+    The first and the last frame, which nothing is between, stand for themselves.
+    """
+    images = to_unit(frames)
+    both = to_uint8(compensated(images[:-2], images[2:]).unflatten(1, (2, 3)).transpose(0, 1))  # (2, T - 2, H, W, 3)
+    before, after = (torch.cat((frames[:1], some, frames[-1:])) for some in both)
+    return torch.cat((frames, before, after))
+
+
 def at_half_size(frames: Tensor) -> Tensor:
-    """(T, H, W, 3) uint8: the frames at half the size, four times beside each other and mirrored at the seams.
+    """(T, H / 2, W / 2, 3) uint8, rounded up.
 
     What moves by two pixels from one training frame to the next but one moves by one here, as it does between the
     frames that an Interpolator is to fill (across scales, as in Zuckerman et al. 2020).
     """
-    found = torch.empty_like(frames)
-    for some, into in zip(frames.split(16), found.split(16), strict=True):  # bounds the memory
-        images = some.movedim(-1, 1).float()
-        half = F.interpolate(images, [-(-side // 2) for side in images.shape[2:]], mode="area").round()
-        half = torch.cat((half, half.flip(3)), 3)
-        whole = torch.cat((half, half.flip(2)), 2)[:, :, : images.shape[2], : images.shape[3]]
-        into.copy_(whole.movedim(1, -1))
-    return found
+    size = [-(-side // 2) for side in frames.shape[1:3]]
+    parts = [F.interpolate(some.movedim(-1, 1).float(), size, mode="area") for some in frames.split(16)]
+    return torch.cat([part.round().to(torch.uint8).movedim(1, -1) for part in parts])
+
+
+def mirrored(half: Tensor, size: Sequence[int]) -> Tensor:
+    """(T, H, W, 3): frames of half the size, four times beside each other and mirrored at the seams."""
+    beside = torch.cat((half, half.flip(2)), 2)
+    return torch.cat((beside, beside.flip(1)), 1)[:, : size[0], : size[1]].contiguous()
 
 
 class StepTable:
@@ -229,6 +255,8 @@ def condition_frames(
     if role.conditions == 0:
         return target.new_empty(len(target), 0)
     if role.conditions == 2:
+        if recipe.motion_compensation:  # where `interpolator_frames` has them
+            return torch.stack((target + count, target + 2 * count), 1)
         return torch.stack((target - 1, target + 1), 1)
     frames = [target - offset]
     if recipe.previous_frames > 1:

@@ -9,6 +9,7 @@ import torch
 
 from ..diffusion.denoiser import Denoiser
 from ..generation.reverse_process import reverse_process
+from ..generation.upsampling import frame_between
 from ..generation.video import NextFrame, rollout
 from ..pixels import to_uint8, to_unit
 from ..roles import IMAGE, INTERPOLATOR, PREDICTOR, Role
@@ -26,17 +27,17 @@ def preview(run: Run, role: Role, trainer: Trainer) -> np.ndarray:
 
 def preview_images(run: Run, role: Role, denoiser: Denoiser) -> np.ndarray:
     """(N, H, W, 3) uint8: a few images or frames that a denoiser of the run generates."""
-    process = reverse_process(run, role, denoiser, 1 if role.frame_offset else None)
     seeds = torch.arange(4, device=run.device)
+    if role is INTERPOLATOR:
+        shown, between = [run.frames[0]], frame_between(run, denoiser=denoiser)
+        for i in range(2):
+            pair = to_unit(torch.from_numpy(run.frames[i : i + 2]).to(run.device)).flatten(0, 1)[None]
+            shown += [to_uint8(between(pair, seeds[:1], i))[0].cpu().numpy(), run.frames[i + 1]]
+        return np.stack(shown)
+    process = reverse_process(run, role, denoiser, 1 if role.frame_offset else None)
     if role is PREDICTOR:
         first = to_unit(torch.from_numpy(run.frames[:1]).to(run.device))
         frames = rollout(NextFrame(process), first, seeds[:1], 8, graph=False)
         return np.concatenate([frame.cpu().numpy() for frame in frames])
-    if role is INTERPOLATOR:
-        shown = [run.frames[0]]
-        for i in range(2):
-            pair = to_unit(torch.from_numpy(run.frames[i : i + 2]).to(run.device)).flatten(0, 1)[None]
-            shown += [to_uint8(process(seeds[:1], i, pair))[0].cpu().numpy(), run.frames[i + 1]]
-        return np.stack(shown)
     size = run.recipe.frame_size(role, *run.size)
     return to_uint8(process(seeds[: 4 if role is IMAGE else 2], 0, size=size)).cpu().numpy()

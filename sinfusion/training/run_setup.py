@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..checkpoint import last_checkpoint
 from ..diffusion.denoiser import rms, rms_change
@@ -22,9 +23,12 @@ from ..pixels import LEAST_SIDE, check_size
 from ..recipe import Recipe
 from ..roles import INTERPOLATOR, PREDICTOR, ROLES, Role
 from ..run import Run, load, writing
+from .batch import with_neighbours
 from .capacity import fit_frames
 from .processes import Processes
 from .request import SHARES, STEPS, Compute, ContinuationRequest, TrainingRequest, divide_minutes, roles_for
+
+MEASURED_TRIPLES = 32  # with motion compensation: what an Interpolator's sigma_data is the mean of
 
 
 @contextmanager
@@ -104,9 +108,23 @@ def measure_sigma_data(frames: np.ndarray, role: Role, recipe: Recipe) -> list[f
     if role is PREDICTOR:
         return [rms_change(frames, k) for k in range(1, recipe.max_frame_offset + 1)]
     if role is INTERPOLATOR:
-        triples = zip(frames[:-2], frames[1:-1], frames[2:], strict=True)
-        return [rms((2 * b.astype(np.int16) - a - c for a, b, c in triples), 2 * 127.5)]
+        before, between, after = _triples(frames, recipe.motion_compensation)
+        parts = zip(before, between, after, strict=True)
+        return [rms((2 * b.astype(np.int16) - a - c for a, b, c in parts), 2 * 127.5)]
     return [rms((2 * frame.astype(np.int16) - 255 for frame in frames), 2 * 127.5)]
+
+
+def _triples(frames: np.ndarray, moved: bool) -> tuple[np.ndarray, ...]:
+    """Each frame that lies between two, with these, (T - 2, H, W, 3) uint8 each: before, between, after.
+
+    moved: with motion compensation, which takes time; then of some neighbouring frames.
+    """
+    if not moved:
+        return frames[:-2], frames[1:-1], frames[2:]
+    starts = np.linspace(0, len(frames) - 3, min(len(frames) - 2, MEASURED_TRIPLES)).round().astype(int)
+    triples = [with_neighbours(torch.from_numpy(frames[i : i + 3].copy()))[[4, 1, 7]].numpy() for i in starts]
+    before, between, after = np.stack(triples, 1)
+    return before, between, after
 
 
 def check_batch(recipe: Recipe, processes: Processes) -> None:

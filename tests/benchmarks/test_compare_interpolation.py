@@ -5,7 +5,7 @@ import json
 import compare_interpolation
 import numpy as np
 import pytest
-from compare_interpolation import Settings, blended, flowed, main, of_run
+from compare_interpolation import Settings, blended, compensated, flowed, main, of_run
 from PIL import Image
 from runs import new_run
 
@@ -41,13 +41,20 @@ def test_optical_flow_leaves_what_does_not_move_as_it_is(clip):
     assert mean_psnr(flowed(still), still[:1]) > 50
 
 
-def test_an_interpolator_is_asked_for_the_frame_between_each_pair(clip, tmp_path, monkeypatch):
-    """Untrained, its mean is the mean of both."""
+def test_motion_alone_finds_it_as_well(texture):
+    frames = texture(5, (36, 64), step=2)
+    inside = np.s_[:, 8:-8, 12:-12]
+    motion, blend = (mean_psnr(method(frames[::2])[inside], frames[1::2][inside]) for method in (compensated, blended))
+    assert motion > blend + 6
+
+
+def test_an_interpolator_is_asked_for_the_frame_between_each_pair(clip, tmp_path):
+    """Untrained, its mean is that of both, moved half way."""
     run = new_run(clip[::2], tmp_path / "run", TINY.replace(**NETWORK), [INTERPOLATOR])
     Trainer(run, INTERPOLATOR, 1).save()
-    predicted = of_run(run, 0)["mean"](clip[::2])
+    predicted = of_run(run, 0)(clip[::2])
     assert predicted.shape == (5, 16, 24, 3)
-    assert mean_psnr(predicted, blended(clip[::2])) > 40
+    assert mean_psnr(predicted, compensated(clip[::2])) > 40 > mean_psnr(predicted, blended(clip[::2]))
 
 
 def test_one_command_compares_all_methods_on_several_clips(folder, clip, tmp_path, monkeypatch):
@@ -58,9 +65,16 @@ def test_one_command_compares_all_methods_on_several_clips(folder, clip, tmp_pat
     settings = Settings((folder,), tmp_path / "rows", "24x16", "24x16", steps=1, out=out, pictures=pictures)
     main(settings)
     report = json.loads(out.read_text())
-    assert [row["method"] for row in report["rows"]] == ["blend", "flow", "mean", "sample"]
+    assert [row["method"] for row in report["rows"]] == ["blend", "flow", "motion", "interpolator"]
     assert all(row["frames"] == 5 and row["psnr_db"] > 10 and row["cpu_seconds_a_frame"] >= 0 for row in report["rows"])
-    assert [row["method"] for row in report["published"]] == ["linear", "RIFE", "SinFusion", "flow", "mean", "sample"]
+    assert [row["method"] for row in report["published"]] == [
+        "linear",
+        "RIFE",
+        "SinFusion",
+        "flow",
+        "motion",
+        "interpolator",
+    ]
     assert {path.name for path in pictures.iterdir()} == {"pond.png", "rows.png"}
 
 

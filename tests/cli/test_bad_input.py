@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(video_file, tmp_path, c
 # Runs ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["generate", "extrapolate --after 2", "upsample", "retarget --size 32x16", "info"])
+@pytest.mark.parametrize("command", ["generate", "extrapolate --after 2", "retarget --size 32x16", "info"])
 def test_an_unknown_run(refused, tmp_path, command):
     name, *rest = command.split()
     assert "does not exist" in refused(name, tmp_path / "nothing", *rest)

@@ -124,14 +124,18 @@ def test_how_results_drift_is_a_table_of_its_own():
     assert lines[at + 1].split() == ["a", "1.50", "0.50", "-", "-"]
 
 
-def test_the_linear_filter_stands_beside_predictions_of_the_next_frame():
+def test_what_needs_no_training_stands_beside_predictions():
     row = {"mean_db": 30.0, "sample_db": 29.0, "baseline_db": 20.0, "baseline": "b", "frames": 3}
     result = {"kind": "self_baseline", "name": "halves", "nnfdiv": 0.1, "nnfdist": 1.0, "swd": []}
-    rows = [row | {"name": "next", "linear_db": 25.0}, row | {"name": "between"}, result | {"frames": 3, "size": "8x8"}]
+    rows = [
+        row | {"name": "next", "linear_db": 25.0},
+        row | {"name": "between", "motion_db": 27.0},
+        result | {"frames": 3, "size": "8x8"},
+    ]
     title, following, between, *_ = table(rows).split("\n")
-    assert title.split()[3:7] == ["expected", "sampled", "linear", "baseline"]
-    assert following.split()[:5] == ["next", "30.00", "29.00", "25.00", "20.00"]
-    assert between.split()[:5] == ["between", "30.00", "29.00", "-", "20.00"]
+    assert title.split()[3:8] == ["expected", "sampled", "linear", "motion", "baseline"]
+    assert following.split()[:6] == ["next", "30.00", "29.00", "25.00", "-", "20.00"]
+    assert between.split()[:6] == ["between", "30.00", "29.00", "-", "27.00", "20.00"]
 
 
 def test_overwrite_replaces_what_was_there(files, tmp_path, capsys):

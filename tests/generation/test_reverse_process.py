@@ -52,7 +52,7 @@ def sigma_data(run, role, frame_offset=1):
 def test_preconditioned_levels_go_from_top_to_bottom_in_units_of_sigma_data(video_run, role):
     recipe = video_run.recipe
     top, bottom, steps = (
-        (recipe.sigma_max, recipe.sigma_min, recipe.sampling_steps)
+        (recipe.sigma_max, recipe.sigma_min, recipe.sampling_steps_of(role))
         if role.conditions
         else (recipe.unconditional_sigma_max, recipe.unconditional_sigma_min, recipe.unconditional_sampling_steps)
     )

@@ -1,4 +1,4 @@
-"""Generate, extrapolate, upsample, retarget: lengths, sizes, order, seeds, what stays untouched."""
+"""Generate, extrapolate, retarget: lengths, sizes, order, seeds, what stays untouched."""
 
 import dataclasses
 
@@ -8,7 +8,8 @@ import torch
 
 from sinfusion.errors import SinfusionError
 from sinfusion.generation.reverse_process import ReverseProcess
-from sinfusion.generation.video import NextFrame, extrapolate, generate, next_frame, retarget, rollout, stream, upsample
+from sinfusion.generation.upsampling import upsample
+from sinfusion.generation.video import NextFrame, extrapolate, generate, next_frame, retarget, rollout, stream
 from sinfusion.pixels import resize, to_unit
 
 
@@ -164,32 +165,6 @@ def test_extrapolation_by_nothing_is_refused(video_run):
     for arguments in ({}, {"after": -1, "before": 3}):
         with pytest.raises(SinfusionError, match="must be above 0"):
             extrapolate(video_run, **arguments)
-
-
-@pytest.mark.parametrize("factor", [2, 4, 8])
-def test_upsampling_keeps_the_originals_untouched(video_run, clip, factor):
-    outputs = upsample(video_run, factor, clip[:4])
-    assert outputs.shape == (3 * factor + 1, 16, 24, 3)
-    assert np.array_equal(outputs[::factor], clip[:4])
-
-
-def test_upsampling_by_4_goes_by_way_of_2_and_takes_other_videos(video_run, clip):
-    assert upsample(video_run).shape[0] == 2 * len(clip) - 1
-    other = np.random.default_rng(0).integers(0, 256, (3, 10, 12, 3)).astype(np.uint8)
-    assert np.array_equal(upsample(video_run, 4, other)[::2], upsample(video_run, 2, other))
-
-
-def test_frames_put_in_between_are_near_those_around_them(video_run, clip):
-    """Hardly trained, the Interpolator answers with about their mean: noise would be far off."""
-    outputs = upsample(video_run, 2).astype(float)
-    mean = (outputs[:-2:2] + outputs[2::2]) / 2
-    assert np.sqrt(np.mean((outputs[1::2] - mean) ** 2)) < 20
-
-
-@pytest.mark.parametrize("factor", [1, 3, 16])
-def test_other_factors_are_refused(video_run, factor):
-    with pytest.raises(SinfusionError, match="2, 4 or 8"):
-        upsample(video_run, factor)
 
 
 @pytest.mark.parametrize("size", [(16, 40), (20, 12)])

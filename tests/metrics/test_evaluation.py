@@ -11,6 +11,7 @@ import torch
 
 import sinfusion
 from sinfusion.errors import SinfusionError
+from sinfusion.generation.upsampling import moved_half_way
 from sinfusion.media import write_image, write_video
 from sinfusion.metrics import comparison, nnf, nnfdist, nnfdiv, sliced_wasserstein
 from sinfusion.metrics.comparison import halves
@@ -19,6 +20,7 @@ from sinfusion.metrics.evaluation import evaluate, result_names
 from sinfusion.metrics.fidelity import change, high_frequency, mean_psnr
 from sinfusion.metrics.frechet import C3D_LAYERS, INCEPTION_LAYERS
 from sinfusion.metrics.run_evaluation import conditional_mean, linear_prediction, sampled
+from sinfusion.pixels import to_pixel_values, to_unit
 from sinfusion.roles import INTERPOLATOR, PREDICTOR
 from sinfusion.run import load
 
@@ -164,10 +166,11 @@ def test_every_result_is_shown_with_its_field_and_all_frames_count_as_progress(c
 # Runs ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_conditional_mean_of_an_untrained_predictor_is_the_last_frame_and_of_an_interpolator_the_mean(
+def test_the_conditional_mean_of_an_untrained_predictor_is_the_last_frame_and_of_an_interpolator_the_mean_half_way(
     video_run, clip, monkeypatch
 ):
-    middle = (clip[:-2].astype(float) + clip[2:]) / 2
+    moved = moved_half_way(torch.cat([to_unit(torch.from_numpy(part)) for part in (clip[:-2], clip[2:])], 1))
+    middle = to_pixel_values(moved).numpy()
     for role, prior_mean in ((PREDICTOR, clip[:-1]), (INTERPOLATOR, middle)):
         untrained = video_run.build(role)
         monkeypatch.setattr(video_run, "denoiser", lambda role, otherwise="", untrained=untrained: untrained)
@@ -198,7 +201,7 @@ def test_a_video_run_predicts_interpolates_and_generates_from_a_frame_and_from_n
     clip = video_run.frames
     assert guesses[0]["baseline_db"] == mean_psnr(clip[:-1], clip[1:])
     assert guesses[0]["linear_db"] == mean_psnr(linear_prediction(clip, clip), clip[1:]) > guesses[0]["baseline_db"]
-    assert "linear_db" not in guesses[1]
+    assert "linear_db" not in guesses[1] and guesses[1]["motion_db"] > guesses[1]["baseline_db"]
     assert [row["name"] for row in video_rows[2:]] == [
         "first and second half",
         "from frame 0, seed 0", "from frame 0, seed 1", "from frame 0, mean",

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sinfusion import ops
 from sinfusion.errors import SinfusionError
+from sinfusion.generation import upsampling
 from sinfusion.generation import video as rollout
 from sinfusion.generation.streaming import copy_to_host_async
 from sinfusion.ops import native
@@ -142,11 +143,12 @@ def graphs(monkeypatch):
             outputs.append(CudaGraphed(function, device))
         return outputs[-1] if wanted else function
 
-    for module in (trainer, rollout):
+    for module in (trainer, rollout, upsampling):
         monkeypatch.setattr(module, "cuda_graphed", on_cpu)
     monkeypatch.setattr(ops, "cpu_graphed", lambda function, weights=(): function)  # a CPU's own graphs
     # On the CPU it hands out a tensor's own memory, which a graph writes again.
-    monkeypatch.setattr(rollout, "copy_to_host_async", lambda frames: (frame.numpy().copy() for frame in frames))
+    for module in (rollout, upsampling):
+        monkeypatch.setattr(module, "copy_to_host_async", lambda frames: (frame.numpy().copy() for frame in frames))
     return types.SimpleNamespace(outputs=outputs, of=lambda function: on_cpu(function, CPU))
 
 
@@ -308,7 +310,7 @@ def test_replayed_frames_are_the_eager_ones_to_the_bit(runs, change, graphs):
         outputs.append([
             rollout.generate(run, 6, 2, seed=4),
             rollout.generate(run, 5, 1, (20, 31), start=2, frame_offset=-1),
-            rollout.upsample(run, 4, run.frames[:4]),
+            upsampling.upsample(run, 4, run.frames[:4]),
             rollout.retarget(run, (18, 30)),
         ])  # fmt: skip
     for replays, plain in zip(*outputs, strict=True):

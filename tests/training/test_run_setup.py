@@ -11,7 +11,9 @@ import sinfusion
 from sinfusion.checkpoint import last_checkpoint
 from sinfusion.cli import main
 from sinfusion.errors import SinfusionError
-from sinfusion.recipe import TINY
+from sinfusion.generation.upsampling import moved_half_way
+from sinfusion.pixels import to_unit
+from sinfusion.recipe import PAPER, TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR
 from sinfusion.run import load
 from sinfusion.training.run_setup import measure_sigma_data
@@ -211,7 +213,8 @@ def test_a_finished_run_says_how_to_train_it_further(trained, capsys):
 
 @pytest.mark.parametrize("role", [IMAGE, PREDICTOR, PROJECTOR, INTERPOLATOR], ids=lambda role: role.name)
 def test_sigma_data_of_a_clip_takes_the_memory_of_some_frames_and_is_that_of_its_values(role, large_clip, peak):
-    found, bytes_ = peak(lambda: measure_sigma_data(large_clip, role, TINY))
+    recipe = TINY.replace(motion_compensation=False)
+    found, bytes_ = peak(lambda: measure_sigma_data(large_clip, role, recipe))
     assert bytes_ < large_clip.nbytes / 4
     part = large_clip[:, :64, :64]
     values = part.astype(np.float64) / 127.5 - 1
@@ -220,5 +223,13 @@ def test_sigma_data_of_a_clip_takes_the_memory_of_some_frames_and_is_that_of_its
         "interpolator": [values[1:-1] - (values[:-2] + values[2:]) / 2],
     }.get(role.name, [values])
     wanted = [np.sqrt(np.mean(differences**2)) for differences in wanted]
-    assert measure_sigma_data(part, role, TINY) == pytest.approx(wanted, rel=1e-12)
+    assert measure_sigma_data(part, role, recipe) == pytest.approx(wanted, rel=1e-12)
     assert found == pytest.approx(wanted, rel=0.05)
+
+
+def test_sigma_data_of_an_interpolator_is_what_motion_does_not_explain(texture):
+    clip = texture(40, (36, 64), step=2)
+    (moved,), (plain,) = (measure_sigma_data(clip, INTERPOLATOR, recipe) for recipe in (TINY, PAPER))
+    before, after = (to_unit(torch.from_numpy(part)) for part in (clip[:-2], clip[2:]))
+    error = to_unit(torch.from_numpy(clip[1:-1])) - moved_half_way(torch.cat((before, after), 1))
+    assert moved == pytest.approx(float(error.square().mean().sqrt()), rel=0.1) and moved < plain / 3

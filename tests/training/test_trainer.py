@@ -13,7 +13,8 @@ from sinfusion.checkpoint import last_checkpoint, load_optimizer, load_weights
 from sinfusion.diffusion.denoiser import Denoiser
 from sinfusion.diffusion.parameterization import PARAMETERIZATIONS
 from sinfusion.errors import SinfusionError
-from sinfusion.pixels import to_unit
+from sinfusion.motion import compensated
+from sinfusion.pixels import to_uint8, to_unit
 from sinfusion.recipe import PAPER, TINY
 from sinfusion.roles import IMAGE, INTERPOLATOR, PREDICTOR, PROJECTOR, ROLES
 from sinfusion.run import Run, load
@@ -26,6 +27,7 @@ from sinfusion.training.batch import (
     condition_frames,
     draw_places,
     draw_sigmas,
+    mirrored,
     sample_seeds,
 )
 from sinfusion.training.logger import TrainingLogger
@@ -329,7 +331,7 @@ def test_many_steps_drawn_at_once_are_each_as_drawn_alone(new_run, role, recipe)
 def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe, previous_frames):
     """Put together from its parts: cuts, levels, noise, the parameterization."""
     run = new_run("run", role, recipe, batch_size=6, white_condition_noise=0.0, coarse_condition_noise=0.0,
-                  previous_frames=previous_frames, half_size_share=0.0)  # fmt: skip
+                  previous_frames=previous_frames, half_size_share=0.0, motion_compensation=False)  # fmt: skip
     trainer, step = Trainer(run, role, TOTAL), torch.tensor(7)
     batch = trainer.batch(step)
     crop, seeds = trainer.batch_sampler.crop, trainer.batch_sampler.seeds
@@ -359,10 +361,11 @@ def test_a_batch_is_what_the_method_says_of_the_frames(new_run, role, recipe, pr
 
 
 def test_an_interpolator_sees_its_share_of_samples_at_half_the_size_and_no_noise_on_its_condition(new_run):
-    run = new_run("run", INTERPOLATOR, "tiny", batch_size=400, half_size_share=0.75)
+    run = new_run("run", INTERPOLATOR, "tiny", batch_size=400, half_size_share=0.75, motion_compensation=False)
     trainer, step, count = Trainer(run, INTERPOLATOR, TOTAL), torch.tensor(7), len(run.frames)
     batch = trainer.batch(step)
-    frames = torch.cat((torch.from_numpy(run.frames), at_half_size(torch.from_numpy(run.frames))))
+    frames = torch.from_numpy(run.frames)
+    frames = torch.cat((frames, mirrored(at_half_size(frames), run.size)))
     target = batch.draws.places[:, 0]
     assert 0.65 < (target >= count).float().mean() < 0.85
     assert torch.equal(batch.draws.around, torch.stack((target - 1, target + 1), 1))
@@ -371,6 +374,20 @@ def test_an_interpolator_sees_its_share_of_samples_at_half_the_size_and_no_noise
     for b, (_, top, left) in enumerate(batch.draws.places[:40].tolist()):
         cut = to_unit(frames[batch.draws.around[b]][:, top : top + height, left : left + width])
         torch.testing.assert_close(batch.inputs[b, :6], cut.flatten(0, 1), rtol=0, atol=1e-6)
+
+
+def test_an_interpolator_sees_both_neighbours_moved_to_the_frame_between(new_run):
+    run = new_run("run", INTERPOLATOR, "tiny", batch_size=200, half_size_share=0.5)
+    trainer, whole = Trainer(run, INTERPOLATOR, TOTAL), torch.from_numpy(run.frames)
+    batch, count, sizes = trainer.batch(torch.tensor(7)), len(run.frames), (whole, at_half_size(whole))
+    height, width = trainer.batch_sampler.crop
+    for b, (target, top, left) in enumerate(batch.draws.places.tolist()):
+        half, middle = divmod(target, 3 * count)
+        before, after = to_unit(sizes[half])[[middle - 1, middle + 1]][:, None]
+        seen = to_uint8(compensated(before, after)[0].unflatten(0, (2, 3)))
+        cut = (mirrored(seen, run.size) if half else seen)[:, top : top + height, left : left + width]
+        torch.testing.assert_close(batch.inputs[b, :6], to_unit(cut).flatten(0, 1), rtol=0, atol=2 / 127.5)
+    assert {target // (3 * count) for target in batch.draws.places[:, 0].tolist()} == {0, 1}
 
 
 def test_noise_on_the_condition_is_uniform_in_strength_up_to_the_setting_and_spares_the_target(new_run):
