@@ -166,6 +166,12 @@ def test_an_unknown_run(refused, tmp_path, command):
     assert "is not a run folder" in refused(name, tmp_path / "folder", *rest)
 
 
+def test_options_of_upsample_that_would_have_no_effect(refused, video_run, video_file):
+    for words in (("--steps", 3), ("--seed", 1), ("--input", video_file), ("--no-graph",), ("--precision", "fp32")):
+        assert f"{words[0].replace('no-', '')} is for a run" in refused("upsample", video_file, *words)
+    assert "--max-side is for a clip" in refused("upsample", video_run.path, "--max-side", 16)
+
+
 def test_a_run_of_another_kind(refused, video_run, image_run, video_file, tmp_path):
     out = ("--out", tmp_path / "out")
     for words in (

@@ -385,6 +385,15 @@ def test_upsample_takes_another_video_with_its_own_rate(video_run, video_file, t
     assert outputs.fps == pytest.approx(40) and len(outputs.frames) == 4 * 11 + 1
 
 
+def test_upsample_takes_a_clip_without_a_run(video_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    do("upsample", video_file, "--factor", 4, "--max-side", 20)
+    (found,) = (tmp_path / "outputs").rglob("upsample-*.mp4")
+    outputs = read_media(found)
+    assert outputs.fps == pytest.approx(40) and outputs.frames.shape[0] == 4 * 11 + 1
+    assert max(outputs.frames.shape[1:3]) == 20
+
+
 def test_extend_continues_a_video_or_a_picture_on_all_sides(video_run, image_file, clip, tmp_path):
     do("extend", video_run.path, "--size", "34x20", "--format", "png", "--out", tmp_path / "large")
     frames = read_media(tmp_path / "large", max_side=None).frames
