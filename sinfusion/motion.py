@@ -23,7 +23,6 @@ UNEXPLAINED = 1e-3  # squared difference from which on a pixel counts less
 # which that is averaged.
 CERTAIN, NOISE_SIDE = 4.0, 5
 TINY = 1e-6
-FRAMES_AT_ONCE = 16  # bounds the memory
 
 
 def compensated(first: Tensor, second: Tensor) -> Tensor:
@@ -32,11 +31,6 @@ def compensated(first: Tensor, second: Tensor) -> Tensor:
     Their mean is the frame between them, as far as motion explains it. Where nothing moves they are as they were, but
     for rounding.
     """
-    parts = zip(first.split(FRAMES_AT_ONCE), second.split(FRAMES_AT_ONCE), strict=True)
-    return torch.cat([_compensated(some, others) for some, others in parts])
-
-
-def _compensated(first: Tensor, second: Tensor) -> Tensor:
     motion = half_motion(first, second)
     return torch.cat((_moved(first, -motion, "bicubic"), _moved(second, motion, "bicubic")), 1).clamp(-1, 1)
 

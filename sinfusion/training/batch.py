@@ -158,9 +158,9 @@ def with_neighbours(frames: Tensor) -> Tensor:
 
     The first and the last frame, which nothing is between, stand for themselves.
     """
-    images = to_unit(frames)
-    both = to_uint8(compensated(images[:-2], images[2:]).unflatten(1, (2, 3)).transpose(0, 1))  # (2, T - 2, H, W, 3)
-    before, after = (torch.cat((frames[:1], some, frames[-1:])) for some in both)
+    parts = zip(frames[:-2].split(16), frames[2:].split(16), strict=True)  # bounds the memory
+    moved = [to_uint8(compensated(to_unit(a), to_unit(b)).unflatten(1, (2, 3)).transpose(0, 1)) for a, b in parts]
+    before, after = (torch.cat((frames[:1], some, frames[-1:])) for some in torch.cat(moved, 1))
     return torch.cat((frames, before, after))
 
 
